@@ -1,0 +1,52 @@
+"""The library's own exceptions and the two helpers that phrase them.
+
+Every message has three parts: what was expected, what came, what to do.
+Imports nothing of the library.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class FourMError(Exception):
+    """Base of every error that fourm_lite raises on purpose."""
+
+
+class ShapeError(FourMError, ValueError):
+    """A tensor has the wrong shape or dtype."""
+
+
+class ConfigError(FourMError, ValueError):
+    """A configuration, name or option is wrong."""
+
+
+class CheckpointError(FourMError, OSError):
+    """A checkpoint cannot be read or does not fit."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name, or an empty string.
+
+    >>> suggest("tok_dpeth@224", ["tok_depth@224", "caption"])
+    " Did you mean 'tok_depth@224'?"
+    """
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_shape(what: str, value: Any, expected: tuple[int | None, ...]) -> None:
+    """Checks the shape of a tensor or array; ``None`` stands for any size.
+
+    Raises:
+        ShapeError: the rank or a fixed size differs
+    """
+    shape = tuple(value.shape)
+    fits = len(shape) == len(expected) and all(
+        e is None or e == s for e, s in zip(expected, shape, strict=True)
+    )
+    if not fits:
+        want = "[" + ", ".join("*" if e is None else str(e) for e in expected) + "]"
+        raise ShapeError(f"{what} expects shape {want}, got {list(shape)}")
