@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""What a modality is, the table of the known ones, and how their files are read."""

@@ -1,1 +1,4 @@
-"""See docs/architecture.md."""
+"""Pure torch modules: position maps, attention, transformer blocks.
+
+They know nothing of modalities and import nothing of the library but `errors`.
+"""

@@ -1,0 +1,252 @@
+"""What a modality is: one frozen entry that holds everything that tells it from the others.
+
+Embedding, mask rule, default decoding scheme, reader and picture are *derived* from the entry, so a new
+modality needs no edit elsewhere. If code wants to ask for a name, this type lacks a field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.modalities.codec_types import Codec
+
+Kind = Literal["pixels", "grid", "sequence", "features", "raw"]
+"""
+pixels    float32[B, C, H, W]  read through a patch projection, never a target
+grid      int64[B, Hq*Wq]      a VQ token map (global tokens too), decoded in parallel
+sequence  int64[B, L]          a text vocabulary, spans and sentinels, decoded autoregressively
+features  float32[B, L, E]     foreign embeddings (T5), input only
+raw       float32[B, C, H, W]  read by a tokenizer alone; the model never sees it
+"""
+Direction = Literal["in", "out"]
+Scheme = Literal["maskgit", "roar", "autoregressive"]
+
+IN_OUT: frozenset[Direction] = frozenset({"in", "out"})
+IN: frozenset[Direction] = frozenset({"in"})
+NEITHER: frozenset[Direction] = frozenset()
+
+SEQUENCE_ROWS = 512  # 4M stores this many position rows for every sequence, whatever its length
+_SCHEME_OF_KIND: dict[str, Scheme] = {"grid": "maskgit", "sequence": "autoregressive"}
+_DTYPE_OF_KIND = {"pixels": "float32", "grid": "int64", "sequence": "int64", "features": "float32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One modality.
+
+    Units:
+        image_size, patch_size: pixels; grid: token rows, token columns
+        max_tokens: tokens of one sample
+        max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
+    Raises:
+        ConfigError: fields that contradict each other
+    """
+
+    name: str
+    kind: Kind
+    max_tokens: int = 0
+    vocab_size: int | None = None
+    grid: tuple[int, int] | None = None
+    image_size: int | None = None
+    patch_size: int | None = None
+    channels: int | None = None
+    num_labels: int | None = None
+    max_positions: int | None = None
+    pos_embed: Literal["sincos", "learned"] = "sincos"
+    follows_model_size: bool = False
+    directions: frozenset[Direction] = IN_OUT
+    vocab: str = "own"
+    tokenizer: str | None = None
+    folder: str | None = None
+    title: str = ""
+    codec: Codec | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuses entries that contradict themselves."""
+        needs_vocab = self.kind in ("grid", "sequence")
+        if not self.name:
+            raise ConfigError("a modality needs a name, got an empty one")
+        if needs_vocab and not (self.vocab_size and self.vocab_size > 0):
+            raise ConfigError(f"'{self.name}' is a {self.kind}: give it a positive vocab_size")
+        if self.kind in ("pixels", "features") and not self.channels:
+            raise ConfigError(f"'{self.name}' is of kind {self.kind}: give it channels")
+        if self.kind != "raw" and self.max_tokens < 1:
+            raise ConfigError(f"'{self.name}' needs max_tokens >= 1, got {self.max_tokens}")
+        if self.kind in ("pixels", "grid"):
+            if self.grid is None or self.grid[0] * self.grid[1] != self.max_tokens:
+                raise ConfigError(
+                    f"'{self.name}' needs a grid whose cells are its max_tokens, "
+                    f"got grid={self.grid}, max_tokens={self.max_tokens}"
+                )
+            if self.kind == "pixels" and not self.patch_size:
+                raise ConfigError(f"'{self.name}' is of kind pixels: give it a patch_size")
+        if "out" in self.directions and not needs_vocab:
+            raise ConfigError(
+                f"'{self.name}' is of kind {self.kind} and cannot be a target; "
+                "set directions=frozenset({'in'})"
+            )
+
+    @property
+    def stem(self) -> str:
+        """The name without its resolution: "tok_depth" of "tok_depth@224"."""
+        return self.name.split("@", 1)[0]
+
+    @property
+    def legacy_id(self) -> int:
+        """The number of this modality in 4M: sha256 of its name, modulo 2^15."""
+        return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % (1 << 15)
+
+    @property
+    def is_input(self) -> bool:
+        """Whether an encoder can read it."""
+        return "in" in self.directions
+
+    @property
+    def is_target(self) -> bool:
+        """Whether a decoder can predict it."""
+        return "out" in self.directions
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How it is decoded when nobody says otherwise; None for what is never a target."""
+        return _SCHEME_OF_KIND.get(self.kind)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its values: "int64" or "float32"."""
+        return _DTYPE_OF_KIND.get(self.kind, "float32")
+
+    @property
+    def decoder_rows(self) -> int:
+        """How many positions the decoder of a sequence tells apart."""
+        return self.max_positions or self.max_tokens
+
+    @property
+    def path(self) -> str:
+        """The folder in which its samples lie in 4M's layout."""
+        return self.folder or self.stem
+
+    def value_shape(self, batch: int | None = None) -> tuple[int | None, ...]:
+        """The shape of a value; None where any size goes."""
+        if self.kind == "pixels":
+            assert self.grid is not None
+            assert self.patch_size is not None
+            h, w = (side * self.patch_size for side in self.grid)
+            return (batch, self.channels, h, w)
+        if self.kind == "features":
+            return (batch, None, self.channels)
+        if self.kind == "raw":
+            return (batch, self.channels, None, None)
+        return (batch, self.max_tokens if self.kind == "grid" else None)
+
+    def sized(self, resolution: int) -> Modality:
+        """The same modality for images of another size: grid and max_tokens are recomputed.
+
+        Raises:
+            ConfigError: it has no patches, or the resolution is not a multiple of the patch size
+        """
+        if self.patch_size is None:
+            raise ConfigError(f"'{self.name}' has no patches and so no resolution")
+        if resolution < 1 or resolution % self.patch_size:
+            raise ConfigError(
+                f"'{self.name}' has patches of {self.patch_size} pixels: give a resolution that is "
+                f"a multiple of it, got {resolution}"
+            )
+        side = resolution // self.patch_size
+        return replace(self, grid=(side, side), max_tokens=side * side, image_size=resolution)
+
+    def at(self, resolution: int) -> Modality:
+        """This modality at another resolution, named for it: tok_rgb@224 -> tok_rgb@448."""
+        return replace(self.sized(resolution), name=f"{self.stem}@{resolution}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the codec, as JSON values, defaults left out."""
+        out: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("name", "kind", "codec") and value != f.default:
+                out[f.name] = _json_value(value)
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Modality:
+        """The entry behind `to_dict`.
+
+        Raises:
+            ConfigError: a key is unknown, or a value has the wrong type
+        """
+        known = {f.name for f in fields(cls)} - {"codec"}
+        for key in data:
+            if key not in known:
+                raise ConfigError(f"a modality has no field {key!r}.{suggest(str(key), known)}")
+        values = dict(data)
+        try:
+            if values.get("grid") is not None:
+                values["grid"] = tuple(int(side) for side in values["grid"])
+            if "directions" in values:
+                values["directions"] = frozenset(values["directions"])
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"cannot read the modality {data.get('name')!r}: {error}") from error
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+class Registry(Mapping[str, Modality]):
+    """The modalities that are known by name; a clash raises."""
+
+    def __init__(self, entries: Iterable[Modality] = ()) -> None:
+        self._entries: dict[str, Modality] = {}
+        self.register(*entries)
+
+    def register(self, *entries: Modality, replace: bool = False) -> None:
+        """Adds entries.
+
+        Raises:
+            ConfigError: a name is taken by a different entry and `replace` is False
+        """
+        for entry in entries:
+            if not isinstance(entry, Modality):
+                raise ConfigError(f"register() takes Modality entries, got {type(entry).__name__}")
+            known = self._entries.get(entry.name)
+            if known is not None and known != entry and not replace:
+                raise ConfigError(
+                    f"the modality '{entry.name}' is already registered with other values; "
+                    "choose another name, or pass replace=True"
+                )
+        for entry in entries:
+            self._entries[entry.name] = entry
+
+    def __getitem__(self, name: str) -> Modality:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownModalityError(
+                f"no modality is called {name!r}.{suggest(name, self._entries)} "
+                "Register your own with fourm_lite.register(Modality(...))."
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class UnknownModalityError(ConfigError, KeyError):
+    """A modality name that the registry does not hold."""
+
+    def __str__(self) -> str:
+        """The message alone (KeyError would quote it)."""
+        return str(self.args[0])

@@ -1,0 +1,153 @@
+"""Self- and cross-attention on PyTorch's fused kernel, with the semantics of 4M's blocked rows.
+
+Unusual: a query whose keys are all blocked gets the *mean* of the values, as in the original, where the
+fused kernel alone would give zeros or NaN. A large negative number added to the scores does that.
+An empty set of keys gives zeros. `eager_attention` is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fourm_lite.nn.norm import LayerNorm
+
+
+def blocked(attend: Tensor, dtype: torch.dtype) -> Tensor:
+    """An additive score mask from a positive mask: 0 where `attend`, very negative elsewhere.
+
+    The number absorbs any score (a fully blocked row becomes uniform), yet survives the kernels'
+    own rescaling, which `finfo.min` would not.
+    """
+    fill = -3e4 if dtype == torch.float16 else -1e30
+    zeros = torch.zeros((), dtype=dtype, device=attend.device)
+    return torch.where(attend, zeros, torch.full_like(zeros, fill))
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention.
+
+    Shapes:
+        q: float[B, heads, Nq, d]; k, v: float[B, heads, Nk, d]
+        bias: float, broadcastable to [B, heads, Nq, Nk], from `blocked`
+        returns: float[B, heads, Nq, d]
+    """
+    if k.shape[2] == 0:
+        return torch.zeros_like(q)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None = None) -> Tensor:
+    """The same written out, blocked scores filled with `-finfo.max`: the oracle, not for use."""
+    if k.shape[2] == 0:
+        return torch.zeros_like(q)
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    if attend is not None:
+        scores = scores.masked_fill(~attend, -torch.finfo(scores.dtype).max)
+    return scores.softmax(dim=-1) @ v
+
+
+@dataclass
+class KVCache:
+    """Keys and values of the tokens decoded so far; grows in place, in blocks.
+
+    Shapes:
+        k, v: float[B, heads, capacity, d], of which `length` are filled
+    """
+
+    k: Tensor
+    v: Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, like: Tensor, capacity: int) -> KVCache:
+        """A cache for tensors like float[B, heads, n, d]."""
+        shape = (like.shape[0], like.shape[1], capacity, like.shape[3])
+        return cls(like.new_empty(shape), like.new_empty(shape))
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds n tokens and returns all keys and values so far."""
+        end = self.length + k.shape[2]
+        self.k[:, :, self.length : end] = k
+        self.v[:, :, self.length : end] = v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def select(self, rows: Tensor) -> KVCache:
+        """The cache of some rows of the batch."""
+        return KVCache(self.k[rows], self.v[rows], self.length)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a joint qkv projection."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        proj_bias: bool = True,
+        qk_norm: bool = False,
+        norm_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.q_norm, self.k_norm = _qk_norms(dim // num_heads, qk_norm, norm_bias)
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Attends within x: float[B, N, D]; with a cache, to the cached tokens before it as well."""
+        q, k, v = rearrange(self.qkv(x), "b n (c h d) -> c b h n d", c=3, h=self.num_heads)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = fused_attention(q, k, v, bias)
+        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a context; its keys and values can be computed once."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        proj_bias: bool = True,
+        qk_norm: bool = False,
+        norm_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.q_norm, self.k_norm = _qk_norms(dim // num_heads, qk_norm, norm_bias)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context float[B, N, D]: two float[B, heads, N, d]."""
+        k, v = rearrange(self.kv(context), "b n (c h d) -> c b h n d", c=2, h=self.num_heads)
+        return self.k_norm(k), v
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None = None
+    ) -> Tensor:
+        """Attends from x: float[B, M, D] to the context behind `keys_values`."""
+        q = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads))
+        y = fused_attention(q, *keys_values, bias)
+        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+
+
+def _qk_norms(head_dim: int, on: bool, norm_bias: bool) -> tuple[nn.Module, nn.Module]:
+    if not on:
+        return nn.Identity(), nn.Identity()
+    return LayerNorm(head_dim, bias=norm_bias), LayerNorm(head_dim, bias=norm_bias)

@@ -1,0 +1,209 @@
+"""Pre-norm transformer blocks of the encoder and the decoder, and their MLPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.nn.attention import Attention, CrossAttention, KVCache
+from fourm_lite.nn.norm import LayerNorm
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "Tanh": nn.Tanh,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """What one transformer block is made of; the words are those of 4M's configs."""
+
+    dim: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    act_layer: str = "GELU"
+    gated_mlp: bool = False
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that cannot make a block."""
+        if self.dim < 1 or self.num_heads < 1 or self.dim % self.num_heads:
+            raise ConfigError(
+                f"dim must be a positive multiple of num_heads, got dim={self.dim}, "
+                f"num_heads={self.num_heads}"
+            )
+        if self.act_layer not in ACTIVATIONS:
+            raise ConfigError(
+                f"act_layer must be one of {sorted(ACTIVATIONS)}, got {self.act_layer!r}."
+                + suggest(self.act_layer, ACTIVATIONS)
+            )
+
+
+class DropPath(nn.Module):
+    """Drops a whole residual branch of some samples while training (stochastic depth)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps each row of float[B, ...] with probability 1 - rate and rescales it."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep
+
+
+class Mlp(nn.Module):
+    """fc2(act(fc1 x))."""
+
+    def __init__(self, dim: int, hidden: int, *, act_layer: str, bias: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.act = ACTIVATIONS[act_layer]()
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps float[..., dim] to float[..., dim]."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class GatedMlp(nn.Module):
+    """fc2(act(fc1 x) * fc3 x), its hidden width two thirds of the plain one.
+
+    Source:
+        GLU Variants Improve Transformer (Shazeer 2020)
+    """
+
+    def __init__(self, dim: int, hidden: int, *, act_layer: str, bias: bool) -> None:
+        super().__init__()
+        hidden = int(2 * hidden / 3)
+        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.act = ACTIVATIONS[act_layer]()
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc3 = nn.Linear(dim, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps float[..., dim] to float[..., dim]."""
+        return self.fc2(self.act(self.fc1(x)) * self.fc3(x))
+
+
+def _norm(config: BlockConfig) -> LayerNorm:
+    return LayerNorm(config.dim, bias=config.norm_bias)
+
+
+def _mlp(config: BlockConfig) -> nn.Module:
+    kind = GatedMlp if config.gated_mlp else Mlp
+    hidden = int(config.dim * config.mlp_ratio)
+    return kind(config.dim, hidden, act_layer=config.act_layer, bias=config.mlp_bias)
+
+
+class Block(nn.Module):
+    """Encoder block: x += attn(norm1 x); x += mlp(norm2 x)."""
+
+    def __init__(self, config: BlockConfig, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = _norm(config)
+        self.attn = Attention(
+            config.dim,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            proj_bias=config.proj_bias,
+            qk_norm=config.qk_norm,
+            norm_bias=config.norm_bias,
+        )
+        self.norm2 = _norm(config)
+        self.mlp = _mlp(config)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Maps float[B, N, D] to the same shape; `bias` comes from `nn.attention.blocked`."""
+        x = x + self.drop_path(self.attn(self.norm1(x), bias))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What decoder blocks read: the normal case is `tokens`; generation caches keys and values.
+
+    Shapes:
+        tokens: float[B, N, D]
+        bias: float[B, 1, 1, N] or None when every token is valid
+        present: bool[B, 1, 1] or None; False rows have no context at all and receive zeros
+    """
+
+    tokens: Tensor
+    bias: Tensor | None = None
+    present: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Context:
+        """The context of some rows of the batch."""
+        return Context(
+            self.tokens[rows],
+            None if self.bias is None else self.bias[rows],
+            None if self.present is None else self.present[rows],
+        )
+
+
+@dataclass
+class BlockCache:
+    """State of one decoder block in incremental decoding: own keys, and the context's, once."""
+
+    own: KVCache
+    cross: tuple[Tensor, Tensor]
+
+    def select(self, rows: Tensor) -> BlockCache:
+        """The state of some rows of the batch."""
+        return BlockCache(self.own.select(rows), (self.cross[0][rows], self.cross[1][rows]))
+
+
+class DecoderBlock(nn.Module):
+    """y += self_attn(norm1 y); y += cross_attn(query_norm y, context_norm c); y += mlp(norm2 y)."""
+
+    def __init__(self, config: BlockConfig, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        attention = {
+            "qkv_bias": config.qkv_bias,
+            "proj_bias": config.proj_bias,
+            "qk_norm": config.qk_norm,
+            "norm_bias": config.norm_bias,
+        }
+        self.norm1 = _norm(config)
+        self.self_attn = Attention(config.dim, config.num_heads, **attention)
+        self.query_norm = _norm(config)
+        self.context_norm = _norm(config)
+        self.cross_attn = CrossAttention(config.dim, config.num_heads, **attention)
+        self.norm2 = _norm(config)
+        self.mlp = _mlp(config)
+        self.drop_path = DropPath(drop_path)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The context's keys and values, which do not depend on the decoder's tokens."""
+        return self.cross_attn.keys_values(self.context_norm(context))
+
+    def forward(
+        self,
+        y: Tensor,
+        context: Context,
+        bias: Tensor | None = None,
+        cache: BlockCache | None = None,
+    ) -> Tensor:
+        """Maps float[B, M, D] to the same shape; with a cache, y holds only the new tokens."""
+        own = None if cache is None else cache.own
+        y = y + self.drop_path(self.self_attn(self.norm1(y), bias, own))
+        keys_values = self.keys_values(context.tokens) if cache is None else cache.cross
+        crossed = self.cross_attn(self.query_norm(y), keys_values, context.bias)
+        if context.present is not None:
+            crossed = crossed * context.present
+        y = y + self.drop_path(crossed)
+        return y + self.drop_path(self.mlp(self.norm2(y)))
