@@ -1,0 +1,133 @@
+"""Structured raw values: boxes, people, palettes, masks found at a point.
+
+They are what the sequence modalities say in words; `tokenization.sequences` turns them into text
+and back, `modalities.value_codecs` reads and writes their files. Plain numbers, no tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fourm_lite.errors import FourMError
+from fourm_lite.modalities.codec_types import Crop
+
+Metadata = dict[str, float]
+"""What is known of a picture as a whole: the name of a field -> its number."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One detected thing.
+
+    Units:
+        xmin, ymin, xmax, ymax: fractions of the picture's width and height
+        score: the detector's confidence in 0..1
+    """
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    name: str = ""
+    score: float = 1.0
+
+    @property
+    def area(self) -> float:
+        """Fraction of the picture that it covers; 0 for a box turned inside out."""
+        return max(self.xmax - self.xmin, 0.0) * max(self.ymax - self.ymin, 0.0)
+
+
+@dataclass(frozen=True)
+class Person:
+    """One body, after 4M's human poses; `None` where generated text left a group out.
+
+    Units:
+        box: (xmin, ymin, xmax, ymax), fractions of the picture
+        pose: 8 tokens of the pose tokenizer, 0..1023
+        rotation: 9 entries of the body's rotation matrix, -1..1
+        camera: 3 numbers, -1..19
+        shape: 10 SMPL shape numbers, -3..3
+    """
+
+    box: tuple[float, ...] | None = None
+    pose: tuple[int, ...] | None = None
+    rotation: tuple[float, ...] | None = None
+    camera: tuple[float, ...] | None = None
+    shape: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One thing cut out by SAM: its box, and the tokens of the mask within the box.
+
+    Units:
+        box: (xmin, ymin, xmax, ymax), pixels of a 224 x 224 picture
+        tokens: 16 tokens of the mask tokenizer, 0..1023
+    """
+
+    box: tuple[int, int, int, int]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PointQuery:
+    """The things found at one point; none is an answer too.
+
+    Units:
+        x, y: pixels of a 224 x 224 picture
+    """
+
+    x: int
+    y: int
+    segments: tuple[Segment, ...] = ()
+
+
+Color = tuple[int, int, int]
+"""Red, green and blue in 0..255."""
+
+
+def crop_boxes(
+    boxes: Iterable[Box], crop: Crop | None, *, min_visibility: float = 0.0
+) -> tuple[Box, ...]:
+    """The boxes as seen through a crop; those left without area are dropped.
+
+    Units:
+        min_visibility: fraction of a box that must lie inside the crop for it to be kept
+    Raises:
+        FourMError: the crop does not know the size of the uncut picture
+    """
+    if crop is None:
+        return tuple(boxes)
+    if crop.whole is None:
+        raise FourMError(
+            "boxes are fractions of the whole picture: give the crop its size, "
+            "Crop(..., whole=(height, width))"
+        )
+    height, width = crop.whole
+    kept = []
+    for box in boxes:
+        moved = _through(box, crop, height, width)
+        seen = replace(
+            moved,
+            xmin=_unit(moved.xmin),
+            ymin=_unit(moved.ymin),
+            xmax=_unit(moved.xmax),
+            ymax=_unit(moved.ymax),
+        )
+        if seen.area > 0 and seen.area >= min_visibility * moved.area:
+            kept.append(seen)
+    return tuple(kept)
+
+
+def _through(box: Box, crop: Crop, height: int, width: int) -> Box:
+    xmin, xmax = ((x * width - crop.left) / crop.width for x in (box.xmin, box.xmax))
+    ymin, ymax = ((y * height - crop.top) / crop.height for y in (box.ymin, box.ymax))
+    if crop.hflip:
+        xmin, xmax = 1 - xmax, 1 - xmin
+    return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
+
+
+def _unit(x: float) -> float:
+    return 0.0 if math.isnan(x) else min(max(x, 0.0), 1.0)
