@@ -1,7 +1,7 @@
 """The batch as a value: tokens of several modalities, and which of them are given or wanted.
 
-Unusual: masks are positive (True = present) and nothing is ever written in place; a step of generation
-returns a new batch.
+Unusual: masks are positive (True = present) and nothing is ever written in place; a step of
+generation returns a new batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import FourMError, ShapeError, suggest
+from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
 from fourm_lite.modalities.spec import Modality
 
 
@@ -21,8 +21,8 @@ class Tokens:
     """One modality of a batch.
 
     Shapes:
-        value: by Kind: float[B, C, H, W] pixels, int64[B, L] grid or sequence, float[B, L, E] features
-        inputs: bool[B, L], True where the encoder reads the token
+        value: by Kind: float[B, C, H, W] pixels, int64[B, L] grid or sequence, float[B, L, E]
+        features inputs: bool[B, L], True where the encoder reads the token
         targets: bool[B, L], True where the decoder predicts it
         groups: int[B, L] or None; k at the first of k targets that see each other, 0 at the others;
             None: all targets of a grid see each other, those of a sequence see the earlier ones
@@ -43,7 +43,8 @@ class Tokens:
         if not same or self.value.shape[0] != self.inputs.shape[0]:
             raise ShapeError(
                 "inputs and targets must both be bool[B, L] for a value of batch size B, got "
-                f"{list(self.inputs.shape)}, {list(self.targets.shape)} and {list(self.value.shape)}"
+                f"{list(self.inputs.shape)}, {list(self.targets.shape)} and "
+                f"{list(self.value.shape)}"
             )
 
     @classmethod
@@ -145,7 +146,7 @@ class TokenBatch(Mapping[str, Tokens]):
         try:
             return self._tokens[name]
         except KeyError:
-            raise FourMError(
+            raise UnknownNameError(
                 f"this batch holds {sorted(self._tokens)}, not {name!r}.{suggest(name, self)}"
             ) from None
 

@@ -27,6 +27,14 @@ class CheckpointError(FourMError, OSError):
     """A checkpoint cannot be read or does not fit."""
 
 
+class UnknownNameError(ConfigError, KeyError):
+    """A name that a table of the library does not hold."""
+
+    def __str__(self) -> str:
+        """The message alone (KeyError would quote it)."""
+        return str(self.args[0])
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or an empty string.
 

@@ -45,8 +45,8 @@ def _grid(
 
 
 def _global(name: str, *, title: str) -> Modality:
-    # 4M lays the 16 tokens of a global embedding on a 4x4 grid of 56-pixel patches, and learns their
-    # positions; the grid follows the model's image size.
+    # 4M lays the 16 tokens of a global embedding on a 4x4 grid of 56-pixel patches, and learns
+    # their positions; the grid follows the model's image size.
     return _grid(
         name, 8192, title=title, patch_size=56, pos_embed="learned", follows_model_size=True
     )

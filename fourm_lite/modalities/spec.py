@@ -1,7 +1,7 @@
 """What a modality is: one frozen entry that holds everything that tells it from the others.
 
-Embedding, mask rule, default decoding scheme, reader and picture are *derived* from the entry, so a new
-modality needs no edit elsewhere. If code wants to ask for a name, this type lacks a field.
+Embedding, mask rule, default decoding scheme, reader and picture are *derived* from the entry, so
+a new modality needs no edit elsewhere. If code wants to ask for a name, this type lacks a field.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.codec_types import Codec
 
 Kind = Literal["pixels", "grid", "sequence", "features", "raw"]
@@ -229,7 +229,7 @@ class Registry(Mapping[str, Modality]):
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownModalityError(
+            raise UnknownNameError(
                 f"no modality is called {name!r}.{suggest(name, self._entries)} "
                 "Register your own with fourm_lite.register(Modality(...))."
             ) from None
@@ -242,11 +242,3 @@ class Registry(Mapping[str, Modality]):
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-class UnknownModalityError(ConfigError, KeyError):
-    """A modality name that the registry does not hold."""
-
-    def __str__(self) -> str:
-        """The message alone (KeyError would quote it)."""
-        return str(self.args[0])

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The masked multimodal encoder-decoder."""

@@ -1,6 +1,7 @@
 """Self- and cross-attention on PyTorch's fused kernel, with the semantics of 4M's blocked rows.
 
-Unusual: a query whose keys are all blocked gets the *mean* of the values, as in the original, where the
+Unusual: a query whose keys are all blocked gets the *mean* of the values, as in the original,
+where the
 fused kernel alone would give zeros or NaN. A large negative number added to the scores does that.
 An empty set of keys gives zeros. `eager_attention` is the oracle of the tests.
 """
@@ -104,7 +105,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """Attends within x: float[B, N, D]; with a cache, to the cached tokens before it as well."""
+        """Attends within x: float[B, N, D]; with a cache, to the cached tokens before it as
+        well.
+        """
         q, k, v = rearrange(self.qkv(x), "b n (c h d) -> c b h n d", c=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class LayerNorm(nn.Module):
     """Layer norm over the last dimension, eps 1e-6.
 
-    Without a bias a zero *buffer* named `bias` stays in the state dict, as in published checkpoints.
+    Without a bias a zero *buffer* named `bias` stays in the state dict, as in published
+    checkpoints.
     """
 
     bias: Tensor

@@ -1,8 +1,8 @@
 """Sine-cosine position tables in the layout of 4M, and the resizing of position maps.
 
-Unusual: the two-dimensional table runs over the *width* array first (`meshgrid(w, h, "ij")`), so on a
-non-square grid row `r` of the table belongs to cell `(r // h, r % h)` of a transposed grid. Published
-checkpoints store tables of this form; square grids are not affected.
+Unusual: the two-dimensional table runs over the *width* array first (`meshgrid(w, h, "ij")`), so
+on a non-square grid row `r` of the table belongs to cell `(r // h, r % h)` of a transposed grid.
+Published checkpoints store tables of this form; square grids are not affected.
 """
 
 from __future__ import annotations

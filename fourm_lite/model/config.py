@@ -1,0 +1,176 @@
+"""The configuration of a FourM model, and the table of its usual sizes.
+
+The config is self-describing: it holds the full entry of every modality, so a checkpoint with a
+user's own modality opens on a machine that has never heard of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.nn.blocks import BlockConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourMConfig:
+    """What a FourM model is made of; the words are those of 4M's published configs.
+
+    Raises:
+        ConfigError: fields that contradict each other
+    """
+
+    inputs: tuple[Modality, ...]
+    outputs: tuple[Modality, ...]
+    dim: int = 768
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    act_layer: str = "GELU"
+    gated_mlp: bool = False
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    qk_norm: bool = False
+    share_modality_embeddings: bool = True
+    decoder_causal_mask: bool = False
+    decoder_sep_mask: bool = True
+    num_register_tokens: int = 0
+    drop_path_rate_encoder: float = 0.0
+    drop_path_rate_decoder: float = 0.0
+    shared_drop_path: bool = False
+    use_act_checkpoint: bool = False
+    image_size: int = 224
+    patch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built."""
+        self.block  # noqa: B018  checks dim, num_heads and act_layer
+        if self.dim % 4:
+            raise ConfigError(f"dim must be a multiple of 4 (position tables), got {self.dim}")
+        for side, entries in (("inputs", self.inputs), ("outputs", self.outputs)):
+            names = [m.name for m in entries]
+            if len(set(names)) < len(names):
+                raise ConfigError(f"{side} name a modality twice: {names}")
+        for entry in self.inputs:
+            if not entry.is_input:
+                raise ConfigError(f"'{entry.name}' cannot be an input: its directions say so")
+        for entry in self.outputs:
+            if not entry.is_target:
+                raise ConfigError(f"'{entry.name}' cannot be a target: its directions say so")
+
+    @property
+    def block(self) -> BlockConfig:
+        """The configuration of one transformer block."""
+        return BlockConfig(**{f.name: getattr(self, f.name) for f in fields(BlockConfig)})
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """Every modality of the model by name: the inputs, then what is only a target."""
+        return {m.name: m for m in (*self.inputs, *self.outputs)}
+
+    def only(
+        self, inputs: Iterable[str] | None = None, outputs: Iterable[str] | None = None
+    ) -> FourMConfig:
+        """The same model with some of its modalities; None keeps them all.
+
+        Raises:
+            UnknownNameError: a name that the model does not have on that side
+        """
+        return replace(
+            self,
+            inputs=_pick("input", self.inputs, inputs),
+            outputs=_pick("target", self.outputs, outputs),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values under the format number of this version."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own["inputs"] = [m.to_dict() for m in self.inputs]
+        own["outputs"] = [m.to_dict() for m in self.outputs]
+        return {"format": FORMAT, "kind": "fourm", **own}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FourMConfig:
+        """The config behind `to_dict`.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, or a newer format
+        """
+        values = dict(data)
+        version, kind = values.pop("format", FORMAT), values.pop("kind", "fourm")
+        if version != FORMAT or kind != "fourm":
+            raise ConfigError(
+                f"expected a fourm config of format {FORMAT}, got {kind!r}, format {version!r}; "
+                "update fourm_lite, or check that this is a model and not a tokenizer"
+            )
+        known = {f.name: f for f in fields(cls)}
+        for key, value in values.items():
+            if key not in known:
+                raise ConfigError(f"a fourm config has no key {key!r}.{suggest(key, known)}")
+            _check_type(key, value, known[key].type)
+        for side in ("inputs", "outputs"):
+            if side not in values:
+                raise ConfigError(f"a fourm config needs the key {side!r}")
+            values[side] = tuple(Modality.from_dict(m) for m in values[side])
+        return cls(**values)
+
+
+def _pick(
+    side: str, entries: tuple[Modality, ...], names: Iterable[str] | None
+) -> tuple[Modality, ...]:
+    if names is None:
+        return entries
+    by_name = {m.name: m for m in entries}
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in by_name:
+            raise UnknownNameError(
+                f"the model has no {side} {name!r}; it has {sorted(by_name)}."
+                + suggest(name, by_name)
+            )
+    return tuple(by_name[name] for name in wanted)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "tuple[Modality, ...]": (list, tuple),
+}
+
+
+def _check_type(key: str, value: Any, wanted: Any) -> None:
+    allowed = _TYPES[str(wanted)]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ConfigError(f"config key {key!r} must be {wanted}, got {value!r}")
+
+
+_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"encoder_depth": 6, "decoder_depth": 6, "dim": 384, "num_heads": 6},
+    "small": {"encoder_depth": 8, "decoder_depth": 8, "dim": 512, "num_heads": 8},
+    "base": {"encoder_depth": 12, "decoder_depth": 12, "dim": 768, "num_heads": 12},
+    "large": {"encoder_depth": 24, "decoder_depth": 24, "dim": 1024, "num_heads": 16},
+    "xlarge": {"encoder_depth": 24, "decoder_depth": 24, "dim": 2048, "num_heads": 32},
+}
+_NO_BIAS = {"qkv_bias": False, "proj_bias": False, "mlp_bias": False, "norm_bias": False}
+_SWIGLU: dict[str, Any] = {"act_layer": "SiLU", "gated_mlp": True, **_NO_BIAS}
+_FLAVOURS: dict[str, dict[str, Any]] = {
+    "gelu": {"act_layer": "GELU"},
+    "swiglu_nobias": _SWIGLU,
+    "swiglu_qknorm_nobias": {**_SWIGLU, "qk_norm": True},
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    f"{size}_{flavour}": {**shape, **style}
+    for size, shape in _SIZES.items()
+    for flavour, style in _FLAVOURS.items()
+}
+"""Keyword arguments of `FourMConfig` for the sizes and flavours of 4M: "base_swiglu_nobias", ..."""

@@ -1,0 +1,156 @@
+"""How each kind of modality becomes vectors, on the encoder's and the decoder's side.
+
+Attribute names are ml-4m's state-dict keys. A position vector is the sum of the position table's
+row
+and the modality's own vector. Unusual: a sequence numbers its tokens by counting only those that
+are present, and an absent token gets the modality's vector alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fourm_lite.batch import Tokens
+from fourm_lite.errors import ShapeError
+from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
+from fourm_lite.nn.posemb import sincos_1d, sincos_2d
+
+
+def _position_table(modality: Modality, dim: int) -> Tensor:
+    if modality.kind in ("sequence", "features"):
+        return sincos_1d(SEQUENCE_ROWS, dim)
+    assert modality.grid is not None
+    if modality.grid[0] == 1 and modality.grid[1] > 1:
+        return sincos_1d(modality.grid[1], dim)
+    return sincos_2d(*modality.grid, dim)
+
+
+class Embedding(nn.Module):
+    """What every embedding has: the modality's own vector and its position table."""
+
+    pos_emb: Tensor
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__()
+        self.modality = modality
+        self.mod_emb = nn.Parameter(torch.zeros(1, 1, dim))
+        table = _position_table(modality, dim)
+        if modality.pos_embed == "learned":
+            self.pos_emb = nn.Parameter(table)
+        else:
+            self.register_buffer("pos_emb", table)
+        self.by_count = modality.kind in ("sequence", "features")
+
+    def init_weights(self) -> None:
+        """Draws the modality's vector and a learned position table."""
+        nn.init.normal_(self.mod_emb, std=0.02)
+        if isinstance(self.pos_emb, nn.Parameter):
+            nn.init.normal_(self.pos_emb, std=0.02)
+
+    def positions(self, present: Tensor, rows: int) -> Tensor:
+        """Position and modality vectors.
+
+        Shapes:
+            present: bool[B, L]
+            rows: positions that are told apart; later ones fall back to position 0, as in 4M
+            returns: float[B, L, D]
+        """
+        if not self.by_count:
+            if present.shape[1] != self.pos_emb.shape[1]:
+                raise ShapeError(
+                    f"'{self.modality.name}' has {self.pos_emb.shape[1]} tokens, "
+                    f"got {present.shape[1]}"
+                )
+            return (self.pos_emb + self.mod_emb).expand(present.shape[0], -1, -1)
+        count = present.cumsum(dim=1) - 1
+        table = self.pos_emb[0]
+        index = torch.where(present & (count < rows), count, 0)
+        return table[index] * present[..., None].to(table.dtype) + self.mod_emb
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Position and modality vectors of given positions: int64[B, k] -> float[B, k, D]."""
+        return self.pos_emb[0][positions] + self.mod_emb
+
+    def step(self, start: int, length: int) -> Tensor:
+        """The vectors of consecutive decoder positions of a sequence: float[1, length, D]."""
+        index = torch.arange(start, start + length, device=self.pos_emb.device)
+        index = torch.where(index < self.modality.decoder_rows, index, 0)
+        return self.pos_emb[:, index] + self.mod_emb
+
+
+class TokenEncoder(Embedding):
+    """Encoder side of a grid or a sequence."""
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__(modality, dim)
+        assert modality.vocab_size is not None
+        self.token_emb = nn.Embedding(modality.vocab_size, dim)
+
+    def content(self, tokens: Tokens) -> Tensor:
+        """int64[B, L] -> float[B, L, D]."""
+        return self.token_emb(tokens.value)
+
+    def init_weights(self) -> None:
+        """Draws the token table as well."""
+        super().init_weights()
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+
+
+class PixelEncoder(Embedding):
+    """Encoder side of pixels: a linear map of patches, channels last, without a bias."""
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__(modality, dim)
+        assert modality.channels is not None
+        assert modality.patch_size is not None
+        self.patch_size = modality.patch_size
+        self.proj = nn.Linear(modality.channels * modality.patch_size**2, dim, bias=False)
+
+    def content(self, tokens: Tokens) -> Tensor:
+        """float[B, C, H, W] -> float[B, L, D]."""
+        p = self.patch_size
+        patches = rearrange(tokens.value, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+        return self.proj(patches.to(self.proj.weight.dtype))
+
+
+class FeatureEncoder(Embedding):
+    """Encoder side of foreign embeddings such as T5's: a linear map with a bias."""
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__(modality, dim)
+        assert modality.channels is not None
+        self.emb_proj = nn.Linear(modality.channels, dim)
+
+    def content(self, tokens: Tokens) -> Tensor:
+        """float[B, L, E] -> float[B, L, D]."""
+        return self.emb_proj(tokens.value.to(self.emb_proj.weight.dtype))
+
+
+EncoderEmbedding = TokenEncoder | PixelEncoder | FeatureEncoder
+
+
+class TokenDecoder(Embedding):
+    """Decoder side of a grid or a sequence: a token table, and logits that are not tied to it."""
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__(modality, dim)
+        assert modality.vocab_size is not None
+        self.token_emb = nn.Embedding(modality.vocab_size, dim)
+        self.to_logits = nn.Linear(dim, modality.vocab_size, bias=False)
+
+    def init_weights(self) -> None:
+        """Draws the tables; the logits start as the token table."""
+        super().init_weights()
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+        with torch.no_grad():
+            self.to_logits.weight.copy_(self.token_emb.weight)
+
+
+ENCODERS: dict[str, type[EncoderEmbedding]] = {
+    "grid": TokenEncoder,
+    "sequence": TokenEncoder,
+    "pixels": PixelEncoder,
+    "features": FeatureEncoder,
+}

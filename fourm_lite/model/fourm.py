@@ -1,0 +1,335 @@
+"""FourM: the masked multimodal encoder-decoder.
+
+Attribute names are ml-4m's state-dict keys, so a published checkpoint loads strictly. Unusual: the
+position vectors are added to the encoder's output a second time before the decoder reads it.
+
+Source:
+    4M (Mizrahi et al. 2023), 4M-21 (Bachmann et al. 2024)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import FourMError, UnknownNameError, suggest
+from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
+from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
+from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock
+from fourm_lite.nn.norm import LayerNorm
+
+if TYPE_CHECKING:
+    from fourm_lite.modalities.spec import Modality
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder gives.
+
+    Shapes:
+        output: float[B, N, D] after the last norm
+        context: what the decoder reads, tokens float[B, N, D]
+        packed: the tokens that went in
+    """
+
+    output: Tensor
+    context: Context
+    packed: Packed
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits of one modality's targets, and the ids that they should give.
+
+    Shapes:
+        logits: float[n, V] over all valid targets of the batch, row by row
+        ids: int64[n]
+    """
+
+    logits: Tensor
+    ids: Tensor
+
+
+class FourM(nn.Module):
+    """Predicts the tokens of any modality from any others."""
+
+    def __init__(self, config: FourMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.names = list(config.modalities)
+        dim = config.dim
+        self.encoder_embeddings = nn.ModuleDict(
+            {m.name: ENCODERS[m.kind](m, dim) for m in config.inputs}
+        )
+        self.decoder_embeddings = nn.ModuleDict(
+            {m.name: TokenDecoder(m, dim) for m in config.outputs}
+        )
+        encoder_rates, decoder_rates = _drop_path_rates(config)
+        self.encoder = nn.ModuleList(Block(config.block, drop_path=r) for r in encoder_rates)
+        self.encoder_norm = LayerNorm(dim, bias=config.norm_bias)
+        self.decoder_proj_context = nn.Linear(dim, dim)
+        self.decoder = nn.ModuleList(DecoderBlock(config.block, drop_path=r) for r in decoder_rates)
+        self.decoder_norm = LayerNorm(dim, bias=config.norm_bias)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if config.num_register_tokens:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, dim))
+        self.tie()
+
+    def init_weights(self) -> FourM:
+        """Draws all weights from torch's generator, as for a model that is to be trained."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (*self.encoder_embeddings.values(), *self.decoder_embeddings.values()):
+            embedding.init_weights()  # type: ignore[operator]
+        nn.init.normal_(self.mask_token, std=0.02)
+        if self.config.num_register_tokens:
+            nn.init.normal_(self.register_tokens, std=0.02)
+        return self
+
+    def tie(self) -> None:
+        """Makes the modality vectors of both sides one tensor, where the config shares them."""
+        if not self.config.share_modality_embeddings:
+            return
+        for name, embedding in self.decoder_embeddings.items():
+            if name in self.encoder_embeddings:
+                embedding.mod_emb = self.encoder_embeddings[name].mod_emb
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mask_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.mask_token.dtype
+
+    def modality(self, name: str) -> Modality:
+        """The entry of one of this model's modalities.
+
+        Raises:
+            UnknownNameError: the model does not have it
+        """
+        known = self.config.modalities
+        if name not in known:
+            raise UnknownNameError(
+                f"this model has the modalities {sorted(known)}, not {name!r}."
+                + suggest(name, known)
+            )
+        return known[name]
+
+    def can(self, inputs: Iterable[str], target: str) -> bool:
+        """Whether the model reads all of `inputs` and predicts `target`."""
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        reads = all(name in self.encoder_embeddings for name in inputs)
+        return reads and target in self.decoder_embeddings
+
+    def encode(self, batch: TokenBatch, budget: int | None = None) -> Encoded:
+        """Encodes what the batch gives.
+
+        Modalities that give nothing are not embedded. Without a budget a row with no input at all
+        has an empty context (the decoder adds nothing); with one it sees padding, as 4M's training
+        does.
+
+        Shapes:
+            budget: tokens kept of each row, in the order of the batch's modalities
+        Raises:
+            FourMError: nothing in the batch can be read, and there is no budget
+        """
+        given = [name for name in batch if name in self.encoder_embeddings]
+        used = [name for name in given if budget is not None or bool(batch[name].inputs.any())]
+        if not used and (budget is not None or not self.config.num_register_tokens):
+            return self._encode_nothing(batch)
+        if used:
+            packed = pack([self._input_part(name, batch[name]) for name in used], budget)
+        else:
+            packed = self._empty(batch)
+        if self.config.num_register_tokens:
+            packed = pad_front(packed, self.register_tokens)
+        return self._run_encoder(packed, trimmed=budget is None)
+
+    def _run_encoder(self, packed: Packed, *, trimmed: bool) -> Encoded:
+        bias = _key_bias(packed.valid, packed.x.dtype)
+        x = packed.x + packed.pos
+        for block in self.encoder:
+            x = self._call(block, x, bias)
+        output = self.encoder_norm(x)
+        tokens = self.decoder_proj_context(output) + packed.pos
+        present = packed.valid.any(dim=1) if trimmed and bias is not None else None
+        if present is not None:
+            present = None if bool(present.all()) else present[:, None, None]
+        return Encoded(output, Context(tokens, bias, present), packed)
+
+    def _empty(self, batch: TokenBatch) -> Packed:
+        shape = (batch.size, 0)
+        x = torch.zeros(*shape, self.config.dim, dtype=self.dtype, device=self.device)
+        where = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        return Packed(x, x, where.bool(), where, where)
+
+    def _encode_nothing(self, batch: TokenBatch) -> Encoded:
+        packed = self._empty(batch)
+        return Encoded(packed.x, Context(packed.x), packed)
+
+    def _input_part(self, name: str, tokens: Tokens) -> Part:
+        embedding: EncoderEmbedding = self.encoder_embeddings[name]  # type: ignore[assignment]
+        rows = embedding.pos_emb.shape[1]
+        if embedding.by_count and tokens.length > rows:
+            count = int(tokens.inputs.sum(dim=1).max())
+            if count > rows:
+                raise FourMError(
+                    f"'{name}' holds {count} tokens, its encoder tells at most {rows} apart; "
+                    "shorten the sequence"
+                )
+        return Part(
+            x=embedding.content(tokens),
+            pos=embedding.positions(tokens.inputs, rows),
+            keep=tokens.inputs,
+            index=self.names.index(name),
+        )
+
+    def pack_targets(
+        self, batch: TokenBatch, budget: int | None = None, *, order: Sequence[str] | None = None
+    ) -> PackedTargets:
+        """The decoder's tokens for training: masks for grids, shifted tokens for sequences.
+
+        Shapes:
+            budget: tokens kept of each row
+            order: names of the target modalities; the batch's own order by default
+        """
+        names = [n for n in (batch if order is None else order) if n in self.decoder_embeddings]
+        if not names:
+            raise FourMError(
+                f"the batch {sorted(batch)} holds none of the model's targets "
+                f"{sorted(self.decoder_embeddings)}"
+            )
+        return pack_targets(
+            [self._target_part(name, batch[name]) for name in names],
+            budget,
+            causal=self.config.decoder_causal_mask,
+            separate=self.config.decoder_sep_mask,
+        )
+
+    def _target_part(self, name: str, tokens: Tokens) -> Part:
+        embedding: TokenDecoder = self.decoder_embeddings[name]  # type: ignore[assignment]
+        entry = embedding.modality
+        pos = embedding.positions(tokens.targets, entry.decoder_rows)
+        groups = _default_groups(entry, tokens) if tokens.groups is None else tokens.groups
+        index = self.names.index(name)
+        if entry.kind == "grid":
+            x = self.mask_token.expand(tokens.size, tokens.length, -1)
+            return Part(x, pos, tokens.targets, index, tokens.value, groups)
+        # Teacher forcing: every target predicts the next one.
+        x = embedding.token_emb(tokens.value[:, :-1])
+        keep = tokens.targets[:, :-1] & tokens.targets[:, 1:]
+        return Part(x, pos[:, :-1], keep, index, tokens.value[:, 1:], groups[:, :-1])
+
+    def decode(self, targets: PackedTargets, encoded: Encoded) -> Tensor:
+        """Runs the decoder over packed targets: float[B, M, D]."""
+        bias = blocked(targets.attend, targets.x.dtype)[:, None]
+        return self.run_decoder(targets.x + targets.pos, encoded.context, bias)
+
+    def run_decoder(
+        self,
+        y: Tensor,
+        context: Context,
+        bias: Tensor | None = None,
+        caches: Sequence[BlockCache] | None = None,
+    ) -> Tensor:
+        """The decoder's blocks and norm over float[B, M, D]; with caches, y holds only new
+        tokens.
+        """
+        for i, block in enumerate(self.decoder):
+            if caches is None:
+                y = self._call(block, y, context, bias)
+            else:
+                y = block(y, context, bias, caches[i])
+        return self.decoder_norm(y)
+
+    def logits(self, y: Tensor, modality: str) -> Tensor:
+        """Scores of the vocabulary: float[..., D] -> float[..., V]."""
+        self.modality(modality)
+        if modality not in self.decoder_embeddings:
+            raise FourMError(
+                f"'{modality}' is not a target of this model; "
+                f"its targets are {sorted(self.decoder_embeddings)}"
+            )
+        return self.decoder_embeddings[modality].to_logits(y)
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        input_budget: int,
+        target_budget: int,
+        *,
+        order: Sequence[str] | None = None,
+    ) -> dict[str, Prediction]:
+        """Predicts the targets of a batch, teacher-forced, as in training.
+
+        Shapes:
+            returns: for every target modality logits float[n, V] and ids int64[n]
+        """
+        encoded = self.encode(batch, input_budget)
+        targets = self.pack_targets(batch, target_budget, order=order)
+        y = self.decode(targets, encoded)
+        return {
+            name: self._prediction(name, y, targets)
+            for name in (batch if order is None else order)
+            if name in self.decoder_embeddings
+        }
+
+    def _prediction(self, name: str, y: Tensor, targets: PackedTargets) -> Prediction:
+        rows = (targets.modality == self.names.index(name)) & targets.valid
+        return Prediction(self.logits(y[rows], name), targets.ids[rows])
+
+    def _call(self, block: nn.Module, *args: object) -> Tensor:
+        if self.config.use_act_checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)  # type: ignore[return-value]
+        return block(*args)
+
+    def save(self, folder: str | Path, *, extra: Mapping[str, object] | None = None) -> Path:
+        """Writes config.json and model.safetensors, atomically; returns the folder.
+
+        `extra` adds keys to the config under "extra": what the model was trained on, its licence.
+        """
+        from fourm_lite.io.checkpoint import write
+
+        config = self.config.to_dict()
+        if extra:
+            config["extra"] = dict(extra)
+        return write(folder, config, self.state_dict())
+
+
+def _key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """bool[B, N] -> additive mask float[B, 1, 1, N]; None when nothing is blocked."""
+    return None if bool(valid.all()) else blocked(valid, dtype)[:, None, None, :]
+
+
+def _default_groups(entry: Modality, tokens: Tokens) -> Tensor:
+    """All targets of a grid see each other; those of a sequence see the earlier ones."""
+    if entry.kind == "sequence":
+        return tokens.targets.to(torch.int64)
+    first = (tokens.targets.cumsum(dim=1) == 1) & tokens.targets
+    return torch.where(first, tokens.targets.sum(dim=1, keepdim=True), 0)
+
+
+def _drop_path_rates(config: FourMConfig) -> tuple[list[float], list[float]]:
+    n, m = config.encoder_depth, config.decoder_depth
+    if config.shared_drop_path:
+        rates = torch.linspace(0, config.drop_path_rate_encoder, n + m).tolist()
+        return rates[:n], rates[n:]
+    return (
+        torch.linspace(0, config.drop_path_rate_encoder, n).tolist(),
+        torch.linspace(0, config.drop_path_rate_decoder, m).tolist(),
+    )
