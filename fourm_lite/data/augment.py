@@ -1,0 +1,137 @@
+"""One crop and one flip a sample, the same for every modality of it.
+
+Crop 0 is always the centre crop without a flip, so that a plain evaluation reads crop 0.
+A crop of a token file is a row of its `crop_settings`: top, left, height, width, flip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.modalities.codec_types import Crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropPolicy:
+    """How crops are drawn.
+
+    Units:
+        size: side of the result in pixels
+        scale: smallest and largest share of the area of the picture
+        ratio: narrowest and widest width / height
+        hflip: probability of a mirror image
+    """
+
+    size: int = 224
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuses ranges that hold nothing."""
+        if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {self}")
+        if not 0 < self.ratio[0] <= self.ratio[1] or not 0 <= self.hflip <= 1:
+            raise ConfigError(f"need 0 < ratio[0] <= ratio[1] and 0 <= hflip <= 1, got {self}")
+
+
+def center_crop(height: int, width: int, size: int | None = None) -> Crop:
+    """The largest square in the middle."""
+    side = min(height, width)
+    return Crop(
+        top=(height - side) // 2, left=(width - side) // 2, height=side, width=side, size=size
+    )
+
+
+def random_crop(height: int, width: int, policy: CropPolicy, rng: np.random.Generator) -> Crop:
+    """A rectangle of random area, shape and place; the centre crop if ten draws do not fit.
+
+    Source:
+        Going Deeper with Convolutions (Szegedy et al. 2015), "Inception crops"
+    """
+    flip = bool(rng.random() < policy.hflip)
+    for _ in range(10):
+        area = height * width * rng.uniform(*policy.scale)
+        ratio = math.exp(rng.uniform(math.log(policy.ratio[0]), math.log(policy.ratio[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return Crop(top=top, left=left, height=h, width=w, hflip=flip, size=policy.size)
+    crop = center_crop(height, width, policy.size)
+    return Crop(**{**vars(crop), "hflip": flip})
+
+
+def crops(
+    height: int, width: int, count: int, policy: CropPolicy, rng: np.random.Generator
+) -> list[Crop]:
+    """`count` crops of one picture, the first the centre crop."""
+    first = center_crop(height, width, policy.size)
+    return [first] + [random_crop(height, width, policy, rng) for _ in range(count - 1)]
+
+
+def to_settings(crop: Sequence[Crop]) -> npt.NDArray[np.int64]:
+    """Crops as rows: int64[n, 5] of top, left, height, width, flip."""
+    rows = [[c.top, c.left, c.height, c.width, int(c.hflip)] for c in crop]
+    return np.array(rows, dtype=np.int64).reshape(-1, 5)
+
+
+def from_settings(settings: npt.NDArray[Any], size: int | None = None) -> list[Crop]:
+    """The crops behind `to_settings`.
+
+    Raises:
+        ShapeError: not [n, 5]
+    """
+    if settings.ndim != 2 or settings.shape[1] != 5:
+        raise ShapeError(
+            "crop_settings must be [n, 5] (top, left, height, width, flip), got "
+            f"{list(settings.shape)}"
+        )
+    return [
+        Crop(top=int(t), left=int(x), height=int(h), width=int(w), hflip=bool(f), size=size)
+        for t, x, h, w, f in settings
+    ]
+
+
+def scaled(crop: Crop, height: int, width: int, of: tuple[int, int]) -> tuple[float, ...]:
+    """The same rectangle on a map of another size: (left, top, right, bottom) in its cells."""
+    down, right = height / of[0], width / of[1]
+    return (
+        crop.left * right,
+        crop.top * down,
+        (crop.left + crop.width) * right,
+        (crop.top + crop.height) * down,
+    )
+
+
+def cut_image(image: Any, crop: Crop, *, nearest: bool = False) -> Any:
+    """A PIL picture cut, mirrored and resized as the crop says; labels take `nearest`."""
+    from PIL import Image
+
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+    height, width = crop.output_size
+    out = image.resize((width, height), how, box=box)
+    return out.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.hflip else out
+
+
+def cut_labels(
+    labels: npt.NDArray[Any], crop: Crop, *, of: tuple[int, int], size: int
+) -> npt.NDArray[Any]:
+    """A label map of any size cut as its photo of size `of` is, by the nearest cell.
+
+    Shapes:
+        labels: int[h, w] -> int[size, size]
+    """
+    left, top, right, bottom = scaled(crop, *labels.shape, of=of)
+    centers = (np.arange(size) + 0.5) / size
+    rows = np.clip((top + centers * (bottom - top)).astype(int), 0, labels.shape[0] - 1)
+    cols = np.clip((left + centers * (right - left)).astype(int), 0, labels.shape[1] - 1)
+    out = labels[rows[:, None], cols[None, :]]
+    return np.ascontiguousarray(out[:, ::-1]) if crop.hflip else out

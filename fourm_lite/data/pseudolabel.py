@@ -1,0 +1,352 @@
+"""Labels made by machines: what teachers and formulas say about each crop of each photo.
+
+Resumable: a shard that is already written is not computed again. Crops depend on the seed and the id of
+the photo alone, so a second run, in any order, cuts the same places. Shards are plain npz without pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to_settings
+from fourm_lite.data.edges import canny
+from fourm_lite.data.palette import describe, palette
+from fourm_lite.data.sources import Record
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.codec_types import Crop
+
+log = logging.getLogger(__name__)
+Pixels = npt.NDArray[np.uint8]
+CROPS = "crop_settings"
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The crops of some photos, decoded.
+
+    Shapes:
+        pixels: uint8[B, n, S, S, 3], B photos of n crops each
+    """
+
+    records: Sequence[Record]
+    crops: Sequence[Sequence[Crop]]
+    sizes: Sequence[tuple[int, int]]
+    pixels: Pixels
+
+
+class Labeller(Protocol):
+    """Something that says a thing about each crop."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """One array [B, n, ...] for each of `names`."""
+        ...
+
+
+@dataclass
+class OnnxTeacher:
+    """Outputs of a network in an ONNX file, called with pixels in [0, 1].
+
+    Units:
+        outputs: label name -> output of the file; half: stored as float16
+    """
+
+    path: Path
+    outputs: Mapping[str, str]
+    size: int = 224
+    threads: int = 1
+    half: frozenset[str] = frozenset()
+    batch: int = 16
+    _session: Any = field(default=None, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The labels that it makes."""
+        return tuple(self.outputs)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """Runs the network over all crops."""
+        count = cuts.pixels.shape[:2]
+        flat = cuts.pixels.reshape(-1, *cuts.pixels.shape[2:])
+        parts = [self._run(flat[i : i + self.batch]) for i in range(0, len(flat), self.batch)]
+        out: dict[str, npt.NDArray[Any]] = {}
+        for k, name in enumerate(self.outputs):
+            value = np.concatenate([p[k] for p in parts])
+            value = value.astype(np.float16) if name in self.half else value
+            out[name] = value.reshape(*count, *value.shape[1:])
+        return out
+
+    def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
+        if self._session is None:
+            self._session = _onnx_session(self.path, self.threads)
+        x = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255.0
+        result: list[npt.NDArray[Any]] = self._session.run(
+            list(self.outputs.values()), {self._session.get_inputs()[0].name: x}
+        )
+        return result
+
+
+def _onnx_session(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise FourMError("a teacher in ONNX form needs `pip install onnxruntime`") from error
+    if not Path(path).is_file():
+        raise FourMError(f"expected an ONNX file, found none at {path}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@dataclass
+class SegmentationTeacher:
+    """Class maps of an ONNX segmentation network, by argmax after enlarging its scores.
+
+    Units:
+        size: side that the network reads, 32k + 1; map_size: side of the class map
+    """
+
+    path: Path
+    size: int = 385
+    map_size: int = 56
+    threads: int = 1
+    names: tuple[str, ...] = ("semseg",)
+    _session: Any = field(default=None, repr=False)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """Class maps uint8[B, n, map_size, map_size]."""
+        flat = cuts.pixels.reshape(-1, *cuts.pixels.shape[2:])
+        maps = np.stack([self._one(pixels) for pixels in flat])
+        return {self.names[0]: maps.reshape(*cuts.pixels.shape[:2], *maps.shape[1:])}
+
+    def _one(self, pixels: Pixels) -> Pixels:
+        from PIL import Image
+
+        if self._session is None:
+            self._session = _onnx_session(self.path, self.threads)
+        image = Image.fromarray(pixels).resize((self.size,) * 2, Image.Resampling.BICUBIC)
+        x = (np.asarray(image).transpose(2, 0, 1)[None] / 255).astype(np.float32)
+        (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: x})
+        scores = torch.nn.functional.interpolate(
+            torch.from_numpy(logits), (self.map_size,) * 2, mode="bilinear", align_corners=True
+        )
+        return scores[0].argmax(0).to(torch.uint8).numpy()
+
+
+@dataclass
+class GivenMaps:
+    """Class maps that somebody made before, cut as the photo is cut.
+
+    Shapes:
+        maps: id -> uint8[h, w] of the whole photo
+    """
+
+    maps: Mapping[str, Pixels]
+    map_size: int = 56
+    names: tuple[str, ...] = ("semseg",)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """Class maps uint8[B, n, map_size, map_size]."""
+        rows = [
+            [cut_labels(self.maps[r.id], c, of=size, size=self.map_size) for c in crop]
+            for r, crop, size in zip(cuts.records, cuts.crops, cuts.sizes, strict=True)
+        ]
+        return {self.names[0]: np.array(rows, dtype=np.uint8)}
+
+
+@dataclass
+class EdgeLabeller:
+    """Canny edges, eight pixels a byte."""
+
+    sigma: float = 1.4
+    low: float = 0.04
+    high: float = 0.10
+    names: tuple[str, ...] = ("canny_edge",)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """Packed edges uint8[B, n, S, S/8]; `unpack_edges` gives them back."""
+        rows = []
+        for pixels in cuts.pixels:
+            image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+            rows.append(canny(image, sigma=self.sigma, low=self.low, high=self.high).numpy())
+        return {self.names[0]: np.packbits(np.stack(rows), axis=-1)}
+
+
+def unpack_edges(packed: Pixels) -> npt.NDArray[np.bool_]:
+    """Edges of an `EdgeLabeller`: uint8[..., S, S/8] -> bool[..., S, S]."""
+    return np.unpackbits(packed, axis=-1).astype(bool)
+
+
+@dataclass
+class PaletteLabeller:
+    """The main colours of each crop, padded with -1."""
+
+    count: int = 7
+    names: tuple[str, ...] = ("color_palette",)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """Colours int16[B, n, count, 3], the most frequent first."""
+        out = np.full((*cuts.pixels.shape[:2], self.count, 3), -1, dtype=np.int16)
+        for i, j in np.ndindex(out.shape[:2]):
+            colors = palette(cuts.pixels[i, j], self.count)
+            out[i, j, : len(colors)] = colors
+        return {self.names[0]: out}
+
+
+METADATA = ("original_width", "original_height", "colorfulness", "brightness", "contrast",
+            "saturation", "entropy")  # fmt: skip
+"""What `MetadataLabeller` writes, in the order of its last axis."""
+
+
+@dataclass
+class MetadataLabeller:
+    """Numbers of each crop, in the order of `METADATA`; width and height are those of the file."""
+
+    names: tuple[str, ...] = ("metadata",)
+
+    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
+        """float32[B, n, len(METADATA)]."""
+        out = np.zeros((*cuts.pixels.shape[:2], len(METADATA)), dtype=np.float32)
+        for i, j in np.ndindex(out.shape[:2]):
+            height, width = cuts.sizes[i]
+            numbers = describe(cuts.pixels[i, j])
+            numbers |= {"original_width": float(width), "original_height": float(height)}
+            out[i, j] = [numbers[name] for name in METADATA]
+        return {self.names[0]: out}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRun:
+    """What a run of `pseudolabel` cuts and how it is laid out."""
+
+    num_crops: int = 1
+    policy: CropPolicy = CropPolicy(scale=(0.35, 1.0))
+    seed: int = 0
+    shard_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuses empty runs."""
+        if self.num_crops < 1 or self.shard_size < 1:
+            raise ConfigError(f"num_crops and shard_size must be at least 1, got {self}")
+
+
+def pseudolabel(
+    records: Sequence[Record],
+    labellers: Sequence[Labeller],
+    out: Path,
+    *,
+    run: LabelRun | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes the labels of all records to `out/<label>/shard-00000.npz`, what is missing alone.
+
+    Each file holds `ids` and `values` [B, n, ...]; the crops stand in `out/crop_settings`.
+    `progress` hears photos done and photos in all.
+
+    Raises:
+        ConfigError: `out` was begun with other records, crops or seed
+    """
+    run = run or LabelRun()
+    out = Path(out)
+    _claim(out, records, run)
+    for start in range(0, len(records), run.shard_size):
+        part = records[start : start + run.shard_size]
+        shard = f"shard-{start // run.shard_size:05d}.npz"
+        todo = [la for la in labellers if not all((out / n / shard).is_file() for n in la.names)]
+        if todo or not (out / CROPS / shard).is_file():
+            _label_shard(part, todo, out, shard, run)
+        if progress is not None:
+            progress(min(start + run.shard_size, len(records)), len(records))
+
+
+def _label_shard(
+    part: Sequence[Record], todo: Sequence[Labeller], out: Path, shard: str, run: LabelRun
+) -> None:
+    cuts = cut_records(part, run)
+    ids = np.array([r.id for r in part])
+    for labeller in todo:
+        for name, values in labeller(cuts).items():
+            write_npz(out / name / shard, ids=ids, values=values)
+    settings = np.stack([to_settings(c) for c in cuts.crops])
+    write_npz(out / CROPS / shard, ids=ids, values=settings)
+
+
+def cut_records(records: Sequence[Record], run: LabelRun) -> Cuts:
+    """Decodes and cuts some photos."""
+    all_crops, sizes, pixels = [], [], []
+    for record in records:
+        image = record.open_image()
+        rng = crop_rng(record.id, run.seed)
+        crop = crops(image.height, image.width, run.num_crops, run.policy, rng)
+        all_crops.append(crop)
+        sizes.append((image.height, image.width))
+        pixels.append(np.stack([np.asarray(cut_image(image, c)) for c in crop]))
+    return Cuts(records, all_crops, sizes, np.stack(pixels))
+
+
+def crop_rng(identity: str, seed: int) -> np.random.Generator:
+    """The random numbers of one photo: they depend on its id and the seed alone."""
+    digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def _claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
+    digest = hashlib.sha256("\n".join(r.id for r in records).encode()).hexdigest()
+    mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
+    path = out / "run.json"
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1))
+        return
+    theirs = json.loads(path.read_text())
+    if theirs != mine:
+        raise ConfigError(
+            f"{out} was begun with {theirs['records']} records and {theirs['run']}, this run has "
+            f"{len(records)} and {mine['run']}; choose another folder"
+        )
+
+
+def _plain(run: LabelRun) -> Any:
+    policy = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(run.policy).items()}
+    return {**vars(run), "policy": policy}
+
+
+def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Writes arrays to one npz file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    part = path.with_suffix(".part")
+    part.write_bytes(buffer.getvalue())
+    part.replace(path)
+
+
+def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
+    """All shards of one label, joined: ids and [N, n, ...].
+
+    Raises:
+        FourMError: the folder holds no such label
+    """
+    paths = sorted((Path(folder) / name).glob("shard-*.npz"))
+    if not paths:
+        known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
+        raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
+    ids: list[str] = []
+    values = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as data:
+            ids += [str(i) for i in data["ids"]]
+            values.append(data["values"])
+    return ids, np.concatenate(values)
