@@ -1,0 +1,112 @@
+"""Where things lie: from a name or path to a local folder or file.
+
+A shipped thing lies in `fourm_lite/assets/` of an installed wheel, or at the root of a source
+checkout; no other file knows that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.io.layout import licence_of
+
+log = logging.getLogger(__name__)
+
+SHELVES = ("tokenizers", "generation/models", "generation/plans", "generation")
+_PACKAGE = Path(__file__).resolve().parents[1]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}\Z")
+_WANTED = ["*.json", "*.safetensors", "README*", "LICENSE*"]
+
+
+def resolve(source: str | Path) -> Path:
+    """The local folder or file behind a path, a shipped name or a hub id ("owner/name").
+
+    Raises:
+        CheckpointError: nothing of that name is here or on the hub
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if _exists(path):
+        return path
+    if (place := _shipped_place(text)) is not None:
+        return place
+    if isinstance(source, str) and _HUB_ID.match(text):
+        return _fetch(text)
+    names = shipped_names()
+    raise CheckpointError(
+        f"found no checkpoint {text[:200]!r}: there is no such path, "
+        f"{'nothing is shipped yet' if not names else 'it is not shipped with fourm_lite'}, "
+        f"and it is no hub id of the form owner/name.{suggest(text, names)}"
+    )
+
+
+def assets() -> Path:
+    """The folder that holds `tokenizers/` and `generation/`."""
+    packed = _PACKAGE / "assets"
+    return packed if packed.is_dir() else _PACKAGE.parent
+
+
+def shipped(name: str) -> Path:
+    """The folder or file that is shipped under a name, such as "mini" or "tokenizers/rgb".
+
+    Raises:
+        CheckpointError: nothing of that name is shipped
+    """
+    place = _shipped_place(name)
+    if place is None:
+        raise CheckpointError(
+            f"nothing is shipped as {name[:200]!r} (looked in {assets()})."
+            f"{suggest(name, shipped_names())}"
+        )
+    return place
+
+
+def shipped_names() -> list[str]:
+    """Every name that `shipped` finds, with its shelf: "tokenizers/rgb"."""
+    out = []
+    for shelf in SHELVES:
+        folder = assets() / shelf
+        if folder.is_dir():
+            out += [f"{shelf}/{p.name}" for p in sorted(folder.iterdir()) if _is_thing(p)]
+    return out
+
+
+def _is_thing(path: Path) -> bool:
+    return path.suffix == ".toml" or (path.is_dir() and not path.name.startswith((".", "_")))
+
+
+def _shipped_place(name: str) -> Path | None:
+    parts = Path(name).parts
+    if not parts or name.startswith(("/", "~", ".")) or ".." in parts or "\0" in name:
+        return None
+    candidates = [assets() / shelf / name for shelf in SHELVES if len(parts) == 1]
+    if parts[0] in ("tokenizers", "generation") and len(parts) > 1:
+        candidates.append(assets() / name)
+    return next((place for place in candidates if _exists(place)), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that the file system cannot hold
+        return False
+
+
+def _fetch(hub_id: str) -> Path:
+    """The local snapshot of a hub repository; the cache answers when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+    except Exception as error:  # many kinds: HTTP, offline, missing repository, gated
+        raise CheckpointError(
+            f"'{hub_id}' is neither a path here nor could it be fetched from the hub "
+            f"({type(error).__name__}: {str(error)[:200]}); give the path of a local folder, or "
+            f"fetch it once where there is a network.{suggest(hub_id, shipped_names())}"
+        ) from error
+    log.info("%s: licence %s", hub_id, licence_of(folder) or "not stated")
+    return folder

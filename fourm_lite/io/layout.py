@@ -1,0 +1,171 @@
+"""Which files of a place make up a checkpoint; an index can name no file outside the place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.io.strict_json import as_object, parse_json, read_json_object
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PENDING = "config.json.next"  # written before the weights are renamed into place, see writing.py
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+MAX_SHARDS = 4096
+MAX_README_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of one checkpoint."""
+
+    place: Path
+    config: Path | None
+    weights: tuple[Path, ...]
+    pending_config: Path | None = None
+    shard_of: Mapping[str, str] = field(default_factory=dict)
+    index_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_index(self, files: Mapping[str, Path]) -> None:
+        """Compares the index with what the shards really hold.
+
+        Raises:
+            CheckpointError: a tensor is not where the index says, or not in the index
+        """
+        if not self.shard_of:
+            return
+        for name, shard in self.shard_of.items():
+            found = files[name].name if name in files else "no shard"
+            if found != shard:
+                raise CheckpointError(
+                    f"{self.place}: the index puts {name!r} into {shard}, it is in {found}"
+                )
+        extra = next((name for name in files if name not in self.shard_of), None)
+        if extra is not None:
+            raise CheckpointError(
+                f"{self.place}: {extra!r} of {files[extra].name} is missing in the index."
+                f"{suggest(extra, self.shard_of)}"
+            )
+
+    def licence(self) -> str | None:
+        """The licence that the README's front matter names."""
+        folder = self.place if self.place.is_dir() else self.place.parent
+        return licence_of(folder)
+
+
+def find_parts(place: Path) -> Parts:
+    """The files of the checkpoint at a folder or .safetensors file.
+
+    Raises:
+        CheckpointError: there are none, an index is wrong, or the weights are a pickle
+    """
+    if place.is_file():
+        return _file_parts(place)
+    config = place / CONFIG if (place / CONFIG).is_file() else None
+    pending = place / PENDING if (place / PENDING).is_file() else None
+    if (place / WEIGHTS).is_file():
+        return Parts(place, config, (place / WEIGHTS,), pending)
+    if (place / INDEX).is_file():
+        shard_of, inner = _read_index(place)
+        shards = tuple(place / shard for shard in sorted(set(shard_of.values())))
+        return Parts(place, config, shards, pending, shard_of, inner)
+    singles = sorted(place.glob("*.safetensors"))
+    if len(singles) == 1 and singles[0].is_file():
+        return Parts(place, config, (singles[0],), pending)
+    raise CheckpointError(_nothing_in(place, singles))
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence in the front matter of a folder's README.md, when it names one."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return None
+    with readme.open("rb") as file:
+        lines = file.read(MAX_README_BYTES).decode("utf-8", "replace").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return None
+    front: dict[str, str] = {}
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, colon, value = line.partition(":")
+        if colon and value.strip():
+            front[key.strip()] = value.strip().strip("'\"")
+    if front.get("license") == "other" and "license_name" in front:
+        return front["license_name"]
+    return front.get("license")
+
+
+def refuse_pickle(path: Path) -> CheckpointError:
+    """The error for a pickled checkpoint, with the script that converts it."""
+    return CheckpointError(
+        f"expected a .safetensors file or a folder, got the pickle {path}: pickles can run code "
+        f"and are never read. Convert it once, then write its config.json beside the result:\n"
+        f"{conversion_script(path)}"
+    )
+
+
+def conversion_script(path: Path) -> str:
+    """A script that turns a training checkpoint (.pth) into model.safetensors."""
+    return (
+        "import argparse, torch\n"
+        "from safetensors.torch import save_file\n"
+        "torch.serialization.add_safe_globals([argparse.Namespace])\n"
+        f"state = torch.load({str(path)!r}, map_location='cpu', weights_only=True)\n"
+        "state = state.get('model_ema') or state.get('model') or state\n"
+        "save_file({k: v.detach().clone().contiguous() for k, v in state.items()},\n"
+        "          'model.safetensors', metadata={'format': 'pt'})\n"
+    )
+
+
+def _file_parts(path: Path) -> Parts:
+    if path.suffix in PICKLES:
+        raise refuse_pickle(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"expected a .safetensors file or a folder, got the file {path}")
+    config = path.parent / CONFIG
+    # hub folders are often named by their weights file; a single file of any other name is alone
+    beside = path.name == WEIGHTS and config.is_file()
+    return Parts(path, config if beside else None, (path,))
+
+
+def _read_index(place: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    what = str(place / INDEX)
+    index = read_json_object(place / INDEX)
+    table = as_object(index.get("weight_map"), f"'weight_map' of {what}")
+    if not table:
+        raise CheckpointError(f"{what} names no tensors")
+    for name, shard in table.items():
+        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
+        if not plain or "\0" in shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{what} should name .safetensors files of its own folder, "
+                f"got {str(shard)[:80]!r} for {name[:80]!r}"
+            )
+    shards = sorted(set(table.values()))
+    missing = [shard for shard in shards[:MAX_SHARDS] if not (place / shard).is_file()]
+    if missing or len(shards) > MAX_SHARDS:
+        raise CheckpointError(
+            f"{what} names {len(shards)} shards, {len(missing)} of them are missing: "
+            f"{', '.join(missing[:10])}; fetch the folder again"
+        )
+    return dict(table), _index_config(index.get("metadata"), what)
+
+
+def _index_config(metadata: Any, what: str) -> dict[str, Any]:
+    inner = metadata.get("config") if isinstance(metadata, dict) else None
+    if not isinstance(inner, str):
+        return {}
+    return as_object(parse_json(inner, f"'config' of {what}"), f"'config' of {what}")
+
+
+def _nothing_in(place: Path, singles: list[Path]) -> str:
+    pickles = (
+        sorted(p for p in place.iterdir() if p.suffix in PICKLES)[:1] if place.is_dir() else []
+    )
+    if pickles:
+        return str(refuse_pickle(pickles[0]))
+    found = f"found {len(singles)} other .safetensors files" if singles else "found no .safetensors"
+    return f"{place} should hold {WEIGHTS} or {INDEX}: {found}"

@@ -1,0 +1,273 @@
+"""Writing checkpoints so that a reader finds the old one or the new one, never a mixture.
+
+Files are written beside their place, flushed to the disk and renamed. Where two files change
+(weights and config.json) the rename of the weights decides: they carry their own configuration,
+and `config.json.next`, laid down before, lets a reader finish what a killed writer began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourm_lite.errors import CheckpointError
+from fourm_lite.io.header import ITEM_BYTES, TensorInfo
+from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
+from fourm_lite.io.metadata import OWN_KEY
+from fourm_lite.io.strict_json import dump_json, read_json_object
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def write(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes config.json and model.safetensors into a folder and returns it.
+
+    An existing checkpoint there is replaced; when writing fails it is left as it was.
+
+    Raises:
+        CheckpointError: the configuration is not JSON, or a tensor cannot be stored
+    """
+    place = Path(folder)
+    with _folder(place), _pending(place, config) as inner:
+        write_file(place / WEIGHTS, weights, metadata={**(metadata or {}), **inner})
+    _remove_shards(place)
+    return place
+
+
+def write_single(
+    path: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Path:
+    """Writes one .safetensors file that carries its configuration, and returns its path.
+
+    Raises:
+        CheckpointError: the name does not end in .safetensors, or see `write`
+    """
+    place = Path(path)
+    if place.suffix != ".safetensors":
+        raise CheckpointError(f"expected a name that ends in .safetensors, got {place}")
+    with _folder(place.parent):
+        write_file(place, weights, metadata=_inner(config))
+    return place
+
+
+def write_sharded(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    max_shard_size: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Writes config.json, shards of at most `max_shard_size` bytes, and their index into a folder.
+
+    A tensor that is larger than a shard gets one of its own.
+
+    Raises:
+        CheckpointError: see `write`
+    """
+    if max_shard_size < 1:
+        raise CheckpointError(f"expected a positive max_shard_size, got {max_shard_size}")
+    place = Path(folder)
+    groups = list(_shards(weights, max_shard_size))
+    names = _shard_names(place, len(groups))
+    with _folder(place), _removed_on_error([place / name for name in names]):
+        for name, group in zip(names, groups, strict=True):
+            write_file(place / name, {key: weights[key] for key in group}, metadata=None)
+        table = {key: name for name, group in zip(names, groups, strict=True) for key in group}
+        old = _listed_shards(place)
+        with _pending(place, config) as inner:
+            total = sum(_info(key, weights[key]).num_bytes for key in weights)
+            index = {"metadata": {"total_size": total, **inner}, "weight_map": table}
+            _write_text(place / INDEX, dump_json(index, INDEX, indent=2))
+            (place / WEIGHTS).unlink(missing_ok=True)
+    _unlink(place / name for name in old - set(names))
+    return place
+
+
+def write_file(
+    path: Path, weights: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None
+) -> None:
+    """Writes a safetensors file, one tensor at a time: no second copy of the weights in memory.
+
+    Tensors that share memory are each written in full.
+    """
+    infos = {name: _info(name, weights[name]) for name in weights}
+    order = sorted(
+        infos, key=lambda name: (-ITEM_BYTES[infos[name].dtype], name)
+    )  # keeps alignment
+    head = encode_header(
+        {name: infos[name] for name in order}, {"format": "pt", **(metadata or {})}
+    )
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(head)
+        for name in order:
+            file.write(_bytes(weights[name]))
+        _flush(file.fileno())
+
+
+def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """The first bytes of a safetensors file whose tensors follow in this order."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, info in tensors.items():
+        end = at + info.num_bytes
+        table[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, end]}
+        at = end
+    text = dump_json(table, "the header").encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Lays down config.json.next, lets the block put the weights in place, then renames it."""
+    inner = _inner(config)
+    following = place / PENDING
+    with _removed_on_error([following]):
+        _write_text(following, dump_json(dict(config), CONFIG, indent=2) + "\n")
+        yield inner
+        os.replace(following, place / CONFIG)
+        _flush_folder(place)
+
+
+@contextlib.contextmanager
+def _folder(place: Path) -> Iterator[None]:
+    """Makes the folder, and takes it away again when the block fails and it is new."""
+    new = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {place}: {error}") from error
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _removed_on_error(paths: list[Path]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _unlink(paths)
+        raise
+
+
+def _inner(config: Mapping[str, Any]) -> dict[str, str]:
+    return {OWN_KEY: dump_json(dict(config), CONFIG)}
+
+
+def _info(name: str, value: Tensor) -> TensorInfo:
+    if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.is_meta:
+        got = "meta tensor" if getattr(value, "is_meta", False) else getattr(value, "dtype", value)
+        raise CheckpointError(f"'{name}' cannot be stored: expected a dense tensor, got {got}")
+    return TensorInfo(tuple(value.shape), DTYPES[value.dtype])
+
+
+def _bytes(value: Tensor) -> memoryview:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 0:
+        return memoryview(b"")
+    return flat.view(torch.uint8).numpy().data
+
+
+def _shards(weights: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    size = 0
+    for name, value in weights.items():
+        num_bytes = _info(name, value).num_bytes
+        if group and size + num_bytes > max_bytes:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += num_bytes
+    if group:
+        yield group
+
+
+def _shard_names(place: Path, count: int) -> list[str]:
+    """Names that no file of the folder bears, so that an old checkpoint stays whole."""
+    for stem in ("model", f"model-{secrets.token_hex(4)}"):
+        names = [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+        if not any((place / name).exists() for name in names):
+            break
+    return names
+
+
+def _listed_shards(place: Path) -> set[str]:
+    if not (place / INDEX).is_file():
+        return set()
+    try:
+        table = read_json_object(place / INDEX).get("weight_map")
+    except CheckpointError:
+        return set()
+    names = table.values() if isinstance(table, dict) else []
+    return {n for n in names if isinstance(n, str) and Path(n).name == n and n.endswith("tensors")}
+
+
+def _remove_shards(place: Path) -> None:
+    shards = _listed_shards(place) - {WEIGHTS}
+    _unlink([place / INDEX, *(place / name for name in shards)])
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        _flush(file.fileno())
+
+
+def _flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every system lets a folder be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
