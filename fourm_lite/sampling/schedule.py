@@ -141,7 +141,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class OneOverX:
-    """Falls from `start` to `minimum` like x^-power times the share still missing after the step."""
+    """Falls from `start` to `minimum`: x^-power times the share still missing after the step."""
 
     minimum: float = 0.5
     power: float = 0.5
