@@ -1,8 +1,8 @@
 """One sample's tokens laid out in an array: what is read, what is predicted, what is neither.
 
-A masked sequence holds its input and its target in one array of 2 (max_tokens + 1) places: the input
-at the front, the target from the input's budget on. These are single samples; `data.masking` stacks
-them into a batch.
+A masked sequence holds its input and its target in one array of 2 (max_tokens + 1) places: the
+input at the front, the target from the input's budget on. These are single samples;
+`data.masking` stacks them into a batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MaskedTokens:
     """One modality of one sample.
 
     Shapes:
-        value: int64[L] ids, or what the kind holds (pixels float32[C, H, W], features float32[L, E])
+        value: int64[L] ids; pixels float32[C, H, W], features float32[L, E]
         inputs: bool[L], True where the encoder reads the token
         targets: bool[L], True where the decoder predicts it
         groups: int32[L], k at the first of k targets that see each other, 0 elsewhere

@@ -86,7 +86,7 @@ class TorchSource:
 
 
 class ThreeSources:
-    """Draws like the original: keep probabilities and orders from Python, cuts from NumPy, rest torch."""
+    """Draws as the original does: probabilities from Python, cuts from NumPy, masks from torch."""
 
     def __init__(
         self, python: random.Random, numpy: np.random.RandomState, torch: torch.Generator

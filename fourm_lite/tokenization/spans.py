@@ -1,7 +1,7 @@
 """Span masking: runs of hidden tokens become sentinels, and generated runs are put back.
 
-A sequence is a list of *chunks* (single tokens of a caption, type/value pairs of metadata) of which each
-is kept or hidden as a whole. The k-th run of hidden chunks becomes the sentinel [S_k] in the
+A sequence is a list of *chunks* (single tokens of a caption, type/value pairs of metadata) of which
+each is kept or hidden as a whole. The k-th run of hidden chunks becomes the sentinel [S_k] in the
 encoder's input; the decoder's target is [S_1] run1 [S_2] run2 ... [S_{n+1}].
 
 Source:

@@ -1,0 +1,105 @@
+"""One public file, fetched once, checked against its hash and kept.
+
+A file that is not what it should be is never stored. Nothing is fetched at import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from fourm_lite.errors import FourMError
+
+log = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "FOURM_LITE_CACHE"
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """Where a file lies and what it must hold.
+
+    Units:
+        max_bytes: more is refused before it is read
+        advice: what to do where there is no network, the end of the error message
+    """
+
+    name: str
+    url: str
+    sha256: str
+    max_bytes: int = 16 << 20
+    advice: str = "download it yourself and pass its path"
+
+
+ORIGINAL_TEXT_TOKENIZER = RemoteFile(
+    name="text_tokenizer_4m_wordpiece_30k.json",
+    url=(
+        "https://raw.githubusercontent.com/apple/ml-4m/main/fourm/utils/tokenizer/trained/"
+        "text_tokenizer_4m_wordpiece_30k.json"
+    ),
+    sha256="8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
+    advice="pass the path of the file instead: load_text_tokenizer('text_tokenizer.json')",
+)
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: FOURM_LITE_CACHE, or ~/.cache/fourm_lite."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "fourm_lite"
+
+
+def fetch(remote: RemoteFile, cache: Path | None = None) -> Path:
+    """The file in the cache, downloaded where it is missing or damaged.
+
+    Raises:
+        FourMError: there is no network, the file is not the expected one, or it cannot be stored
+    """
+    folder = cache or cache_folder()
+    kept = folder / remote.name
+    try:
+        if kept.is_file() and _digest(kept.read_bytes()) == remote.sha256:
+            return kept
+        content = _download(remote)
+        folder.mkdir(parents=True, exist_ok=True)
+        store_whole(content, kept)
+    except (OSError, HTTPException, ValueError) as error:
+        raise FourMError(
+            f"cannot fetch {remote.name} from {remote.url} into {folder}: {error}; {remote.advice}"
+        ) from error
+    return kept
+
+
+def _download(remote: RemoteFile) -> bytes:
+    log.info("fetching %s", remote.url)
+    with urlopen(remote.url, timeout=TIMEOUT) as answer:
+        content: bytes = answer.read(remote.max_bytes + 1)
+    if _digest(content) != remote.sha256:
+        raise URLError(
+            f"its content is not the expected one (sha256 {_digest(content)[:12]}..., "
+            f"expected {remote.sha256[:12]}...)"
+        )
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def store_whole(content: bytes, path: Path) -> None:
+    """Writes beside the target and renames: another process sees the whole file or none."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
