@@ -1,0 +1,369 @@
+"""An index: rows of id, vector and any columns, searched by cosine.
+
+Rows live in a Lance table, their provenance in a manifest beside it. Search is exact by one matrix
+product while the vectors fit ``memory_limit``; past that it is Lance's approximate search if it was
+built (``build_ann``), else an exact run over the rows in bounded memory. ``info()`` names which.
+The index knows ids, vectors and codes only; it never sees a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.retrieval import ann as approximate
+from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
+from fourm_lite.retrieval.codes import Decode, check_codes
+from fourm_lite.retrieval.confidence import Calibration, with_confidence
+from fourm_lite.retrieval.exact import Floats
+from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
+from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
+from fourm_lite.retrieval.rows import align, check_ids, make_table
+from fourm_lite.retrieval.storage import Rows, in_filter
+from fourm_lite.retrieval.vectors import unit_vectors
+
+MEMORY_LIMIT = 4 << 30
+"""Bytes of vectors that are searched in memory unless the user says otherwise."""
+
+
+class Index:
+    """A searchable collection; make one with ``Index.create``, come back with ``Index.open``.
+
+    >>> import tempfile
+    >>> index = Index.create(tempfile.mkdtemp() + "/shoes", space="toy")
+    >>> index.add(["red", "blue"], [[1.0, 0.0], [0.0, 1.0]], year=[1999, 2024])
+    2
+    >>> index.search([0.9, 0.1], k=1).ids
+    ['red']
+    """
+
+    def __init__(
+        self,
+        path: str,
+        manifest: Manifest,
+        *,
+        memory_limit: int = MEMORY_LIMIT,
+        decode: Decode | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._rows = Rows(path, options)
+        self._reader = Reader(self._rows, manifest, memory_limit, decode)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        space: str,
+        memory_limit: int = MEMORY_LIMIT,
+        decode: Decode | None = None,
+        options: Mapping[str, str] | None = None,
+        **manifest: Any,
+    ) -> Index:
+        """Makes an empty index at a new address.
+
+        Args:
+            path: a folder, or an object-store address such as ``s3://bucket/index``
+            space: the name of the vectors' space; a query must be of the same
+            memory_limit: bytes that the vectors may take in memory for exact search
+            decode: uint16[n, T] -> float32[n, E]; a codes-only index needs it to search
+            options: what LanceDB needs to reach an object store
+            manifest: fields of ``Manifest``; ``kind="codes"`` makes a codes-only index
+
+        Raises:
+            ConfigError: there is an index already, or a field is unknown
+        """
+        address = _address(path)
+        if read_manifest(address) is not None:
+            raise ConfigError(f"there is an index at {address} already; open it or choose another")
+        made = Manifest.of({"space": space, **manifest})
+        write_manifest(address, made)
+        return cls(address, made, memory_limit=memory_limit, decode=decode, options=options)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        memory_limit: int = MEMORY_LIMIT,
+        decode: Decode | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> Index:
+        """Opens an index that ``create`` made; the arguments are those of ``create``."""
+        address = _address(path)
+        manifest = read_manifest(address)
+        if manifest is None:
+            raise ConfigError(
+                f"there is no index at {address} (no manifest.json); make one with Index.create"
+            )
+        return cls(address, manifest, memory_limit=memory_limit, decode=decode, options=options)
+
+    def __len__(self) -> int:
+        self._rows.refresh()
+        return self._rows.count()
+
+    def __repr__(self) -> str:
+        return f"Index({self.path!r}, space={self.manifest.space!r}, rows={len(self)})"
+
+    @property
+    def width(self) -> int | None:
+        """The width E of the vectors; unknown while an index is empty."""
+        return self._reader.width
+
+    # Writing -------------------------------------------------------------------------------
+
+    def add(
+        self,
+        ids: Iterable[Any],
+        vectors: Any = None,
+        *,
+        codes: Any = None,
+        space: str | None = None,
+        **columns: Any,
+    ) -> int:
+        """Adds rows with new ids; all of them or none. Returns how many.
+
+        Shapes:
+            vectors: float[N, E], made unit length
+            codes: whole numbers [N, T]; needed in a codes-only index, which takes no vectors
+            columns: N values each, anything that Arrow can hold; absent columns are null
+        Raises:
+            ConfigError: an id is in the index or stands twice, a vector is not finite or zero
+            ShapeError: widths or counts differ
+        """
+        table = self._prepare(ids, vectors, codes, space, columns)
+        known = list(self._reader.places(table.column("id").to_pylist())) if len(table) else []
+        if known:
+            raise ConfigError(
+                f"{len(known)} of these ids are in the index already, such as {known[0]!r}; "
+                "use upsert to replace their rows"
+            )
+        added = self._rows.insert(table) if len(table) else 0
+        if added < len(table):
+            raise ConfigError(
+                f"another process added {len(table) - added} of these ids at the same moment; "
+                "its rows were kept, use upsert to replace them"
+            )
+        return added
+
+    def upsert(
+        self,
+        ids: Iterable[Any],
+        vectors: Any = None,
+        *,
+        codes: Any = None,
+        space: str | None = None,
+        **columns: Any,
+    ) -> tuple[int, int]:
+        """Adds rows, and replaces whole rows of known ids; returns (added, replaced)."""
+        table = self._prepare(ids, vectors, codes, space, columns)
+        return self._rows.upsert(table) if len(table) else (0, 0)
+
+    def delete(self, ids: Iterable[Any]) -> int:
+        """Deletes the rows with these ids and returns how many there were."""
+        wanted = list(dict.fromkeys(ids)) if not isinstance(ids, str | int) else [ids]
+        plain = check_ids(wanted)
+        return sum(
+            self._rows.delete(in_filter("id", plain[start : start + ID_CHUNK]))
+            for start in range(0, len(plain), ID_CHUNK)
+        )
+
+    def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
+        """Joins small files and drops versions older than ``keep``.
+
+        A search that began in a dropped version fails, so keep as long as searches last.
+        """
+        self._rows.refresh()
+        self._rows.compact(keep)
+
+    def set_calibration(self, calibration: Calibration | None) -> None:
+        """Stores how scores become probabilities; later searches tell ``p_right``."""
+        stored = None if calibration is None else calibration.to_dict()
+        self.manifest = dataclasses.replace(self.manifest, calibration=stored)
+        write_manifest(self.path, self.manifest)
+
+    # Reading -------------------------------------------------------------------------------
+
+    def search(
+        self,
+        vector: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        space: str | None = None,
+        engine: Engine | None = None,
+        ann: Ann | None = None,
+    ) -> Hits:
+        """The k rows nearest to one vector by cosine, best first; of equal scores the earlier row.
+
+        Args:
+            vector: float[E], any length but zero
+            k: how many rows
+            where: a SQL condition on the columns, such as ``year > 2020``
+            columns: which columns come with the hits; all but vector and codes if not given
+            space: the space of the query; another than the index's is refused
+            engine: forces one way to search; by size if not given
+            ann: how approximate search spends its time
+
+        Raises:
+            ConfigError: another space, a filter that does not work, a vector without direction
+            ShapeError: another width, or several vectors (see ``search_many``)
+        """
+        array = np.asarray(vector)
+        if array.ndim == 2 and len(array) == 1:
+            array = array[0]
+        if array.ndim != 1:
+            raise ShapeError(
+                f"search takes one vector [E], got shape {list(array.shape)}; "
+                "use search_many for several"
+            )
+        return self.search_many(
+            array[None], k, where, columns=columns, space=space, engine=engine, ann=ann
+        )[0]
+
+    def search_many(
+        self,
+        vectors: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        space: str | None = None,
+        engine: Engine | None = None,
+        ann: Ann | None = None,
+    ) -> list[Hits]:
+        """One answer a vector of float[Q, E]; the arguments are those of ``search``."""
+        self.manifest.require_space(space)
+        if k < 1:
+            raise ConfigError(f"k is the number of hits and at least 1, got {k}")
+        queries = unit_vectors(vectors, None, self.width)
+        version = self._rows.refresh()
+        if not version or not self._rows.count():
+            return [Hits([], np.empty(0, np.float32)) for _ in queries]
+        calibration = Calibration.of(self.manifest.calibration)
+        wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
+        found = self._reader.nearest(queries, wide, where, engine=engine, ann=ann)
+        hits = [self._reader.hits(one, columns) for one in found]
+        return [with_confidence(one, calibration).take(range(min(k, len(one)))) for one in hits]
+
+    def get(self, ids: Iterable[Any], columns: Sequence[str] | None = None) -> Any:
+        """The rows with these ids as an Arrow table, in the order of the ids.
+
+        Raises:
+            ConfigError: an id is not in the index
+        """
+        plain = check_ids(ids)
+        self._rows.refresh()
+        place = self._reader.places(plain)
+        absent = [i for i in plain if i not in place]
+        if absent:
+            raise ConfigError(f"{len(absent)} ids are not in the index, such as {absent[0]!r}")
+        names = self._reader.columns(columns)
+        return self._rows.take(np.array([place[i] for i in plain], np.uint64), names)
+
+    def vectors(self, ids: Iterable[Any]) -> Floats:
+        """The vectors float32[N, E] of these ids; a codes-only index decodes them."""
+        if self.manifest.kind == "codes":
+            return self._reader.decode_rows(self.get(ids, ["codes"]).column(0))
+        return as_matrix(self.get(ids, ["vector"]).column(0))
+
+    def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
+        """Runs over the rows as Arrow record batches, in row order."""
+        if self._rows.refresh():
+            for _, batch in self._rows.scan(self._reader.columns(columns), where):
+                yield batch
+
+    def info(self) -> dict[str, Any]:
+        """What the index is: the manifest, its size, its columns, and how it searches."""
+        version = self._rows.refresh()
+        schema = {f.name: str(f.type) for f in self._rows.schema} if version else {}
+        return {
+            "path": self.path,
+            "rows": self._rows.count(),
+            "width": self.width,
+            "version": version,
+            "columns": schema,
+            "bytes": None if is_remote(self.path) else _folder_bytes(Path(self.path)),
+            "memory_limit": self._reader.memory_limit,
+            "engine": self._reader.engine(),
+            "ann": approximate.is_built(self._rows),
+            "manifest": dataclasses.asdict(self.manifest),
+        }
+
+    # Approximate search --------------------------------------------------------------------
+
+    def build_ann(self, kind: AnnKind = "ivf_pq", *, partitions: int | None = None) -> None:
+        """Builds Lance's approximate index; it is used where the vectors pass ``memory_limit``."""
+        if self.manifest.kind == "codes":
+            raise ConfigError("a codes-only index is searched by decoding; it takes no ann index")
+        self._rows.refresh()
+        approximate.build(self._rows, kind, width=self.width or 0, partitions=partitions)
+
+    def check(
+        self, *, k: int = 10, queries: int = 100, ann: Ann | None = None, seed: int = 0
+    ) -> RecallCheck:
+        """Measures the recall of approximate against exact search, on rows drawn as queries.
+
+        A row's own hit does not count, so the figure is about true neighbours.
+        """
+        self._rows.refresh()
+        self._reader.require_ann()
+        own, vectors = self._reader.sample(queries, seed)
+        blocks = self._reader.blocks()
+        return approximate.check(self._rows, blocks, own, vectors, k, ann or Ann())
+
+    # Inside --------------------------------------------------------------------------------
+
+    def _prepare(
+        self,
+        ids: Iterable[Any],
+        vectors: Any,
+        codes: Any,
+        space: str | None,
+        columns: Mapping[str, Any],
+    ) -> Any:
+        """Checked rows in the schema of the table, which is made or widened for them."""
+        self.manifest.require_space(space)
+        plain = check_ids(ids)
+        only_codes = self.manifest.kind == "codes"
+        if (vectors is None) != only_codes or (only_codes and codes is None):
+            needs = "codes= and no vectors" if only_codes else "vectors"
+            raise ConfigError(f"an index of {self.manifest.kind} takes {needs} with its ids")
+        self._rows.refresh()
+        units = None if vectors is None else unit_vectors(vectors, len(plain), self.width)
+        if codes is not None:
+            codes = check_codes(codes, len(plain), self.manifest.codebook_size)
+        table = make_table(plain, units, codes, columns, self._reader.store)
+        return self._fit(table) if len(table) else table
+
+    def _fit(self, table: Any) -> Any:
+        import pyarrow as pa
+
+        fields = [field for field in table.schema if not pa.types.is_null(field.type)]
+        if not self._rows.exists:
+            self._rows.create(pa.schema(fields))
+        schema = self._rows.schema
+        new = [field for field in fields if field.name not in schema.names]
+        align(table, schema)  # types are refused before the table is widened
+        if new:
+            self._rows.add_columns(new)
+        return align(table, self._rows.schema)
+
+
+def _address(path: str | Path) -> str:
+    address = str(path)
+    return address.rstrip("/") if is_remote(address) else str(Path(address).expanduser())
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

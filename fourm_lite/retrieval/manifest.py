@@ -1,0 +1,170 @@
+"""What an index is made of: the space of its vectors and where they came from.
+
+One small JSON file beside the rows. A query that was made by another model would get an answer
+that looks right and is wrong, so the manifest names its space and refuses every other one.
+Written whole or not at all; works on a local folder and on an object-store address.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fourm_lite.errors import ConfigError, suggest
+
+FILE = "manifest.json"
+FORMAT = 1
+
+Kind = Literal["vectors", "codes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The provenance of an index; everything but ``space`` may be unknown.
+
+    Units:
+        ``width`` is the length of a vector, ``codebook_size`` the number of values of one code
+        (it fixes how many bits a code takes in a codes-only index)
+    """
+
+    space: str
+    kind: Kind = "vectors"
+    width: int | None = None
+    codebook_size: int | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    preprocessing: Any = None
+    licence: str | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, str) or not self.space:
+            raise ConfigError(
+                f"an index needs the name of its space, got {self.space!r}; "
+                "give the target of its vectors, such as space='tok_dinov2_global'"
+            )
+        if self.kind not in ("vectors", "codes"):
+            raise ConfigError(f"kind is 'vectors' or 'codes', got {self.kind!r}")
+        if self.format != FORMAT:
+            raise ConfigError(
+                f"this version reads index format {FORMAT}, the manifest says {self.format}; "
+                "update fourm_lite or build the index again"
+            )
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Manifest:
+        """Builds a manifest from a mapping; an unknown name is refused."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise ConfigError(
+                    f"a manifest has no field '{name}'.{suggest(name, known)} "
+                    "Put facts of your own in extra={...}"
+                )
+        return cls(**fields)
+
+    def require_space(self, space: str | None) -> None:
+        """Refuses a query of another space and names both; ``None`` is not checked."""
+        if space is not None and space != self.space:
+            raise ConfigError(
+                f"the index holds vectors of the space '{self.space}', the query is of "
+                f"'{space}'; embed the query with target='{self.space}' or open another index"
+            )
+
+    def require_fingerprints(self, fingerprints: Mapping[str, str]) -> None:
+        """Refuses a query whose model or preprocessing differs from that of the rows.
+
+        Only names that both sides know are compared.
+        """
+        for name, value in fingerprints.items():
+            ours = self.fingerprints.get(name)
+            if ours is not None and ours != value:
+                raise ConfigError(
+                    f"the index was made with {name} {ours}, the query with {name} {value}; "
+                    "load that version or build the index again"
+                )
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        try:
+            return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        except TypeError as error:
+            raise ConfigError(f"a manifest holds only JSON values: {error}") from error
+
+
+def is_remote(path: str) -> bool:
+    """Whether the address names an object store (``s3://...``) instead of a folder."""
+    return "://" in path
+
+
+def read_manifest(path: str) -> Manifest | None:
+    """The manifest of the index at ``path``, or ``None`` where there is no index."""
+    text = _read_remote(path) if is_remote(path) else _read_local(Path(path))
+    if text is None:
+        return None
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}/{FILE} is not JSON ({error}); build the index again") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path}/{FILE} should hold one JSON object; build the index again")
+    return Manifest.of(fields)
+
+
+def write_manifest(path: str, manifest: Manifest) -> None:
+    """Writes the manifest whole: a reader sees the old text or the new one, never a part.
+
+    Raises:
+        OSError: the disk is full or not writable; the old manifest is still there
+    """
+    text = manifest.to_json()
+    if is_remote(path):
+        _write_remote(path, text)
+        return
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".manifest-", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, folder / FILE)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read_local(folder: Path) -> str | None:
+    file = folder / FILE
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _read_remote(path: str) -> str | None:
+    from pyarrow import fs
+
+    system, root = fs.FileSystem.from_uri(path)
+    name = f"{root}/{FILE}"
+    if system.get_file_info(name).type != fs.FileType.File:
+        return None
+    with system.open_input_stream(name) as stream:
+        return bytes(stream.read()).decode("utf-8")
+
+
+def _write_remote(path: str, text: str) -> None:
+    from pyarrow import fs
+
+    system, root = fs.FileSystem.from_uri(path)
+    system.create_dir(root, recursive=True)
+    # An object store shows an object when its upload is complete, so one put is atomic there.
+    with system.open_output_stream(f"{root}/{FILE}") as stream:
+        stream.write(text.encode("utf-8"))

@@ -1,0 +1,195 @@
+"""The reading half of an index: three ways to find neighbours, one way to fetch their rows.
+
+``memory`` holds the vector column and takes one matrix product; ``scan`` runs over the rows in
+bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Nearest``, in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.retrieval import ann as approximate
+from fourm_lite.retrieval.ann import Ann
+from fourm_lite.retrieval.codes import CodeStore, Decode, decoded
+from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, keep_rows, nearest
+from fourm_lite.retrieval.hits import Hits, Id
+from fourm_lite.retrieval.manifest import Manifest
+from fourm_lite.retrieval.storage import Rows, in_filter
+from fourm_lite.retrieval.vectors import unit_vectors
+
+Engine = Literal["memory", "scan", "ann"]
+ENGINES: tuple[Engine, ...] = ("memory", "scan", "ann")
+HEAVY = ("vector", "codes")
+ID_CHUNK = 10_000
+FILTER_ROWS = 16_384
+
+
+class Reader:
+    """Finds and fetches rows of one index; keeps the vectors of the last version it searched."""
+
+    def __init__(
+        self, rows: Rows, manifest: Manifest, memory_limit: int, decode: Decode | None
+    ) -> None:
+        self.rows = rows
+        self.memory_limit = memory_limit
+        self._manifest = manifest
+        self._decode = decode
+        self._store = CodeStore(manifest.codebook_size, packed=manifest.kind == "codes")
+        self._cache: tuple[int, Block] | None = None
+
+    @property
+    def store(self) -> CodeStore:
+        """How codes lie in the table."""
+        return self._store
+
+    @property
+    def width(self) -> int | None:
+        """The width E of the vectors; unknown while an index is empty."""
+        if self.rows.exists and "vector" in self.rows.schema.names:
+            return int(self.rows.schema.field("vector").type.list_size)
+        return self._manifest.width
+
+    def engine(self) -> Engine:
+        """How a search runs, by the size of the vectors and by what was built."""
+        if self._manifest.kind == "codes":
+            return "scan"
+        if self.rows.count() * 4 * (self.width or 0) <= self.memory_limit:
+            return "memory"
+        return "ann" if approximate.is_built(self.rows) else "scan"
+
+    def nearest(
+        self,
+        queries: Floats,
+        k: int,
+        where: str | None = None,
+        *,
+        engine: Engine | None = None,
+        ann: Ann | None = None,
+    ) -> list[Nearest]:
+        """The k nearest rows of every query, among those that pass the filter."""
+        engine = engine or self.engine()
+        if engine not in ENGINES:
+            raise ConfigError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+        if engine == "ann":
+            self.require_ann()
+            return approximate.search(self.rows, queries, k, where, ann or Ann())
+        if engine == "memory" and self._manifest.kind == "vectors":
+            return nearest(self._held(where), queries, k)
+        return nearest(self.blocks(where), queries, k)
+
+    def require_ann(self) -> None:
+        """Refuses where no approximate index was built."""
+        if not approximate.is_built(self.rows):
+            raise ConfigError("there is no approximate index here; call build_ann first")
+
+    def blocks(self, where: str | None = None) -> Iterator[Block]:
+        """All vectors in row order, a batch at a time, straight from the disk."""
+        if self._manifest.kind == "codes":
+            decode = self.decoder()
+            batches = self.rows.scan(["codes"], where)
+            codes = ((row_ids, self._store.from_arrow(b.column(0))) for row_ids, b in batches)
+            yield from decoded(codes, decode, self._manifest.width)
+            return
+        for row_ids, batch in self.rows.scan(["vector"], where):
+            yield Block(row_ids, as_matrix(batch.column(0)))
+
+    def decoder(self) -> Decode:
+        """The function that turns codes into vectors."""
+        if self._decode is None:
+            raise ConfigError(
+                "a codes-only index is searched by decoding its codes; "
+                "give decode=, the tokenizer's decoder, when it is opened"
+            )
+        return self._decode
+
+    def hits(self, found: Nearest, columns: Sequence[str] | None) -> Hits:
+        """The ids, scores and columns of rows that were found."""
+        names = self.columns(columns)
+        table = self.rows.take(found.row_ids, ["id", *(n for n in names if n != "id")])
+        values = {name: self._plain(name, table.column(name)) for name in names if name != "id"}
+        return Hits(table.column("id").to_pylist(), found.scores, values)
+
+    def places(self, ids: Sequence[Id]) -> dict[Id, int]:
+        """The row id of each of these ids that is in the index."""
+        found: dict[Id, int] = {}
+        for start in range(0, len(ids), ID_CHUNK):
+            where = in_filter("id", ids[start : start + ID_CHUNK])
+            for row_ids, batch in self.rows.scan(["id"], where):
+                found.update(zip(batch.column(0).to_pylist(), row_ids.tolist(), strict=True))
+        return found
+
+    def columns(self, names: Sequence[str] | None) -> list[str]:
+        """The named columns, or all but the heavy ones.
+
+        Raises:
+            ConfigError: there is no such column
+        """
+        known = list(self.rows.schema.names) if self.rows.exists else ["id"]
+        if names is None:
+            return [name for name in known if name not in HEAVY]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"the index has no column '{name}'.{suggest(name, known)} "
+                    f"It has {', '.join(known)}"
+                )
+        return list(names)
+
+    def sample(self, count: int, seed: int) -> tuple[RowIds, Floats]:
+        """Row ids and vectors of ``count`` rows drawn without repetition."""
+        row_ids = np.concatenate([ids for ids, _ in self.rows.scan(["id"])])
+        chosen = np.random.default_rng(seed).permutation(len(row_ids))[:count]
+        drawn = row_ids[np.sort(chosen)]
+        return drawn, as_matrix(self.rows.take(drawn, ["vector"]).column(0))
+
+    def decode_rows(self, column: Any) -> Floats:
+        """Unit vectors of a column of codes."""
+        codes = self._store.from_arrow(_joined(column))
+        return unit_vectors(self.decoder()(codes), len(codes), self._manifest.width)
+
+    def _held(self, where: str | None) -> Iterator[Block]:
+        """The vectors in memory, read again when the table has a new version."""
+        version = self.rows.version
+        if self._cache is None or self._cache[0] != version:
+            self._cache = None  # the old block must go before the new one is read
+            self._cache = (version, self._load())
+        block = self._cache[1]
+        if where is None:
+            yield block
+            return
+        passing = [ids for ids, _ in self.rows.scan(["id"], where)]
+        allowed = np.sort(np.concatenate(passing)) if passing else np.empty(0, np.uint64)
+        for start in range(0, len(block.row_ids), FILTER_ROWS):
+            part = slice(start, start + FILTER_ROWS)
+            yield keep_rows(Block(block.row_ids[part], block.vectors[part]), allowed)
+
+    def _load(self) -> Block:
+        count, width = self.rows.count(), self.width or 0
+        row_ids, vectors = np.empty(count, np.uint64), np.empty((count, width), np.float32)
+        filled = 0
+        for block in self.blocks():
+            end = filled + len(block.row_ids)
+            row_ids[filled:end], vectors[filled:end] = block.row_ids, block.vectors
+            filled = end
+        return Block(row_ids, vectors)
+
+    def _plain(self, name: str, column: Any) -> list[Any]:
+        if name == "codes":
+            return list(self._store.from_arrow(_joined(column)))
+        return list(as_matrix(column)) if name == "vector" else column.to_pylist()
+
+
+def as_matrix(column: Any) -> Floats:
+    """An Arrow column of fixed-size lists as float32[N, E]."""
+    array = _joined(column)
+    flat: npt.NDArray[np.float32] = array.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, array.type.list_size)
+
+
+def _joined(column: Any) -> Any:
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column

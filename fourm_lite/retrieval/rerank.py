@@ -1,0 +1,101 @@
+"""A second, slower look at the first hits: what a reranker is, and how its scores are used.
+
+Retrieve fast, rerank smart (MMT-Retrieval, Geigle et al. 2022). A reranker scores the first hits
+of one query; they are put in its order, and the hits behind them keep theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.retrieval.hits import Hits
+
+
+class Reranker(Protocol):
+    """Scores candidates of one query."""
+
+    def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
+        """One score a candidate, float32[K]; larger is better."""
+        ...
+
+
+def rerank(query: Any, hits: Hits, reranker: Reranker, *, depth: int = 100) -> Hits:
+    """The hits with the first ``depth`` in the reranker's order.
+
+    The cosines move to the column ``cosine``; ``scores`` are the reranker's, and not a number
+    behind ``depth``. Of equal scores the hit that stood earlier comes first.
+    Raises:
+        ConfigError: a score is not a number
+        ShapeError: the reranker did not give one score a candidate
+    """
+    if depth < 1:
+        raise ConfigError(f"depth is the number of hits to rerank and at least 1, got {depth}")
+    head = hits.take(range(min(depth, len(hits))))
+    new = np.asarray(reranker(query, head), np.float32)
+    if new.shape != (len(head),):
+        raise ShapeError(f"{len(head)} candidates were scored with shape {list(new.shape)}")
+    if np.isnan(new).any():
+        place = int(np.flatnonzero(np.isnan(new))[0])
+        raise ConfigError(f"the reranker gave no number to hit {head.ids[place]!r}")
+    order = np.argsort(-new, kind="stable")
+    places = [*order.tolist(), *range(len(head), len(hits))]
+    scores = np.full(len(hits), np.nan, np.float32)
+    scores[: len(head)] = new[order]
+    taken = hits.take(places)
+    columns = {**taken.columns, "cosine": [float(s) for s in taken.scores]}
+    # The probability belongs to the old first hit, so it must be told anew.
+    return dataclasses.replace(taken, scores=scores, columns=columns, p_right=None, good_match=None)
+
+
+@dataclass(frozen=True)
+class WeightedReranker:
+    """Ranks by a weighted sum of score columns of the hits.
+
+    score = sum over columns c of weight_c * scaled(value_c), where ``standard`` scales by the mean
+    and deviation over the candidates (columns of different units then weigh alike) and ``none``
+    takes values as they are. The name ``score`` means the search's own score.
+    """
+
+    weights: Mapping[str, float]
+    scale: Literal["standard", "none"] = "standard"
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(np.isfinite(w) for w in self.weights.values()):
+            raise ConfigError(f"weights are finite numbers by column, got {dict(self.weights)}")
+        if self.scale not in ("standard", "none"):
+            raise ConfigError(f"scale is 'standard' or 'none', got {self.scale!r}")
+
+    def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
+        """The weighted sum of every candidate, float32[K]; the query is not looked at."""
+        total = np.zeros(len(candidates))
+        for name, weight in self.weights.items():
+            total += weight * self._scaled(_column(candidates, name))
+        return total.astype(np.float32)
+
+    def _scaled(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.scale == "none" or not len(values):
+            return values
+        deviation = values.std()
+        return (values - values.mean()) / (deviation if deviation > 0 else 1.0)
+
+
+def _column(hits: Hits, name: str) -> npt.NDArray[np.float64]:
+    known = ["score", *hits.columns]
+    if name not in known:
+        raise ConfigError(f"the hits have no column '{name}'.{suggest(name, known)}")
+    values = hits.scores if name == "score" and name not in hits.columns else hits.columns[name]
+    try:
+        numbers = np.array([np.nan if v is None else v for v in values], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"column '{name}' does not hold numbers") from error
+    if not np.isfinite(numbers).all():
+        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise ConfigError(f"column '{name}' has no number for hit {hits.ids[place]!r}")
+    return numbers

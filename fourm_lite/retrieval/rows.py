@@ -1,0 +1,120 @@
+"""From ids, vectors, codes and the user's columns to one checked Arrow table.
+
+Everything that can be wrong with rows is found here, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.retrieval.codes import Codes, CodeStore
+from fourm_lite.retrieval.exact import Floats
+from fourm_lite.retrieval.hits import Id
+
+RESERVED = ("id", "vector", "codes")
+
+
+def check_ids(ids: Iterable[Any]) -> list[Id]:
+    """The ids as a list of text or of integers; each once.
+
+    Raises:
+        ConfigError: mixed or other types, an empty text, or an id that stands there twice
+    """
+    if isinstance(ids, str | bytes):
+        raise ConfigError(f"ids are a list with one id a row, got the text {ids!r}")
+    plain = [i.item() if isinstance(i, np.generic) else i for i in ids]
+    kinds = {type(i) for i in plain}
+    if len(kinds) > 1 or not kinds <= {str, int}:
+        names = ", ".join(sorted(k.__name__ for k in kinds))
+        raise ConfigError(f"ids are all text or all integers, got {names}")
+    if "" in plain:
+        raise ConfigError(f"an id is empty (place {plain.index('')}); give every row a name")
+    if len(set(plain)) < len(plain):
+        seen: set[Id] = set()
+        twice = next(i for i in plain if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        raise ConfigError(
+            f"id {twice!r} stands twice in this call; ids name rows, so give each one once"
+        )
+    return plain
+
+
+def make_table(
+    ids: Sequence[Id],
+    vectors: Floats | None,
+    codes: Codes | None,
+    columns: Mapping[str, Any],
+    store: CodeStore,
+) -> Any:
+    """One Arrow table with the columns id, vector and codes (where given) and the user's."""
+    import pyarrow as pa
+
+    kind = pa.int64() if ids and isinstance(ids[0], int) else pa.string()
+    fields = [pa.field("id", kind, nullable=False, metadata=_compressed())]
+    arrays: list[Any] = [pa.array(ids, kind)]
+    if vectors is not None:
+        flat = pa.array(vectors.reshape(-1))
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+        fields.append(pa.field("vector", arrays[-1].type))
+    if codes is not None:
+        arrays.append(store.to_arrow(codes))
+        fields.append(pa.field("codes", arrays[-1].type))
+    for name, values in columns.items():
+        array = _user_column(name, values, len(ids))
+        arrays.append(array)
+        fields.append(pa.field(name, array.type))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def align(table: Any, schema: Any) -> Any:
+    """The table in the order and types of the schema; absent columns become null.
+
+    Raises:
+        ConfigError: a column has a type that the index cannot hold
+    """
+    import pyarrow as pa
+
+    arrays = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            arrays.append(pa.nulls(len(table), field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            arrays.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ConfigError(
+                f"column '{field.name}' is {field.type} in the index, got {column.type}: {error}"
+            ) from error
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _user_column(name: str, values: Any, count: int) -> Any:
+    import pyarrow as pa
+
+    if name in RESERVED or name.startswith("_") or not name or "." in name:
+        raise ConfigError(
+            f"a column cannot be named '{name}'; names are free but for {', '.join(RESERVED)}, "
+            "names with a dot and names that begin with '_'"
+        )
+    if isinstance(values, pa.ChunkedArray):
+        array = values.combine_chunks()
+    elif isinstance(values, pa.Array):
+        array = values
+    else:
+        values = list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
+        try:
+            array = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ConfigError(f"column '{name}' has values of several types: {error}") from error
+    if len(array) != count:
+        raise ShapeError(f"column '{name}' has {len(array)} values for {count} ids")
+    return array
+
+
+def _compressed() -> dict[bytes, bytes]:
+    # Ids look alike; zstd halves them, which a codes-only index feels.
+    return {b"lance-encoding:compression": b"zstd"}
