@@ -8,6 +8,7 @@ Face's `tokenizers` holds all of it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch, store_whole
 from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.wordpiece import CONTINUED, learn_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as WordPieces
@@ -28,6 +30,7 @@ AXES = 4
 _SENTINEL = re.compile(r"\[S_([0-9]+)\]\Z")
 _COORDINATE = re.compile(r"v[0-3]=([0-9]+)\Z")
 _FILE_NAMES = ("tokenizer.json", "text_tokenizer.json")
+_SPECIAL_WORD = re.compile(r"\[(?:PAD|UNK|SOS|EOS|S_[0-9]+)\]|\bv[0-3]=[0-9]+\b")
 _MAX_FILE_BYTES = 64 << 20
 
 
@@ -223,27 +226,41 @@ def train_text_tokenizer(
     Raises:
         ConfigError: the special words alone do not fit
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
     special = special_words(classes=classes, bins=bins, num_sentinels=num_sentinels)
-    if vocab_size <= len(special):
+    room = vocab_size - len(special)
+    if room < 1:
         raise ConfigError(
             f"{len(special)} special words do not fit into a vocabulary of {vocab_size}; "
             "raise vocab_size, or take fewer bins, sentinels or classes"
         )
-    pieces = Tokenizer(models.WordPiece(unk_token=UNK, max_input_chars_per_word=100))
+    learned = learn_pieces(_word_counts(texts), limit=room, min_frequency=min_frequency)
+    words = [*special, *(piece for piece in learned if piece not in set(special))]
+    return TextTokenizer(_assemble(words, special, set(classes)))
+
+
+def _word_counts(texts: Iterable[str]) -> Counter[str]:
+    """Words of the texts as the tokenizer will see them, special words left out."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    normalize = normalizers.BertNormalizer(lowercase=True).normalize_str
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    counts: Counter[str] = Counter()
+    for text in texts:
+        plain = normalize(_SPECIAL_WORD.sub(" ", _encodable(text)))
+        counts.update(word for word, _ in split(plain))
+    return counts
+
+
+def _assemble(words: Sequence[str], special: Sequence[str], classes: set[str]) -> WordPieces:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocab = {word: i for i, word in enumerate(words)}
+    pieces = Tokenizer(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=100))
     pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    pieces.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=_added_tokens(special, set(classes)),
-        show_progress=False,
-        continuing_subword_prefix="##",
-    )
-    pieces.train_from_iterator(map(_encodable, texts), trainer=trainer)
-    return TextTokenizer(pieces)
+    pieces.decoder = decoders.WordPiece(prefix=CONTINUED, cleanup=True)
+    pieces.add_special_tokens(_added_tokens(special, classes))
+    return pieces
 
 
 def special_words(*, classes: Sequence[str], bins: int, num_sentinels: int) -> list[str]:
