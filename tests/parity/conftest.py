@@ -1,4 +1,4 @@
-"""Makes the neighbours of this folder importable by bare name: ``from caseinfo import CaseInfo``."""
+"""Makes the neighbours of this folder importable by bare name, `from caseinfo import CaseInfo`."""
 
 import sys
 from pathlib import Path

@@ -1,0 +1,28 @@
+# Sets itself up: each goal makes .venv, installs the project into it, then does its work.
+# The plain commands stand in the README. PYTHON=python3.12 make test picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+BUILD_FILES := $(wildcard pyproject.toml setup.py)
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(INSTALLED): $(BUILD_FILES)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,240 @@
+"""The shape of the house: floors, sizes, and what may stand where.
+
+Imports are read with ``ast``, nothing is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "fourm_lite"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Ground first. A file imports from a lower floor or from its own part only.
+FLOORS = (
+    ("errors",),
+    ("nn",),
+    ("modalities", "io"),
+    ("batch", "tokenization"),
+    ("model", "data", "show"),
+    ("sampling", "backbone"),
+    ("retrieval", "training", "pipeline", "embedders", "evaluation"),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+LIGHT = {"torch", "numpy", "einops", "safetensors", "fourm_lite"}
+MAX_FUNCTION, MAX_FILE = 60, 400
+LARGE = 500_000
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def part_of(module: str) -> str:
+    """'fourm_lite.model.fourm' -> 'model'; the face itself -> '__init__'."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def targets(path: Path, node: ast.AST) -> Iterator[str]:
+    """The modules that an import statement names, `from package import module` resolved."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            here = [*path.relative_to(ROOT).parent.parts]
+            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [base])])
+        inner = [f"{base}.{alias.name}" for alias in node.names]
+        yield from {name if name in MODULES else base for name in inner}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file names in an import, wherever the statement stands."""
+    return {name for node in ast.walk(tree(path)) for name in targets(path, node)}
+
+
+def imports_when_loaded(path: Path) -> set[str]:
+    """What loading the file imports: not inside functions, not under TYPE_CHECKING."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [tree(path)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo.extend(node.orelse)
+            continue
+        found.update(targets(path, node))
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[0] == "fourm_lite"}
+
+
+def by_module(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+every_source = pytest.mark.parametrize("path", SOURCES, ids=by_module)
+
+
+def test_every_part_of_the_package_has_a_floor():
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+
+    assert parts <= FLOOR_OF.keys(), "give the new part a floor in FLOORS"
+
+
+@every_source
+def test_a_file_imports_only_from_below_or_from_its_own_part(path):
+    part = "__main__" if path.stem == "__main__" else part_of(module_name(path))
+    allowed = {p for p, floor in FLOOR_OF.items() if floor < FLOOR_OF[part]} | {part}
+
+    upward = {name for name in own(imports(path)) if part_of(name) not in allowed}
+
+    assert not upward, f"{module_name(path)} (part '{part}') reaches up or sideways: {upward}"
+
+
+@every_source
+def test_loading_a_file_imports_only_light_packages(path):
+    tops = {name.split(".")[0] for name in imports_when_loaded(path)} - sys.stdlib_module_names
+
+    assert tops <= LIGHT, f"import {tops - LIGHT} inside the functions that need them"
+
+
+def test_there_is_no_import_circle():
+    graph = {
+        name: own(imports_when_loaded(path)) & MODULES.keys() for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, "circle: " + " -> ".join([*above[above.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def lines_of_code(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from ``def`` to the end, less the docstring."""
+    first = node.body[0]
+    text = ast.get_docstring(node) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if text else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+@every_source
+def test_files_and_functions_stay_short(path):
+    functions = (n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef))
+
+    long = {f.name: lines_of_code(f) for f in functions if lines_of_code(f) > MAX_FUNCTION}
+
+    assert not long, f"functions of more than {MAX_FUNCTION} lines: {long}"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+
+
+@pytest.mark.parametrize("folder", ["tokenizers", "generation"])
+def test_the_folders_of_things_hold_no_python(folder):
+    assert (ROOT / folder).is_dir()
+    assert not list((ROOT / folder).rglob("*.py"))
+
+
+def declared() -> set[str]:
+    """Distributions that pyproject.toml names, the extras' too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    return distributions([*project["dependencies"], *chain.from_iterable(extras)])
+
+
+def distributions(requirements: Iterable[str]) -> set[str]:
+    """Normalised names: 'ray[data]>=2.40' -> 'ray'."""
+    return {normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in requirements}
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def with_their_own(names: set[str]) -> set[str]:
+    """The distributions, those that they need, and so on, as far as they are installed here."""
+    found: set[str] = set()
+    while todo := names - found:
+        found |= todo
+        for name in todo:
+            with suppress(metadata.PackageNotFoundError):  # an extra that is not installed
+                names = names | distributions(metadata.requires(name) or [])
+    return found
+
+
+def test_no_part_bears_the_import_name_of_a_dependency():
+    needed = with_their_own(declared())
+    taken = {
+        top
+        for top, owners in metadata.packages_distributions().items()
+        if not needed.isdisjoint(map(normal, owners))
+    }
+    parts = {path.parent.name for path in SOURCES} | {path.stem for path in PACKAGE.glob("*.py")}
+
+    assert {"torch", "tokenizers", "transformers"} <= taken
+    assert not parts & taken - {"__init__"}
+
+
+def tracked() -> list[Path]:
+    """Files under version control; all tests below skip outside a repository."""
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    paths = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def test_large_files_are_weights_only():
+    large = [path for path in tracked() if path.stat().st_size > LARGE]
+
+    assert not [path for path in large if path.suffix != ".safetensors"]
+
+
+def test_text_files_end_with_one_newline():
+    endings = {".py", ".md", ".toml", ".json", ".ipynb", ".yaml"}
+    texts = {path: path.read_bytes() for path in tracked() if path.suffix in endings}
+
+    wrong = [p for p, text in texts.items() if text and text[-2:].strip(b"\r")[-1:] != b"\n"]
+
+    assert not wrong
+
+
+def test_notebooks_are_stored_without_outputs():
+    for path in tracked():
+        if path.suffix == ".ipynb":
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            assert not [cell for cell in cells if cell.get("outputs")], path

@@ -1,0 +1,79 @@
+"""The README keeps its word: its Python runs, its commands exist, its files are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(*languages: str) -> list[str]:
+    return [text for language, text in FENCE.findall(README) if language in languages]
+
+
+def commands() -> list[list[str]]:
+    """The words of every `fourm-lite` command in the shell blocks."""
+    text = "".join(blocks("sh", "bash", "shell", "console")).replace("\\\n", " ")
+    lines = (line.removeprefix("$ ").strip() for line in text.splitlines())
+    split = (shlex.split(line, comments=True) for line in lines)
+    return [words for words in split if words and Path(words[0]).name == "fourm-lite"]
+
+
+@cache
+def help_of(*verb: str) -> str:
+    """The help text of `fourm-lite VERB ...`, wide enough that no option is cut."""
+    env = os.environ | {"COLUMNS": "250", "TERM": "dumb", "NO_COLOR": "1"}
+    words = [sys.executable, "-m", "fourm_lite", *verb, "--help"]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"no such command: {' '.join(verb)}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_the_python_of_the_readme_runs_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+
+    for number, block in enumerate(blocks("python"), start=1):
+        exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_of_the_readme_exists_with_its_options(words):
+    named = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[A-Za-z]", word)]
+    text = help_of()
+    verb: list[str] = []
+    # a verb is a word that the help so far lists; `evaluate retrieval` has two
+    for word in words[1:]:
+        if not re.search(rf"^\W*{re.escape(word)}\s", text, re.MULTILINE):
+            break
+        verb.append(word)
+        text = help_of(*verb)
+
+    assert verb or words[1].startswith("-"), f"'{words[1]}' is no command of fourm-lite"
+    missing = [name for name in named if not re.search(rf"(?<![\w-]){name}(?![\w-])", text)]
+    assert not missing, f"'{' '.join(verb)}' has no option {missing}"
+
+
+def test_the_files_that_the_readme_links_to_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_make_goals_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    goals = set(re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
+
+    assert {"demo", "test"} <= goals
+    assert all(re.search(rf"^{goal}:", makefile, re.MULTILINE) for goal in goals)
