@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,12 @@ from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
 from fourm_lite.nn.attention import blocked
-from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock
+from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
 from fourm_lite.nn.norm import LayerNorm
 
 if TYPE_CHECKING:
     from fourm_lite.modalities.spec import Modality
+    from fourm_lite.model.likelihood import Scores
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class FourM(nn.Module):
         reads = all(name in self.encoder_embeddings for name in inputs)
         return reads and target in self.decoder_embeddings
 
-    def encode(self, batch: TokenBatch, budget: int | None = None) -> Encoded:
+    def encode(
+        self, batch: TokenBatch, budget: int | None = None, *, batch_size: int | None = None
+    ) -> Encoded:
         """Encodes what the batch gives.
 
         Modalities that give nothing are not embedded. Without a budget a row with no input at all
@@ -145,19 +148,19 @@ class FourM(nn.Module):
 
         Shapes:
             budget: tokens kept of each row, in the order of the batch's modalities
-        Raises:
-            FourMError: nothing in the batch can be read, and there is no budget
+            batch_size: needed only for a batch without modalities
         """
+        size = batch.size if batch_size is None else batch_size
         given = [name for name in batch if name in self.encoder_embeddings]
         used = [name for name in given if budget is not None or bool(batch[name].inputs.any())]
-        if not used and (budget is not None or not self.config.num_register_tokens):
-            return self._encode_nothing(batch)
         if used:
             packed = pack([self._input_part(name, batch[name]) for name in used], budget)
         else:
-            packed = self._empty(batch)
+            packed = self._empty(size)
         if self.config.num_register_tokens:
             packed = pad_front(packed, self.register_tokens)
+        elif not used:
+            return Encoded(packed.x, Context(packed.x), packed)
         return self._run_encoder(packed, trimmed=budget is None)
 
     def _run_encoder(self, packed: Packed, *, trimmed: bool) -> Encoded:
@@ -172,15 +175,11 @@ class FourM(nn.Module):
             present = None if bool(present.all()) else present[:, None, None]
         return Encoded(output, Context(tokens, bias, present), packed)
 
-    def _empty(self, batch: TokenBatch) -> Packed:
-        shape = (batch.size, 0)
+    def _empty(self, size: int) -> Packed:
+        shape = (size, 0)
         x = torch.zeros(*shape, self.config.dim, dtype=self.dtype, device=self.device)
         where = torch.zeros(shape, dtype=torch.int64, device=self.device)
         return Packed(x, x, where.bool(), where, where)
-
-    def _encode_nothing(self, batch: TokenBatch) -> Encoded:
-        packed = self._empty(batch)
-        return Encoded(packed.x, Context(packed.x), packed)
 
     def _input_part(self, name: str, tokens: Tokens) -> Part:
         embedding: EncoderEmbedding = self.encoder_embeddings[name]  # type: ignore[assignment]
@@ -267,6 +266,12 @@ class FourM(nn.Module):
             )
         return self.decoder_embeddings[modality].to_logits(y)
 
+    def score(self, target: str, candidates: Tensor, given: TokenBatch, **options: Any) -> Scores:
+        """How likely candidates int64[K, L] of a target are: see `fourm_lite.model.likelihood`."""
+        from fourm_lite.model.likelihood import score
+
+        return score(self, target, candidates, given, **options)
+
     def forward(
         self,
         batch: TokenBatch,
@@ -327,9 +332,7 @@ def _default_groups(entry: Modality, tokens: Tokens) -> Tensor:
 def _drop_path_rates(config: FourMConfig) -> tuple[list[float], list[float]]:
     n, m = config.encoder_depth, config.decoder_depth
     if config.shared_drop_path:
-        rates = torch.linspace(0, config.drop_path_rate_encoder, n + m).tolist()
+        rates = depth_rates(config.drop_path_rate_encoder, n + m)
         return rates[:n], rates[n:]
-    return (
-        torch.linspace(0, config.drop_path_rate_encoder, n).tolist(),
-        torch.linspace(0, config.drop_path_rate_decoder, m).tolist(),
-    )
+    encoder, decoder = config.drop_path_rate_encoder, config.drop_path_rate_decoder
+    return depth_rates(encoder, n), depth_rates(decoder, m)

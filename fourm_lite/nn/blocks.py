@@ -64,6 +64,11 @@ class DropPath(nn.Module):
         return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep
 
 
+def depth_rates(rate: float, depth: int) -> list[float]:
+    """Drop-path rates that rise from 0 to `rate` over the depth."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
 class Mlp(nn.Module):
     """fc2(act(fc1 x))."""
 
@@ -161,10 +166,12 @@ class BlockCache:
 
     own: KVCache
     cross: tuple[Tensor, Tensor]
+    context: Context
 
-    def select(self, rows: Tensor) -> BlockCache:
-        """The state of some rows of the batch."""
-        return BlockCache(self.own.select(rows), (self.cross[0][rows], self.cross[1][rows]))
+    def select(self, rows: Tensor, context: Context) -> BlockCache:
+        """The state of some rows of the batch; `context` is the context of these rows."""
+        cross = (self.cross[0][rows], self.cross[1][rows])
+        return BlockCache(self.own.select(rows), cross, context)
 
 
 class DecoderBlock(nn.Module):

@@ -1,0 +1,78 @@
+"""fourm_lite: any-to-any multimodal token generation, embedding and search with 4M models.
+
+The names below are loaded when they are first used: `import fourm_lite` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES: dict[str, str] = {
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "FMViT": "backbone.vit",
+    "FourM": "model.fourm",
+    "FourMConfig": "model.config",
+    "FourMError": "errors",
+    "MODALITIES": "modalities.catalog",
+    "Modality": "modalities.spec",
+    "ShapeError": "errors",
+    "TokenBatch": "batch",
+    "Tokens": "batch",
+    "load_model": "model.load",
+    "load_text_tokenizer": "tokenization.text",
+    "load_tokenizer": "tokenization.load",
+    "register": "modalities.catalog",
+}
+
+if TYPE_CHECKING:
+    from fourm_lite.backbone.vit import FMViT as FMViT
+    from fourm_lite.batch import TokenBatch as TokenBatch
+    from fourm_lite.batch import Tokens as Tokens
+    from fourm_lite.errors import CheckpointError as CheckpointError
+    from fourm_lite.errors import ConfigError as ConfigError
+    from fourm_lite.errors import FourMError as FourMError
+    from fourm_lite.errors import ShapeError as ShapeError
+    from fourm_lite.modalities.catalog import MODALITIES as MODALITIES
+    from fourm_lite.modalities.catalog import register as register
+    from fourm_lite.modalities.spec import Modality as Modality
+    from fourm_lite.model.config import FourMConfig as FourMConfig
+    from fourm_lite.model.fourm import FourM as FourM
+    from fourm_lite.model.load import load_model as load_model
+    from fourm_lite.tokenization.load import load_tokenizer as load_tokenizer
+    from fourm_lite.tokenization.text import load_text_tokenizer as load_text_tokenizer
+
+__all__ = [
+    "MODALITIES",
+    "CheckpointError",
+    "ConfigError",
+    "FMViT",
+    "FourM",
+    "FourMConfig",
+    "FourMError",
+    "Modality",
+    "ShapeError",
+    "TokenBatch",
+    "Tokens",
+    "load_model",
+    "load_text_tokenizer",
+    "load_tokenizer",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from where it lives."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fourm_lite' has no attribute {name!r}")
+    value = getattr(import_module(f"fourm_lite.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,173 @@
+"""How likely given tokens are: log-probabilities of a target, given anything else.
+
+A grid has two measures. *One pass* predicts all tokens at once and treats them as independent given
+the rest; it costs one forward for any number of candidates. The *chain rule* reveals the tokens one
+after the other in a given order and is an exact probability: over all completions it sums to one.
+For a sequence the two are the same thing, and one teacher-forced pass gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.model.embeddings import TokenDecoder
+from fourm_lite.model.fourm import Encoded, FourM
+from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.blocks import Context
+
+Method = Literal["one_pass", "chain"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of candidates.
+
+    Shapes:
+        total: float32[B, K], natural logarithm of the whole candidate's probability
+        count: int64[K], tokens of each candidate that were scored
+    """
+
+    total: Tensor
+    count: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Log-probability per token: float32[B, K]; what candidates of unlike length compare by."""
+        return self.total / self.count.clamp(min=1)
+
+
+@torch.inference_mode()
+def score(
+    model: FourM,
+    target: str,
+    candidates: Tensor,
+    given: TokenBatch,
+    *,
+    valid: Tensor | None = None,
+    method: Method = "one_pass",
+    order: Sequence[int] | None = None,
+    chunk: int = 64,
+) -> Scores:
+    """How likely each candidate is for each given item; the given side is encoded once.
+
+    Args:
+        model: in eval mode
+        target: a modality that the model predicts
+        candidates: int64[K, L]; a sequence starts with the sentinel that the decoder reads first
+        given: a batch of B items, without the target
+        valid: bool[K, L], False where a candidate of a sequence is padded
+        method: "one_pass", or the exact "chain" rule
+        order: positions in the order in which the chain reveals them; left to right by default
+        chunk: candidates that are decoded at the same time
+
+    Raises:
+        FourMError: the model does not predict the target
+        ShapeError: candidates of another length than the modality's
+    """
+    entry = model.modality(target)
+    if not model.can([], target):
+        raise FourMError(
+            f"this model does not predict '{target}'; "
+            f"it predicts {sorted(model.decoder_embeddings)}"
+        )
+    candidates = candidates.to(model.device)
+    encoded = model.encode(given.without(target), batch_size=given.size)
+    if entry.kind == "sequence":
+        valid = torch.ones_like(candidates, dtype=torch.bool) if valid is None else valid
+        total = _score_sequences(model, target, candidates, valid.to(model.device), encoded, chunk)
+        return Scores(total, valid.sum(dim=1) - 1)
+    if candidates.ndim != 2 or candidates.shape[1] != entry.max_tokens:
+        raise ShapeError(
+            f"'{target}' expects candidates int64[K, {entry.max_tokens}], "
+            f"got {list(candidates.shape)}"
+        )
+    count = torch.full_like(candidates[:, 0], entry.max_tokens)
+    if method == "chain":
+        positions = list(range(entry.max_tokens)) if order is None else list(order)
+        if sorted(positions) != list(range(entry.max_tokens)):
+            raise FourMError(f"order must name each of the {entry.max_tokens} positions once")
+        return Scores(_score_chain(model, target, candidates, given, positions, chunk), count)
+    log_p = grid_log_probs(model, target, encoded.context, given.size)
+    index = candidates[None, ..., None].expand(given.size, -1, -1, -1)  # [B, K, L, 1]
+    rows = log_p[:, None].expand(-1, candidates.shape[0], -1, -1)
+    return Scores(rows.gather(3, index)[..., 0].sum(dim=-1), count)
+
+
+def grid_log_probs(model: FourM, target: str, context: Context, size: int) -> Tensor:
+    """Log-probabilities of all tokens of a grid, none of them known: float32[B, L, V]."""
+    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    length = embedding.modality.max_tokens
+    y = (model.mask_token + embedding.pos_emb + embedding.mod_emb).expand(size, length, -1)
+    return model.logits(model.run_decoder(y, context), target).float().log_softmax(dim=-1)
+
+
+def sequence_logits(model: FourM, target: str, ids: Tensor, context: Context) -> Tensor:
+    """Teacher-forced logits: float32[B, T, V] after each of the ids int64[B, T]."""
+    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    length = ids.shape[1]
+    y = embedding.token_emb(ids) + embedding.step(0, length)
+    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    bias = blocked(causal, y.dtype)[None, None]
+    return model.logits(model.run_decoder(y, context, bias), target).float()
+
+
+def _score_sequences(
+    model: FourM, target: str, ids: Tensor, valid: Tensor, encoded: Encoded, chunk: int
+) -> Tensor:
+    size, k = encoded.output.shape[0], ids.shape[0]
+    totals = []
+    for start in range(0, k, chunk):
+        part, here = ids[start : start + chunk], valid[start : start + chunk]
+        n = part.shape[0]
+        rows = torch.arange(size, device=ids.device).repeat_interleave(n)
+        logits = sequence_logits(
+            model, target, part[:, :-1].repeat(size, 1), encoded.context.select(rows)
+        )
+        log_p = logits.log_softmax(dim=-1).gather(2, part[:, 1:].repeat(size, 1)[..., None])[..., 0]
+        keep = (here[:, 1:] & here[:, :-1]).repeat(size, 1)
+        totals.append((log_p * keep).sum(dim=1).view(size, n))
+    return torch.cat(totals, dim=1)
+
+
+def _score_chain(
+    model: FourM,
+    target: str,
+    candidates: Tensor,
+    given: TokenBatch,
+    order: Sequence[int],
+    chunk: int,
+) -> Tensor:
+    totals = []
+    for start in range(0, candidates.shape[0], chunk):
+        part = candidates[start : start + chunk]
+        ids = part.repeat(given.size, 1)  # [B * K, L], items slow, candidates fast
+        batch = given.without(target).repeat(part.shape[0])
+        tokens = Tokens.wanted(model.modality(target), ids.shape[0], ids.device)
+        total = torch.zeros(ids.shape[0], device=ids.device)
+        for position in order:
+            total += _reveal_one(model, target, batch, tokens, ids, position)
+            where = torch.full_like(ids[:, :1], position)
+            tokens = tokens.reveal(where, ids[:, position : position + 1])
+        totals.append(total.view(given.size, part.shape[0]))
+    return torch.cat(totals, dim=1)
+
+
+def _reveal_one(
+    model: FourM, target: str, batch: TokenBatch, tokens: Tokens, ids: Tensor, position: int
+) -> Tensor:
+    """The log-probability of one position, given the tokens already revealed: float32[n]."""
+    known = replace(tokens, targets=torch.zeros_like(tokens.targets))
+    full = batch.with_({target: known}) if target in model.encoder_embeddings else batch
+    context = model.encode(full, batch_size=ids.shape[0]).context
+    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    where = torch.full_like(ids[:, :1], position)
+    y = model.run_decoder(model.mask_token + embedding.at(where), context)
+    log_p = model.logits(y, target).float().log_softmax(dim=-1)[:, 0]
+    return log_p.gather(1, ids[:, position : position + 1])[:, 0]
