@@ -29,17 +29,17 @@ def run(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def source(tmp_path_factory):
+    """A copy of the project."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("copy") / "source", ignore=NOT_COPIED)
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
     """The built wheel."""
     place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"
-    shutil.copytree(ROOT, source, ignore=NOT_COPIED)
-    run(
-        *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
-        *("--outdir", place, source),
-        cwd=place,
-    )
-    shutil.rmtree(source)
+    words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", place, source]
+    run(sys.executable, *words, cwd=place)
     (built,) = place.glob("*.whl")
     return built
 
@@ -76,10 +76,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {top.partition("-")[0] for top in tops} == {"fourm_lite"}
 
 
-def test_the_wheel_holds_every_source_file_and_the_type_marker(wheel):
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "fourm_lite").rglob("*.py")}
+def test_the_wheel_holds_every_source_file_and_the_type_marker(wheel, source):
+    files = {str(path.relative_to(source)) for path in (source / "fourm_lite").rglob("*.py")}
 
-    assert sources | {"fourm_lite/py.typed"} <= set(names_in(wheel))
+    assert files | {"fourm_lite/py.typed"} <= set(names_in(wheel))
 
 
 def test_the_wheel_holds_no_test_and_no_python_among_the_assets(wheel):
