@@ -23,6 +23,8 @@ from fourm_lite.retrieval.exact import RowIds
 log = logging.getLogger(__name__)
 
 TABLE = "items"
+KEY = b"lance-schema:unenforced-primary-key:position"
+"""Field metadata by which Lance knows the key; set at creation, so that no writer misses it."""
 ATTEMPTS = 30
 BATCH_ROWS = 8192
 
@@ -58,10 +60,17 @@ class Rows:
         return self._table.schema
 
     def create(self, schema: Any) -> None:
-        """Makes the table, unless another process was faster."""
-        self._db.create_table(TABLE, schema=schema, exist_ok=True)
-        self._table = self._db.open_table(TABLE)
-        self._retry(self._set_key)
+        """Makes the table with ``id`` as its key, unless another process was faster."""
+        import pyarrow as pa
+
+        place = schema.get_field_index("id")
+        field = schema.field(place)
+        keyed = field.with_metadata({**(field.metadata or {}), KEY: b"1"})
+        try:
+            self._table = self._db.create_table(TABLE, schema=pa.schema(schema.set(place, keyed)))
+        except (ValueError, RuntimeError, OSError) as error:
+            if "exist" not in str(error).lower() or not self.exists:
+                raise _write_error(error) from error
 
     def refresh(self) -> int:
         """Moves to the newest version and returns its number; 0 where there is no table."""
@@ -138,19 +147,13 @@ class Rows:
     def compact(self, keep: timedelta) -> None:
         """Joins small files, refreshes search structures, drops versions older than ``keep``."""
         if self.exists:
-            keep = max(keep, timedelta(microseconds=1))
+            keep = max(keep, timedelta(milliseconds=1))
             self._retry(lambda: self._table.optimize(cleanup_older_than=keep))
 
     @property
     def handle(self) -> Any:
         """LanceDB's own table, for ``ann.py``."""
         return self._table
-
-    def _set_key(self) -> None:
-        if b"lance-schema:unenforced-primary-key:position" not in (
-            self._table.schema.field("id").metadata or {}
-        ):
-            self._table.set_unenforced_primary_key("id")
 
     def _merge(self, rows: Any, *, replace: bool) -> Any:
         def write() -> Any:
