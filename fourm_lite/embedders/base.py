@@ -1,0 +1,303 @@
+"""What every embedding network looks like from outside: pictures or words in, vectors out.
+
+One class, `NetworkEmbedder`, does what all families share: reading pictures, batching, unit length,
+and refusing vectors that nobody should store. A family (`hf.py`, `onnx.py`, ...) hands it `Towers`.
+Imports torch and NumPy only; networks come in as callables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fourm_lite.embedders.images import ImageSource, open_image
+from fourm_lite.embedders.outputs import as_patches, as_vectors
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Vectors = NDArray[np.float32]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where vectors live: a name for people and a fingerprint of weights and preprocessing."""
+
+    name: str
+    dim: int
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.name}#{self.fingerprint[:12]}"
+
+    def require(self, other: Space) -> None:
+        """Checks that vectors of `other` may be compared with vectors of this space.
+
+        Raises:
+            ConfigError: width or fingerprint differ; the message names both spaces
+        """
+        if (self.dim, self.fingerprint) != (other.dim, other.fingerprint):
+            raise ConfigError(
+                f"vectors of space '{self}' (width {self.dim}) cannot be compared with vectors of "
+                f"space '{other}' (width {other.dim}); embed both sides with one network"
+            )
+
+
+@dataclass(frozen=True)
+class LogitScale:
+    """How a twin encoder turns cosines into logits: `scale * cosine + bias`."""
+
+    scale: float
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The callables of one network; what it cannot do is None."""
+
+    image: Callable[[list[Image]], Any] | None = None
+    text: Callable[[list[str]], Any] | None = None
+    patches: Callable[[list[Image]], Any] | None = None
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Anything that turns pictures or words into vectors of one space."""
+
+    name: str
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+
+    @property
+    def space(self) -> Space:
+        """Name and fingerprint of the vectors' space."""
+
+    def embed_image(self, images: Any, batch_size: int = 32, *, normalize: bool = True) -> Vectors:
+        """One vector a picture, float32[N, E]."""
+
+    def embed_text(self, texts: Any, batch_size: int = 32, *, normalize: bool = True) -> Vectors:
+        """One vector a text, float32[N, E]."""
+
+
+class NetworkEmbedder:
+    """One network as an embedder; made by `load_embedder`, not by hand.
+
+    `name` is the specification it was loaded from, `preprocess` what happens to its pictures,
+    `logit_scale` the network's own scale for zero-shot classification (None: it has none).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        towers: Towers,
+        *,
+        identity: Callable[[], str],
+        preprocess: Any = None,
+        logit_scale: LogitScale | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.towers = towers
+        self.preprocess = preprocess
+        self.logit_scale = logit_scale
+        self.facts = dict(facts or {})
+        self._identity = identity
+
+    @property
+    def can(self) -> tuple[str, ...]:
+        """What the network embeds, out of "image", "text" and "patches"."""
+        kinds = ("image", "text", "patches")
+        return tuple(kind for kind in kinds if getattr(self.towers, kind) is not None)
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of a vector, from a first call on a grey picture or a short text."""
+        if self.towers.image is not None:
+            return int(self.embed_image([_grey_picture()], normalize=False).shape[1])
+        return int(self.embed_text(["a photo"], normalize=False).shape[1])
+
+    @cached_property
+    def space(self) -> Space:
+        """Name and fingerprint: equal weights, preprocessing and output give equal fingerprints."""
+        facts = {
+            "weights": self._identity(),
+            "preprocess": repr(self.preprocess),
+            **{key: str(value) for key, value in self.facts.items()},
+        }
+        text = json.dumps(facts, sort_keys=True)
+        return Space(self.name, self.dim, hashlib.sha256(text.encode()).hexdigest())
+
+    def embed_image(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        batch_size: int = 32,
+        *,
+        normalize: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Vectors:
+        """One vector a picture; `normalize=False` gives the raw vectors that tokenizers want.
+
+        Shapes:
+            images: PIL pictures, paths, uint8[H, W, 3] arrays or uint8[3, H, W] tensors
+            returns: float32[N, E], unit length unless `normalize=False`
+        Raises:
+            FourMError: the network reads no pictures, a picture cannot be opened, or a vector is
+                NaN, infinite or zero
+            ShapeError: the width changes between batches
+        """
+        tower = self.towers.image or self._refuse("pictures", "image")
+        chunks = _chunks(_listed(images), batch_size)
+        vectors = (self._run(tower, [open_image(i) for i in chunk]) for chunk in chunks)
+        return self._collect(vectors, normalize, progress)
+
+    def embed_text(
+        self,
+        texts: str | Iterable[str],
+        batch_size: int = 32,
+        *,
+        normalize: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Vectors:
+        """One vector a text, in the space of `embed_image`.
+
+        Raises:
+            FourMError: the network reads no text, or a vector is NaN, infinite or zero
+        """
+        tower = self.towers.text or self._refuse("text", "text")
+        chunks = _chunks([texts] if isinstance(texts, str) else texts, batch_size)
+        vectors = (self._run(tower, [_as_text(t) for t in chunk]) for chunk in chunks)
+        return self._collect(vectors, normalize, progress)
+
+    @torch.inference_mode()
+    def embed_patches(
+        self, images: ImageSource | Iterable[ImageSource], batch_size: int = 32
+    ) -> Vectors:
+        """The feature map of each picture, raw.
+
+        Shapes:
+            returns: float32[N, L, E], row by row from the top left, without class tokens
+        """
+        tower = self.towers.patches or self._refuse("feature maps", "patches")
+        maps: list[Vectors] = []
+        for chunk in _chunks(_listed(images), batch_size):
+            found = as_patches(tower([open_image(i) for i in chunk]))
+            maps.append(found.float().cpu().numpy())
+            if maps[-1].shape[1:] != maps[0].shape[1:]:
+                raise ShapeError(
+                    f"'{self.name}' gave feature maps of {maps[0].shape[1:]} and then "
+                    f"{maps[-1].shape[1:]}; embed pictures of one size together"
+                )
+        return np.concatenate(maps) if maps else np.zeros((0, 0, self.dim), np.float32)
+
+    @torch.inference_mode()
+    def _run(self, tower: Callable[[list[Any]], Any], items: list[Any]) -> Vectors:
+        vectors = as_vectors(tower(items)).float().cpu().numpy()
+        if len(vectors) != len(items):
+            raise ShapeError(
+                f"'{self.name}' was given {len(items)} items and gave {len(vectors)} vectors; "
+                f"it must give one vector an item"
+            )
+        return vectors
+
+    def _collect(
+        self,
+        chunks: Iterable[Vectors],
+        normalize: bool,
+        progress: Callable[[int], None] | None,
+    ) -> Vectors:
+        done: list[Vectors] = []
+        count = 0
+        for vectors in chunks:
+            self._check(vectors, count, done[0].shape[1] if done else vectors.shape[1])
+            done.append(unit_length(vectors, first=count) if normalize else vectors)
+            count += len(vectors)
+            if progress is not None:
+                progress(count)
+        return np.concatenate(done) if done else np.zeros((0, self.dim), np.float32)
+
+    def _check(self, vectors: Vectors, start: int, width: int) -> None:
+        width = self.__dict__.get("dim", width)  # the cached width, where it is known
+        if vectors.shape[1] != width:
+            raise ShapeError(
+                f"'{self.name}' gave vectors of width {width} and, from item {start} on, of width "
+                f"{vectors.shape[1]}; an embedder must keep one width"
+            )
+        bad = ~np.isfinite(vectors).all(axis=1)
+        if bad.any():
+            raise FourMError(
+                f"'{self.name}' gave NaN or infinite values for item {start + int(bad.argmax())}; "
+                f"nothing was kept. Look at that picture or text and at the network's precision"
+            )
+
+    def _refuse(self, what: str, kind: str) -> NoReturn:
+        raise FourMError(
+            f"'{self.name}' cannot embed {what} ({kind}); it embeds {', '.join(self.can)}. "
+            f"Use a twin encoder (for example hf:openai/clip-vit-base-patch32), or generate the "
+            f"vector with a 4M model"
+        )
+
+
+def unit_length(vectors: Vectors, *, first: int = 0) -> Vectors:
+    """Vectors scaled to length 1.
+
+    Raises:
+        FourMError: a vector is zero and has no direction
+    """
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    if (norms == 0).any():
+        raise FourMError(
+            f"the vector of item {first + int((norms == 0).argmax())} is zero and has no "
+            f"direction; ask for raw vectors with normalize=False or leave the item out"
+        )
+    return (vectors / norms).astype(np.float32)
+
+
+def fingerprint_module(module: nn.Module) -> str:
+    """Hash of a module's weights: names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _listed(images: Any) -> Iterable[Any]:
+    # One picture is an item, not a list of rows: arrays of rank 2 and 3, paths and PIL pictures.
+    single = isinstance(images, str) or hasattr(images, "__fspath__") or hasattr(images, "convert")
+    if single or (isinstance(images, np.ndarray | Tensor) and images.ndim <= 3):
+        return [images]
+    return images
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    if size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {size}")
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _as_text(text: object) -> str:
+    if not isinstance(text, str):
+        raise ConfigError(f"embed_text expects strings, got {type(text).__name__}: {text!r}")
+    return text
+
+
+def _grey_picture() -> Image:
+    from PIL import Image as pillow
+
+    return pillow.new("RGB", (64, 64), (127, 127, 127))

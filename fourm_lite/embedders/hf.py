@@ -1,0 +1,254 @@
+"""Embedders from transformers: twin encoders (CLIP, SigLIP, ALIGN, MOFI), DINOv2/v3 and others.
+
+A twin encoder is any model with `get_image_features`; everything else is an image network whose
+class token (or pooled map) is the vector. Weights are read from safetensors only and code from the
+Hub is never run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+# What each model was trained with; the others pad to the longest text of the batch.
+PADDED_TEXT_LENGTH = {"align": 64, "siglip": 64, "siglip2": 64}
+
+Output = Literal["auto", "class_token", "pooled", "mean_patch"]
+
+
+def load_hf(
+    source: str,
+    *,
+    device: str = "cpu",
+    output: Output = "auto",
+    preprocess: Preprocess | str | None = None,
+    revision: str | None = None,
+) -> NetworkEmbedder:
+    """An embedder from a transformers folder or Hub id.
+
+    `output` chooses the vector of an image network: "class_token" (DINO's), "pooled" (the model's
+    own pooler), "mean_patch"; "auto" is the pooler where there is one, else the class token.
+    `preprocess` overrides the folder's file, by value or by preset name ("mofi", "imagenet", ...).
+
+    Raises:
+        CheckpointError: no safetensors weights, or no such folder
+        ConfigError: the preprocessing is missing or unknown
+    """
+    model = load_model("AutoModel", source, device=device, revision=revision)
+    prepare = _preprocess(source, model, preprocess, revision)
+    twin = hasattr(model, "get_image_features")
+    if not twin and output not in ("auto", "class_token", "pooled", "mean_patch"):
+        raise ConfigError(f"output is auto, class_token, pooled or mean_patch, got '{output}'")
+    image = _twin_image(model, prepare) if twin else _image_network(model, prepare, output)
+    return NetworkEmbedder(
+        f"hf:{source}",
+        Towers(image, _text_tower(source, model, revision), _patch_tower(model, prepare)),
+        identity=lambda: fingerprint_module(model),
+        preprocess=prepare,
+        logit_scale=logit_scale(model),
+        facts={"output": "projected" if twin else output},
+    )
+
+
+def load_model(auto: str, source: str, *, device: str, revision: str | None = None) -> Any:
+    """A transformers model in float32 and evaluation mode, from safetensors."""
+    import transformers
+
+    try:
+        model = getattr(transformers, auto).from_pretrained(
+            source, revision=revision, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"'{source}' is no transformers folder or Hub id with safetensors weights: {error}. "
+            f"A .bin or .pth file is turned into safetensors by convert_pth(src, dst)"
+        ) from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
+    """The folder's tokenizer, or None where there is none."""
+    import transformers
+
+    names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+    if not any(find_file(source, name, revision) for name in names):
+        return None
+    return transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def find_file(source: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a folder or Hub id, or None where it does not exist."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    import transformers.utils.hub as hub
+
+    found = hub.cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def read_preprocess(source: str, revision: str | None = None) -> Preprocess | None:
+    """The preprocessing of a folder, or None where it says nothing about it."""
+    path = find_file(source, "preprocessor_config.json", revision)
+    if path is not None:
+        return from_transformers(_read_json(path))
+    path = find_file(source, "processor_config.json", revision)
+    nested = _read_json(path).get("image_processor") if path is not None else None
+    return from_transformers(nested) if nested else None
+
+
+def logit_scale(model: Any) -> LogitScale | None:
+    """The scale and bias that a twin encoder applies to cosines before its softmax."""
+    if hasattr(model, "logit_scale"):
+        bias = getattr(model, "logit_bias", None)
+        return LogitScale(_number(model.logit_scale.exp()), 0.0 if bias is None else _number(bias))
+    temperature = getattr(model, "temperature", None)  # ALIGN
+    return None if temperature is None else LogitScale(1.0 / _number(temperature))
+
+
+def tokenize(model: Any, tokenizer: Any, texts: list[str], accepts: Callable[..., Any]) -> Any:
+    """The text inputs that `accepts` takes, padded as the model was trained."""
+    fixed = PADDED_TEXT_LENGTH.get(model.config.model_type)
+    text_config = getattr(model.config, "text_config", model.config)
+    limit = getattr(text_config, "max_position_embeddings", None)
+    length = min(x for x in (fixed or limit, limit or fixed, 10**6) if x is not None)
+    inputs = tokenizer(
+        texts,
+        padding="max_length" if fixed else True,
+        truncation=True,
+        max_length=length,
+        return_tensors="pt",
+    )
+    names = inspect.signature(accepts).parameters
+    return {key: value.to(model.device) for key, value in inputs.items() if key in names}
+
+
+def _preprocess(
+    source: str, model: Any, given: Preprocess | str | None, revision: str | None
+) -> Preprocess:
+    if isinstance(given, str):
+        return preset(given, size=_image_size(model))
+    found = given or read_preprocess(source, revision)
+    if found is not None:
+        return found
+    if model.config.model_type == "clip":
+        # MOFI's folders hold a model and a tokenizer; the preprocessing stands in its README only.
+        log.warning("'%s' has no preprocessor_config.json: taking the preset 'mofi'", source)
+        return preset("mofi", size=_image_size(model))
+    raise ConfigError(
+        f"'{source}' has no preprocessor_config.json or processor_config.json; pass "
+        f"preprocess='imagenet', 'clip', 'mofi', 'unit' or an ImagePreprocess"
+    )
+
+
+def _image_size(model: Any) -> int | None:
+    vision = getattr(model.config, "vision_config", model.config)
+    size = getattr(vision, "image_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _inputs(prepare: Preprocess, images: list[Any], device: Any) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in prepare.batch(images).items()}
+
+
+def _twin_image(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Any]:
+    def embed(images: list[Image]) -> Any:
+        return model.get_image_features(**_inputs(prepare, images, model.device))
+
+    return embed
+
+
+def _image_network(
+    model: Any, prepare: Preprocess, output: Output
+) -> Callable[[list[Image]], Tensor]:
+    def embed(images: list[Image]) -> Tensor:
+        inputs = _inputs(prepare, images, model.device)
+        found = model(**inputs)
+        pooled = getattr(found, "pooler_output", None)
+        if output == "pooled" or (output == "auto" and pooled is not None):
+            if pooled is None:
+                raise FourMError("this network has no pooler; choose output='class_token'")
+            return pooled.flatten(1)
+        states = found.last_hidden_state
+        if output == "mean_patch":
+            return patch_tokens(states, inputs["pixel_values"], model.config).mean(dim=1)
+        return states[:, 0]
+
+    return embed
+
+
+def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list[str]], Any] | None:
+    tokenizer = load_tokenizer(source, revision) if hasattr(model, "get_text_features") else None
+    if tokenizer is None:
+        return None
+
+    def embed(texts: list[str]) -> Any:
+        return model.get_text_features(**tokenize(model, tokenizer, texts, model.get_text_features))
+
+    return embed
+
+
+def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Tensor] | None:
+    vision = getattr(model, "vision_model", model)
+    config = getattr(model.config, "vision_config", model.config)
+    if "pixel_values" not in inspect.signature(vision.forward).parameters:
+        return None
+
+    def embed(images: list[Image]) -> Tensor:
+        inputs = _inputs(prepare, images, model.device)
+        return patch_tokens(vision(**inputs).last_hidden_state, inputs["pixel_values"], config)
+
+    return embed
+
+
+def patch_tokens(states: Tensor, pixels: Tensor, config: Any) -> Tensor:
+    """The patch tokens of a feature map: class and register tokens in front are left out.
+
+    Shapes:
+        states [B, P + L, E] or [B, E, H, W] -> [B, L, E]
+    """
+    if states.ndim == 4:
+        return rearrange(states, "b e h w -> b (h w) e")
+    if pixels.ndim != 4:  # NaFlex: no tokens in front
+        return states
+    patch = getattr(config, "patch_size", None)
+    if not isinstance(patch, int):
+        side = math.isqrt(states.shape[1])
+        return states[:, states.shape[1] - side * side :]
+    return states[:, states.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch) :]
+
+
+def _number(value: Tensor) -> float:
+    return float(value.detach().reshape(-1)[0])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not JSON: {error}") from error
+    return dict(found)

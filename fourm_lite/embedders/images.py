@@ -1,0 +1,219 @@
+"""Pictures to network inputs: one pipeline for all families, with Pillow and torch only.
+
+Index and query must go through one path: a resize with another antialiasing moves a CLIP vector to
+cosine 0.94. So every step that the libraries differ in is a field here; `image_configs.py` fills
+the fields from the model's own files. No torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageSource: TypeAlias = "Image | str | Path | np.ndarray[Any, Any] | Tensor"
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+# squash: both edges to `size`; shortest: the short edge to size[0], the long one truncated;
+# cover / contain: keep the ratio, rounded, at least / at most `size`; none: as it came
+Resize = Literal["none", "squash", "shortest", "cover", "contain"]
+# pillow: on uint8, antialiased; float: torch on [0, 1], antialiased; plain: torch, not antialiased
+Engine = Literal["pillow", "float", "plain"]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocess:
+    """Resize, crop, scale and normalise, in the order and with the rounding of one library.
+
+    Shapes:
+        one picture -> float32[3, H, W]; `batch` -> {"pixel_values": float32[B, 3, H, W]}
+    Units:
+        values become `(pixel * scale + offset - mean) / std / extra_std`, pixel in 0..255
+    """
+
+    resize: Resize = "shortest"
+    size: Size = (224, 224)
+    interpolation: Interpolation = "bicubic"
+    crop: Size | None = (224, 224)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    scale: float = 1 / 255
+    offset: float = 0.0
+    extra_std: tuple[float, ...] | None = None  # EfficientNet divides twice (include_top)
+    engine: Engine = "pillow"
+    # An odd difference: transformers rounds down, torchvision rounds half to even
+    centering: Literal["floor", "round"] = "round"
+    fill: tuple[int, int, int] = (0, 0, 0)  # of padding, where the crop is larger than the picture
+    transparency: Literal["drop", "white"] = "drop"
+
+    def __call__(self, picture: ImageSource) -> Tensor:
+        """The network's input for one picture, float32[3, H, W]."""
+        image = as_rgb(open_image(picture), self.transparency)
+        if self.engine == "pillow":
+            values = self._cropped(self._resized_by_pillow(image))
+            return self._normalized(values.float() * self.scale)
+        values = _to_tensor(image).float() * self.scale
+        return self._normalized(self._cropped(self._resized_by_torch(values)))
+
+    def batch(self, pictures: Sequence[ImageSource]) -> dict[str, Tensor]:
+        """The named inputs of a batch.
+
+        Raises:
+            ShapeError: the pictures end up with different sizes (`resize="none"` without a crop)
+        """
+        prepared = [self(picture) for picture in pictures]
+        sizes = sorted({tuple(p.shape[1:]) for p in prepared})
+        if len(sizes) > 1:
+            raise ShapeError(
+                f"pictures of one batch must have one size, got {sizes}; "
+                f"set a crop or embed with batch_size=1"
+            )
+        return {"pixel_values": torch.stack(prepared)}
+
+    def _target(self, height: int, width: int) -> Size:
+        if self.resize == "none":
+            return height, width
+        if self.resize == "squash":
+            return self.size
+        if self.resize == "shortest":
+            short, long = sorted((height, width))
+            scaled = int(self.size[0] * long / short)
+            return (self.size[0], scaled) if height <= width else (scaled, self.size[0])
+        ratios = height / self.size[0], width / self.size[1]
+        ratio = min(ratios) if self.resize == "cover" else max(ratios)
+        return round(height / ratio), round(width / ratio)
+
+    def _resized_by_pillow(self, image: Image) -> Tensor:
+        from PIL import Image as pillow
+
+        height, width = self._target(image.height, image.width)
+        if (height, width) != (image.height, image.width):
+            image = image.resize(
+                (width, height), resample=pillow.Resampling[self.interpolation.upper()]
+            )
+        return _to_tensor(image)
+
+    def _resized_by_torch(self, values: Tensor) -> Tensor:
+        target = self._target(values.shape[1], values.shape[2])
+        if target == tuple(values.shape[1:]):
+            return values
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(
+                f"the float resize knows bilinear and bicubic, got '{self.interpolation}'"
+            )
+        resized = F.interpolate(
+            values[None],
+            size=target,
+            mode=self.interpolation,
+            align_corners=False,
+            antialias=self.engine == "float",
+        )
+        return resized[0]
+
+    def _cropped(self, values: Tensor) -> Tensor:
+        if self.crop is None:
+            return values
+        values = self._padded(values, self.crop)
+        top, left = (
+            (have - want) // 2 if self.centering == "floor" else round((have - want) / 2)
+            for have, want in zip(values.shape[1:], self.crop, strict=True)
+        )
+        return values[:, top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _padded(self, values: Tensor, crop: Size) -> Tensor:
+        missing = [max(want - have, 0) for have, want in zip(values.shape[1:], crop, strict=True)]
+        if not any(missing):
+            return values
+        # transformers puts the odd pixel before, torchvision after
+        before = [(m + 1) // 2 if self.centering == "floor" else m // 2 for m in missing]
+        height, width = (h + m for h, m in zip(values.shape[1:], missing, strict=True))
+        unit = 1.0 if self.engine == "pillow" else self.scale
+        fill = torch.tensor(self.fill, dtype=torch.float32)[:, None, None] * unit
+        canvas = fill.to(values.dtype).expand(3, height, width).clone()
+        bottom, right = before[0] + values.shape[1], before[1] + values.shape[2]
+        canvas[:, before[0] : bottom, before[1] : right] = values
+        return canvas
+
+    def _normalized(self, values: Tensor) -> Tensor:
+        values = values + self.offset if self.offset else values
+        values = (values - _column(self.mean)) / _column(self.std)
+        return values / _column(self.extra_std) if self.extra_std else values
+
+
+def open_image(source: ImageSource) -> Image:
+    """A PIL picture from a path, array, tensor or PIL picture.
+
+    A file's EXIF orientation is applied; arrays are [H, W] or [H, W, 3], tensors [3, H, W], either
+    uint8 or float in [0, 1].
+
+    Raises:
+        FourMError: the file is missing or is no picture
+        ShapeError: an array has another shape or range
+    """
+    from PIL import Image as pillow
+    from PIL import ImageOps, UnidentifiedImageError
+
+    if isinstance(source, pillow.Image):
+        return source
+    if isinstance(source, np.ndarray | Tensor):
+        return pillow.fromarray(_as_bytes(source))
+    try:
+        with pillow.open(source) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (OSError, UnidentifiedImageError, AttributeError, TypeError, ValueError) as error:
+        raise FourMError(
+            f"expected a picture (PIL, path, array or tensor), got {source!r}: {error}"
+        ) from error
+
+
+def as_rgb(image: Image, transparency: Literal["drop", "white"] = "drop") -> Image:
+    """The picture in RGB; transparency is cut off, or laid on white as transformers does."""
+    from PIL import Image as pillow
+
+    sees_through = "A" in image.getbands() or image.info.get("transparency") is not None
+    if transparency == "white" and sees_through:
+        layered = image.convert("RGBA")
+        white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
+        return pillow.alpha_composite(white, layered).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_bytes(values: np.ndarray[Any, Any] | Tensor) -> np.ndarray[Any, Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (rearrange(values, "c h w -> h w c") if values.ndim == 3 else values).numpy()
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+        raise ShapeError(
+            f"a picture as an array is [H, W] or [H, W, 3] (a tensor [3, H, W]), "
+            f"got {list(values.shape)}"
+        )
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if np.issubdtype(values.dtype, np.floating) and values.min() >= 0 and values.max() <= 1:
+        return np.ascontiguousarray(np.rint(values * 255).astype(np.uint8))
+    raise ShapeError(
+        f"a picture as an array is uint8 or float in [0, 1], got {values.dtype} from "
+        f"{values.min()} to {values.max()}"
+    )
+
+
+def _to_tensor(image: Image) -> Tensor:
+    return rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w")
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return rearrange(torch.tensor(values, dtype=torch.float32), "c -> c 1 1")

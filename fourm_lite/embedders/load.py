@@ -1,0 +1,75 @@
+"""`load_embedder`: one name or callable in, one embedder out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fourm_lite.embedders.base import NetworkEmbedder
+from fourm_lite.errors import ConfigError, suggest
+
+Spec = str | Callable[..., Any] | NetworkEmbedder
+
+# family -> module and function; imported when first used, as each may need its library
+FAMILIES = {
+    "timm": ("timm_models", "load_timm"),
+    "hf": ("hf", "load_hf"),
+    "onnx": ("onnx", "load_onnx"),
+    "imagebind": ("imagebind", "load_imagebind"),
+    "open_clip": ("open_clip", "load_open_clip"),
+}
+
+
+def load_embedder(spec: Spec, **options: Any) -> NetworkEmbedder:
+    """The embedder that a specification names.
+
+    `timm:NAME`, `hf:FOLDER_OR_ID`, `onnx:FILE`, `imagebind:FOLDER`, `open_clip:NAME`, or any
+    function or module over pictures. Options are the loader's keywords (`device`, `output`,
+    `preprocess`, ...); in a string they may follow a question mark:
+    `onnx:net.onnx?output=logits`, `timm:vit_small_patch14_dinov2?image_size=224`.
+
+    Raises:
+        ConfigError: unknown family or option
+        CheckpointError: the weights are missing or do not fit
+    """
+    if isinstance(spec, NetworkEmbedder):
+        return spec
+    if not isinstance(spec, str | Path):
+        from fourm_lite.embedders.callables import wrap_callable
+
+        if not callable(spec):
+            raise ConfigError(f"an embedder is a name or a callable, got {type(spec).__name__}")
+        return _called("callable", wrap_callable, spec, options)
+    family, source, written = _parse(str(spec))
+    module, function = FAMILIES[family]
+    loader = getattr(import_module(f"fourm_lite.embedders.{module}"), function)
+    return _called(family, loader, source, {**written, **options})
+
+
+def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
+    family, colon, rest = spec.partition(":")
+    if not colon or family not in FAMILIES or not rest:
+        forms = ", ".join(f"{name}:..." for name in FAMILIES)
+        raise ConfigError(
+            f"an embedder is written {forms} or given as a callable, got '{spec}'."
+            f"{suggest(family, FAMILIES)}"
+        )
+    source, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return family, source, {key: int(v) if v.isdecimal() else v for key, v in pairs}
+
+
+def _called(family: str, loader: Callable[..., Any], source: Any, options: dict[str, Any]) -> Any:
+    import inspect
+
+    known = [name for name in inspect.signature(loader).parameters if name != "source"]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"'{family}' embedders know the options {known}, got '{name}'."
+                f"{suggest(name, known)}"
+            )
+    return loader(source, **options)

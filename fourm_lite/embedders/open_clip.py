@@ -1,0 +1,100 @@
+"""Embedders from open_clip's zoo (MobileCLIP, EVA, CoCa, ...); an optional extra.
+
+`open_clip:ViT-B-32/laion2b_s34b_b79k` names an architecture and its weights, `open_clip:hf-hub:ID`
+a Hub repository, `open_clip:FOLDER` a folder with open_clip_config.json and safetensors weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.image_configs import from_open_clip
+from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def load_open_clip(
+    source: str, *, device: str = "cpu", preprocess: ImagePreprocess | None = None
+) -> NetworkEmbedder:
+    """An embedder from an open_clip name, Hub id or folder.
+
+    Raises:
+        FourMError: open_clip is not installed
+        ConfigError: unknown architecture or weights
+        CheckpointError: a folder without configuration or safetensors weights
+    """
+    name, tag = _name_and_weights(source)
+    library = _library()
+    model = library.create_model(name, pretrained=tag, device=device, precision="fp32").eval()
+    prepare = preprocess or from_open_clip(model.visual.preprocess_cfg)
+    tokenizer = library.get_tokenizer(name)
+    bias = getattr(model, "logit_bias", None)
+    scale = float(model.logit_scale.detach().exp())
+    return NetworkEmbedder(
+        f"open_clip:{source}",
+        Towers(
+            image=_image_tower(model, prepare, device),
+            text=lambda texts: model.encode_text(tokenizer(texts).to(device)),
+        ),
+        identity=lambda: fingerprint_module(model),
+        preprocess=prepare,
+        logit_scale=LogitScale(scale, 0.0 if bias is None else float(bias.detach())),
+        facts={"output": "projected"},
+    )
+
+
+def _library() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise FourMError(
+            "this embedder needs open_clip: pip install 'fourm-lite[open_clip]'"
+        ) from error
+    return open_clip
+
+
+def _name_and_weights(source: str) -> tuple[str, str | None]:
+    folder = Path(source)
+    if folder.is_dir():
+        names = sorted(p.name for p in folder.iterdir())
+        weights = [n for n in names if n.endswith(".safetensors")]
+        if "open_clip_config.json" not in names or not weights:
+            raise CheckpointError(
+                f"an open_clip folder holds open_clip_config.json and open_clip_model.safetensors, "
+                f"'{source}' holds {names}; a .bin or .pt file is turned into safetensors by "
+                f"convert_pth(src, dst)"
+            )
+        return f"local-dir:{folder}", None
+    if source.startswith("hf-hub:"):
+        return source, None
+    library = _library()
+    name, _, tag = source.partition("/")
+    if name not in library.list_models():
+        raise ConfigError(
+            f"'{source}' is no folder and open_clip knows no model '{name}'."
+            f"{suggest(name, library.list_models())}"
+        )
+    tags = library.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ConfigError(
+            f"'{name}' needs weights, open_clip:{name}/TAG with TAG one of {tags}; got '{tag}'."
+            f"{suggest(tag, tags)}"
+        )
+    return name, tag
+
+
+def _image_tower(
+    model: Any, prepare: ImagePreprocess, device: str
+) -> Callable[[list[Image]], Tensor]:
+    def embed(images: list[Any]) -> Tensor:
+        return model.encode_image(prepare.batch(images)["pixel_values"].to(device))
+
+    return embed

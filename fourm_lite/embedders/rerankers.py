@@ -1,0 +1,156 @@
+"""Cross-encoders that judge whether a text and a picture belong together: BLIP ITM and ViLT.
+
+Retrieve fast with twin vectors, rerank slowly with these: one pass a pair. A score is a
+probability for BLIP (its matching head has two classes) and a logit for ViLT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm_lite.embedders.base import Vectors
+from fourm_lite.embedders.hf import (
+    find_file,
+    load_model,
+    load_tokenizer,
+    read_preprocess,
+    tokenize,
+)
+from fourm_lite.embedders.image_configs import Preprocess
+from fourm_lite.embedders.images import ImageSource, open_image
+from fourm_lite.errors import ConfigError, FourMError
+
+Kind = Literal["blip", "vilt"]
+# model_type -> the auto class and how its output becomes one score a pair
+CLASSES: dict[str, str] = {
+    "blip": "BlipForImageTextRetrieval",
+    "vilt": "ViltForImageAndTextRetrieval",
+}
+SCORES: dict[str, Callable[[Any], Tensor]] = {
+    "blip": lambda output: output.itm_score.softmax(dim=1)[:, 1],
+    "vilt": lambda output: output.logits[:, 0],
+}
+
+
+class MatchingReranker:
+    """A cross-encoder over pairs of text and picture; made by `load_reranker`."""
+
+    def __init__(self, name: str, kind: str, model: Any, tokenizer: Any, prepare: Preprocess):
+        self.name = name
+        self.kind = kind
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prepare = prepare
+
+    def score(
+        self,
+        texts: str | Sequence[str],
+        images: ImageSource | Sequence[ImageSource],
+        batch_size: int = 16,
+    ) -> Vectors:
+        """How well each pair matches, larger is better; one text or one picture meets all others.
+
+        Shapes:
+            returns: float32[K], K pairs
+        Raises:
+            ConfigError: neither side is single and their numbers differ
+            FourMError: a score is NaN
+        """
+        pairs = _pairs(texts, images)
+        scores = np.zeros(len(pairs), np.float32)
+        for positions in self._groups(pairs, batch_size):
+            found = self._forward([pairs[p] for p in positions])
+            scores[positions] = found.float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
+        return scores
+
+    def rank(
+        self,
+        text: str,
+        images: Sequence[ImageSource],
+        *,
+        ids: Sequence[Any] | None = None,
+        k: int | None = None,
+        batch_size: int = 16,
+    ) -> list[tuple[Any, float]]:
+        """The pictures by falling score, as (id, score); ids are positions unless given."""
+        names = list(range(len(images))) if ids is None else list(ids)
+        if len(names) != len(images):
+            raise ConfigError(f"{len(images)} pictures need as many ids, got {len(names)}")
+        scores = self.score(text, images, batch_size)
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [(names[i], float(scores[i])) for i in order]
+
+    def _groups(self, pairs: list[tuple[str, Any]], batch_size: int) -> Iterator[list[int]]:
+        # Pictures of one input size together: ViLT's padding would let neighbours change a score.
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for position, (_, picture) in enumerate(pairs):
+            size = getattr(self._prepare, "size", None)
+            image = open_image(picture)
+            key = size(image.height, image.width) if callable(size) else (0, 0)
+            by_size.setdefault(key, []).append(position)
+        for positions in by_size.values():
+            for start in range(0, len(positions), batch_size):
+                yield positions[start : start + batch_size]
+
+    @torch.inference_mode()
+    def _forward(self, pairs: list[tuple[str, Any]]) -> Tensor:
+        texts, images = zip(*pairs, strict=True)
+        inputs = tokenize(self._model, self._tokenizer, list(texts), self._model.forward)
+        inputs |= {
+            name: value.to(self._model.device)
+            for name, value in self._prepare.batch(list(images)).items()
+        }
+        # ViLT draws the order of its patches from the global generator; it is given back unchanged.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return SCORES[self.kind](self._model(**inputs))
+
+
+def load_reranker(
+    source: str, *, device: str = "cpu", preprocess: Preprocess | None = None
+) -> MatchingReranker:
+    """A matching cross-encoder from a transformers folder or Hub id (an "hf:" in front is allowed).
+
+    Raises:
+        ConfigError: the model is no matching cross-encoder that is known here, or lacks files
+        CheckpointError: no safetensors weights
+    """
+    import json
+
+    source = source.removeprefix("hf:")
+    path = find_file(source, "config.json")
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path else None
+    if kind not in CLASSES:
+        raise ConfigError(
+            f"expected a matching cross-encoder, one of {sorted(CLASSES)}, got '{kind}' in "
+            f"'{source}'"
+        )
+    tokenizer, prepare = load_tokenizer(source), preprocess or read_preprocess(source)
+    if tokenizer is None or prepare is None:
+        raise ConfigError(f"'{source}' lacks its tokenizer or its preprocessor_config.json")
+    model = load_model(CLASSES[kind], source, device=device)
+    return MatchingReranker(f"hf:{source}", kind, model, tokenizer, prepare)
+
+
+def _pairs(texts: Any, images: Any) -> list[tuple[str, Any]]:
+    many_texts = [texts] if isinstance(texts, str) else list(texts)
+    many_images = list(images) if isinstance(images, list | tuple) else [images]
+    count = max(len(many_texts), len(many_images))
+    if 0 in (len(many_texts), len(many_images)):
+        return []
+    for what, items in (("texts", many_texts), ("pictures", many_images)):
+        if len(items) not in (1, count):
+            raise ConfigError(
+                f"{len(many_texts)} texts and {len(many_images)} pictures do not pair; give as "
+                f"many of both, or one of the {what}"
+            )
+    many_texts = many_texts * (count if len(many_texts) == 1 else 1)
+    many_images = many_images * (count if len(many_images) == 1 else 1)
+    return list(zip(many_texts, many_images, strict=True))

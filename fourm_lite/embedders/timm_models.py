@@ -1,0 +1,165 @@
+"""Embedders from timm: DINOv2/v3, MobileCLIP's image towers and every other backbone.
+
+The class token is DINO's vector (timm pools DINOv3 by its mean unless told). A CLIP tower keeps its
+projection, a classifier loses its head. A folder is what timm's `save_for_hf` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from einops import rearrange
+from torch import Tensor
+
+from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.image_configs import from_timm, preset
+from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.errors import CheckpointError, ConfigError, suggest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Output = Literal["auto", "class_token", "pooled", "projected"]
+
+
+def load_timm(
+    source: str,
+    *,
+    device: str = "cpu",
+    output: Output = "auto",
+    preprocess: ImagePreprocess | str | None = None,
+    image_size: int | None = None,
+) -> NetworkEmbedder:
+    """An embedder from a timm name (fetched from the Hub), "hf-hub:ID" or a local folder.
+
+    `output`: "class_token", "pooled" (timm's own pooling), "projected" (the head of a CLIP tower);
+    "auto" takes what the network was trained for. `image_size` changes the input size, for example
+    224 for DINOv2 as 4M uses it.
+
+    Raises:
+        ConfigError: unknown name or output
+        CheckpointError: a folder without config.json and model.safetensors
+    """
+    folder = Path(source)
+    size = {} if image_size is None else {"img_size": image_size}
+    model = _from_folder(folder, size) if folder.is_dir() else _from_name(source, size)
+    config = dict(model.pretrained_cfg)
+    chosen = _output(model, config) if output == "auto" else output
+    if chosen not in ("class_token", "pooled", "projected"):
+        raise ConfigError(f"output is auto, class_token, pooled or projected, got '{output}'")
+    if chosen != "projected":
+        model.reset_classifier(0)
+    model = model.to(device).eval()
+    if isinstance(preprocess, str):
+        preprocess = preset(preprocess, size=image_size)
+    prepare = preprocess or from_timm(config, size=image_size)
+    return NetworkEmbedder(
+        f"timm:{source}",
+        Towers(_image_tower(model, prepare, chosen), None, _patch_tower(model, prepare)),
+        identity=lambda: fingerprint_module(model),
+        preprocess=prepare,
+        facts={"output": chosen, "architecture": config.get("architecture")},
+    )
+
+
+def _from_name(name: str, size: Mapping[str, Any]) -> Any:
+    import timm
+
+    stem = name.split(".")[0]
+    if not name.startswith("hf-hub:") and not timm.is_model(stem):
+        raise ConfigError(
+            f"'{name}' is no folder and timm knows no model of that name."
+            f"{suggest(stem, timm.list_models())}"
+        )
+    return timm.create_model(name, pretrained=True, **size)
+
+
+def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
+    import timm
+    from safetensors.torch import load_file
+
+    config_file, weights = folder / "config.json", folder / "model.safetensors"
+    if not (config_file.is_file() and weights.is_file()):
+        raise CheckpointError(
+            f"a timm folder holds config.json and model.safetensors, '{folder}' holds "
+            f"{sorted(p.name for p in folder.iterdir())}; a .bin or .pth file is turned into "
+            f"safetensors by convert_pth(src, dst)"
+        )
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    missing = [key for key in ("architecture", "pretrained_cfg") if key not in config]
+    if missing:
+        raise CheckpointError(f"'{config_file}' is no timm configuration: it lacks {missing}")
+    details = {"num_classes": config.get("num_classes", 0), **config["pretrained_cfg"]}
+    model = timm.create_model(
+        config["architecture"],
+        pretrained_cfg=details,
+        num_classes=config.get("num_classes", 0),
+        **{**config.get("model_args", {}), **size},
+    )
+    _load(model, load_file(weights), weights)
+    return model
+
+
+def _load(model: Any, weights: dict[str, Tensor], path: Path) -> None:
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    wanted = getattr(model, "pos_embed", None)
+    stored = weights.get("pos_embed")
+    if wanted is not None and stored is not None and wanted.shape != stored.shape:
+        weights["pos_embed"] = resample_abs_pos_embed(
+            stored,
+            new_size=list(model.patch_embed.grid_size),
+            num_prefix_tokens=0 if getattr(model, "no_embed_class", False) else 1,
+        )
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"'{path}' does not fit its config.json: {error}") from error
+
+
+def _output(model: Any, config: Mapping[str, Any]) -> Output:
+    architecture, tag = str(config.get("architecture")), str(config.get("tag") or "")
+    tower = architecture.startswith("fastvit_mci") or "_clip_" in architecture
+    if tower and model.num_classes > 0 and "ft_in" not in tag:
+        return "projected"
+    return "class_token" if "dino" in architecture else "pooled"
+
+
+def _image_tower(
+    model: Any, prepare: ImagePreprocess, output: Output
+) -> Callable[[list[Image]], Tensor]:
+    def embed(images: list[Image]) -> Tensor:
+        pixels = prepare.batch(images)["pixel_values"].to(_device(model))
+        if output == "projected":
+            return model(pixels)
+        states = model.forward_features(pixels)
+        if output == "class_token":
+            return _class_token(model, states)
+        return model.forward_head(states, pre_logits=True)
+
+    return embed
+
+
+def _class_token(model: Any, states: Tensor) -> Tensor:
+    if states.ndim != 3 or not getattr(model, "num_prefix_tokens", 0):
+        raise ConfigError("this network has no class token; choose output='pooled'")
+    return states[:, 0]
+
+
+def _patch_tower(model: Any, prepare: ImagePreprocess) -> Callable[[list[Image]], Tensor]:
+    def embed(images: list[Image]) -> Tensor:
+        states = model.forward_features(prepare.batch(images)["pixel_values"].to(_device(model)))
+        if states.ndim == 3:
+            return states[:, getattr(model, "num_prefix_tokens", 0) :]
+        layout = str(getattr(model, "output_fmt", "NCHW"))
+        pattern = "b h w e -> b (h w) e" if layout.endswith("NHWC") else "b e h w -> b (h w) e"
+        return rearrange(states, pattern)
+
+    return embed
+
+
+def _device(model: Any) -> Any:
+    return next(model.parameters()).device
