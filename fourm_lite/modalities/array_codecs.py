@@ -1,0 +1,229 @@
+"""Codecs of class maps, features and token ids.
+
+Files that generated or foreign programs wrote are checked before they are believed: no pickle, no
+larger allocation than the file is long.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.npy import read_npy
+from fourm_lite.modalities.pictures import MAX_PIXELS, cut, open_picture, png
+from fourm_lite.modalities.pixel_codecs import to_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCodec:
+    """Maps of class numbers, one channel; class 0 is "none".
+
+    Units:
+        num_labels: classes, "none" counted
+        offset: added to the file's numbers, modulo 256; 1 makes 4M's void 255 into class 0
+    Shapes:
+        read: int64[H, W]
+    """
+
+    num_labels: int = 134
+    offset: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
+        """The classes of a one-channel picture file; a palette's numbers count, not its colours."""
+        return self.from_picture(open_picture(data, max_pixels=self.max_pixels), crop)
+
+    def from_picture(self, picture: Image, crop: Crop | None = None) -> Tensor:
+        """The classes of a picture that is open already."""
+        if picture.mode not in ("L", "P"):
+            raise FourMError(
+                f"expected a label map of one 8-bit channel, got a picture of mode {picture.mode}; "
+                "store class numbers, not colours"
+            )
+        numbers = np.array(cut(picture, crop, "nearest"))
+        return self._checked((torch.from_numpy(numbers).long() + self.offset) % 256)
+
+    def write(self, value: Tensor) -> bytes:
+        """A one-channel PNG file of the classes."""
+        from PIL import Image
+
+        numbers = (self._checked(_as_map(value)) - self.offset) % 256
+        return png(Image.fromarray(numbers.numpy().astype(np.uint8)))
+
+    def picture(self, value: Tensor) -> Image:
+        """The classes in colours, "none" in black."""
+        return _colored(self._checked(_as_map(value)).numpy(), class_colors(self.num_labels))
+
+    def _checked(self, labels: Tensor) -> Tensor:
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
+            raise FourMError(
+                f"expected classes 0..{self.num_labels - 1}, got {int(labels.min())}.."
+                f"{int(labels.max())}; does the file number its classes differently?"
+            )
+        return labels
+
+
+def _as_map(value: Tensor) -> Tensor:
+    labels = value.detach().cpu()
+    if labels.ndim == 3 and len(labels) == 1:
+        labels = labels[0]
+    if labels.ndim != 2 or labels.is_floating_point():
+        raise ShapeError(f"expected int64[H, W], got {value.dtype}{list(value.shape)}")
+    return labels.long()
+
+
+def class_colors(count: int) -> npt.NDArray[np.uint8]:
+    """Colours that tell classes apart, the first one black.
+
+    Shapes:
+        returns: uint8[count, 3]
+    """
+    turn = (math.sqrt(5) - 1) / 2  # the golden angle spreads any number of hues evenly
+    colors = [
+        hsv_to_rgb((k * turn) % 1, 0.55 + 0.15 * (k % 4), 0.65 + 0.11 * (k // 4 % 4))
+        for k in range(1, count)
+    ]
+    return (np.array([(0.0, 0.0, 0.0), *colors])[:count] * 255).round().astype(np.uint8)
+
+
+def _colored(numbers: npt.NDArray[np.int64], colors: npt.NDArray[np.uint8]) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(colors[numbers % len(colors)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCodec:
+    """What another network said of a picture: an .npy file of numbers.
+
+    The file was made for one crop, so `crop` changes nothing.
+
+    Units:
+        channels: numbers a place; None takes any
+    Shapes:
+        read: float32[C, H, W] | float32[L, E] | float32[E]
+    """
+
+    channels: int | None = None
+
+    def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
+        """The numbers of an .npy file."""
+        array = read_npy(data)
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise FourMError(f"expected finite numbers, got {array.dtype} with NaN or worse")
+        return self._checked(torch.from_numpy(array.astype(np.float32)))
+
+    def write(self, value: Tensor) -> bytes:
+        """An .npy file of half precision where that loses nothing, else of float32."""
+        array = self._checked(value).detach().float().cpu().numpy()
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        return _npy(half if np.array_equal(half.astype(np.float32), array) else array)
+
+    def picture(self, value: Tensor) -> Image | str:
+        """The three main directions of a feature map as colours; a text where there is no map."""
+        features = self._checked(value).detach().float().cpu()
+        if features.ndim != 3:
+            return f"features {list(value.shape)}, length {float(features.norm()):.3f}"
+        _, height, width = features.shape
+        return to_picture(_main_directions(features, height, width))
+
+    def _checked(self, value: Tensor) -> Tensor:
+        place = 0 if value.ndim == 3 else -1
+        if value.ndim not in (1, 2, 3) or self.channels not in (None, value.shape[place]):
+            raise ShapeError(
+                f"expected [{self.channels or 'C'}, H, W] or [L, {self.channels or 'E'}], "
+                f"got {list(value.shape)}"
+            )
+        return value
+
+
+def _main_directions(features: Tensor, height: int, width: int) -> Tensor:
+    rows = rearrange(features, "c h w -> (h w) c").double()
+    rows = rows - rows.mean(0)
+    _, _, directions = torch.linalg.svd(rows, full_matrices=False)
+    directions = directions[:3]
+    # A singular vector has no sign of its own: the largest entry is made positive.
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    scores = rows @ (directions * largest.sign()).T
+    scores = F.pad(scores, (0, 3 - scores.shape[1]))
+    low, high = scores.min(0).values, scores.max(0).values
+    colors = (scores - low) / (high - low).clamp_min(1e-12)
+    return rearrange(colors.float(), "(h w) c -> c h w", h=height, w=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCodec:
+    """Token ids that a tokenizer made before: an int16 .npy file, one row a crop.
+
+    The file was made for certain crops; the loader takes the row that belongs to its crop, so
+    `crop` changes nothing here.
+
+    Units:
+        vocab_size: ids are smaller; None takes any
+    Shapes:
+        read: int64, as stored: [L], or [crops, L]
+    """
+
+    vocab_size: int | None = None
+
+    def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
+        """The ids of an .npy file."""
+        array = read_npy(data)
+        if array.dtype.kind not in "iu":
+            raise FourMError(f"expected whole numbers as token ids, got {array.dtype}")
+        return self._checked(torch.from_numpy(array.astype(np.int64)))
+
+    def write(self, value: Tensor) -> bytes:
+        """An .npy file of int16, or of int32 for a vocabulary beyond it."""
+        ids = self._checked(value).detach().cpu().numpy()
+        small = ids.size == 0 or int(ids.max()) < 1 << 15
+        return _npy(ids.astype(np.int16 if small else np.int32))
+
+    def picture(self, value: Tensor) -> Image:
+        """One coloured square a token; the same id has the same colour everywhere."""
+        ids = self._checked(value).detach().cpu().reshape(-1).numpy()
+        side = math.isqrt(len(ids))
+        grid = ids.reshape(side, side) if side * side == len(ids) else ids[None]
+        return _enlarged(_colored(grid, _id_colors()), cell=16)
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        limit = self.vocab_size if self.vocab_size is not None else 1 << 31
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+            raise FourMError(
+                f"expected token ids 0..{limit - 1}, got {int(ids.min())}..{int(ids.max())}; "
+                "were they made by another tokenizer?"
+            )
+        return ids
+
+
+def _id_colors() -> npt.NDArray[np.uint8]:
+    return class_colors(257)[1:]
+
+
+def _enlarged(picture: Image, cell: int) -> Image:
+    from PIL import Image
+
+    size = (picture.width * cell, picture.height * cell)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
