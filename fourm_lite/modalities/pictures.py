@@ -7,6 +7,7 @@ pixels equal those that the published models were trained on. Imports Pillow whe
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +70,7 @@ def _open(data: bytes, max_pixels: int) -> Image:
     if not data:
         raise FourMError("expected a picture file, got 0 bytes; leave the file out")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=_readers())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FourMError(_too_large(str(error), max_pixels)) from error
     except UnidentifiedImageError as error:
@@ -84,6 +85,15 @@ def _open(data: bytes, max_pixels: int) -> Image:
     if picture.width * picture.height > max_pixels:
         raise FourMError(_too_large(f"{picture.width} x {picture.height} pixels", max_pixels))
     return picture
+
+
+@functools.cache
+def _readers() -> tuple[str, ...]:
+    """Those of the formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _too_large(what: str, max_pixels: int) -> str:

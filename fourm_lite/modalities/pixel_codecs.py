@@ -133,6 +133,11 @@ def _pixels(picture: Image) -> Tensor:
 
 
 def as_image(value: Tensor, channels: int) -> Tensor:
+    """One picture on the CPU; a batch of one is taken out of its batch.
+
+    Raises:
+        ShapeError: it is not float32[channels, H, W]
+    """
     image = value.detach().float().cpu()
     if image.ndim == 4 and len(image) == 1:
         image = image[0]
@@ -142,6 +147,11 @@ def as_image(value: Tensor, channels: int) -> Tensor:
 
 
 def to_picture(image: Tensor) -> Image:
+    """Pixels in 0..1 as an 8-bit picture.
+
+    Shapes:
+        image: float32[1 or 3, H, W]
+    """
     from PIL import Image
 
     steps = (image.clamp(0, 1) * 255).round().to(torch.uint8)
