@@ -11,6 +11,7 @@ import torch
 
 from fourm_lite.backbone.vit import FMViT, ViTConfig
 from fourm_lite.model.load import fill, model_config
+from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def load_vit(
     config = _vit_config(checkpoint)
     keeps_head = "head.weight" in checkpoint.tensors and num_classes in (None, config.num_classes)
     classes = config.num_classes if num_classes is None else num_classes
-    with torch.device("meta"):
+    with without_storage():
         model = FMViT(replace(config, num_classes=classes if keeps_head else 0, class_names=()))
     model.config = replace(model.config, class_names=config.class_names if keeps_head else ())
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)

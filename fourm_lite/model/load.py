@@ -16,6 +16,7 @@ from fourm_lite.errors import CheckpointError
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
@@ -76,7 +77,7 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
 
 def build_empty(config: FourMConfig) -> FourM:
     """The modules without storage."""
-    with torch.device("meta"):
+    with without_storage():
         return FourM(config)
 
 

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.nn.empty import is_without_storage
 
 
 def _waves(positions: Tensor, dim: int, temperature: float) -> Tensor:
@@ -32,6 +33,8 @@ def sincos_1d(length: int, dim: int, temperature: float = 10000.0) -> Tensor:
     """
     if dim % 2:
         raise ConfigError(f"a 1-D sine-cosine table needs an even dim, got {dim}")
+    if is_without_storage():
+        return torch.empty(1, length, dim)
     return _waves(torch.arange(length, dtype=torch.float32), dim, temperature)[None]
 
 
@@ -43,6 +46,8 @@ def sincos_2d(height: int, width: int, dim: int, temperature: float = 10000.0) -
     """
     if dim % 4:
         raise ConfigError(f"a 2-D sine-cosine table needs a dim divisible by 4, got {dim}")
+    if is_without_storage():
+        return torch.empty(1, height * width, dim)
     slow, fast = torch.meshgrid(
         torch.arange(width, dtype=torch.float32),
         torch.arange(height, dtype=torch.float32),
