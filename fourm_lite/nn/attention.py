@@ -142,11 +142,20 @@ class CrossAttention(nn.Module):
         return self.k_norm(k), v
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None = None
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        bias: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> Tensor:
-        """Attends from x: float[B, M, D] to the context behind `keys_values`."""
+        """Attends from x: float[B, M, D] to the context behind `keys_values`.
+
+        Rows where `present` (bool[B, 1, 1]) is False have no context: they attend to nothing.
+        """
         q = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads))
         y = fused_attention(q, *keys_values, bias)
+        if present is not None:
+            y = y * present[..., None]
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))
 
 

@@ -209,8 +209,6 @@ class DecoderBlock(nn.Module):
         own = None if cache is None else cache.own
         y = y + self.drop_path(self.self_attn(self.norm1(y), bias, own))
         keys_values = self.keys_values(context.tokens) if cache is None else cache.cross
-        crossed = self.cross_attn(self.query_norm(y), keys_values, context.bias)
-        if context.present is not None:
-            crossed = crossed * context.present
-        y = y + self.drop_path(crossed)
+        queries = self.query_norm(y)
+        y = y + self.drop_path(self.cross_attn(queries, keys_values, context.bias, context.present))
         return y + self.drop_path(self.mlp(self.norm2(y)))

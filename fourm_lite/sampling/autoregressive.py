@@ -1,0 +1,156 @@
+"""Decoding a sequence token by token, with the keys and values of earlier tokens kept.
+
+The decoder reads only the newest token; the context's keys and values are computed once. A row that
+has said its end token leaves the batch. What was said is merged into the sequence, sentinel by
+sentinel, so that gaps in the middle of a text are filled as well as its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import Tokens
+from fourm_lite.model.embeddings import TokenDecoder
+from fourm_lite.nn.attention import KVCache
+from fourm_lite.nn.blocks import BlockCache
+from fourm_lite.sampling.state import Job
+from fourm_lite.tokenization.spans import Marks, merge_spans
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where each row of a sequence target starts and ends; all int64[B].
+
+    `start` is the first id that the decoder reads, `end` the id that ends the row, `limit` the most
+    tokens that it may say.
+    """
+
+    start: Tensor
+    end: Tensor
+    limit: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> Ends:
+        """Read off the target: its first id, its last id, its length."""
+        limit = tokens.targets.sum(dim=1)
+        first = tokens.targets.to(torch.uint8).argmax(dim=1)
+        reverse = tokens.targets.flip(1).to(torch.uint8).argmax(dim=1)
+        last = tokens.length - 1 - reverse
+        pick = tokens.value.gather(1, torch.stack([first, last], dim=1))
+        return cls(pick[:, 0], pick[:, 1], limit)
+
+
+@dataclass
+class Said:
+    """The tokens of every row so far."""
+
+    rows: list[list[int]]
+    confidence: list[list[float]]
+    logits: list[Tensor] = field(default_factory=list)
+
+
+def autoregressive(job: Job, *, keep_logits: bool = False) -> tuple[Tokens, Said]:
+    """Decodes a sequence target to its end; returns the merged sequence and what was said."""
+    ends = Ends.of(job.tokens)
+    if job.randomness.original:
+        # The original reads both off the first row, and no row leaves before all have ended.
+        ends = Ends(
+            ends.start, ends.end[:1].expand_as(ends.end), ends.limit[:1].expand_as(ends.end)
+        )
+    said = _decode(job, ends, keep_logits)
+    return merged(job.tokens, ends.start, said.rows, job.marks), said
+
+
+def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
+    size, original = job.tokens.size, job.randomness.original
+    said = Said([[] for _ in range(size)], [[] for _ in range(size)])
+    active = torch.nonzero(ends.limit > 0)[:, 0]
+    job = replace(job, randomness=job.randomness.rows(active))
+    total = int(ends.limit.max()) if size else 0
+    caches = _caches(job, total)
+    if len(active) < size:
+        caches = _select(caches, active, size, len(job.passes))
+    ids, ended = ends.start[active], torch.zeros(size, dtype=torch.bool, device=ends.start.device)
+    for t in range(total):
+        if not len(active):
+            break
+        logits = _next_logits(job, ids, t, caches)
+        if keep_logits:
+            said.logits.append(logits[:, 0])
+        drawn = job.randomness.draw(logits, job.step)
+        ids = drawn.ids[:, 0]
+        for row, token, p in zip(
+            active.tolist(), ids.tolist(), drawn.confidence[:, 0].tolist(), strict=True
+        ):
+            said.rows[row].append(token)
+            said.confidence[row].append(p)
+        ended[active] |= ids == ends.end[active]
+        if job.on_token is not None:
+            job.on_token(t + 1, total)
+        stay = _staying(active, ended, ends.limit, t + 1, original)
+        if not bool(stay.all()):
+            index = torch.nonzero(stay)[:, 0]
+            caches = _select(caches, index, len(active), len(job.passes))
+            job = replace(job, randomness=job.randomness.rows(index))
+            active, ids = active[index], ids[index]
+    return said
+
+
+def _staying(active: Tensor, ended: Tensor, limit: Tensor, said: int, original: bool) -> Tensor:
+    if original:
+        done = bool(ended[active].all())
+        return torch.full_like(active, not done, dtype=torch.bool)
+    return ~ended[active] & (limit[active] > said)
+
+
+def _next_logits(job: Job, ids: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
+    embedding: TokenDecoder = job.model.decoder_embeddings[job.name]  # type: ignore[assignment]
+    y = embedding.token_emb(ids)[:, None] + embedding.step(position, 1)
+    y = y.repeat(len(job.passes), 1, 1)
+    context = caches[0].context
+    return job.guided(job.model.run_decoder(y, context, caches=caches))
+
+
+def _caches(job: Job, capacity: int) -> list[BlockCache]:
+    """One cache a decoder block, for all passes, the context's keys and values filled in."""
+    caches = []
+    for block in job.model.decoder:
+        keys, values = block.keys_values(job.context.tokens)  # type: ignore[operator]
+        caches.append(BlockCache(KVCache.empty(keys, capacity), (keys, values), job.context))
+    return caches
+
+
+def _select(caches: list[BlockCache], rows: Tensor, size: int, passes: int) -> list[BlockCache]:
+    """The caches of some of `size` rows, in every pass."""
+    index = torch.cat([rows + p * size for p in range(passes)])
+    context = caches[0].context.select(index)
+    return [c.select(index, context) for c in caches]
+
+
+def merged(tokens: Tokens, start: Tensor, rows: list[list[int]], marks: Marks) -> Tokens:
+    """A sequence with what was said for its sentinels put in their place; all of it is given.
+
+    Rows are padded to the longest one.
+    """
+    sentinels = frozenset(marks.sentinels)
+    whole = []
+    for i, said in enumerate(rows):
+        given = tokens.value[i][tokens.inputs[i]].tolist()
+        whole.append(merge_spans(given, [int(start[i]), *said], sentinels))
+    return sequence_tokens(whole, marks.pad, device=tokens.value.device)
+
+
+def sequence_tokens(
+    rows: list[list[int]], pad: int, device: torch.device | str | None = None
+) -> Tokens:
+    """Sequences of ids as given tokens, padded to the longest."""
+    length = max([1, *map(len, rows)])
+    value = torch.full((len(rows), length), pad, dtype=torch.int64)
+    valid = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        value[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        valid[i, : len(row)] = True
+    return Tokens.given(value.to(device), valid.to(device), length=length)

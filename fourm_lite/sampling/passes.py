@@ -1,0 +1,167 @@
+"""The passes of guided generation: with the conditions, without them, with one of them.
+
+Guidance is a weighted sum of the logits of the passes, `l = sum_p w_p l_p`, with weights that
+sum to one. One scale s gives the pass with the conditions the weight s and the one without them
+1 - s; a weight per condition gives each condition its own pass. An unguided step is one pass of
+weight 1.
+
+Source:
+    Classifier-free guidance (Ho & Salimans 2022); 4M (Mizrahi et al. 2023), section 4.3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.model.fourm import Encoded, FourM
+from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.blocks import Context
+from fourm_lite.tokenization.spans import Marks
+
+LEGACY_MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 204)))
+"""The ids of 4M's text vocabulary."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass hides from the model, and how much its logits count.
+
+    `hidden` conditions take the form they have when nothing is known; `dropped` ones are not there.
+    """
+
+    weight: float
+    hidden: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
+
+
+def plan_passes(
+    guidance: float | Mapping[str, float], conditions: Sequence[str], given: Sequence[str]
+) -> list[Pass]:
+    """The passes of one step.
+
+    Args:
+        guidance: one scale for all conditions, or a weight for each
+        conditions: modalities that the unconditional pass hides
+        given: modalities of the batch; conditions that it lacks do not count
+    """
+    conditions = [name for name in conditions if name in given]
+    if isinstance(guidance, Mapping):
+        weights = {n: float(w) for n, w in guidance.items() if n in given}
+        everything = frozenset(weights)
+        singles = [Pass(w, dropped=everything - {n}) for n, w in weights.items()]
+        return [*singles, Pass(1.0 - sum(weights.values()), hidden=everything)]
+    scale = float(guidance)
+    if scale == 1.0 or not conditions:
+        return [Pass(1.0)]
+    return [Pass(scale), Pass(1.0 - scale, hidden=frozenset(conditions))]
+
+
+def _hidden_grid(tokens: Tokens, marks: Marks) -> Tokens:
+    return tokens.hidden()
+
+
+def _hidden_sequence(tokens: Tokens, marks: Marks) -> Tokens:
+    """An empty text: the encoder sees a lone first sentinel."""
+    value = torch.full_like(tokens.value, marks.pad)
+    value[:, 0] = marks.sentinel(1)
+    return Tokens(value, _first_only(tokens.inputs), torch.zeros_like(tokens.targets))
+
+
+def _hidden_features(tokens: Tokens, marks: Marks) -> Tokens:
+    value = torch.zeros_like(tokens.value)
+    return Tokens(value, _first_only(tokens.inputs), torch.zeros_like(tokens.targets))
+
+
+def _first_only(like: Tensor) -> Tensor:
+    first = torch.zeros_like(like)
+    first[:, 0] = True
+    return first
+
+
+HIDERS: dict[str, Callable[[Tokens, Marks], Tokens]] = {
+    "pixels": _hidden_grid,
+    "grid": _hidden_grid,
+    "sequence": _hidden_sequence,
+    "features": _hidden_features,
+}
+
+
+def without(model: FourM, batch: TokenBatch, names: Sequence[str], marks: Marks) -> TokenBatch:
+    """The batch as it looks when nothing is known of some modalities."""
+    kinds = model.config.modalities
+    return batch.with_({n: HIDERS[kinds[n].kind](batch[n], marks) for n in names if n in batch})
+
+
+@dataclass
+class Encoder:
+    """Encodes the passes of a step; a pass whose input did not change is not encoded again."""
+
+    model: FourM
+    marks: Marks
+
+    def __post_init__(self) -> None:
+        """Starts with an empty memory."""
+        self._memory: dict[Pass, tuple[tuple[object, ...], Encoded]] = {}
+
+    def __call__(self, batch: TokenBatch, passes: Sequence[Pass]) -> Context:
+        """The contexts of all passes, one after the other: tokens float[P * B, N, D]."""
+        return stack([self.encode(batch, p) for p in passes])
+
+    def encode(self, batch: TokenBatch, which: Pass) -> Encoded:
+        """One pass."""
+        names = [n for n in batch if n in self.model.encoder_embeddings and n not in which.dropped]
+        # Tokens are never changed in place, so the same objects give the same context.
+        key = tuple(x for n in names for x in (n, batch[n]) if bool(batch[n].inputs.any()))
+        known = self._memory.get(which)
+        if known is not None and _same(known[0], key):
+            return known[1]
+        shown = without(self.model, batch.only(*names), sorted(which.hidden), self.marks)
+        encoded = self.model.encode(shown, batch_size=batch.size)
+        self._memory[which] = (key, encoded)
+        return encoded
+
+
+def _same(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
+    return len(a) == len(b) and all(
+        x is y or (isinstance(x, str) and x == y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def stack(encoded: Sequence[Encoded]) -> Context:
+    """Contexts of several passes as one batch; shorter ones are padded."""
+    contexts = [e.context for e in encoded]
+    if len(contexts) == 1:
+        return contexts[0]
+    length = max(c.tokens.shape[1] for c in contexts)
+    tokens = torch.cat([F.pad(c.tokens, (0, 0, 0, length - c.tokens.shape[1])) for c in contexts])
+    valid = torch.cat(
+        [F.pad(e.packed.valid, (0, length - e.packed.valid.shape[1])) for e in encoded]
+    )
+    if bool(valid.all()):
+        return Context(tokens)
+    present = valid.any(dim=1)
+    return Context(
+        tokens,
+        blocked(valid, tokens.dtype)[:, None, None, :],
+        None if bool(present.all()) else present[:, None, None],
+    )
+
+
+def combine(logits: Tensor, passes: Sequence[Pass]) -> Tensor:
+    """The weighted sum of the passes' logits: float[P * B, ...] -> float32[B, ...].
+
+    Written as base + sum w (l - base), which is exact where the passes agree.
+    """
+    if len(passes) == 1:
+        return logits.float()
+    *others, base = logits.float().chunk(len(passes))
+    out = base
+    for one, p in zip(others, passes, strict=False):
+        out = out + p.weight * (one - base)
+    return out

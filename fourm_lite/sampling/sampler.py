@@ -1,0 +1,245 @@
+"""The sampler: carries out a plan on a batch, step by step.
+
+Every step encodes what is known, decodes some tokens of one target and returns a new batch in which
+they are known too. `iterate` yields every step, `run` gives the last batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import FourMError
+from fourm_lite.model.fourm import FourM
+from fourm_lite.sampling.autoregressive import Said, autoregressive, sequence_tokens
+from fourm_lite.sampling.check import check_request
+from fourm_lite.sampling.parallel import Written, maskgit, roar
+from fourm_lite.sampling.passes import LEGACY_MARKS, Encoder, plan_passes
+from fourm_lite.sampling.plan import Plan, Step
+from fourm_lite.sampling.state import Job, Randomness, StepResult, TokenCallback
+from fourm_lite.tokenization.spans import Marks
+
+PARALLEL = {"maskgit": maskgit, "roar": roar}
+
+Seed = int | Sequence[int]
+"""One seed for every item, or one an item."""
+
+
+class Sampler:
+    """Generates any modality from any others.
+
+    Args:
+        model: in eval mode
+        marks: special ids of the model's text vocabulary; 4M's by default
+        original: the original's behaviour where ours differs on purpose (see docs/differences.md):
+            one generator for the batch, ends read off the first row, argmax without confidence
+
+    Example:
+        >>> result = Sampler(model).run(batch, Plan.of(Target("tok_depth@224")))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, model: FourM, *, marks: Marks = LEGACY_MARKS, original: bool = False
+    ) -> None:
+        if model.training:
+            raise FourMError(
+                "the model is in training mode, so its results would be random; call model.eval()"
+            )
+        self.model, self.marks, self.original = model, marks, original
+
+    def run(
+        self,
+        batch: TokenBatch,
+        plan: Plan | Sequence[Step],
+        *,
+        seed: Seed = 0,
+        on_token: TokenCallback | None = None,
+    ) -> TokenBatch:
+        """The batch after the last step of the plan."""
+        result = batch
+        for step in self.iterate(batch, plan, seed=seed, on_token=on_token):
+            result = step.batch
+        return result
+
+    def iterate(
+        self,
+        batch: TokenBatch,
+        plan: Plan | Sequence[Step],
+        *,
+        seed: Seed = 0,
+        on_token: TokenCallback | None = None,
+    ) -> Iterator[StepResult]:
+        """Carries out a plan, yielding every step.
+
+        Args:
+            batch: what is given; targets that it lacks start empty
+            plan: a plan, or its steps
+            seed: an item's result depends on its own seed alone, not on the rest of the batch
+            on_token: called for each token while a text grows
+
+        Raises:
+            FourMError: the model cannot do it, or nothing is given; before any work
+        """
+        steps = self.steps(batch, plan)
+        batch = self._with_targets(batch, steps)
+        check_request(self.model, batch, steps)
+        return self._steps(batch, steps, _seeds(seed, batch.size), on_token)
+
+    def steps(self, batch: TokenBatch, plan: Plan | Sequence[Step]) -> Sequence[Step]:
+        """The steps of a plan on a batch."""
+        if not isinstance(plan, Plan):
+            return plan
+        return plan.steps(self.model.config.modalities, [*batch], original=self.original)
+
+    def _steps(
+        self,
+        batch: TokenBatch,
+        steps: Sequence[Step],
+        seeds: Sequence[int],
+        on_token: TokenCallback | None,
+    ) -> Iterator[StepResult]:
+        encoder = Encoder(self.model, self.marks)
+        for step in steps:
+            with torch.inference_mode():
+                result = self._step(batch, step, encoder, seeds, on_token)
+            batch = result.batch
+            yield result
+
+    def _step(
+        self,
+        batch: TokenBatch,
+        step: Step,
+        encoder: Encoder,
+        seeds: Sequence[int],
+        on_token: TokenCallback | None,
+    ) -> StepResult:
+        if step.copies > 1:
+            return self._copies(batch, step, encoder, seeds, on_token)
+        passes = plan_passes(step.guidance, step.conditions, self._given(batch, step))
+        job = Job(
+            model=self.model,
+            step=step,
+            tokens=batch[step.target],
+            context=encoder(batch, passes),
+            passes=passes,
+            randomness=self._randomness(seeds, step.index),
+            marks=self.marks,
+            on_token=on_token,
+        )
+        if step.scheme == "autoregressive":
+            tokens, said = autoregressive(job)
+            return _said_result(batch, step, tokens, said)
+        return _written_result(batch, step, PARALLEL[step.scheme](job))
+
+    def _given(self, batch: TokenBatch, step: Step) -> list[str]:
+        return [n for n in batch if n != step.target and bool(batch[n].inputs.any())]
+
+    def _copies(
+        self,
+        batch: TokenBatch,
+        step: Step,
+        encoder: Encoder,
+        seeds: Sequence[int],
+        on_token: TokenCallback | None,
+    ) -> StepResult:
+        """Samples a sequence several times for each item and joins what the copies say.
+
+        SAM instances are generated like this: each copy names a few of them.
+        """
+        n = step.copies
+        several = [_mix(seed, -1 - copy) for seed in seeds for copy in range(n)]
+        result = self._step(
+            batch.repeat(n),
+            replace(step, copies=1),
+            encoder,
+            list(seeds) if self.original else several,
+            on_token,
+        )
+        tokens = result.batch[step.target]
+        joined = [
+            tokens.value[i : i + n][tokens.inputs[i : i + n]].tolist()
+            for i in range(0, tokens.size, n)
+        ]
+        whole = sequence_tokens(joined, self.marks.pad, device=batch.device)
+        return replace(result, batch=batch.with_({step.target: whole}), step=step)
+
+    def _randomness(self, seeds: Sequence[int], index: int) -> Randomness:
+        if self.original:
+            return Randomness.of_step(seeds[0] + index)
+        # Every step has its own generators, so a plan can be taken up at any step.
+        return Randomness.of_items([_mix(seed, index) for seed in seeds])
+
+    def _with_targets(self, batch: TokenBatch, steps: Sequence[Step]) -> TokenBatch:
+        missing = {s.target: s for s in steps if s.target not in batch}
+        new: dict[str, Tokens] = {}
+        for name, step in missing.items():
+            entry = self.model.modality(name)
+            if entry.kind == "sequence":
+                length = step.max_tokens or entry.max_tokens
+                new[name] = empty_sequence(batch.size, length, self.marks).to(batch.device)
+            elif entry.kind == "grid":
+                new[name] = Tokens.wanted(entry, batch.size, batch.device)
+        return batch.with_(new)
+
+
+def empty_sequence(batch_size: int, num_tokens: int, marks: Marks) -> Tokens:
+    """A sequence of which nothing is known, to be generated whole.
+
+    The encoder sees a lone first sentinel; the decoder starts from it and may say
+    `num_tokens - 1` tokens.
+    """
+    num_tokens = max(2, num_tokens)
+    value = torch.full((batch_size, num_tokens), marks.pad, dtype=torch.int64)
+    value[:, :2] = marks.sentinel(1)
+    value[:, -1] = marks.sentinel(2)
+    inputs = torch.zeros(batch_size, num_tokens, dtype=torch.bool)
+    inputs[:, 0] = True
+    return Tokens(value, inputs=inputs, targets=~inputs)
+
+
+def _seeds(seed: Seed, size: int) -> list[int]:
+    seeds = [seed] * size if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != size:
+        raise FourMError(f"give one seed, or one for each of the {size} items; got {len(seeds)}")
+    return seeds
+
+
+def _mix(seed: int, index: int) -> int:
+    """A seed of its own for a step or a copy: splitmix64's first round."""
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 31)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 29)) % 2**63
+
+
+def _said_result(batch: TokenBatch, step: Step, tokens: Tokens, said: Said) -> StepResult:
+    ids = sequence_tokens(said.rows, -1, device=batch.device)
+    confidence = torch.zeros(ids.value.shape)
+    for i, row in enumerate(said.confidence):
+        confidence[i, : len(row)] = torch.tensor(row)
+    positions = torch.arange(ids.length, device=batch.device).expand(batch.size, -1)
+    nothing: Tensor = torch.empty(batch.size, 0)
+    return StepResult(
+        batch=batch.with_({step.target: tokens}),
+        step=step,
+        positions=positions,
+        ids=ids.value,
+        confidence=confidence,
+        candidates=nothing.long(),
+        logits=nothing[..., None],
+    )
+
+
+def _written_result(batch: TokenBatch, step: Step, written: Written) -> StepResult:
+    return StepResult(
+        batch=batch.with_({step.target: written.tokens}),
+        step=step,
+        positions=written.positions,
+        ids=written.ids,
+        confidence=written.confidence,
+        candidates=written.candidates,
+        logits=written.logits,
+    )

@@ -1,0 +1,106 @@
+"""What the decoding schemes share: the job of one step, its randomness, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.blocks import Context
+from fourm_lite.sampling.logits import Drawn, draw_original, draw_rows
+from fourm_lite.sampling.passes import Pass, combine
+from fourm_lite.sampling.plan import Step
+from fourm_lite.tokenization.spans import Marks
+
+TokenCallback = Callable[[int, int], None]
+"""Called with (tokens decoded so far, at most this many) while a text grows."""
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """Where a step's random numbers come from.
+
+    Ours: one generator an item, so that an item's result does not depend on its neighbours.
+    The original's: one generator for the batch, seeded anew in every step.
+    """
+
+    generators: Sequence[torch.Generator]
+    original: bool = False
+
+    @classmethod
+    def of_items(cls, seeds: Sequence[int]) -> Randomness:
+        """One generator an item."""
+        return cls([torch.Generator().manual_seed(seed) for seed in seeds])
+
+    @classmethod
+    def of_step(cls, seed: int) -> Randomness:
+        """The original's: one for the batch, to be made anew in every step."""
+        return cls([torch.Generator().manual_seed(seed)], original=True)
+
+    def orders(self, batch_size: int, length: int) -> Tensor:
+        """A random number for each position: float[batch_size, length]."""
+        if self.original:
+            return torch.rand(length, generator=self.generators[0]).expand(batch_size, -1)
+        return torch.stack([torch.rand(length, generator=g) for g in self.generators])
+
+    def draw(self, logits: Tensor, step: Step, valid: Tensor | None = None) -> Drawn:
+        """Ids for logits float[B, M, V]; the items' own generators are used up alike."""
+        rules = {"temperature": step.temperature, "top_k": step.top_k, "top_p": step.top_p}
+        if not self.original:
+            return draw_rows(logits, self.generators, valid=valid, **rules)
+        drawn = draw_original(logits.flatten(0, 1), seed=self.generators[0], **rules)
+        shape = logits.shape[:2]
+        return Drawn(drawn.ids.view(shape), drawn.confidence.view(shape))
+
+    def rows(self, index: Tensor) -> Randomness:
+        """The generators of some items."""
+        if self.original:
+            return self
+        return Randomness([self.generators[i] for i in index.tolist()])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step of a plan on a batch, ready to be decoded."""
+
+    model: FourM
+    step: Step
+    tokens: Tokens
+    context: Context
+    passes: Sequence[Pass]
+    randomness: Randomness
+    marks: Marks
+    on_token: TokenCallback | None = None
+
+    @property
+    def name(self) -> str:
+        """The target modality."""
+        return self.step.target
+
+    def guided(self, y: Tensor) -> Tensor:
+        """Logits of decoder outputs float[P * B, M, D], passes combined: float32[B, M, V]."""
+        return combine(self.model.logits(y, self.name), self.passes)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The batch after one step, and what the step did.
+
+    Shapes:
+        positions, ids: int64[B, k]; what was written (a text: the tokens generated, -1 padded)
+        confidence: float[B, k], the probability of each under the distribution it was drawn from
+        candidates: int64[B, m], the positions that were offered to the decoder
+        logits: float32[B, m, V] of the candidates, guided, before filtering
+    """
+
+    batch: TokenBatch
+    step: Step
+    positions: Tensor
+    ids: Tensor
+    confidence: Tensor
+    candidates: Tensor = field(repr=False)
+    logits: Tensor = field(repr=False)
