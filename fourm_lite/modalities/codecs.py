@@ -1,6 +1,11 @@
-"""All codecs under one name: `codecs.ImageCodec()`, `codecs.BoxCodec()` and so on."""
+"""All codecs under one name, `codecs.ImageCodec()` and so on, and which one a modality has.
+
+A modality that names no codec of its own gets the one of its stem in 4M, else the one of its kind.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec, TokenCodec, class_colors
 from fourm_lite.modalities.codec_types import Codec, Crop
@@ -15,6 +20,7 @@ from fourm_lite.modalities.pixel_codecs import (
     normalize,
     standardize_depth,
 )
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.modalities.value_codecs import (
     BoxCodec,
     MetadataCodec,
@@ -23,6 +29,49 @@ from fourm_lite.modalities.value_codecs import (
     SamCodec,
     TextCodec,
 )
+
+# What 4M stores under each name, beyond what the kind says.
+_OF_STEM: dict[str, Codec] = {
+    "det": BoxCodec(),
+    "metadata": MetadataCodec(),
+    "human_poses": PoseCodec(),
+    "color_palette": PaletteCodec(),
+    "sam_instance": SamCodec(),
+    "depth": DepthCodec(),
+    "normal": NormalCodec(),
+    "semseg_coco": LabelCodec(num_labels=134),
+    "sam_mask": MaskCodec(),
+}
+
+
+def _raw_codec(modality: Modality) -> Codec:
+    if modality.num_labels is not None:
+        return LabelCodec(num_labels=modality.num_labels)
+    if modality.channels in (1, 3):
+        return ImageCodec(channels=modality.channels)
+    return FeatureCodec(channels=modality.channels)
+
+
+def _pixel_codec(modality: Modality) -> Codec:
+    # The model reads ImageNet-standardised colours; the tokenizers read -1..1.
+    if modality.channels == 3:
+        return ImageCodec(normalization="imagenet")
+    return ImageCodec(channels=modality.channels or 1)
+
+
+_OF_KIND: dict[str, Callable[[Modality], Codec]] = {
+    "pixels": _pixel_codec,
+    "grid": lambda modality: TokenCodec(vocab_size=modality.vocab_size),
+    "sequence": lambda modality: TextCodec(),
+    "features": lambda modality: FeatureCodec(channels=modality.channels),
+    "raw": _raw_codec,
+}
+
+
+def codec_of(modality: Modality) -> Codec:
+    """How files of a modality are read and written, and its values shown."""
+    return modality.codec or _OF_STEM.get(modality.stem) or _OF_KIND[modality.kind](modality)
+
 
 __all__ = [
     "NORMALIZATIONS",
@@ -42,6 +91,7 @@ __all__ = [
     "TextCodec",
     "TokenCodec",
     "class_colors",
+    "codec_of",
     "denormalize",
     "normalize",
     "open_picture",
