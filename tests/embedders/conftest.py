@@ -81,5 +81,12 @@ def siglip_tokenizer():
     )
 
 
+def siglip2_tokenizer():
+    import transformers
+
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz."]
+    return transformers.Siglip2Tokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[])
+
+
 def unit(vectors: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(vectors.detach().double(), dim=-1).float().numpy()

@@ -1,0 +1,352 @@
+"""Vectors of transformers models, from saved folders, against the library's own calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fourm_lite.embedders.hf import load_hf
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+
+from .conftest import (
+    bert_tokenizer,
+    clip_tokenizer,
+    siglip2_tokenizer,
+    siglip_tokenizer,
+    unit,
+)
+
+transformers = pytest.importorskip("transformers")
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+VIT = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 64,
+}
+
+
+def clip():
+    config = transformers.CLIPConfig(
+        text_config={
+            **TEXT,
+            "max_position_embeddings": 40,
+            "bos_token_id": 54,
+            "eos_token_id": 55,
+            "pad_token_id": 55,
+        },
+        vision_config={**VIT, "image_size": 32},
+        projection_dim=24,
+    )
+    pixels = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    processor = transformers.CLIPProcessor(pixels, clip_tokenizer())
+    return transformers.CLIPModel(config), processor, {"padding": True}
+
+
+def siglip():
+    config = transformers.SiglipConfig(
+        text_config={**TEXT, "max_position_embeddings": 64, "projection_size": 32},
+        vision_config={**VIT, "image_size": 32},
+    )
+    pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.SiglipProcessor(pixels, siglip_tokenizer())
+    return transformers.SiglipModel(config), processor, {"padding": "max_length", "max_length": 64}
+
+
+def siglip2():
+    config = transformers.Siglip2Config(
+        text_config={**TEXT, "max_position_embeddings": 64, "projection_size": 32},
+        vision_config={**VIT, "num_patches": 16},
+    )
+    pixels = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    processor = transformers.Siglip2Processor(pixels, siglip2_tokenizer())
+    return transformers.Siglip2Model(config), processor, {"padding": "max_length"}
+
+
+def align():
+    config = transformers.AlignConfig(
+        text_config={**TEXT, "max_position_embeddings": 64},
+        vision_config={
+            "image_size": 48,
+            "width_coefficient": 0.25,
+            "depth_coefficient": 0.1,
+            "hidden_dim": 32,
+            "depth_divisor": 8,
+        },
+        projection_dim=32,
+    )
+    pixels = transformers.EfficientNetImageProcessorPil(
+        size={"height": 52, "width": 52},
+        crop_size={"height": 48, "width": 48},
+        do_center_crop=True,
+        rescale_offset=True,
+        rescale_factor=1 / 127.5,
+        include_top=False,
+        do_normalize=False,
+    )
+    processor = transformers.AlignProcessor(pixels, bert_tokenizer())
+    model = transformers.AlignModel(config)
+    for module in model.modules():  # the library's own start shrinks a signal to 1e-18
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return model, processor, {}
+
+
+TWINS = {"clip": clip, "siglip": siglip, "siglip2": siglip2, "align": align}
+
+
+@pytest.fixture(scope="module")
+def twin_folders(tmp_path_factory):
+    """Each twin encoder once, with random weights, saved by its own library."""
+    folders = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, build in TWINS.items():
+            model, processor, padding = build()
+            folder = tmp_path_factory.mktemp(name)
+            model.eval().save_pretrained(folder)
+            processor.save_pretrained(folder)
+            folders[name] = (folder, model, processor, padding)
+    return folders
+
+
+def image_features(model, processor, images) -> np.ndarray:
+    inputs = processor.image_processor(images, return_tensors="pt")
+    with torch.inference_mode():
+        return unit(model.get_image_features(**inputs).pooler_output)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_image_vectors_equal_the_librarys_single_and_batched(name, twin_folders, photos):
+    folder, model, processor, _ = twin_folders[name]
+
+    embedder = load_embedder(f"hf:{folder}")
+    batched = embedder.embed_image(photos)
+    single = np.concatenate([embedder.embed_image(photo) for photo in photos])
+
+    want = np.concatenate([image_features(model, processor, [photo]) for photo in photos])
+    assert batched.dtype == np.float32
+    assert np.allclose(np.linalg.norm(batched, axis=1), 1, **CLOSE)
+    assert np.allclose(batched, want, **CLOSE)
+    assert np.allclose(single, want, **CLOSE)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_text_vectors_equal_the_librarys_single_and_batched(name, twin_folders, texts):
+    folder, model, processor, padding = twin_folders[name]
+    with torch.inference_mode():
+        inputs = processor(text=texts, return_tensors="pt", **padding)
+        want = unit(model.get_text_features(**inputs).pooler_output)
+
+    embedder = load_embedder(f"hf:{folder}")
+    single = np.concatenate([embedder.embed_text(text) for text in texts])
+
+    assert np.allclose(embedder.embed_text(texts), want, **CLOSE)
+    assert np.allclose(single, want, **CLOSE)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_raw_vectors_keep_their_length_and_batches_their_order(name, twin_folders, photos):
+    embedder = load_embedder(f"hf:{twin_folders[name][0]}")
+
+    raw = embedder.embed_image(photos, batch_size=3, normalize=False)
+
+    unit_vectors = embedder.embed_image(photos)
+    assert embedder.dim == raw.shape[1]
+    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.allclose(raw / lengths, unit_vectors, **CLOSE)
+    assert not np.allclose(lengths, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_scaled_cosines_are_the_librarys_logits(name, twin_folders, photos, texts):
+    folder, model, processor, padding = twin_folders[name]
+    inputs = processor(text=texts, images=photos[:2], return_tensors="pt", **padding)
+    with torch.inference_mode():
+        want = model(**inputs).logits_per_image.numpy()
+
+    embedder = load_embedder(f"hf:{folder}")
+    cosines = embedder.embed_image(photos[:2]) @ embedder.embed_text(texts).T
+
+    scale = embedder.logit_scale
+    assert np.allclose(cosines * scale.scale + scale.bias, want, atol=1e-4)
+
+
+def test_a_new_process_gives_the_same_vectors_offline(twin_folders, photos, tmp_path):
+    folder = twin_folders["clip"][0]
+    photos[0].save(tmp_path / "photo.png")
+    code = (
+        "import sys, numpy as np\n"
+        "from fourm_lite.embedders.load import load_embedder\n"
+        "e = load_embedder('hf:' + sys.argv[1])\n"
+        "np.save(sys.argv[3], e.embed_image(sys.argv[2]))\n"
+        "print(e.space.fingerprint)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), tmp_path / "photo.png", tmp_path / "out.npy"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+    )
+
+    here = load_embedder(f"hf:{folder}")
+    assert done.stdout.split()[-1] == here.space.fingerprint
+    assert np.allclose(np.load(tmp_path / "out.npy"), here.embed_image(photos[0]), **CLOSE)
+
+
+def test_a_mofi_folder_without_preprocessing_takes_that_of_its_readme(
+    twin_folders, photos, tmp_path, caplog
+):
+    _, model, processor, _ = twin_folders["clip"]
+    model.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+
+    embedder = load_embedder(f"hf:{tmp_path}")
+    explicit = load_embedder(f"hf:{tmp_path}?preprocess=mofi")
+
+    assert "mofi" in caplog.text
+    assert embedder.preprocess == explicit.preprocess
+    assert embedder.preprocess.engine == "plain"
+    assert embedder.preprocess.crop == (32, 32)
+    assert np.allclose(embedder.embed_image(photos), explicit.embed_image(photos), **CLOSE)
+    assert embedder.can == ("image", "text", "patches")
+
+
+def dinov2(**extra):
+    kind = transformers.Dinov2WithRegistersConfig if extra else transformers.Dinov2Config
+    auto = transformers.Dinov2WithRegistersModel if extra else transformers.Dinov2Model
+    config = kind(
+        **{**VIT, "patch_size": 7}, image_size=42, mlp_ratio=2, layerscale_value=1.0, **extra
+    )
+    pixels = transformers.BitImageProcessorPil(
+        size={"shortest_edge": 48},
+        crop_size={"height": 42, "width": 42},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    return auto(config).eval(), pixels
+
+
+def dinov3():
+    config = transformers.DINOv3ViTConfig(**VIT, image_size=32, num_register_tokens=3)
+    pixels = transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
+    return transformers.DINOv3ViTModel(config).eval(), pixels
+
+
+DINOS = {
+    "dinov2": (dinov2, 1),
+    "dinov2 with registers": (lambda: dinov2(num_register_tokens=2), 3),
+    "dinov3": (dinov3, 4),
+}
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("name", DINOS)
+def test_dino_gives_its_class_token_and_its_patch_map(name, photos, tmp_path):
+    build, num_prefix = DINOS[name]
+    model, pixels = build()
+    model.save_pretrained(tmp_path)
+    pixels.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        states = model(**pixels(photos, return_tensors="pt")).last_hidden_state.numpy()
+
+    embedder = load_embedder(f"hf:{tmp_path}")
+    explicit = load_embedder(f"hf:{tmp_path}", output="class_token")
+
+    raw = embedder.embed_image(photos, normalize=False)
+    assert np.allclose(raw, states[:, 0], **CLOSE)
+    assert np.allclose(explicit.embed_image(photos, normalize=False), raw, **CLOSE)
+    assert np.allclose(embedder.embed_patches(photos), states[:, num_prefix:], **CLOSE)
+    assert embedder.embed_patches(photos[:0]).shape == (0, 0, 32)
+    mean = load_embedder(f"hf:{tmp_path}", output="mean_patch").embed_image(photos, normalize=False)
+    assert np.allclose(mean, states[:, num_prefix:].mean(axis=1), **CLOSE)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_convolutional_network_gives_its_pooled_vector_and_its_map(photos, tmp_path):
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    model = transformers.ResNetModel(config).eval()
+    model.save_pretrained(tmp_path)
+
+    embedder = load_hf(str(tmp_path), preprocess="imagenet")
+
+    with torch.inference_mode():
+        found = model(**embedder.preprocess.batch(photos))
+    assert np.allclose(embedder.embed_image(photos, normalize=False), found.pooler_output[..., 0, 0])
+    assert embedder.embed_patches(photos).shape == (4, found.last_hidden_state[0, 0].numel(), 16)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_text_for_an_image_only_network_is_refused_with_advice(tmp_path, photos):
+    model, pixels = dinov2()
+    model.save_pretrained(tmp_path)
+    pixels.save_pretrained(tmp_path)
+    embedder = load_embedder(f"hf:{tmp_path}")
+
+    with pytest.raises(FourMError, match="cannot embed text.*twin encoder"):
+        embedder.embed_text("a cat")
+    assert embedder.can == ("image", "patches")
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_folder_without_preprocessing_or_weights_says_what_to_do(tmp_path):
+    model, _ = dinov2()
+    model.save_pretrained(tmp_path / "bare")
+    (tmp_path / "pickled").mkdir()
+    model.config.save_pretrained(tmp_path / "pickled")
+    torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+
+    with pytest.raises(ConfigError, match="preprocessor_config.json.*imagenet"):
+        load_embedder(f"hf:{tmp_path / 'bare'}")
+    with pytest.raises(CheckpointError, match="convert_pth"):
+        load_embedder(f"hf:{tmp_path / 'pickled'}")
+    with pytest.raises(CheckpointError, match="no/such"):
+        load_embedder("hf:no/such")
+
+
+@pytest.mark.usefixtures("seeded")
+def test_the_space_is_of_weights_preprocessing_and_output_not_of_the_path(tmp_path):
+    model, pixels = dinov2()
+    for folder in ("one", "two"):
+        model.save_pretrained(tmp_path / folder)
+        pixels.save_pretrained(tmp_path / folder)
+
+    first, second = (load_embedder(f"hf:{tmp_path / f}").space for f in ("one", "two"))
+    changed = load_embedder(f"hf:{tmp_path / 'one'}", output="mean_patch").space
+    with torch.no_grad():
+        model.layernorm.weight[0] += 1e-3
+    model.save_pretrained(tmp_path / "two")
+    trained = load_embedder(f"hf:{tmp_path / 'two'}").space
+
+    first.require(second)
+    assert len({first.fingerprint, changed.fingerprint, trained.fingerprint}) == 3
+    with pytest.raises(ConfigError, match=trained.fingerprint[:12]):
+        first.require(trained)
+
+
+def test_the_files_that_a_processor_nests_are_read_too(twin_folders):
+    folder = twin_folders["clip"][0]
+    nested = json.loads((folder / "processor_config.json").read_text())
+
+    assert "image_processor" in nested
+    assert not (folder / "preprocessor_config.json").exists()
+    assert load_embedder(f"hf:{folder}").preprocess.size == (32, 32)

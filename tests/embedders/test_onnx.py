@@ -1,0 +1,109 @@
+"""ONNX files: vectors as onnxruntime gives them, with the output that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+TEACHER = Path(__file__).parents[3] / "shared" / "data" / "teacher" / "mobilenet_v2_imagenet.onnx"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A mean over pixels and a pooled map, in ONNX; [B, 3, 8, 8] -> [B, 3] and [B, 3, 4, 4]."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node(
+            "AveragePool", ["pixels"], ["grid"], kernel_shape=[2, 2], strides=[2, 2]
+        ),
+        helper.make_node("Exp", ["means"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("pixels", kinds.FLOAT, ["B", 3, 8, 8])],
+        [
+            helper.make_tensor_value_info("means", kinds.FLOAT, ["B", 3]),
+            helper.make_tensor_value_info("embedding", kinds.FLOAT, ["B", 3]),
+            helper.make_tensor_value_info("grid", kinds.FLOAT, ["B", 3, 4, 4]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_vectors_and_maps_equal_the_sessions_own(network, photos):
+    embedder = load_embedder(f"onnx:{network}")
+    pixels = embedder.preprocess.batch(photos)["pixel_values"]
+
+    raw = embedder.embed_image(photos, batch_size=3, normalize=False)
+
+    assert pixels.shape == (4, 3, 8, 8)
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    assert np.allclose(raw, pixels.mean(dim=(2, 3)).exp(), atol=1e-5)
+    pooled = torch.nn.functional.avg_pool2d(pixels, 2).flatten(2).transpose(1, 2)
+    assert np.allclose(embedder.embed_patches(photos), pooled, atol=1e-5)
+
+
+def test_the_output_is_chosen_by_name(network, photos):
+    usual, means = load_embedder(f"onnx:{network}"), load_embedder(f"onnx:{network}?output=means")
+
+    got = means.embed_image(photos, normalize=False)
+
+    assert np.allclose(np.exp(got), usual.embed_image(photos, normalize=False), atol=1e-5)
+    assert means.space.fingerprint != usual.space.fingerprint
+    with pytest.raises(ConfigError, match="Did you mean 'embedding'"):
+        load_embedder(f"onnx:{network}?output=embeding")
+
+
+def test_a_preprocessing_file_beside_the_network_is_read(network, photos, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(network.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "SiglipImageProcessor", "size": {"height": 8, "width": 8}}'
+    )
+
+    embedder = load_embedder(f"onnx:{tmp_path / 'net.onnx'}")
+
+    assert embedder.preprocess.resize == "squash"
+    assert embedder.preprocess(photos[0]).min() < 0
+
+
+def test_wrong_files_are_refused(tmp_path):
+    (tmp_path / "text.onnx").write_text("no network")
+
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_embedder(f"onnx:{tmp_path / 'missing.onnx'}")
+    with pytest.raises(CheckpointError, match="cannot be read as ONNX"):
+        load_embedder(f"onnx:{tmp_path / 'text.onnx'}")
+
+
+@pytest.mark.skipif(not TEACHER.is_file(), reason="the teacher pack ../shared/data is absent")
+def test_the_teacher_gives_vectors_logits_and_maps(photos):
+    embedder = load_embedder(f"onnx:{TEACHER}")
+    logits = load_embedder(f"onnx:{TEACHER}?output=logits")
+    session = onnxruntime.InferenceSession(str(TEACHER), providers=["CPUExecutionProvider"])
+    image = Image.new("RGB", (300, 300), (10, 200, 90))
+    flat = np.asarray(image.resize((224, 224)), np.float32).transpose(2, 0, 1)[None] / 255
+    want = session.run(["embedding", "logits", "feature_map"], {"pixels": flat})
+
+    assert embedder.dim == 1280
+    assert np.allclose(embedder.embed_image(image, normalize=False), want[0], atol=1e-4)
+    assert np.allclose(logits.embed_image(image, normalize=False), want[1], atol=1e-3)
+    assert embedder.embed_patches(photos[:2]).shape == (2, 49, 1280)
+    batched, single = embedder.embed_image(photos), embedder.embed_image(photos, batch_size=1)
+    assert np.allclose(batched, single, atol=1e-5)
+    with pytest.raises(FourMError, match="cannot embed text"):
+        embedder.embed_text("a cat")
