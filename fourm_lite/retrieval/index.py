@@ -19,7 +19,7 @@ import numpy as np
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
-from fourm_lite.retrieval.codes import Decode, check_codes
+from fourm_lite.retrieval.codes import Codes, Decode, check_codes
 from fourm_lite.retrieval.confidence import Calibration, with_confidence
 from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.hits import Hits
@@ -276,6 +276,10 @@ class Index:
         if self.manifest.kind == "codes":
             return self._reader.decode_rows(self.get(ids, ["codes"]).column(0))
         return as_matrix(self.get(ids, ["vector"]).column(0))
+
+    def codes(self, ids: Iterable[Any]) -> Codes:
+        """The codes uint16[N, T] of these ids."""
+        return self._reader.codes_of(self.get(ids, ["codes"]).column(0))
 
     def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
         """Runs over the rows as Arrow record batches, in row order."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann
-from fourm_lite.retrieval.codes import CodeStore, Decode, decoded
+from fourm_lite.retrieval.codes import Codes, CodeStore, Decode, decoded
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, keep_rows, nearest
 from fourm_lite.retrieval.hits import Hits, Id
 from fourm_lite.retrieval.manifest import Manifest
@@ -147,9 +147,13 @@ class Reader:
         drawn = row_ids[np.sort(chosen)]
         return drawn, as_matrix(self.rows.take(drawn, ["vector"]).column(0))
 
+    def codes_of(self, column: Any) -> Codes:
+        """The codes uint16[N, T] of a column."""
+        return self._store.from_arrow(_joined(column))
+
     def decode_rows(self, column: Any) -> Floats:
         """Unit vectors of a column of codes."""
-        codes = self._store.from_arrow(_joined(column))
+        codes = self.codes_of(column)
         return unit_vectors(self.decoder()(codes), len(codes), self._manifest.width)
 
     def _held(self, where: str | None) -> Iterator[Block]:
@@ -180,7 +184,7 @@ class Reader:
 
     def _plain(self, name: str, column: Any) -> list[Any]:
         if name == "codes":
-            return list(self._store.from_arrow(_joined(column)))
+            return list(self.codes_of(column))
         return list(as_matrix(column)) if name == "vector" else column.to_pylist()
 
 

@@ -108,8 +108,8 @@ def _user_column(name: str, values: Any, count: int) -> Any:
         values = list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
         try:
             array = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ConfigError(f"column '{name}' has values of several types: {error}") from error
+        except (ValueError, TypeError, OverflowError) as error:  # Arrow's own derive from these
+            raise ConfigError(f"column '{name}' is not of one Arrow type: {error}") from error
     if len(array) != count:
         raise ShapeError(f"column '{name}' has {len(array)} values for {count} ids")
     return array

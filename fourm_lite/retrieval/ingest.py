@@ -1,0 +1,296 @@
+"""From a stream of items to rows of an index: only what is new or changed is embedded.
+
+Every committed row carries the hash of its file's bytes, so a run that was killed is continued by
+running it again. Embedding goes in blocks of ``batch_size`` items counted along the stream, and a
+commit holds whole blocks: a continued run forms the very batches that an uninterrupted one forms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.retrieval.images import MAX_PIXELS, open_image
+from fourm_lite.retrieval.index import Index
+from fourm_lite.retrieval.items import Item, Skipped
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Embed = Callable[[list["Image.Image"]], Any]
+"""n pictures -> float32[n, E]; codes [n, T] for a codes-only index; or the pair of both."""
+
+COMMIT_ROWS = 512
+
+
+@dataclass
+class IngestReport:
+    """What a run did; also what ``progress`` is shown after every block.
+
+    Units:
+        ``updated`` rows kept their vector and got new columns; ``missing`` rows are in the index
+        but not in the sources (``removed`` counts them where they were to be deleted)
+    """
+
+    seen: int = 0
+    added: int = 0
+    changed: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    removed: int = 0
+    unreadable: list[Skipped] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Items a second."""
+        return self.seen / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        listed = [{"uri": s.uri, "reason": s.reason} for s in self.unreadable]
+        return {**self.__dict__, "unreadable": listed, "rate": self.rate}
+
+
+def index_items(
+    items: Iterable[Item | Skipped],
+    embed: Embed,
+    index: Index,
+    *,
+    batch_size: int = 32,
+    commit_rows: int = COMMIT_ROWS,
+    workers: int = 1,
+    prune: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[IngestReport], None] | None = None,
+) -> IngestReport:
+    """Brings the index up to date with the items; run it again to continue or to refresh.
+
+    Args:
+        items: from ``open_sources``
+        embed: what makes vectors of pictures
+        index: what takes them; columns ``uri``, ``content_hash`` and ``row_hash`` are added
+        batch_size: how many items one call of ``embed`` sees at most
+        commit_rows: about how many rows one version of the index adds
+        workers: threads that read and decode
+        prune: whether rows whose item is gone are deleted
+        max_pixels: larger pictures are refused unread
+        progress: called after every block with the report so far
+
+    Raises:
+        ShapeError: ``embed`` did not give one vector a picture
+    """
+    if batch_size < 1 or commit_rows < 1 or workers < 1:
+        raise ConfigError("batch_size, commit_rows and workers are at least 1")
+    run = _Run(index, embed, max(1, commit_rows // batch_size), max_pixels)
+    with ThreadPoolExecutor(workers) as pool:
+        for block in _blocks(_loaded(items, run, pool, 2 * batch_size + workers), batch_size):
+            run.take(block)
+            if progress is not None:
+                progress(run.report)
+    run.finish(prune)
+    if progress is not None:
+        progress(run.report)
+    return run.report
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An item after reading: its hashes and, where it must be embedded, its picture."""
+
+    item: Item
+    content_hash: int
+    row_hash: int | None
+    state: str  # "added" | "changed" | "updated" | "unchanged"
+    image: Image.Image | None = None
+
+
+class _Run:
+    """The state of one run: what the index knew, what was seen, and what waits for a commit."""
+
+    def __init__(self, index: Index, embed: Embed, commit_blocks: int, max_pixels: int) -> None:
+        self.report = IngestReport()
+        self._index = index
+        self._embed = embed
+        self._commit_blocks = commit_blocks
+        self._max_pixels = max_pixels
+        self._known = _known_rows(index)
+        self._seen: set[str] = set()
+        self._waiting: list[tuple[list[_Loaded], Any]] = []
+        self._start = time.perf_counter()
+
+    def first_sight(self, item: Item) -> bool:
+        """Whether this id was not met before in this run."""
+        new = item.id not in self._seen
+        self._seen.add(item.id)
+        return new
+
+    def load(self, item: Item) -> _Loaded | Skipped:
+        """Reads and hashes; decodes only what must be embedded. Runs in a worker thread."""
+        try:
+            data = item.read()
+        except OSError as error:
+            return Skipped(item.uri, f"cannot be read: {error.strerror or error}")
+        content, row = _hash(data), _row_hash(item.columns)
+        known = self._known.get(item.id)
+        if known is not None and known[0] == content:
+            state = "unchanged" if known[1] == row else "updated"
+            return _Loaded(item, content, row, state)
+        try:
+            image = open_image(data, max_pixels=self._max_pixels)
+        except FourMError as error:
+            return Skipped(item.uri, str(error))
+        return _Loaded(item, content, row, "added" if known is None else "changed", image)
+
+    def take(self, block: Sequence[_Loaded | Skipped]) -> None:
+        """Embeds what a block needs; commits when enough blocks wait."""
+        loaded = [one for one in block if isinstance(one, _Loaded)]
+        self.report.unreadable += [one for one in block if isinstance(one, Skipped)]
+        self.report.seen += len(block)
+        self.report.unchanged += sum(one.state == "unchanged" for one in loaded)
+        fresh = [one for one in loaded if one.image is not None]
+        if fresh:
+            self._waiting.append((fresh, self._embedded([o.image for o in fresh if o.image])))
+        self._update([one for one in loaded if one.state == "updated"])
+        if len(self._waiting) >= self._commit_blocks:
+            self._commit()
+        self.report.seconds = time.perf_counter() - self._start
+
+    def finish(self, prune: bool) -> None:
+        """Commits the rest and looks for rows whose item is gone."""
+        self._commit()
+        gone = [name for name in self._known if name not in self._seen]
+        self.report.missing = len(gone)
+        if prune and gone:
+            self.report.removed = self._index.delete(gone)
+        self.report.seconds = time.perf_counter() - self._start
+
+    def _embedded(self, images: list[Image.Image]) -> dict[str, Any]:
+        made = self._embed(images)
+        if isinstance(made, tuple):
+            parts = dict(zip(("vectors", "codes"), made, strict=True))
+        else:
+            parts = {"codes" if self._index.manifest.kind == "codes" else "vectors": made}
+        arrays = {name: np.asarray(part) for name, part in parts.items()}
+        for name, part in arrays.items():
+            if len(part) != len(images):
+                raise ShapeError(f"embed gave {len(part)} {name} for {len(images)} pictures")
+        return arrays
+
+    def _commit(self) -> None:
+        if not self._waiting:
+            return
+        rows = [one for block, _ in self._waiting for one in block]
+        names = self._waiting[0][1]
+        parts = {n: np.concatenate([made[n] for _, made in self._waiting]) for n in names}
+        self._waiting = []
+        self._write(rows, parts)
+
+    def _update(self, rows: list[_Loaded]) -> None:
+        """New columns for old pictures: the vector is taken from the index."""
+        if not rows:
+            return
+        ids = [one.item.id for one in rows]
+        if self._index.manifest.kind == "codes":
+            parts: dict[str, Any] = {"codes": self._index.codes(ids)}
+        else:
+            parts = {"vectors": self._index.vectors(ids)}
+            if "codes" in self._index.info()["columns"]:
+                parts["codes"] = self._index.codes(ids)
+        self._write(rows, parts)
+
+    def _write(self, rows: list[_Loaded], parts: Mapping[str, Any]) -> None:
+        """Writes rows together, or in halves where the columns of one do not fit."""
+        try:
+            ids = [one.item.id for one in rows]
+            vectors, codes = parts.get("vectors"), parts.get("codes")
+            self._index.upsert(ids, vectors, codes=codes, **_columns(rows))
+        except (ConfigError, ShapeError) as error:
+            if len(rows) == 1:
+                self.report.unreadable.append(Skipped(rows[0].item.uri, str(error)))
+                return
+            middle = len(rows) // 2
+            for half in (slice(None, middle), slice(middle, None)):
+                self._write(rows[half], {name: part[half] for name, part in parts.items()})
+            return
+        for one in rows:
+            setattr(self.report, one.state, getattr(self.report, one.state) + 1)
+
+
+def _known_rows(index: Index) -> dict[str, tuple[int | None, int | None]]:
+    """Id -> hashes of what is in the index already."""
+    present = index.info()["columns"]
+    names = [name for name in ("id", "content_hash", "row_hash") if name in present]
+    known: dict[str, tuple[int | None, int | None]] = {}
+    for batch in index.scan(names):
+        columns = {name: batch.column(name).to_pylist() for name in names}
+        empty = [None] * len(batch)
+        hashes = zip(
+            columns.get("content_hash", empty), columns.get("row_hash", empty), strict=True
+        )
+        known.update(zip(columns["id"], hashes, strict=True))
+    return known
+
+
+def _loaded(
+    items: Iterable[Item | Skipped], run: _Run, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[_Loaded | Skipped]:
+    """Items after reading, in the order of the stream, at most ``ahead`` of them in memory."""
+    queue: deque[Future[_Loaded | Skipped] | Skipped] = deque()
+    for item in items:
+        if isinstance(item, Skipped):
+            queue.append(item)
+        elif not run.first_sight(item):
+            queue.append(Skipped(item.uri, f"the id {item.id!r} came before; give it another"))
+        else:
+            queue.append(pool.submit(run.load, item))
+        if len(queue) > ahead:
+            yield _result(queue.popleft())
+    while queue:
+        yield _result(queue.popleft())
+
+
+def _result(one: Future[_Loaded | Skipped] | Skipped) -> _Loaded | Skipped:
+    return one if isinstance(one, Skipped) else one.result()
+
+
+def _blocks(stream: Iterable[_Loaded | Skipped], size: int) -> Iterator[list[_Loaded | Skipped]]:
+    block: list[_Loaded | Skipped] = []
+    for one in stream:
+        block.append(one)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _columns(rows: Sequence[_Loaded]) -> dict[str, Any]:
+    names = dict.fromkeys(name for one in rows for name in one.item.columns)
+    own: dict[str, Any] = {name: [one.item.columns.get(name) for one in rows] for name in names}
+    own["uri"] = [one.item.uri for one in rows]
+    own["content_hash"] = [one.content_hash for one in rows]
+    own["row_hash"] = [one.row_hash for one in rows]
+    return own
+
+
+def _hash(data: bytes) -> int:
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _row_hash(columns: Mapping[str, Any]) -> int | None:
+    """A hash of the columns; none where there are none, which costs no space."""
+    if not columns:
+        return None
+    return _hash(json.dumps(columns, sort_keys=True, default=str).encode("utf-8", "replace"))

@@ -1,0 +1,245 @@
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fourm_lite.errors import ShapeError
+from fourm_lite.retrieval.index import Index
+from fourm_lite.retrieval.ingest import index_items
+from fourm_lite.retrieval.items import Item
+from fourm_lite.retrieval.sources import open_sources
+
+
+def colours(images):
+    """A toy embedding: the picture at 4x4 pixels, plus a trace of who shared its batch."""
+    made = np.stack([np.asarray(i.resize((4, 4)), np.float32).reshape(-1) + 1 for i in images])
+    return made + 1e-3 * made.mean()
+
+
+def codes(images):
+    return np.stack([np.asarray(i.resize((4, 4)).convert("L")).reshape(-1) for i in images])
+
+
+def rows_of(index):
+    ids = [i for batch in index.scan(["id"]) for i in batch.column(0).to_pylist()]
+    assert len(ids) == len(set(ids))
+    return {i: v.tobytes() for i, v in zip(ids, index.vectors(ids), strict=True)}
+
+
+@pytest.fixture
+def index(tmp_path):
+    return Index.create(tmp_path / "idx", space="toy")
+
+
+def test_every_hard_file_is_indexed_or_listed_with_its_reason(hard_folder, index):
+    folder, good, bad = hard_folder
+
+    report = index_items(open_sources([folder]), colours, index, batch_size=3)
+
+    reasons = {os.path.relpath(s.uri, folder): s.reason for s in report.unreadable}
+    assert sorted(rows_of(index)) == good
+    assert sorted(reasons) == bad
+    assert reasons["empty.jpg"] == "the file is empty (0 bytes)"
+    assert (
+        "30000x30000 pixels" in reasons["bomb.png"] or "decompression bomb" in reasons["bomb.png"]
+    )
+    assert "not a picture" in reasons["text.jpg"]
+    assert "truncated" in reasons["truncated.jpg"]
+    assert reasons["broken.jpg"] == "broken link"
+    assert (report.added, report.seen) == (len(good), len(good) + len(bad))
+
+
+def test_a_bad_neighbour_shifts_nobodys_columns(tmp_path, index, photos):
+    lines = []
+    for i in range(12):
+        lines.append({"id": f"p{i}", "file": f"{i:02d}.jpg", "year": 1900 + i})
+    (photos / "04.jpg").write_bytes(b"")
+    (photos / "07.jpg").unlink()
+    (photos / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    index_items(open_sources([photos / "all.jsonl"]), colours, index, batch_size=5, workers=3)
+
+    left = [i for i in range(12) if i not in (4, 7)]
+    table = index.get([f"p{i}" for i in left], ["year", "uri"])
+    assert table["year"].to_pylist() == [1900 + i for i in left]
+    assert table["uri"].to_pylist() == [str(photos / f"{i:02d}.jpg") for i in left]
+    for i in left[::3]:
+        with Image.open(photos / f"{i:02d}.jpg") as image:
+            assert index.search(colours([image.convert("RGB")])[0], k=1).ids == [f"p{i}"]
+
+
+def test_a_second_run_embeds_only_what_is_new_or_changed(photos, index):
+    embedded = []
+
+    def watched(images):
+        embedded.append(len(images))
+        return colours(images)
+
+    index_items(open_sources([photos]), watched, index, batch_size=4)
+    again = index_items(open_sources([photos]), watched, index, batch_size=4)
+    assert (sum(embedded), again.unchanged, again.added) == (12, 12, 0)
+
+    new = Image.new("RGB", (9, 9), "teal")
+    new.save(photos / "05.jpg")
+    new.save(photos / "new.png")
+    (photos / "03.jpg").unlink()
+    third = index_items(open_sources([photos]), watched, index, batch_size=4, prune=True)
+
+    assert sum(embedded) == 14
+    assert (third.added, third.changed, third.unchanged) == (1, 1, 10)
+    assert (third.missing, third.removed) == (1, 1)
+    assert set(index.search(colours([new])[0], k=2).ids) == {"05.jpg", "new.png"}
+    assert "03.jpg" not in rows_of(index)
+
+
+def test_new_columns_of_an_old_picture_are_written_without_embedding(photos, index):
+    def lines(year):
+        rows = [{"file": f"{i:02d}.jpg", "year": year + i} for i in range(3)]
+        (photos / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return open_sources([photos / "all.jsonl"])
+
+    index_items(lines(1900), colours, index)
+    before = rows_of(index)
+
+    report = index_items(lines(2000), lambda images: pytest.fail("embedded"), index)
+
+    assert report.updated == 3
+    assert index.get(["01.jpg"], ["year"])["year"].to_pylist() == [2001]
+    assert rows_of(index) == before
+
+
+def test_a_column_of_another_type_lists_that_item_and_keeps_the_others(photos, index):
+    years = [1, 2, "three", 4, 5]
+    rows = [{"file": f"{i:02d}.jpg", "year": y} for i, y in enumerate(years)]
+    (photos / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    report = index_items(open_sources([photos / "all.jsonl"]), colours, index)
+
+    assert [Path(s.uri).name for s in report.unreadable] == ["02.jpg"]
+    assert "'year'" in report.unreadable[0].reason
+    assert report.added == len(index) == 4
+
+
+def test_an_id_that_comes_twice_is_listed_the_second_time(photos, index):
+    items = [Item("same", str(p), p.read_bytes) for p in sorted(photos.iterdir())[:2]]
+
+    report = index_items(items, colours, index)
+
+    assert report.added == 1
+    assert [(s.uri, "came before" in s.reason) for s in report.unreadable] == [(items[1].uri, True)]
+
+
+def test_a_codes_only_index_is_filled_and_refreshed_too(tmp_path, photos):
+    index = Index.create(tmp_path / "c", space="toy", kind="codes", codebook_size=256)
+
+    index_items(open_sources([photos]), codes, index, batch_size=5)
+    again = index_items(open_sources([photos]), codes, index, batch_size=5)
+
+    assert (len(index), again.unchanged) == (12, 12)
+    with Image.open(photos / "03.jpg") as image:
+        np.testing.assert_array_equal(index.codes(["03.jpg"]), codes([image.convert("RGB")]))
+
+
+def test_vectors_and_codes_can_be_filled_together(photos, index):
+    index_items(open_sources([photos]), lambda x: (colours(x), codes(x)), index)
+
+    assert index.codes(["00.jpg"]).shape == (1, 16)
+
+
+def test_progress_is_told_after_every_block(photos, index):
+    told = []
+
+    index_items(
+        open_sources([photos]),
+        colours,
+        index,
+        batch_size=5,
+        progress=lambda report: told.append(report.seen),
+    )
+
+    assert told == [5, 10, 12, 12]
+
+
+def test_an_embedder_that_loses_a_picture_is_refused(photos, index):
+    with pytest.raises(ShapeError, match="11 vectors for 12 pictures"):
+        index_items(open_sources([photos]), lambda x: colours(x)[1:], index)
+
+
+SLOW_RUN = """
+import sys, time
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_ingest import colours
+from fourm_lite.retrieval.index import Index
+from fourm_lite.retrieval.ingest import index_items
+from fourm_lite.retrieval.sources import open_sources
+
+def slow(images):
+    time.sleep(0.05)
+    return colours(images)
+
+index = Index.open(sys.argv[3])
+len(index)
+print("ready", flush=True)
+index_items(open_sources([sys.argv[2]]), slow, index, batch_size=3, commit_rows=6)
+"""
+
+
+def many_photos(folder, count):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(buffer, "PNG")
+        (folder / f"{i:03d}.png").write_bytes(buffer.getvalue() if i % 10 else b"")
+    return folder
+
+
+def run_and_kill(photos, path, seconds):
+    script = textwrap.dedent(SLOW_RUN)
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, here, str(photos), path], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+def check_killed_runs(tmp_path, moments):
+    photos = many_photos(tmp_path / "photos", 100)
+    whole = Index.create(tmp_path / "whole", space="toy")
+    index_items(open_sources([photos]), colours, whole, batch_size=3, commit_rows=6)
+    broken = Index.create(tmp_path / "broken", space="toy")
+
+    for moment in moments:
+        run_and_kill(photos, broken.path, moment)
+    left = len(broken)
+    report = index_items(open_sources([photos]), colours, broken, batch_size=3, commit_rows=6)
+
+    assert rows_of(broken) == rows_of(whole)
+    assert report.unchanged == left < 90
+    assert report.added == 90 - left
+    assert len(report.unreadable) == 10
+
+
+def test_a_killed_run_is_continued_to_the_same_rows(tmp_path):
+    check_killed_runs(tmp_path, [0.5])
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_three_random_moments_is_continued_to_the_same_rows(tmp_path):
+    check_killed_runs(tmp_path, [random.uniform(0.05, 0.7) for _ in range(3)])
