@@ -1,0 +1,180 @@
+"""One modality to generate, and what is chosen for it by kind and size. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.recipe import from_dict
+from fourm_lite.modalities.spec import Modality, Scheme
+from fourm_lite.sampling.cutoffs import num_kept, share_kept
+from fourm_lite.sampling.schedule import Order, Temperature, as_temperature, token_counts
+
+Guidance = float | Mapping[str, float]
+"""One scale for all conditions together, or a weight for each; 1.0 is no guidance."""
+
+_SMALL_GRID = 16  # tokens of a global embedding: few enough for one step
+_PARALLEL: tuple[Scheme, ...] = ("maskgit", "roar")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a modality is decoded when the target does not say."""
+
+    scheme: Scheme
+    steps: int | None
+    order: Order
+    temperature: float
+
+
+# A global embedding is one argmax step. Pictures need several steps to agree with themselves, and
+# argmax makes them dull: MaskGIT and ROAR settings are those that their papers and 4M start from.
+# Texts are best cool.
+_SEQUENCE = Choice("autoregressive", None, "linear", 0.3)
+_OF_SCHEME: dict[Scheme, Choice] = {
+    "maskgit": Choice("maskgit", 8, "cosine", 1.0),
+    "roar": Choice("roar", 25, "linear", 1.0),
+    "autoregressive": _SEQUENCE,
+}
+_SMALL: dict[Scheme, Choice] = {
+    "maskgit": Choice("maskgit", 1, "cosine", 0.0),
+    "roar": Choice("roar", 1, "linear", 0.0),
+}
+
+
+def default_choice(modality: Modality, scheme: Scheme | None = None) -> Choice:
+    """How a modality is decoded when nobody says otherwise.
+
+    Raises:
+        ConfigError: it is never a target, or the scheme does not fit its kind
+    """
+    if modality.scheme is None or not modality.is_target:
+        raise ConfigError(
+            f"'{modality.name}' ({modality.kind}) is never a target; only grids and sequences that "
+            "have the direction 'out' can be generated"
+        )
+    is_text = modality.scheme == "autoregressive"
+    if scheme is not None and (scheme == "autoregressive") != is_text:
+        fitting = "autoregressive" if is_text else " or ".join(_PARALLEL)
+        raise ConfigError(
+            f"'{modality.name}' is a {modality.kind} and decoded by {fitting}, not by {scheme}"
+        )
+    if is_text:
+        return _SEQUENCE
+    if modality.max_tokens <= _SMALL_GRID:
+        return _SMALL[scheme or "roar"]
+    return _OF_SCHEME[scheme or modality.scheme]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One modality to generate; what is None is chosen by its kind and size.
+
+    Args:
+        modality: "tok_depth@224", "caption", ...
+        scheme: "maskgit", "roar" (both in parallel) or "autoregressive" (sequences)
+        steps: forward passes at most; steps that would reveal nothing are not run
+        order: how many tokens come when: "cosine" (few first) or "linear"
+        temperature: a number, a rule, or its text: "linear@2", "onex:0.5:0.5@6"; 0 is argmax
+        guidance: one scale, or a weight for each condition
+        top_k: an integer keeps that many ids, a float that share of the vocabulary; 0 is off
+        top_p: keeps the likeliest ids that make up this share of the probability; 0 is off
+        max_tokens: sequences: tokens at most
+        copies: sequences: how often the item is sampled, the results joined (dense SAM)
+    Raises:
+        ConfigError: a value that means nothing
+    """
+
+    modality: str
+    scheme: Scheme | None = None
+    steps: int | None = None
+    order: Order | None = None
+    temperature: Temperature | float | str | None = None
+    guidance: float | Mapping[str, float] = 1.0
+    top_k: int | float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what no modality could make sense of."""
+        if not self.modality or not isinstance(self.modality, str):
+            raise ConfigError(f"a target needs the name of a modality, got {self.modality!r}")
+        if self.scheme is not None and self.scheme not in _OF_SCHEME:
+            raise ConfigError(
+                f"'{self.modality}': scheme must be one of {sorted(_OF_SCHEME)}, got "
+                f"{self.scheme!r}.{suggest(self.scheme, _OF_SCHEME)}"
+            )
+        for name in ("steps", "max_tokens", "copies"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ConfigError(f"'{self.modality}': {name} must be 1 or more, got {value!r}")
+        if self.order is not None:
+            token_counts(1, 1, self.order)
+        if self.temperature is not None:
+            as_temperature(self.temperature)
+        num_kept(self.top_k, 1)
+        share_kept(self.top_p)
+        _check_guidance(self.modality, self.guidance)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Target:
+        """The target behind a table of plain values; see `io.recipe.from_dict`."""
+        return from_dict(cls, data)
+
+
+def _check_guidance(target: str, guidance: Guidance) -> None:
+    weights = guidance if isinstance(guidance, Mapping) else {"all": guidance}
+    for name, weight in weights.items():
+        # not bool, and neither nan nor infinite
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight - weight != 0:
+            raise ConfigError(
+                f"'{target}': guidance is a number or a table of numbers, got {weight!r} for {name}"
+            )
+    if not weights:
+        raise ConfigError(f"'{target}': guidance is an empty table; name a weight per condition")
+
+
+def schedule(
+    target: Target, entry: Modality, *, original: bool
+) -> tuple[Sequence[int | None], list[float]]:
+    """Tokens and temperature of every step of a target; the shorter list ends it."""
+    choice = default_choice(entry, target.scheme)
+    rule = as_temperature(choice.temperature if target.temperature is None else target.temperature)
+    if choice.steps is None:
+        _check_sequence(target, entry)
+        return [None], [rule.start]
+    _check_grid(target, entry)
+    counts = token_counts(
+        entry.max_tokens,
+        target.steps or choice.steps,
+        target.order or choice.order,
+        original=original,
+    )
+    return counts, rule.at(counts)
+
+
+def _check_sequence(target: Target, entry: Modality) -> None:
+    for name in ("steps", "order"):
+        if getattr(target, name) is not None:
+            raise ConfigError(
+                f"'{entry.name}' is a sequence and says one token after the other: leave out {name}"
+            )
+    if target.max_tokens is not None and target.max_tokens > entry.max_tokens:
+        raise ConfigError(
+            f"'{entry.name}' has at most {entry.max_tokens} tokens, got "
+            f"max_tokens={target.max_tokens}"
+        )
+
+
+def _check_grid(target: Target, entry: Modality) -> None:
+    if target.max_tokens is not None or target.copies != 1:
+        raise ConfigError(
+            f"'{entry.name}' is a grid of {entry.max_tokens} tokens: max_tokens and copies are for "
+            "sequences"
+        )
