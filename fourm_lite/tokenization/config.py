@@ -1,0 +1,276 @@
+"""Configuration of a VQ tokenizer: the keys and defaults of 4M's, and a few of our own.
+
+Unusual: an original config may carry any training argument, so keys that mean nothing here are
+logged and left out; a config that we wrote (it has `format`) is strict. The class of the
+tokenizer is not written in original configs; it is guessed from keys and written down when we
+save. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from fourm_lite.errors import ConfigError, suggest
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+Kind = Literal["VQ", "VQVAE", "DiVAE", "VQControlNet"]
+QuantType = Literal["lucid", "memcodes"]
+Replacement = Literal["batch_random", "linde_buzo_gray"]
+PredictionType = Literal["sample", "epsilon", "v_prediction"]
+Conditioning = Literal["concat", "xattn"]
+Size = int | tuple[int, int]
+
+# Keys of ours around the configuration proper
+ENVELOPE = frozenset({"format", "class"})
+# Parts of a state dict that a tokenizer can hold; anything else belongs to Stable Diffusion
+PARTS = (
+    "cls_emb.",
+    "encoder.",
+    "quant_proj.",
+    "quantize.",
+    "post_quant_proj.",
+    "decoder.",
+    "input_",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """What a VQ tokenizer is made of; the words are those of 4M's configs.
+
+    Units:
+        image_size: pixels; with `patch_size` it gives the grid of the stored position maps only
+        threshold_ema_dead_code: codes used less often than this (moving average) are replaced
+        mean, scale: ours; the input becomes (x - mean) * scale, undone after decoding
+    """
+
+    kind: Kind = "VQVAE"
+    image_size: Size = 224
+    image_size_enc: Size | None = None
+    image_size_dec: Size | None = None
+    n_channels: int = 3
+    n_labels: int | None = None
+    undo_std: bool = False
+    mean: tuple[float, ...] | None = None
+    scale: float | None = None
+    enc_type: str = "vit_b_enc"
+    patch_proj: bool = True
+    patch_size: int = 16
+    post_mlp: bool = False
+    quant_type: QuantType = "lucid"
+    codebook_size: int = 16384
+    num_codebooks: int = 1
+    latent_dim: int = 32
+    codebook_dim: int | None = None
+    norm_codes: bool = True
+    norm_latents: bool = False
+    ema_decay: float = 0.99
+    threshold_ema_dead_code: float = 0.25
+    code_replacement_policy: Replacement = "batch_random"
+    commitment_weight: float = 1.0
+    kmeans_init: bool = False
+    freeze_enc: bool = False
+    dec_type: str | None = None
+    patch_size_dec: int | None = None
+    out_conv: bool = False
+    num_train_timesteps: int = 1000
+    beta_schedule: str = "squaredcos_cap_v2"
+    prediction_type: PredictionType = "v_prediction"
+    zero_terminal_snr: bool = True
+    clip_sample: bool = False
+    thresholding: bool = True
+    conditioning: Conditioning = "concat"
+    dec_transformer_dropout: float = 0.2
+    cls_free_guidance_dropout: float = 0.0
+    masked_cfg: bool = False
+    masked_cfg_low: int = 0
+    masked_cfg_high: int | None = None
+
+    def __post_init__(self) -> None:
+        """Fills the decoder's name and refuses contradictions."""
+        if self.dec_type is None and self.has_decoder:
+            default = "unet_patched" if self.is_diffusion else "vit_b_dec"
+            object.__setattr__(self, "dec_type", default)
+        for name in ("n_channels", "patch_size", "codebook_size", "num_codebooks", "latent_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.quant_type == "memcodes" and self.latent_dim % self.num_codebooks:
+            raise ConfigError(
+                f"memcodes splits latent_dim over its codebooks: {self.latent_dim} is not a "
+                f"multiple of num_codebooks={self.num_codebooks}"
+            )
+        if self.mean is not None and len(self.mean) not in (1, self.n_channels):
+            raise ConfigError(
+                f"mean holds 1 or n_channels={self.n_channels} numbers, got {len(self.mean)}"
+            )
+        if self.scale == 0.0:
+            raise ConfigError("scale must not be 0: decoding divides by it")
+        if self.n_labels is not None and self.centres:
+            raise ConfigError("mean and scale centre real values; a label map (n_labels) has none")
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether the decoder denoises instead of predicting directly."""
+        return self.kind == "DiVAE"
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the tokenizer can decode: VQ cannot, VQControlNet needs more weights."""
+        return self.kind in ("VQVAE", "DiVAE")
+
+    @property
+    def centres(self) -> bool:
+        """Whether the input is centred (`mean`, `scale`)."""
+        return self.mean is not None or self.scale is not None
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of a decoded map: class scores for label maps."""
+        return self.n_labels or self.n_channels
+
+    @property
+    def decoder_patch(self) -> int:
+        """Pixels that a token spans on the decoder's side."""
+        return self.patch_size_dec or self.patch_size
+
+    def grid(self, side: Literal["enc", "dec"] = "enc") -> tuple[int, int]:
+        """Height and width, in tokens, of the position map stored for one side."""
+        size = pair(
+            (self.image_size_enc if side == "enc" else self.image_size_dec) or self.image_size
+        )
+        patch = self.patch_size if side == "enc" else self.decoder_patch
+        return size[0] // patch, size[1] // patch
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON values, with the class and the format's number."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"format": FORMAT, "class": values.pop("kind"), **values}
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """A size as height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def parse_config(raw: Mapping[str, Any], keys: Iterable[str] = ()) -> TokenizerConfig:
+    """Reads a tokenizer's config, original or ours.
+
+    `keys` are the names of its weights, if known: they settle what an original config leaves open.
+
+    Raises:
+        ConfigError: a value has the wrong type, a key of our own format is unknown or too new
+    """
+    own = "format" in raw
+    if own and raw["format"] != FORMAT:
+        raise ConfigError(
+            f"this version reads tokenizer format {FORMAT}, got {raw['format']!r}; "
+            "update fourm_lite"
+        )
+    hints = typing.get_type_hints(TokenizerConfig)
+    unknown = sorted(set(raw) - set(hints) - ENVELOPE)
+    if own and unknown:
+        raise ConfigError(
+            f"unknown tokenizer config key {unknown[0]!r}.{suggest(unknown[0], hints)}"
+        )
+    if unknown:
+        log.debug("config keys without a meaning here: %s", ", ".join(unknown))
+    values = {
+        name: _converted(name, raw[name], hints[name])
+        for name in hints.keys() & raw.keys()
+        if name != "kind" and not (raw[name] is None and _has_default(name))
+    }
+    return TokenizerConfig(kind=_kind(raw, keys), **values)
+
+
+def guess_kind(raw: Mapping[str, Any], keys: Iterable[str] = ()) -> Kind:
+    """The class of an original tokenizer, from its weights' names or else from its config."""
+    names = list(keys)
+    if any(not name.startswith(PARTS) for name in names) or {"sd_path", "pretrained_cn"} & set(raw):
+        return "VQControlNet"
+    if names and not any(name.startswith("decoder.") for name in names):
+        return "VQ"
+    if names:
+        direct = any(name.startswith("post_quant_proj.") for name in names)
+        return "VQVAE" if direct else "DiVAE"
+    if str(raw.get("dec_type") or "").startswith(("unet", "uvit")):
+        return "DiVAE"
+    if {"prediction_type", "beta_schedule", "num_train_timesteps"} & set(raw):
+        return "DiVAE"
+    return "VQVAE"
+
+
+def _kind(raw: Mapping[str, Any], keys: Iterable[str]) -> Kind:
+    named = raw.get("class", raw.get("kind"))
+    if named is None:
+        return guess_kind(raw, keys)
+    if named not in get_args(Kind):
+        raise ConfigError(
+            f"a tokenizer's class is one of {list(get_args(Kind))}, got {named!r}."
+            + suggest(str(named), get_args(Kind))
+        )
+    return typing.cast(Kind, named)
+
+
+def _has_default(name: str) -> bool:
+    """Whether an absent value (null) means the default; it does for everything with one."""
+    return any(f.name == name and f.default is not None for f in fields(TokenizerConfig))
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """The value in the type of its field; numbers may come as text ('1e-05' in YAML metadata)."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = get_args(hint) if is_union else (hint,)
+    for option in options:
+        result = _as(value, option)
+        if result is not _MISFIT:
+            return result
+    raise ConfigError(f"tokenizer config key {name!r} expects {_spelled(hint)}, got {value!r}")
+
+
+_MISFIT: Any = object()
+
+
+def _as(value: Any, hint: Any) -> Any:
+    if hint is type(None):
+        return None if value is None else _MISFIT
+    if typing.get_origin(hint) is Literal:
+        return value if isinstance(value, str) and value in get_args(hint) else _MISFIT
+    if typing.get_origin(hint) is tuple:
+        return _as_tuple(value, get_args(hint))
+    if hint is float:
+        return _as_float(value)
+    if isinstance(value, bool) != (hint is bool):
+        return _MISFIT
+    return value if isinstance(value, hint) else _MISFIT
+
+
+def _as_tuple(value: Any, items: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _MISFIT
+    kind = items[0]
+    if items[-1] is not Ellipsis and len(value) != len(items):
+        return _MISFIT
+    converted = tuple(_as(item, kind) for item in value)
+    return _MISFIT if any(item is _MISFIT for item in converted) else converted
+
+
+def _as_float(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return _MISFIT
+    try:
+        return float(value)
+    except ValueError:
+        return _MISFIT
+
+
+def _spelled(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(v) for v in get_args(hint))
+    return hint.__name__ if isinstance(hint, type) else str(hint)
