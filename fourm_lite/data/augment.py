@@ -99,7 +99,7 @@ def from_settings(settings: npt.NDArray[Any], size: int | None = None) -> list[C
     ]
 
 
-def scaled(crop: Crop, height: int, width: int, of: tuple[int, int]) -> tuple[float, ...]:
+def scaled(crop: Crop, height: int, width: int, *, of: tuple[int, int]) -> tuple[float, ...]:
     """The same rectangle on a map of another size: (left, top, right, bottom) in its cells."""
     down, right = height / of[0], width / of[1]
     return (
@@ -129,7 +129,7 @@ def cut_labels(
     Shapes:
         labels: int[h, w] -> int[size, size]
     """
-    left, top, right, bottom = scaled(crop, *labels.shape, of=of)
+    left, top, right, bottom = scaled(crop, labels.shape[0], labels.shape[1], of=of)
     centers = (np.arange(size) + 0.5) / size
     rows = np.clip((top + centers * (bottom - top)).astype(int), 0, labels.shape[0] - 1)
     cols = np.clip((left + centers * (right - left)).astype(int), 0, labels.shape[1] - 1)

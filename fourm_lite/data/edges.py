@@ -1,6 +1,7 @@
 """Canny edges in torch: smooth, differentiate, thin, and follow weak edges from strong ones.
 
-Unusual: thresholds are fractions of the largest possible gradient, so they do not depend on the picture.
+Unusual: thresholds are fractions of the largest possible gradient, so they do not depend on the
+picture.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Labels made by machines: what teachers and formulas say about each crop of each photo.
 
-Resumable: a shard that is already written is not computed again. Crops depend on the seed and the id of
-the photo alone, so a second run, in any order, cuts the same places. Shards are plain npz without pickle.
+Resumable: a shard that is already written is not computed again. Crops depend on the seed and the
+id of the photo alone, so a second run cuts the same places. Shards are plain npz without pickle.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class OnnxTeacher:
     _session: Any = field(default=None, repr=False)
 
     @property
-    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+    def names(self) -> tuple[str, ...]:
         """The labels that it makes."""
         return tuple(self.outputs)
 
@@ -232,7 +232,7 @@ class LabelRun:
     """What a run of `pseudolabel` cuts and how it is laid out."""
 
     num_crops: int = 1
-    policy: CropPolicy = CropPolicy(scale=(0.35, 1.0))
+    policy: CropPolicy = field(default_factory=lambda: CropPolicy(scale=(0.35, 1.0)))
     seed: int = 0
     shard_size: int = 256
 

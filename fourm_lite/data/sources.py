@@ -133,8 +133,8 @@ def read_folder(
         if not folder.is_dir():
             known = sorted(p.name for p in Path(root).glob("*") if p.is_dir())
             raise FourMError(f"'{modality}' expects the folder {folder}; {root} holds {known}")
-        files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name[0] != ".")
-        found[modality] = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
+        paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name[0] != "."]
+        found[modality] = {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
     shared = set.intersection(*(set(f) for f in found.values())) if found else set()
     for modality, files in found.items():
         lone = sorted({k for other in found.values() for k in other} - set(files))
@@ -188,7 +188,8 @@ def modality_paths(pattern: str) -> list[str]:
         raise ConfigError(f"a shard pattern may have one pair of brackets, got {pattern!r}")
     if not choices:
         return [pattern]
-    return [_BRACKET.sub(lambda _, n=name: n.strip(), pattern, count=1) for name in choices[0]]
+    head, tail = _BRACKET.split(pattern)[::2]
+    return [f"{head}{name.strip()}{tail}" for name in choices[0]]
 
 
 def read_tars(paths: Mapping[str, Path]) -> Iterator[Sample]:

@@ -1,0 +1,177 @@
+"""Tokens on disk in 4M's form, and the samples made of them, of captions and of photos.
+
+A token file is `<id>.npy`, int16 [crops, tokens] (int32 for vocabularies above 32768); files lie in
+`<root>/<modality>/shard-00000.tar`, and `<root>/crop_settings` says where each crop was cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fourm_lite.data.augment import cut_image, from_settings
+from fourm_lite.data.masking import Chunks, Sample
+from fourm_lite.data.sources import Record, read_tars, write_tar
+from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.tokenization.randomness import RandomSource
+
+CROPS = "crop_settings"
+Array = npt.NDArray[Any]
+Writer = Callable[[int, int, RandomSource], Chunks]
+"""What a sequence modality says of record i, crop k, as chunks of token ids."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def write_tokens(
+    root: Path, folder: str, ids: Sequence[str], tokens: Array, *, shard_size: int = 1024
+) -> None:
+    """Writes one modality's tokens (or the crop settings) as tar shards.
+
+    Shapes:
+        tokens: int[N, crops, ...], one entry for each id
+    """
+    if len(ids) != len(tokens) or tokens.ndim < 3:
+        raise ShapeError(
+            f"tokens are int[N, crops, tokens] for N ids, got {list(tokens.shape)} and {len(ids)}"
+        )
+    small = tokens.size == 0 or int(tokens.max()) < 2**15
+    stored = tokens.astype(np.int16 if small else np.int32)
+    for start in range(0, len(ids), shard_size):
+        part = range(start, min(start + shard_size, len(ids)))
+        path = Path(root) / folder / f"shard-{start // shard_size:05d}.tar"
+        write_tar(path, ((f"{ids[i]}.npy", _npy(stored[i])) for i in part))
+
+
+def read_tokens(root: Path, folder: str) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """All tokens of one modality: ids, and int64[N, crops, ...].
+
+    Raises:
+        FourMError: there are none
+    """
+    paths = sorted((Path(root) / folder).glob("shard-*.tar"))
+    if not paths:
+        raise FourMError(
+            f"expected token shards in {Path(root) / folder}; make them with `fourm-lite tokenize`"
+        )
+    ids, rows = [], []
+    for path in paths:
+        for sample in read_tars({folder: path}):
+            ids.append(sample.key)
+            rows.append(np.load(io.BytesIO(sample.files[folder]), allow_pickle=False))
+    return ids, np.stack(rows).astype(np.int64)
+
+
+def _npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def aligned(ids: Sequence[str], wanted: Sequence[str], values: Array) -> Array:
+    """Values in the order of `wanted`.
+
+    Raises:
+        FourMError: an id is missing
+    """
+    place = {name: i for i, name in enumerate(ids)}
+    missing = [name for name in wanted if name not in place]
+    if missing:
+        raise FourMError(f"{len(missing)} samples have no values, such as {missing[0]!r}")
+    out: Array = values[[place[name] for name in wanted]]
+    return out
+
+
+def normalized(image: Any) -> Tensor:
+    """A PIL picture as the model reads it: float32[3, H, W] by ImageNet's mean and deviation."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
+    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
+    return (pixels - mean) / torch.tensor(IMAGENET_STD)[:, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedSamples:
+    """Photos with their tokens, texts and pixels; one crop is drawn and all modalities follow it.
+
+    Units:
+        tokens: grid modality -> int64[N, crops, L], in the order of `records`
+        settings: int64[N, crops, 5]; None: photos are read whole
+        texts: sequence modality -> what it says
+        pixels: pixel modality -> side in pixels
+    """
+
+    records: Sequence[Record]
+    tokens: Mapping[str, Array] = field(default_factory=dict)
+    settings: Array | None = None
+    texts: Mapping[str, Writer] = field(default_factory=dict)
+    pixels: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks that all tables agree."""
+        counts = {name: values.shape[:2] for name, values in self.tokens.items()}
+        if self.settings is not None:
+            counts[CROPS] = self.settings.shape[:2]
+        if len(set(counts.values())) > 1 or any(c[0] != len(self.records) for c in counts.values()):
+            raise ShapeError(
+                f"all tables need [{len(self.records)} records, the same crops], got {counts}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the ids and of what is known of them."""
+        names = sorted((*self.tokens, *self.texts, *self.pixels))
+        text = "\n".join([*names, str(self.num_crops), *(r.id for r in self.records)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def num_crops(self) -> int:
+        """Crops of each photo."""
+        tables = [*self.tokens.values(), *([] if self.settings is None else [self.settings])]
+        return tables[0].shape[1] if tables else 1
+
+    def sample(self, index: int, names: Sequence[str], source: RandomSource) -> Sample:
+        """The named modalities of one sample, through one crop of it."""
+        return self.at(index, source.below(self.num_crops), names, source)
+
+    def at(self, index: int, crop: int, names: Sequence[str], source: RandomSource) -> Sample:
+        """The named modalities of one crop; those it does not have are left out."""
+        out: dict[str, Any] = {}
+        for name in names:
+            if name in self.tokens:
+                out[name] = torch.from_numpy(self.tokens[name][index, crop].astype(np.int64))
+            elif name in self.texts:
+                out[name] = self.texts[name](index, crop, source)
+            elif name in self.pixels:
+                out[name] = normalized(self.photo(index, crop, self.pixels[name]))
+        return out
+
+    def photo(self, index: int, crop: int, size: int) -> Any:
+        """One crop of one photo as a PIL picture."""
+        image = self.records[index].open_image()
+        if self.settings is None:
+            return image.resize((size, size))
+        where = from_settings(self.settings[index, crop : crop + 1], size)[0]
+        return cut_image(image, where)
+
+
+def caption_writer(records: Sequence[Record], encode: Callable[[str], list[int]]) -> Writer:
+    """Says one of the captions of a photo, drawn anew each time."""
+
+    def write(index: int, crop: int, source: RandomSource) -> Chunks:
+        captions = records[index].captions
+        return [[i] for i in encode(captions[source.below(len(captions))])] if captions else []
+
+    return write

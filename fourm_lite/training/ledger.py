@@ -1,0 +1,160 @@
+"""What a run has seen, and the folder `step-00000050/` from which it goes on.
+
+Unusual: nothing random is saved. Batches, masks and dropout of step s depend on the seed and on s
+alone, so a run that stops anywhere and goes on is the run that never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fourm_lite.errors import CheckpointError
+from fourm_lite.training.ema import Ema
+
+_STEP = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The book of a run.
+
+    Units:
+        step: optimiser steps done; samples: over all processes; seconds: spent training
+        data: fingerprint of the stream, so that a run is not continued on other data
+    """
+
+    step: int = 0
+    samples: int = 0
+    epoch: float = 0.0
+    seconds: float = 0.0
+    data: str = ""
+
+    def after(self, samples: int, epoch: float, seconds: float) -> Ledger:
+        """The book one step later."""
+        return replace(
+            self,
+            step=self.step + 1,
+            samples=self.samples + samples,
+            epoch=epoch,
+            seconds=self.seconds + seconds,
+        )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = [p for p in Path(folder).glob("step-*") if _STEP.fullmatch(p.name)]
+    return sorted(found)
+
+
+def save_state(
+    folder: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | None, ledger: Ledger
+) -> Path:
+    """Writes a checkpoint, whole or not at all; works for sharded models too (call it everywhere).
+
+    Source:
+        torch.distributed.checkpoint.state_dict, for the names of an optimiser's state
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights, state = get_state_dict(model, optimizer, options=options)
+    target = Path(folder) / f"step-{ledger.step:08d}"
+    if _is_writer():
+        part = Path(folder) / f".part-{ledger.step:08d}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file(_apart(weights), part / "model.safetensors")
+        save_file(_apart(_flat(state["state"])), part / "optimizer.safetensors")
+        if ema is not None:
+            save_file(_apart(ema.average), part / "ema.safetensors")
+        book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
+        (part / "state.json").write_text(json.dumps(book, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    return target
+
+
+def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> Ledger:
+    """Takes a checkpoint up again.
+
+    Raises:
+        CheckpointError: it is of another model, or was written without the average asked for
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    try:
+        book = json.loads((path / "state.json").read_text())
+        weights = load_file(path / "model.safetensors")
+        tensors = load_file(path / "optimizer.safetensors")
+        options = StateDictOptions(full_state_dict=True)
+        state = {"state": _nested(tensors), "param_groups": _groups(model, optimizer)}
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=weights,
+            optim_state_dict=state,  # type: ignore[arg-type]
+            options=options,
+        )
+        if ema is not None:
+            ema.load(load_file(path / "ema.safetensors"), int(book["ema_updates"]))
+        return Ledger(**book["ledger"])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"cannot go on from {path}: {error}; start afresh in another folder, or without resume"
+        ) from error
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints; 0 keeps all."""
+    if keep and _is_writer():
+        for path in checkpoints(folder)[:-keep]:
+            shutil.rmtree(path)
+
+
+def _is_writer() -> bool:
+    dist = torch.distributed
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _apart(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors that share no memory, as safetensors wants them."""
+    return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+
+
+def _flat(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    return {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    out: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, field = key.rpartition("|")
+        out.setdefault(name, {})[field] = value
+    return out
+
+
+def _groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The optimiser's groups of now, by name: settings come from the recipe, not from the file."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    return [
+        {
+            **{k: v for k, v in g.items() if k != "params"},
+            "params": [names[id(p)] for p in g["params"]],
+        }
+        for g in optimizer.param_groups
+    ]

@@ -1,0 +1,402 @@
+"""One training loop for every task, on accelerate: a CPU, a GPU, several processes, FSDP, bf16.
+
+Unusual: a batch is a function of the step, so nothing but the step is needed to go on after a stop,
+also in the middle of an epoch. All noise inside a step (dropout, dead codes) follows from (seed, step,
+process); torch's global state is put back afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.training.ema import Ema
+from fourm_lite.training.ledger import Ledger, checkpoints, load_state, prune, save_state
+from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a task says of one batch.
+
+    Shapes:
+        total: float[], to be minimised; parts: name -> float[], shown only
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+    samples: int
+
+
+class Task(Protocol):
+    """A model, and what it learns."""
+
+    model: nn.Module
+
+    def step(self, model: nn.Module, batch: Any, generator: torch.Generator) -> Losses:
+        """The losses of one batch; `model` may be a wrapped form of `self.model`."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation data, if the task has any; else nothing."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the model for use."""
+        ...
+
+
+class Stream(Protocol):
+    """Batches as a function of the step."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this data, in this order, from other data."""
+        ...
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Any:
+        """The batch of a step for one of `world` processes."""
+        ...
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data before that step."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how a run goes.
+
+    Units:
+        steps: optimiser steps in all; accumulate: batches a step
+        log_every, eval_every, save_every: steps, 0 for never; keep: checkpoints, 0 for all
+        ema: decay, 0 for none; max_seconds: stops (resumably) after that time, 0 for never
+        workers: threads that prepare batches ahead, 0 for none
+        track: a project name for trackio, if that is installed
+    """
+
+    steps: int
+    out: Path
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    accumulate: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ema: float = 0.0
+    log_every: int = 10
+    eval_every: int = 0
+    save_every: int = 500
+    keep: int = 2
+    max_seconds: float = 0.0
+    workers: int = 0
+    track: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that cannot run."""
+        if self.steps < 1 or self.accumulate < 1:
+            raise ConfigError(f"steps and accumulate must be at least 1, got {self}")
+        counts = (self.log_every, self.eval_every, self.save_every, self.keep, self.workers)
+        if min(counts) < 0:
+            raise ConfigError(
+                f"log_every, eval_every, save_every, keep, workers >= 0, got {counts}"
+            )
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended; `done` is False when its time ran out first."""
+
+    ledger: Ledger
+    done: bool
+    last: Mapping[str, float]
+
+
+def fit(
+    task: Task,
+    data: Stream,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Trains a task; writes `log.jsonl`, `step-*` folders and, at the end, `final/` under `out`.
+
+    Raises:
+        FourMError: the loss is not finite; or the folder holds a run and `resume` is False
+        CheckpointError: the run to resume is of another model
+    """
+    run = _Run(task, data, config)
+    ledger = run.restore(resume)
+    run.history.open(ledger.step, run.is_main)
+    started = time.monotonic()
+    numbers: dict[str, float] = {}
+    try:
+        for step, batches in run.batches(ledger.step):
+            ledger, numbers = run.step(step, batches, ledger)
+            run.after(ledger, numbers, progress)
+            if config.max_seconds and time.monotonic() - started > config.max_seconds:
+                break
+    finally:
+        run.history.close()
+    done = ledger.step >= config.steps
+    run.finish(ledger, done)
+    return FitResult(ledger, done, numbers)
+
+
+class _Run:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(self, task: Task, data: Stream, config: TrainConfig) -> None:
+        from accelerate import Accelerator
+
+        self.task, self.data, self.config = task, data, config
+        self.accelerator = Accelerator(mixed_precision=config.precision)
+        self.optimizer = make_optimizer(task.model, config.optim)
+        self.model, self.optimizer = self.accelerator.prepare(task.model, self.optimizer)
+        self.ema = Ema(self.model, config.ema) if config.ema else None
+        self.history = History(config.out / "log.jsonl", config.track)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        assert isinstance(inner, torch.optim.Optimizer)
+        return inner
+
+    def restore(self, resume: bool) -> Ledger:
+        found = checkpoints(self.config.out)
+        fresh = Ledger(data=self.data.fingerprint)
+        if not found:
+            return fresh
+        if not resume:
+            raise FourMError(
+                f"{self.config.out} already holds a run ({found[-1].name}); go on with resume "
+                "(--resume), or choose another folder"
+            )
+        ledger = load_state(found[-1], self.model, self.plain_optimizer, self.ema)
+        if ledger.data != fresh.data:
+            raise FourMError(
+                f"{found[-1]} was trained on other data ({ledger.data}, now {fresh.data}); "
+                "a resumed run needs the same samples, mixture and batch size"
+            )
+        return ledger
+
+    def batches(self, start: int) -> Iterator[tuple[int, list[Any]]]:
+        steps = range(start, self.config.steps)
+        if not self.config.workers:
+            yield from ((step, self._load(step)) for step in steps)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            ahead = [pool.submit(self._load, s) for s in steps[: self.config.workers]]
+            for step in steps:
+                batches = ahead.pop(0).result()
+                following = step + self.config.workers
+                if following < self.config.steps:
+                    ahead.append(pool.submit(self._load, following))
+                yield step, batches
+
+    def _load(self, step: int) -> list[Any]:
+        a = self.accelerator
+        where = {"rank": a.process_index, "world": a.num_processes}
+        count = self.config.accumulate
+        return [self.data.batch(step * count + i, **where) for i in range(count)]
+
+    def step(
+        self, step: int, batches: list[Any], ledger: Ledger
+    ) -> tuple[Ledger, dict[str, float]]:
+        """One optimiser step over its batches."""
+        config, started = self.config, time.monotonic()
+        self.model.train()
+        rate = set_lr(self.plain_optimizer, lr_factor(step, config.steps, config.optim))
+        parts: dict[str, list[Tensor]] = {}
+        samples = 0
+        with scoped_noise(config.seed, step, self.accelerator.process_index) as generator:
+            for i, batch in enumerate(batches):
+                losses = self._backward(batch, generator, last=i == len(batches) - 1)
+                samples += losses.samples
+                for name, value in {"loss": losses.total, **losses.parts}.items():
+                    parts.setdefault(name, []).append(value.detach().float())
+        numbers = self._reduced(parts)
+        norm = self._update()
+        if not all(map(_is_finite, (numbers["loss"], norm))):
+            raise FourMError(
+                f"step {step}: loss {numbers['loss']}, gradient norm {norm}; lower the learning "
+                f"rate or clip, and resume from the last checkpoint in {config.out}"
+            )
+        seconds = time.monotonic() - started
+        total = samples * self.accelerator.num_processes
+        epoch = self.data.epoch((step + 1) * config.accumulate)
+        numbers |= {"lr": rate, "grad_norm": norm, "samples_per_s": total / max(seconds, 1e-9)}
+        return ledger.after(total, epoch, seconds), numbers
+
+    def _backward(self, batch: Any, generator: torch.Generator, *, last: bool) -> Losses:
+        accelerator = self.accelerator
+        moved = _to(batch, accelerator.device)
+        quiet = nullcontext() if last else accelerator.no_sync(self.model)
+        with quiet, accelerator.autocast():
+            losses = self.task.step(self.model, moved, generator)
+            accelerator.backward(losses.total / self.config.accumulate)
+        return losses
+
+    def _reduced(self, parts: Mapping[str, list[Tensor]]) -> dict[str, float]:
+        own = {name: float(torch.stack(values).mean()) for name, values in parts.items()}
+        if self.accelerator.num_processes == 1:
+            return own
+        from accelerate.utils import gather_object
+
+        rows: list[dict[str, float]] = gather_object([own])
+        names = {name for row in rows for name in row}
+        return {
+            name: sum(values) / len(values)
+            for name in sorted(names)
+            if (values := [row[name] for row in rows if name in row])
+        }
+
+    def _update(self) -> float:
+        limit = self.config.optim.clip or float("inf")
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(trained, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return float(norm) if norm is not None else 0.0
+
+    def after(
+        self, ledger: Ledger, numbers: Mapping[str, float], progress: Progress | None
+    ) -> None:
+        """Logs, validates and saves, where a step is due for it."""
+        config, step = self.config, ledger.step
+        if self.is_main and _due(step, config.log_every):
+            self.history.write(ledger, numbers)
+        if _due(step, config.eval_every):
+            self.history.write(ledger, self.validate())
+        if _due(step, config.save_every) and step < config.steps:
+            self.save(ledger)
+        if progress is not None and self.is_main:
+            progress(step, config.steps, numbers)
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged weights, or of the weights if there is no average."""
+        averaged = self.ema.applied(self.model) if self.ema else nullcontext()
+        self.model.eval()
+        with averaged, torch.no_grad():
+            figures = self.task.validate() if self.is_main else {}
+        self.model.train()
+        return {f"val/{name}": value for name, value in figures.items()}
+
+    def save(self, ledger: Ledger) -> None:
+        save_state(self.config.out, self.model, self.plain_optimizer, self.ema, ledger)
+        prune(self.config.out, self.config.keep)
+
+    def finish(self, ledger: Ledger, done: bool) -> None:
+        """Saves the state, and the model for use when the run is done."""
+        found = checkpoints(self.config.out)
+        if not found or found[-1].name != f"step-{ledger.step:08d}":
+            self.save(ledger)
+        self.accelerator.wait_for_everyone()
+        self.model.eval()
+        if done and self.is_main:
+            averaged = self.ema.applied(self.model) if self.ema else nullcontext()
+            with averaged:
+                self.task.save(self.config.out / "final")
+        self.accelerator.wait_for_everyone()
+
+
+class History:
+    """The log of a run: a JSON object a line, always; trackio too, where wanted and installed."""
+
+    def __init__(self, path: Path, project: str = "") -> None:
+        self.path, self.project = path, project
+        self._file: Any = None
+        self._tracker: Any = None
+
+    def open(self, step: int, is_main: bool) -> None:
+        """Goes on after `step`: lines of later steps, which will come again, are removed."""
+        if not is_main:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._tracker = _trackio(self.project)
+
+    def write(self, ledger: Ledger, numbers: Mapping[str, float]) -> None:
+        """Adds one line."""
+        if self._file is None or not numbers:
+            return
+        where = {"step": ledger.step, "epoch": round(ledger.epoch, 6), "samples": ledger.samples}
+        line = {**where, "seconds": round(ledger.seconds, 3), **numbers}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._tracker is not None:
+            self._tracker.log(dict(numbers), step=ledger.step)
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self._file is not None:
+            self._file.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**62  # a line cut short by a crash
+
+
+def _trackio(project: str) -> Any:
+    if not project:
+        return None
+    try:
+        import trackio
+    except ImportError:
+        log.warning("trackio is not installed; the run is logged to log.jsonl alone")
+        return None
+    trackio.init(project=project)
+    return trackio
+
+
+@contextmanager
+def scoped_noise(seed: int, step: int, rank: int) -> Iterator[torch.Generator]:
+    """A generator for one step; inside, torch's own state follows it too and is then put back.
+
+    Dropout draws from torch's global generator, which is why a passed generator is not enough.
+    """
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(number % 2**63)
+        yield torch.Generator().manual_seed((number + 2**40) % 2**63)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    return batch.to(device) if hasattr(batch, "to") else batch
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _is_finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,113 @@
+"""What can be trained: a tokenizer, the masked model, a classifier. Each is a `step` over one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourm_lite.data.loader import MaskedBatch
+from fourm_lite.model.fourm import FourM
+from fourm_lite.model.losses import LossKind, pretraining_loss
+from fourm_lite.tokenization.losses import reconstruction_loss
+from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.training.loop import Losses
+
+Figures = Callable[[], dict[str, float]]
+
+
+def _nothing() -> dict[str, float]:
+    return {}
+
+
+@dataclass
+class TokenizerTask:
+    """Reconstruction through the codebook.
+
+    Units:
+        loss: a name of `tokenization.losses.LOSSES`
+        figures: measures the model on validation data
+    """
+
+    model: VQTokenizer
+    loss: str = "mse"
+    figures: Figures = field(default=_nothing)
+
+    def step(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> Losses:
+        """Loss of the reconstruction and of the quantizer."""
+        out = model(batch, generator=generator)
+        main = reconstruction_loss(self.loss)(out.output.float(), out.target)
+        parts = {"reconstruction": main, "quantizer": out.quantized.loss}
+        used = out.quantized.tokens.unique().numel() / self.model.vocab_size
+        parts["codes_used"] = main.new_tensor(used)
+        return Losses(main + out.quantized.loss, parts, len(batch))
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation data."""
+        return self.figures()
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer."""
+        self.model.save(folder)
+
+
+@dataclass
+class PretrainTask:
+    """Masked prediction of any modality from any others.
+
+    Units:
+        kind: "mod" is the mean over modalities, "token" the mean over tokens
+        extra: the config's "extra" entry when saved: data, licence, steps
+    """
+
+    model: FourM
+    kind: LossKind = "mod"
+    figures: Figures = field(default=_nothing)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def step(self, model: nn.Module, batch: MaskedBatch, generator: torch.Generator) -> Losses:
+        """Cross-entropy of the targets."""
+        predictions = model(batch.batch, batch.input_budget, batch.target_budget)
+        loss, parts = pretraining_loss(predictions, self.kind)
+        shown = {f"loss/{n}": v for n, v in parts.items() if len(predictions[n].ids)}
+        return Losses(loss, shown, batch.batch.size)
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation data."""
+        return self.figures()
+
+    def save(self, folder: Path) -> None:
+        """Writes the model."""
+        self.model.save(folder, extra=self.extra or None)
+
+
+@dataclass
+class ClassifyTask:
+    """A label a picture; batches are pairs (pixels float[B, C, H, W], labels int64[B])."""
+
+    model: nn.Module
+    smoothing: float = 0.0
+    figures: Figures = field(default=_nothing)
+
+    def step(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> Losses:
+        """Cross-entropy of the labels."""
+        pixels, labels = batch
+        logits = model(pixels).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        accuracy = (logits.argmax(dim=-1) == labels).float().mean()
+        return Losses(loss, {"accuracy": accuracy}, len(labels))
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation data."""
+        return self.figures()
+
+    def save(self, folder: Path) -> None:
+        """Writes the model by its own `save`."""
+        self.model.save(folder)  # type: ignore[operator]
