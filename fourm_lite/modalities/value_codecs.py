@@ -190,7 +190,12 @@ class PoseCodec:
         return _drawn([(person.box, "person") for person in value if person.box is not None])
 
 
+_PERSON_KEYS = ("box", "pose", "global", "camera", "shape")
+
+
 def _person(entry: Mapping[str, Any]) -> Person:
+    if entry.keys().isdisjoint(_PERSON_KEYS):
+        raise FourMError(f"expected a person with some of {_PERSON_KEYS}, got {str(entry)[:80]}")
     pose = _optional(entry, "pose", 8)
     return Person(
         box=_optional(entry, "box", 4),
