@@ -31,8 +31,8 @@ def png_bomb(width=30_000, height=30_000):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    packer = zlib.compressobj(9)
-    row = b"\0" * (1 + width // 8)
+    packer = zlib.compressobj(1)
+    row = bytes(1 + (width + 7) // 8)
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return (
