@@ -1,0 +1,55 @@
+"""The command line: `fourm-lite VERB ...`, each verb a thin function over a public one.
+
+To add a verb, write `fourm_lite/cli/VERB.py` with one plain, typed function, and a row in
+`fourm_lite/cli/verbs.py` that names it. The function's parameters are the arguments and options:
+
+    def info(
+        source: Annotated[str, Argument("a folder, a file, a shipped name or a hub id")],
+        as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
+    ) -> None:
+        \"\"\"What a checkpoint is.\"\"\"
+
+`Argument` and `Option` come from `cli.words`; the first paragraph of the docstring is the help. The
+module is imported only when its verb is used, so it may import torch at its top. It raises
+FourMError for what the user can mend, and prints results with `cli.output`; it never exits.
+
+Unusual: this file imports neither typer nor torch before a command runs, so `fourm-lite --help` is
+quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fourm_lite.errors import FourMError
+
+BAD_REQUEST = 2
+"""The exit code for a request that cannot be carried out; usage errors have the same."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits.
+
+    An error that the library raised on purpose becomes one message on stderr and exit code 2;
+    `--debug`, anywhere on the line, shows where it came from instead.
+    """
+    from fourm_lite.cli.app import build_app
+
+    arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
+    try:
+        build_app().main(args=arguments, prog_name="fourm-lite")
+    except FourMError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_REQUEST) from None
+    raise SystemExit(0)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, and whether it was there; nothing changes after `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [word for word in arguments[:end] if word != "--debug"]
+    return kept + arguments[end:], len(kept) < end
