@@ -96,8 +96,9 @@ class Embedder(Protocol):
 class NetworkEmbedder:
     """One network as an embedder; made by `load_embedder`, not by hand.
 
-    `name` is the specification it was loaded from, `preprocess` what happens to its pictures,
-    `logit_scale` the network's own scale for zero-shot classification (None: it has none).
+    `name` is the specification it was loaded from, `label` the kind of network without any path
+    (the name of its space), `preprocess` what happens to its pictures, `logit_scale` the network's
+    own scale for zero-shot classification (None: it has none).
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class NetworkEmbedder:
         preprocess: Any = None,
         logit_scale: LogitScale | None = None,
         facts: Mapping[str, Any] | None = None,
+        label: str | None = None,
     ) -> None:
         self.name = name
+        self.label = label or name
         self.towers = towers
         self.preprocess = preprocess
         self.logit_scale = logit_scale
@@ -139,7 +142,7 @@ class NetworkEmbedder:
             **{key: str(value) for key, value in self.facts.items()},
         }
         text = json.dumps(facts, sort_keys=True)
-        return Space(self.name, self.dim, hashlib.sha256(text.encode()).hexdigest())
+        return Space(self.label, self.dim, hashlib.sha256(text.encode()).hexdigest())
 
     def embed_image(
         self,

@@ -1,7 +1,7 @@
 """Published `.pth`, `.pt` and `.bin` files to safetensors: the only place that opens such a file.
 
 It is opened with `weights_only=True`, so nothing in it is executed. ImageBind's file is recognised
-by its keys and becomes a folder that `load_embedder("imagebind:FOLDER")` reads.
+by its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's files become timm folders.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import json
 import logging
 import math
 import pickle
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fourm_lite.embedders.image_configs import IMAGENET
 from fourm_lite.embedders.imagebind import ImageBindConfig
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 
@@ -33,14 +35,16 @@ VISION = "vision."
 class Conversion:
     """How one family's published file becomes a folder of ours.
 
-    `marks` are key beginnings that only this family has; `keep` chooses keys; `rename` replaces
-    beginnings, first fit; `config` makes config.json from the kept weights.
+    `marks` are key beginnings that all files of this family and no others have; `keep` chooses
+    keys; `rename` is a table of patterns and their replacements; `change` computes what is more
+    than a name; `config` makes config.json from the result.
     """
 
-    marks: tuple[str, ...]
-    keep: Callable[[str], bool]
-    rename: Mapping[str, str]
-    config: Callable[[Weights], dict[str, Any]]
+    marks: tuple[str, ...] = ()
+    keep: Callable[[str], bool] = lambda key: True
+    rename: Mapping[str, str] = field(default_factory=dict)
+    change: Callable[[Weights], Weights] = lambda weights: weights
+    config: Callable[[Weights], dict[str, Any]] = lambda weights: {}
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,15 @@ def convert_pth(source: str | Path, folder: str | Path, *, family: str | None = 
             f"family is one of {sorted(CONVERSIONS)}, got '{name}'.{suggest(name, CONVERSIONS)}"
         )
     conversion = CONVERSIONS[name]
-    kept = {
-        _renamed(key, conversion.rename): value
-        for key, value in weights.items()
-        if conversion.keep(key)
-    }
-    if not kept or not all(any(k.startswith(m) for k in weights) for m in conversion.marks):
+    if not _has_marks(weights, conversion.marks):
         raise ConfigError(f"'{source}' is no checkpoint of '{name}': it lacks {conversion.marks}")
+    kept = conversion.change(
+        {
+            _renamed(key, conversion.rename): value
+            for key, value in weights.items()
+            if conversion.keep(key)
+        }
+    )
     left_out = tuple(key for key in weights if not conversion.keep(key))
     if left_out:
         log.info("left out %d of %d tensors of %s", len(left_out), len(weights), source)
@@ -137,6 +143,54 @@ def imagebind_config(weights: Weights) -> dict[str, Any]:
     return {"format": 1, "family": "imagebind", **asdict(config)}
 
 
+# width -> timm's word for the size
+DINOV2_SIZES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+
+
+def dinov2_config(weights: Weights) -> dict[str, Any]:
+    """config.json of a timm folder for DINOv2, from the shapes of its weights.
+
+    Raises:
+        ConfigError: no published DINOv2 has this width
+    """
+    kernel, positions = weights["patch_embed.proj.weight"], weights["pos_embed"]
+    width, patch = kernel.shape[0], kernel.shape[3]
+    if width not in DINOV2_SIZES:
+        raise ConfigError(
+            f"DINOv2 is published with the widths {sorted(DINOV2_SIZES)}, the file has {width}"
+        )
+    registers = "reg_token" in weights
+    edge = math.isqrt(positions.shape[1]) * patch
+    middle = f"reg{weights['reg_token'].shape[1]}_" if registers else ""
+    return {
+        "architecture": f"vit_{DINOV2_SIZES[width]}_patch{patch}_{middle}dinov2",
+        "num_classes": 0,
+        "model_args": {"img_size": edge, "depth": 1 + max(map(_block, weights))},
+        "pretrained_cfg": {
+            "architecture": f"vit_{DINOV2_SIZES[width]}_patch{patch}_{middle}dinov2",
+            "input_size": [3, edge, edge],
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+            "mean": list(IMAGENET["mean"]),
+            "std": list(IMAGENET["std"]),
+        },
+    }
+
+
+def _block(key: str) -> int:
+    return int(key.split(".")[1]) if key.startswith("blocks.") else -1
+
+
+def _split_class_position(weights: Weights) -> Weights:
+    # With registers, timm's positions are of patches alone: the class token takes its own.
+    if "reg_token" not in weights:
+        return weights
+    positions = weights["pos_embed"]
+    cls_token = weights["cls_token"] + positions[:, :1]
+    return {**weights, "cls_token": cls_token, "pos_embed": positions[:, 1:]}
+
+
 def _is_imagebind_vision(key: str) -> bool:
     part, _, rest = key.partition(".")
     known = ("modality_preprocessors", "modality_trunks", "modality_heads")
@@ -148,24 +202,37 @@ CONVERSIONS: dict[str, Conversion] = {
     "imagebind": Conversion(
         marks=("modality_preprocessors.vision.", "modality_trunks.vision."),
         keep=_is_imagebind_vision,
-        rename={},
         config=imagebind_config,
     ),
-    "plain": Conversion(marks=(), keep=lambda key: True, rename={}, config=lambda weights: {}),
+    # facebookresearch/dinov2's files to timm's names; SwiGLU of the giant model is one matrix
+    "dinov2": Conversion(
+        marks=("mask_token", "cls_token", "patch_embed.proj.", "blocks.0.ls1.gamma"),
+        keep=lambda key: key != "mask_token",
+        rename={
+            r"^register_tokens$": "reg_token",
+            r"\.mlp\.w12\.": ".mlp.fc1.",
+            r"\.mlp\.w3\.": ".mlp.fc2.",
+        },
+        change=_split_class_position,
+        config=dinov2_config,
+    ),
+    "plain": Conversion(),
 }
 
 
 def _recognise(weights: Weights) -> str:
-    for name, conversion in CONVERSIONS.items():
-        marks = conversion.marks
-        if marks and all(any(k.startswith(m) for k in weights) for m in marks):
-            return name
-    return "plain"
+    found = (n for n, c in CONVERSIONS.items() if c.marks and _has_marks(weights, c.marks))
+    return next(found, "plain")
+
+
+def _has_marks(weights: Weights, marks: tuple[str, ...]) -> bool:
+    return all(any(key.startswith(mark) for key in weights) for mark in marks)
 
 
 def _renamed(key: str, table: Mapping[str, str]) -> str:
-    start = next((old for old in table if key.startswith(old)), None)
-    return key if start is None else table[start] + key[len(start) :]
+    for pattern, replacement in table.items():
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def _write(folder: Path, weights: Weights, config: dict[str, Any]) -> None:

@@ -183,7 +183,10 @@ def _read_arrays(path: Path) -> dict[str, Array]:
 
         return load_file(path)
     loaded = np.load(path, allow_pickle=False)
-    return {"features": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    if isinstance(loaded, np.ndarray):
+        return {"features": loaded}
+    with loaded as arrays:
+        return dict(arrays)
 
 
 def _as_features(arrays: Mapping[str, Array]) -> Features:

@@ -31,6 +31,15 @@ log = logging.getLogger(__name__)
 # What each model was trained with; the others pad to the longest text of the batch.
 PADDED_TEXT_LENGTH = {"align": 64, "siglip": 64, "siglip2": 64}
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+
 Output = Literal["auto", "class_token", "pooled", "mean_patch"]
 
 
@@ -52,11 +61,13 @@ def load_hf(
         CheckpointError: no safetensors weights, or no such folder
         ConfigError: the preprocessing is missing or unknown
     """
-    model = load_model("AutoModel", source, device=device, revision=revision)
+    if output not in ("auto", "class_token", "pooled", "mean_patch"):
+        raise ConfigError(f"output is auto, class_token, pooled or mean_patch, got '{output}'")
+    model, untrained = load_model("AutoModel", source, device=device, revision=revision)
     prepare = _preprocess(source, model, preprocess, revision)
     twin = hasattr(model, "get_image_features")
-    if not twin and output not in ("auto", "class_token", "pooled", "mean_patch"):
-        raise ConfigError(f"output is auto, class_token, pooled or mean_patch, got '{output}'")
+    if untrained and output == "auto":
+        output = "class_token"  # a classifier's file has no weights for the base model's pooler
     image = _twin_image(model, prepare) if twin else _image_network(model, prepare, output)
     return NetworkEmbedder(
         f"hf:{source}",
@@ -65,31 +76,50 @@ def load_hf(
         preprocess=prepare,
         logit_scale=logit_scale(model),
         facts={"output": "projected" if twin else output},
+        label=f"hf:{model.config.model_type}",
     )
 
 
-def load_model(auto: str, source: str, *, device: str, revision: str | None = None) -> Any:
-    """A transformers model in float32 and evaluation mode, from safetensors."""
+def load_model(
+    auto: str, source: str, *, device: str, revision: str | None = None
+) -> tuple[Any, bool]:
+    """A transformers model in float32 and evaluation mode, and whether its pooler has no weights.
+
+    Raises:
+        CheckpointError: no such model, no safetensors, or weights other than a pooler's are missing
+            (transformers would fill them with random numbers)
+    """
     import transformers
 
     try:
-        model = getattr(transformers, auto).from_pretrained(
-            source, revision=revision, use_safetensors=True, dtype=torch.float32
+        model, found = getattr(transformers, auto).from_pretrained(
+            source,
+            revision=revision,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            return_dict=True,
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"'{source}' is no transformers folder or Hub id with safetensors weights: {error}. "
             f"A .bin or .pth file is turned into safetensors by convert_pth(src, dst)"
         ) from error
-    return model.to(device).eval()
+    missing = sorted(key for key in found["missing_keys"] if not key.endswith("position_ids"))
+    poolers = [key for key in missing if "pooler." in key]
+    if len(missing) > len(poolers):
+        raise CheckpointError(
+            f"'{source}' has no weights for {len(missing)} tensors of {type(model).__name__}, "
+            f"such as '{missing[0]}'; it is a checkpoint of another model"
+        )
+    return model.to(device).eval(), bool(poolers)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
     """The folder's tokenizer, or None where there is none."""
     import transformers
 
-    names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-    if not any(find_file(source, name, revision) for name in names):
+    if not any(find_file(source, name, revision) for name in TOKENIZER_FILES):
         return None
     return transformers.AutoTokenizer.from_pretrained(source, revision=revision)
 
@@ -220,7 +250,8 @@ def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Ten
 
     def embed(images: list[Image]) -> Tensor:
         inputs = _inputs(prepare, images, model.device)
-        return patch_tokens(vision(**inputs).last_hidden_state, inputs["pixel_values"], config)
+        states = vision(**inputs).last_hidden_state
+        return patch_tokens(states, inputs["pixel_values"], config)
 
     return embed
 

@@ -22,6 +22,7 @@ from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_modul
 from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.images import ImagePreprocess
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, suggest
+from fourm_lite.io.hub import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -184,7 +185,7 @@ def load_imagebind(
     output: Output = "projected",
     preprocess: ImagePreprocess | str = "imagebind",
 ) -> NetworkEmbedder:
-    """An embedder from a folder with config.json and model.safetensors.
+    """An embedder from a folder or Hub id with config.json and model.safetensors.
 
     `output`: "projected" is ImageBind's common space (1024), "class_token" the trunk's class token
     before the head (1280), which 4M's tok_imagebind_global holds. `embed_patches` gives the trunk's
@@ -196,7 +197,7 @@ def load_imagebind(
     """
     if output not in ("projected", "class_token"):
         raise ConfigError(f"output is projected or class_token, got '{output}'")
-    model = read_imagebind(Path(source)).to(device).eval()
+    model = read_imagebind(resolve(source)).to(device).eval()
     prepare = (
         preset(preprocess, size=model.config.image_size)
         if isinstance(preprocess, str)
@@ -210,6 +211,7 @@ def load_imagebind(
         identity=lambda: fingerprint_module(model),
         preprocess=prepare,
         facts={"output": output},
+        label=f"imagebind:{output}",
     )
 
 

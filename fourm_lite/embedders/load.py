@@ -58,6 +58,7 @@ def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
             f"{suggest(family, FAMILIES)}"
         )
     source, _, query = rest.partition("?")
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
     pairs = parse_qsl(query, keep_blank_values=True)
     return family, source, {key: int(v) if v.isdecimal() else v for key, v in pairs}
 

@@ -64,6 +64,7 @@ def load_onnx(
         identity=lambda: hashlib.sha256(path.read_bytes()).hexdigest(),
         preprocess=prepare,
         facts={"output": vector, "patches": feature_map},
+        label=f"onnx:{vector}",
     )
 
 

@@ -33,7 +33,7 @@ def load_open_clip(
     """
     name, tag = _name_and_weights(source)
     library = _library()
-    model = library.create_model(name, pretrained=tag, device=device, precision="fp32").eval()
+    model = _model(library, name, tag, device)
     prepare = preprocess or from_open_clip(model.visual.preprocess_cfg)
     tokenizer = library.get_tokenizer(name)
     bias = getattr(model, "logit_bias", None)
@@ -48,7 +48,16 @@ def load_open_clip(
         preprocess=prepare,
         logit_scale=LogitScale(scale, 0.0 if bias is None else float(bias.detach())),
         facts={"output": "projected"},
+        label="open_clip" if name.startswith("local-dir:") else f"open_clip:{source}",
     )
+
+
+def _model(library: Any, name: str, tag: str | None, device: str) -> Any:
+    try:
+        model = library.create_model(name, pretrained=tag, device=device, precision="fp32")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"open_clip cannot load '{name}' with '{tag}': {error}") from error
+    return model.eval()
 
 
 def _library() -> Any:

@@ -87,5 +87,5 @@ def _first_of_rank(
     values: tuple[Any, ...] | list[Any], ranks: tuple[int, ...], names: tuple[str, ...]
 ) -> Tensor | None:
     tensors = [v for v in values if isinstance(v, Tensor | np.ndarray)]
-    fitting = [v for v in tensors if v.ndim in ranks]
+    fitting = [v for rank in ranks for v in tensors if v.ndim == rank]
     return _pick(fitting[0], names) if fitting else None

@@ -70,6 +70,22 @@ class MatchingReranker:
             raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
         return scores
 
+    def __call__(self, query: str, candidates: Any) -> Vectors:
+        """Scores of a search's hits, by the picture that their column "uri" names.
+
+        This is what `retrieval.rerank` calls; `query` is the text.
+
+        Raises:
+            ConfigError: the hits say nothing about where their pictures are
+        """
+        uris = candidates.columns.get("uri")
+        if uris is None:
+            raise ConfigError(
+                f"a cross-encoder reads pictures: the hits need a column 'uri', they have "
+                f"{sorted(candidates.columns)}"
+            )
+        return self.score(query, list(uris))
+
     def rank(
         self,
         text: str,
@@ -135,7 +151,7 @@ def load_reranker(
     tokenizer, prepare = load_tokenizer(source), preprocess or read_preprocess(source)
     if tokenizer is None or prepare is None:
         raise ConfigError(f"'{source}' lacks its tokenizer or its preprocessor_config.json")
-    model = load_model(CLASSES[kind], source, device=device)
+    model, _ = load_model(CLASSES[kind], source, device=device)
     return MatchingReranker(f"hf:{source}", kind, model, tokenizer, prepare)
 
 

@@ -62,6 +62,7 @@ def load_timm(
         identity=lambda: fingerprint_module(model),
         preprocess=prepare,
         facts={"output": chosen, "architecture": config.get("architecture")},
+        label=f"timm:{config.get('architecture')}",
     )
 
 
@@ -74,7 +75,13 @@ def _from_name(name: str, size: Mapping[str, Any]) -> Any:
             f"'{name}' is no folder and timm knows no model of that name."
             f"{suggest(stem, timm.list_models())}"
         )
-    return timm.create_model(name, pretrained=True, **size)
+    try:
+        return timm.create_model(name, pretrained=True, **size)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights of '{name}' cannot be fetched: {error}. Without a network, give the "
+            f"folder that timm's save_for_hf wrote"
+        ) from error
 
 
 def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:

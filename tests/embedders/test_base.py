@@ -133,7 +133,7 @@ def test_functions_for_text_and_patches_complete_a_twin(photos):
     assert embedder.can == ("image", "text", "patches")
     assert embedder.embed_text("abc").shape == (1, 3)
     assert embedder.embed_patches(photos).shape == (4, 4, 3)
-    with pytest.raises(FourMError, match="cannot embed text.*it embeds image"):
+    with pytest.raises(FourMError, match=r"cannot embed text.*it embeds image"):
         load_embedder(colours).embed_text("abc")
     with pytest.raises(ConfigError, match="strings"):
         embedder.embed_text([1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -189,28 +190,58 @@ def test_scaled_cosines_are_the_librarys_logits(name, twin_folders, photos, text
     assert np.allclose(cosines * scale.scale + scale.bias, want, atol=1e-4)
 
 
-def test_a_new_process_gives_the_same_vectors_offline(twin_folders, photos, tmp_path):
+def test_a_new_process_gives_the_same_vectors_offline_by_path_and_by_hub_id(
+    twin_folders, photos, texts, tmp_path
+):
     folder = twin_folders["clip"][0]
+    cached = tmp_path / "home" / "hub" / "models--our--clip"
+    shutil.copytree(folder, cached / "snapshots" / "0123abcd")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123abcd")
     photos[0].save(tmp_path / "photo.png")
     code = (
         "import sys, numpy as np\n"
         "from fourm_lite.embedders.load import load_embedder\n"
-        "e = load_embedder('hf:' + sys.argv[1])\n"
-        "np.save(sys.argv[3], e.embed_image(sys.argv[2]))\n"
-        "print(e.space.fingerprint)"
+        "for number, spec in enumerate(sys.argv[2:]):\n"
+        "    e = load_embedder(spec)\n"
+        "    np.save(f'image{number}.npy', e.embed_image('photo.png'))\n"
+        "    np.save(f'text{number}.npy', e.embed_text(sys.argv[1]))\n"
+        "    print(e.space)"
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), tmp_path / "photo.png", tmp_path / "out.npy"],
+        [sys.executable, "-c", code, texts[0], f"hf:{folder}", "hf:our/clip"],
         capture_output=True,
         text=True,
         check=True,
-        env={"HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+        cwd=tmp_path,
+        env={
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(tmp_path / "home"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": ":".join(sys.path),
+        },
     )
 
     here = load_embedder(f"hf:{folder}")
-    assert done.stdout.split()[-1] == here.space.fingerprint
-    assert np.allclose(np.load(tmp_path / "out.npy"), here.embed_image(photos[0]), **CLOSE)
+    assert done.stdout.split() == [str(here.space)] * 2
+    for number in range(2):
+        image, text = (np.load(tmp_path / f"{kind}{number}.npy") for kind in ("image", "text"))
+        assert np.allclose(image, here.embed_image(photos[0]), **CLOSE)
+        assert np.allclose(text, here.embed_text(texts[0]), **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("clip", 1), ("siglip", 0)])
+def test_a_twin_encoder_gives_the_patches_of_its_image_tower(name, prefix, twin_folders, photos):
+    folder, model, processor, _ = twin_folders[name]
+    with torch.inference_mode():
+        inputs = processor.image_processor(photos, return_tensors="pt")
+        states = model.vision_model(**inputs).last_hidden_state.numpy()
+
+    patches = load_embedder(f"hf:{folder}").embed_patches(photos)
+
+    assert patches.shape == (4, 16, 32)
+    assert np.allclose(patches, states[:, prefix:], **CLOSE)
 
 
 def test_a_mofi_folder_without_preprocessing_takes_that_of_its_readme(
@@ -291,8 +322,57 @@ def test_a_convolutional_network_gives_its_pooled_vector_and_its_map(photos, tmp
 
     with torch.inference_mode():
         found = model(**embedder.preprocess.batch(photos))
-    assert np.allclose(embedder.embed_image(photos, normalize=False), found.pooler_output[..., 0, 0])
+    assert np.allclose(
+        embedder.embed_image(photos, normalize=False), found.pooler_output[..., 0, 0]
+    )
     assert embedder.embed_patches(photos).shape == (4, found.last_hidden_state[0, 0].numel(), 16)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_pooler_without_weights_is_not_used(photos, tmp_path):
+    config = transformers.ViTConfig(**VIT, image_size=32)
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+
+    embedder = load_embedder(f"hf:{tmp_path}")
+
+    with torch.inference_mode():
+        states = model.vit(**embedder.preprocess.batch(photos)).last_hidden_state
+    raw = embedder.embed_image(photos, normalize=False)
+    assert np.allclose(raw, states[:, 0].numpy(), **CLOSE)
+    again = load_embedder(f"hf:{tmp_path}")
+    assert np.array_equal(again.embed_image(photos, normalize=False), raw)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_networks_that_return_tuples_work_too(twin_folders, photos, texts, tmp_path):
+    folder, _, processor, _ = twin_folders["clip"]
+    model = transformers.CLIPModel.from_pretrained(folder)
+    model.config.return_dict = False
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    dino, pixels = dinov2()
+    dino.config.return_dict = False
+    dino.save_pretrained(tmp_path / "dino")
+    pixels.save_pretrained(tmp_path / "dino")
+
+    ours, usual = (load_embedder(f"hf:{f}") for f in (tmp_path / "clip", folder))
+
+    assert np.allclose(ours.embed_image(photos), usual.embed_image(photos), **CLOSE)
+    assert np.allclose(ours.embed_text(texts), usual.embed_text(texts), **CLOSE)
+    assert load_embedder(f"hf:{tmp_path / 'dino'}").embed_patches(photos).shape == (4, 36, 32)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    model, pixels = dinov2()
+    weights = {k: v for k, v in model.state_dict().items() if "layernorm" not in k}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    pixels.save_pretrained(tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"no weights for 2 tensors.*layernorm"):
+        load_embedder(f"hf:{tmp_path}")
 
 
 @pytest.mark.usefixtures("seeded")
@@ -302,7 +382,7 @@ def test_text_for_an_image_only_network_is_refused_with_advice(tmp_path, photos)
     pixels.save_pretrained(tmp_path)
     embedder = load_embedder(f"hf:{tmp_path}")
 
-    with pytest.raises(FourMError, match="cannot embed text.*twin encoder"):
+    with pytest.raises(FourMError, match=r"cannot embed text.*twin encoder"):
         embedder.embed_text("a cat")
     assert embedder.can == ("image", "patches")
 
@@ -315,7 +395,7 @@ def test_a_folder_without_preprocessing_or_weights_says_what_to_do(tmp_path):
     model.config.save_pretrained(tmp_path / "pickled")
     torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
 
-    with pytest.raises(ConfigError, match="preprocessor_config.json.*imagenet"):
+    with pytest.raises(ConfigError, match=r"preprocessor_config\.json.*imagenet"):
         load_embedder(f"hf:{tmp_path / 'bare'}")
     with pytest.raises(CheckpointError, match="convert_pth"):
         load_embedder(f"hf:{tmp_path / 'pickled'}")

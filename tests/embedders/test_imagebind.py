@@ -96,7 +96,9 @@ def formula(weights, pixels):
         return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
 
     def attention(x, name, heads):
-        q, k, v = np.split(x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1)
+        q, k, v = np.split(
+            x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1
+        )
         size = x.shape[-1] // heads
         out = np.zeros_like(x)
         for h in range(heads):
@@ -123,7 +125,9 @@ def formula(weights, pixels):
             for c in range(columns)
         ]
         x = np.stack([w[f"{stem}.cls_token"][0, 0], *patches])
-        x = norm(x + w[f"{stem}.pos_embedding_helper.pos_embed"][0], f"{trunk}.pre_transformer_layer.0")
+        x = norm(
+            x + w[f"{stem}.pos_embedding_helper.pos_embed"][0], f"{trunk}.pre_transformer_layer.0"
+        )
         for i in range(TINY["depth"]):
             block = f"{trunk}.blocks.{i}"
             x = x + attention(norm(x, f"{block}.norm_1"), f"{block}.attn", TINY["num_heads"])
@@ -145,7 +149,9 @@ def test_the_trunk_equals_the_published_formula_in_float64(folder, weights, phot
     assert np.allclose(projected.embed_image(photos), vectors, atol=1e-5)
     assert np.allclose(projected.embed_image(photos, batch_size=1), vectors, atol=1e-5)
     assert np.allclose(got, tokens[:, 0], atol=1e-5 * np.abs(tokens).max())
-    assert np.allclose(class_token.embed_patches(photos), tokens[:, 1:], atol=1e-5 * np.abs(tokens).max())
+    assert np.allclose(
+        class_token.embed_patches(photos), tokens[:, 1:], atol=1e-5 * np.abs(tokens).max()
+    )
     assert (projected.dim, class_token.dim) == (10, 24)
     assert projected.space.fingerprint != class_token.space.fingerprint
 
@@ -187,7 +193,10 @@ def test_pictures_are_resized_and_cropped_as_imagebind_publishes(folder, photos)
 
 
 def test_wrong_folders_and_pictures_are_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="convert_pth"):
+        load_embedder(f"imagebind:{tmp_path / 'empty'}")
+    with pytest.raises(CheckpointError, match="nothing"):
         load_embedder(f"imagebind:{tmp_path / 'nothing'}")
     with pytest.raises(FourMError, match="cannot embed text"):
         load_embedder(f"imagebind:{folder}").embed_text("a cat")

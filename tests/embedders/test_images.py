@@ -202,7 +202,9 @@ def test_old_clip_files_with_plain_numbers_mean_edge_and_crop(photos):
 
     want = theirs(photos[0], return_tensors="pt")["pixel_values"]
 
-    assert torch.allclose(from_transformers(old).batch([photos[0]])["pixel_values"], want, atol=1e-6)
+    assert torch.allclose(
+        from_transformers(old).batch([photos[0]])["pixel_values"], want, atol=1e-6
+    )
 
 
 def test_transparency_lies_on_white_for_transformers_models(photos, tmp_path):
@@ -245,9 +247,9 @@ def test_a_photo_on_its_side_is_turned_upright(photos, tmp_path):
 def test_what_is_no_picture_is_refused_with_its_name(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture at all")
 
-    with pytest.raises(FourMError, match="broken.jpg"):
+    with pytest.raises(FourMError, match=r"broken\.jpg"):
         open_image(tmp_path / "broken.jpg")
-    with pytest.raises(FourMError, match="missing.jpg"):
+    with pytest.raises(FourMError, match=r"missing\.jpg"):
         open_image(tmp_path / "missing.jpg")
     with pytest.raises(ShapeError, match=r"\[H, W, 3\]"):
         open_image(np.zeros((2, 3, 4, 5), np.uint8))

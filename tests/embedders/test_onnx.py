@@ -24,9 +24,7 @@ def network(tmp_path_factory):
     helper, kinds = onnx.helper, onnx.TensorProto
     nodes = [
         helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
-        helper.make_node(
-            "AveragePool", ["pixels"], ["grid"], kernel_shape=[2, 2], strides=[2, 2]
-        ),
+        helper.make_node("AveragePool", ["pixels"], ["grid"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Exp", ["means"], ["embedding"]),
     ]
     graph = helper.make_graph(

@@ -47,7 +47,9 @@ def save(model, architecture, arguments, edge, folder):
     }
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(text))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,8 @@ def test_wrong_names_folders_and_weights_are_refused(folders, tmp_path):
 
     with pytest.raises(ConfigError, match="Did you mean 'vit_small_patch14_dinov2'"):
         load_embedder("timm:vit_smal_patch14_dinov2")
+    with pytest.raises(CheckpointError, match="save_for_hf"):  # no network here
+        load_embedder("timm:vit_small_patch14_dinov2")
     with pytest.raises(CheckpointError, match=r"pytorch_model.bin.*convert_pth"):
         load_embedder(f"timm:{tmp_path / 'half'}")
     with pytest.raises(CheckpointError, match="does not fit"):

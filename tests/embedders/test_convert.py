@@ -1,0 +1,113 @@
+"""Published .pth files to safetensors: nothing is executed, nothing is lost in silence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fourm_lite.embedders.convert import CONVERSIONS, convert_pth, read_pth
+from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture
+def imagebind():
+    config = ImageBindConfig(
+        width=32, depth=2, num_heads=16, patch_size=7, image_size=28, out_dim=9
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ImageBindVision(config).eval()
+
+
+def test_imagebinds_file_becomes_a_folder_of_its_image_branch(imagebind, tmp_path, photos):
+    others = {
+        "modality_trunks.audio.blocks.0.attn.bias_k": torch.zeros(1, 1, 8),
+        "modality_heads.text.proj.0.weight": torch.zeros(8),
+        "modality_postprocessors.text.1.log_logit_scale": torch.zeros(()),
+    }
+    torch.save({**imagebind.state_dict(), **others}, tmp_path / "imagebind_huge.pth")
+
+    done = convert_pth(tmp_path / "imagebind_huge.pth", tmp_path / "out")
+
+    assert done.family == "imagebind"
+    assert done.left_out == tuple(others)
+    assert done.num_tensors == len(imagebind.state_dict())
+    embedder = load_embedder(f"imagebind:{tmp_path / 'out'}")
+    with torch.inference_mode():
+        want = imagebind(embedder.preprocess.batch(photos)["pixel_values"]).numpy()
+    assert embedder.preprocess.crop == (28, 28)
+    assert np.allclose(embedder.embed_image(photos), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2s_file_becomes_a_timm_folder(registers, tmp_path, photos):
+    timm = pytest.importorskip("timm")
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    name = f"vit_small_patch14_{'reg4_' if registers else ''}dinov2"
+    model = timm.create_model(name, img_size=28, depth=1).eval()
+    original = {k: torch.randn_like(v) * 0.1 for k, v in model.state_dict().items()}
+    original |= {"mask_token": torch.zeros(1, 384), "pos_embed": torch.randn(1, 5, 384)}
+    if registers:
+        original["register_tokens"] = original.pop("reg_token")
+    torch.save(original, tmp_path / "dinov2.pth")
+    model.load_state_dict(checkpoint_filter_fn(dict(original), model))
+
+    done = convert_pth(tmp_path / "dinov2.pth", tmp_path / "out")
+
+    embedder = load_embedder(f"timm:{tmp_path / 'out'}")
+    with torch.inference_mode():
+        pixels = embedder.preprocess.batch(photos)["pixel_values"]
+        want = model.forward_features(pixels)[:, 0].numpy()
+    assert (done.family, done.left_out) == ("dinov2", ("mask_token",))
+    assert np.allclose(embedder.embed_image(photos, normalize=False), want, atol=1e-5)
+
+
+def test_a_plain_file_keeps_its_names_and_unties_its_tensors(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    inside = {"module.a.weight": shared, "module.b.weight": shared, "epoch": 3}
+    torch.save({"state_dict": inside, "lr": 0.1}, tmp_path / "net.pth")
+
+    done = convert_pth(tmp_path / "net.pth", tmp_path / "out")
+
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert done.family == "plain"
+    assert sorted(stored) == ["a.weight", "b.weight"]
+    assert torch.equal(stored["b.weight"], shared)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_file_with_code_is_not_opened(tmp_path):
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "module.pth")
+    torch.save({"args": argparse.Namespace(x=1), "w": torch.ones(1)}, tmp_path / "args.pth")
+
+    for name in ("module.pth", "args.pth"):
+        with pytest.raises(CheckpointError, match=f"{name}.*more than tensors"):
+            convert_pth(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files_and_families_are_refused(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    torch.save({"w": torch.ones(1)}, tmp_path / "net.pth")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+
+    with pytest.raises(CheckpointError, match="no dictionary of tensors"):
+        read_pth(tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_pth(tmp_path / "missing.pth")
+    with pytest.raises(CheckpointError, match=r"text\.pth"):
+        read_pth(tmp_path / "text.pth")
+    with pytest.raises(ConfigError, match="Did you mean 'imagebind'"):
+        convert_pth(tmp_path / "net.pth", tmp_path / "out", family="image_bind")
+    with pytest.raises(ConfigError, match="no checkpoint of 'imagebind'"):
+        convert_pth(tmp_path / "net.pth", tmp_path / "out", family="imagebind")
+    assert json.dumps(sorted(CONVERSIONS)) == '["dinov2", "imagebind", "plain"]'

@@ -1,0 +1,166 @@
+"""Precomputed features: splitting, both ways of loading, published file forms, bad rows."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fourm_lite.embedders.features import Features, FeatureStore, read_features, split_features
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+
+
+@pytest.fixture
+def items() -> dict[str, Features]:
+    rng = np.random.default_rng(0)
+    return {
+        key: Features(
+            rng.normal(size=(count, 6)).astype(np.float32),
+            rng.uniform(0, 99, (count, 4)).astype(np.float32),
+            (60 + count, 80),
+        )
+        for key, count in {"17": 3, "val/000002": 1, "née.jpg": 5}.items()
+    }
+
+
+def row(key: str, item: Features) -> str:
+    cells = [key, item.size[1], item.size[0], len(item.features)]
+    arrays = [base64.b64encode(a.tobytes()).decode() for a in (item.boxes, item.features)]
+    return "\t".join([*map(str, cells), *arrays])
+
+
+@pytest.fixture
+def tsv(items, tmp_path):
+    path = tmp_path / "regions.tsv"
+    path.write_text("\n".join(row(k, v) for k, v in items.items()) + "\n", encoding="utf-8")
+    return path
+
+
+def same(first: Features, second: Features) -> bool:
+    return (
+        np.array_equal(first.features, second.features)
+        and np.array_equal(first.boxes, second.boxes)
+        and first.size == second.size
+    )
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_split_tsv_gives_every_item_back(items, tsv, tmp_path, preload):
+    split_features(tsv, tmp_path / "split")
+
+    store = FeatureStore.open(tmp_path / "split", preload=preload)
+
+    assert list(store) == list(items)
+    assert all(same(store[key], item) for key, item in items.items())
+    assert all(path.parent == tmp_path / "split" for path in (tmp_path / "split").iterdir())
+
+
+def test_just_in_time_reads_only_what_is_asked_for(items, tsv, tmp_path):
+    split_features(tsv, tmp_path / "split")
+    lazy = FeatureStore.open(tmp_path / "split")
+    eager = FeatureStore.open(tmp_path / "split", preload=True)
+    for path in (tmp_path / "split").glob("*.npz"):
+        path.unlink()
+
+    assert same(eager["17"], items["17"])
+    with pytest.raises(FourMError, match=r"17\.npz"):
+        lazy["17"]
+
+
+def test_a_dictionary_of_ids_names_the_files(items, tmp_path):
+    np.savez(
+        tmp_path / "a.npz",  # the names of bottom-up-attention.pytorch
+        x=items["17"].features,
+        bbox=items["17"].boxes,
+        num_bbox=3,
+        image_h=63,
+        image_w=80,
+    )
+    grid = np.arange(24, dtype=np.float16).reshape(2, 2, 6)
+    np.save(tmp_path / "b.npy", grid)
+    save_file({"features": items["17"].features}, tmp_path / "c.safetensors")
+
+    store = FeatureStore(
+        {"cat": tmp_path / "a.npz", "dog": tmp_path / "b.npy", "boat": tmp_path / "c.safetensors"}
+    )
+
+    assert same(store["cat"], items["17"])
+    assert np.array_equal(store["dog"].features, grid.reshape(4, 6))
+    assert np.array_equal(store["boat"].features, items["17"].features)
+    assert sorted(FeatureStore.open(tmp_path)) == ["a", "b", "c"]
+
+
+def test_both_forms_of_npz_split_alike(items, tmp_path):
+    same_count = {k: v.features[:1] for k, v in items.items()}
+    np.savez(tmp_path / "named.npz", **{k.replace("/", "-"): v for k, v in same_count.items()})
+    np.savez(
+        tmp_path / "stacked.npz",
+        ids=np.array(list(same_count)),
+        features=np.stack(list(same_count.values())),
+    )
+
+    named = split_features(tmp_path / "named.npz", tmp_path / "one")
+    stacked = split_features(tmp_path / "stacked.npz", tmp_path / "two")
+
+    assert list(stacked) == list(items)
+    for key, features in same_count.items():
+        assert np.array_equal(stacked[key].features, features)
+        assert np.array_equal(named[key.replace("/", "-")].features, features)
+
+
+def test_an_item_becomes_the_unit_mean_of_its_regions(items, tsv, tmp_path):
+    store = split_features(tsv, tmp_path / "split")
+
+    vectors = store.vectors(["née.jpg", "17"])
+
+    mean = items["17"].features.mean(axis=0)
+    assert vectors.shape == (2, 6)
+    assert np.allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.allclose(store.vectors(normalize=False)[0], mean, atol=1e-6)
+
+
+def test_unknown_ids_are_refused_with_the_nearest(tsv, tmp_path):
+    store = split_features(tsv, tmp_path / "split")
+
+    with pytest.raises(FourMError, match="Did you mean 'val/000002'"):
+        store["val/00002"]
+    assert store.get("nothing") is None
+    with pytest.raises(ConfigError, match="1 ids, first 'x'"):
+        FeatureStore.open(tmp_path / "split", ids=["17", "x"])
+    assert list(FeatureStore.open(tmp_path / "split", ids=["17"])) == ["17"]
+    with pytest.raises(ConfigError, match="does not exist"):
+        FeatureStore.open(tmp_path / "nowhere")
+
+
+def test_a_damaged_line_is_named_and_no_index_is_left(items, tsv, tmp_path):
+    lines = tsv.read_text(encoding="utf-8").splitlines()
+    cells = lines[1].split("\t")
+    for broken in (cells[:5], [*cells[:3], "2", *cells[4:]], [*cells[:5], "!!!"]):
+        tsv.write_text("\n".join([lines[0], "\t".join(broken)]), encoding="utf-8")
+        with pytest.raises(FourMError, match="line 2"):
+            split_features(tsv, tmp_path / "split")
+    tsv.write_text(lines[0] + "\n" + lines[0], encoding="utf-8")
+    with pytest.raises(ConfigError, match="'17' twice"):
+        split_features(tsv, tmp_path / "split")
+    with pytest.raises(ConfigError, match=r"\.tsv or \.npz"):
+        split_features(tmp_path / "x.csv", tmp_path / "split")
+    assert not (tmp_path / "split" / "index.json").exists()
+
+
+def test_pickles_nan_and_wrong_boxes_are_refused(tmp_path):
+    (tmp_path / "evil.npy").write_bytes(pickle.dumps({"features": 1}))
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "other.npz", pixels=np.ones((2, 2)))
+
+    for name in ("evil.npy", "object.npy", "other.npz", "missing.npz"):
+        with pytest.raises(FourMError, match=name):
+            read_features(tmp_path / name)
+    with pytest.raises(FourMError, match="NaN"):
+        Features(np.full((1, 2), np.nan, np.float32))
+    with pytest.raises(ShapeError, match="boxes"):
+        Features(np.ones((2, 3), np.float32), np.ones((1, 4), np.float32))
+    with pytest.raises(ShapeError, match=r"\[R, E\]"):
+        Features(np.ones(3, np.float32))

@@ -1,0 +1,132 @@
+"""Matching cross-encoders from saved folders against the library's own calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fourm_lite.embedders.rerankers import load_reranker
+from fourm_lite.errors import ConfigError
+
+from .conftest import bert_tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def blip():
+    config = transformers.BlipConfig(
+        text_config={
+            **SMALL,
+            "vocab_size": 32,
+            "max_position_embeddings": 32,
+            "encoder_hidden_size": 32,
+            "pad_token_id": 0,
+            "bos_token_id": 2,
+        },
+        vision_config={**SMALL, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        image_text_hidden_size=16,
+    )
+    pixels = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.BlipProcessor(pixels, bert_tokenizer())
+    model = transformers.BlipForImageTextRetrieval(config)
+    return model, processor, lambda output: output.itm_score.softmax(dim=1)[:, 1]
+
+
+def vilt():
+    config = transformers.ViltConfig(
+        **SMALL,
+        vocab_size=32,
+        max_position_embeddings=32,
+        image_size=64,
+        patch_size=8,
+        type_vocab_size=2,
+        modality_type_vocab_size=2,
+    )
+    pixels = transformers.ViltImageProcessorPil(size={"shortest_edge": 48}, size_divisor=16)
+    processor = transformers.ViltProcessor(pixels, bert_tokenizer())
+    model = transformers.ViltForImageAndTextRetrieval(config)
+    return model, processor, lambda output: output.logits[:, 0]
+
+
+MODELS = {"blip": blip, "vilt": vilt}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, build in MODELS.items():
+            model, processor, score = build()
+            for parameter in model.parameters():  # the library's start gives nearly equal scores
+                parameter.data += 0.1 * torch.randn_like(parameter)
+            folder = tmp_path_factory.mktemp(name)
+            model.eval().save_pretrained(folder)
+            processor.save_pretrained(folder)
+            made[name] = folder, model, processor, score
+    return made
+
+
+def theirs(made, text, image) -> float:
+    _, model, processor, score = made
+    with torch.inference_mode():
+        return float(score(model(**processor(images=image, text=text, return_tensors="pt")))[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_equal_the_librarys_single_and_batched(name, folders, photos, texts):
+    want = np.array([[theirs(folders[name], t, p) for p in photos] for t in texts])
+
+    reranker = load_reranker(f"hf:{folders[name][0]}")
+
+    for text, row in zip(texts, want, strict=True):
+        assert np.allclose(reranker.score(text, photos), row, **CLOSE)
+        assert np.allclose(reranker.score(text, photos, batch_size=1), row, **CLOSE)
+    for photo, column in zip(photos, want.T, strict=True):
+        assert np.allclose(reranker.score(texts, photo), column, **CLOSE)
+    assert np.allclose(reranker.score(texts, photos[:3]), np.diag(want[:, :3]), **CLOSE)
+    assert np.ptp(want) > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rank_sorts_by_score_and_keeps_ids(name, folders, photos):
+    reranker = load_reranker(str(folders[name][0]))
+    scores = reranker.score("a cat", photos)
+
+    ranked = reranker.rank("a cat", photos, ids=["a", "b", "c", "d"], k=3)
+
+    assert [i for i, _ in ranked] == ["abcd"[i] for i in np.argsort(-scores, kind="stable")][:3]
+    assert [s for _, s in ranked] == pytest.approx(sorted(scores.tolist(), reverse=True)[:3])
+
+
+def test_scoring_leaves_the_global_generator_alone(folders, photos):
+    reranker = load_reranker(str(folders["vilt"][0]))
+    before = torch.random.get_rng_state()
+
+    first, second = (reranker.score("a cat", photos) for _ in range(2))
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(first, second)
+
+
+def test_sides_that_do_not_pair_and_other_models_are_refused(folders, photos, texts, tmp_path):
+    reranker = load_reranker(str(folders["blip"][0]))
+    transformers.BertConfig().save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match="3 texts and 4 pictures"):
+        reranker.score(texts, photos)
+    with pytest.raises(ConfigError, match="as many ids"):
+        reranker.rank("a cat", photos, ids=["a"])
+    with pytest.raises(ConfigError, match="'bert'"):
+        load_reranker(str(tmp_path))
+    assert reranker.score([], photos).shape == (0,)
