@@ -326,9 +326,11 @@ def check_transforms(case: CaseInfo) -> None:
         "rgb_inception": inception.read(rgb),
         "denormalized": codecs.denormalize(t["rgb_inception"], "inception"),
         "rgb_crop_resize_bilinear": codecs.ImageCodec(resample="bilinear").read(
-            rgb, the_crop(info, hflip=info["flip_for_bilinear"])
+            rgb, the_crop(info, t["rgb_crop_resize_bilinear"], hflip=info["flip_for_bilinear"])
         ),
-        "rgb_crop_resize_default": inception.read(rgb, the_crop(info)),
+        "rgb_crop_resize_default": inception.read(
+            rgb, the_crop(info, t["rgb_crop_resize_default"])
+        ),
         "depth_std": codecs.DepthCodec().read(depth),
         "depth_plain": codecs.DepthCodec(standardize=False).read(depth),
         "normal": codecs.NormalCodec().read(rgb),
@@ -342,9 +344,12 @@ def check_transforms(case: CaseInfo) -> None:
         close(got, t[name], name)
 
 
-def the_crop(info: dict[str, Any], *, hflip: bool = False) -> Crop:
+def the_crop(info: dict[str, Any], answer: Tensor, *, hflip: bool = False) -> Crop:
     top, left, height, width = info["crop_top_left_h_w"]
-    size = tuple(info["target_size"])
+    # The original hands (height, width) to Pillow, which takes (width, height): its answer to a size
+    # that is not square is turned. Ours is not, so we ask for the size that came out.
+    size = tuple(answer.shape[1:])
+    assert sorted(size) == sorted(info["target_size"])
     return Crop(top=top, left=left, height=height, width=width, hflip=hflip, size=size)
 
 

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from fourm_lite.tokenization.sequences.sam_instances import (
     points_to_text,
     text_to_points,
 )
+from fourm_lite.tokenization.text import train_text_tokenizer
 
 UNIT = st.floats(0, 1)
 NAMES = st.sampled_from(["dog", "wine glass", "traffic light"])
@@ -267,6 +269,48 @@ def test_every_format_reads_what_it_says(name, value):
     form = sequence_format(name)
 
     assert form.parse(form.text(value, TorchSource.seeded(0))) == value
+
+
+@pytest.fixture(scope="module")
+def small():
+    texts = ["human pose global camera shape none point polygon a dog"] * 3
+    return train_text_tokenizer(texts, vocab_size=900, bins=100, num_sentinels=9, classes=["dog"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", "a dog"),
+        ("boxes", (Box(0.0, 0.0, 1.0, 1.0, "dog"),)),
+        ("metadata", {"n_humans": 2, "brightness": 255.0}),
+        ("human_poses", (Person(box=(0.0, 0.0, 1.0, 1.0), pose=(5,) * 8, camera=(-1, 9, 19)),)),
+        ("color_palette", ((1, 2, 3),)),
+        ("sam_instances", (PointQuery(3, 4),)),
+    ],
+)
+def test_formats_fit_a_small_vocabulary(small, name, value):
+    form = sequence_format(name)
+
+    ids = torch.tensor([i for chunk in form.encode(value, small) for i in chunk])
+    back = form.decode(torch.cat([ids, torch.tensor([small.eos, small.pad])]), small)
+
+    if name == "human_poses":
+        (back,), (value,) = back, value
+        assert (back.box, back.pose) == (value.box, value.pose)
+        assert near(back.camera, value.camera, 20 / 99)
+    else:
+        assert back == value
+
+
+def test_metadata_is_encoded_pair_by_pair(small):
+    chunks = sequence_format("metadata").encode({"n_humans": 2, "brightness": 1.0}, small)
+
+    assert [len(chunk) for chunk in chunks] == [2, 2]
+
+
+def test_a_value_beyond_the_vocabulary_is_an_error(small):
+    with pytest.raises(ConfigError, match="100 coordinates"):
+        sequence_format("color_palette").encode(((1, 2, 100),), small)
 
 
 def test_an_unknown_format_names_the_nearest():

@@ -1,6 +1,7 @@
 """Structured values as text and back, one file a format; text is all that the model sees.
 
-`FORMATS` finds a format by its name: `FORMATS["boxes"].chunks(value)`, `.parse(text)`.
+`FORMATS` finds a format by its name: `FORMATS["boxes"].text(value)`, `.parse(text)`,
+`.encode(value, tokenizer)`, `.decode(ids, tokenizer)`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fourm_lite.errors import UnknownNameError, suggest
+from torch import Tensor
+
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.modalities.values import Metadata
 from fourm_lite.tokenization.randomness import RandomSource
 from fourm_lite.tokenization.sequences.boxes import boxes_to_chunks, text_to_boxes
 from fourm_lite.tokenization.sequences.color_palette import palette_to_chunks, text_to_palette
+from fourm_lite.tokenization.sequences.fields import BINS, Coordinate, read_fields
 from fourm_lite.tokenization.sequences.human_poses import people_to_chunks, text_to_people
 from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks, text_to_metadata
 from fourm_lite.tokenization.sequences.sam_instances import points_to_chunks, text_to_points
+from fourm_lite.tokenization.text import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -23,36 +29,81 @@ class SequenceFormat:
     """How a structured value is said in words, and read again.
 
     Units:
-        chunks: a value, and a source where the format has a random order -> texts; a masked
-            sequence keeps or hides each text that `by_chunk` formats give as a whole
-        parse: a text, however broken, -> the part of the value that can be read
+        say: a value, a source where the order is random, bins of a coordinate -> texts
+        read: a text, however broken, and bins -> the part of the value that can be read
+        by_chunk: span masking keeps or hides each of the texts as a whole, not token by token
     """
 
-    chunks: Callable[[Any, RandomSource | None], list[str]]
-    parse: Callable[[str], Any]
+    say: Callable[[Any, RandomSource | None, int], list[str]]
+    read: Callable[[str, int], Any]
     by_chunk: bool = False
 
-    def text(self, value: Any, source: RandomSource | None = None) -> str:
+    def text(self, value: Any, source: RandomSource | None = None, bins: int = BINS) -> str:
         """The whole value as one text."""
-        return " ".join(self.chunks(value, source))
+        return " ".join(self.say(value, source, bins))
+
+    def parse(self, text: str, bins: int = BINS) -> Any:
+        """The part of a value that a text, however broken, still says."""
+        return self.read(text, bins)
+
+    def encode(
+        self, value: Any, tokenizer: TextTokenizer, source: RandomSource | None = None
+    ) -> list[list[int]]:
+        """The value as chunks of token ids, single tokens where the format has no chunks.
+
+        Raises:
+            ConfigError: the vocabulary has too few coordinates for this value
+        """
+        texts = self.say(value, source, tokenizer.bins)
+        for text in texts:
+            _check_bins(text, tokenizer.bins)
+        chunks = [tokenizer.encode(text) for text in texts]
+        return chunks if self.by_chunk else [[i] for chunk in chunks for i in chunk]
+
+    def decode(self, ids: Tensor, tokenizer: TextTokenizer) -> Any:
+        """The value that token ids say, as far as they do.
+
+        Shapes:
+            ids: int64[L], merged, with or without [EOS] and padding
+        """
+        (text,) = tokenizer.detokenize(ids.reshape(1, -1))
+        return self.read(text, tokenizer.bins)
+
+
+def _check_bins(text: str, bins: int) -> None:
+    for field in read_fields(text):
+        if isinstance(field, Coordinate) and field.value >= bins:
+            raise ConfigError(
+                f"'v{field.axis}={field.value}' is beyond the {bins} coordinates of this text "
+                "vocabulary; train it with more bins"
+            )
+
+
+def _say_metadata(value: Metadata, source: RandomSource | None, bins: int) -> list[str]:
+    order = value if source is None else dict(source.shuffled(list(value.items())))
+    return metadata_to_chunks(order, bins=bins)
 
 
 FORMATS: dict[str, SequenceFormat] = {
-    "text": SequenceFormat(lambda value, _: [value], str),
-    "boxes": SequenceFormat(lambda value, _: boxes_to_chunks(value), text_to_boxes),
+    "text": SequenceFormat(lambda value, source, bins: [value], lambda text, bins: text),
+    "boxes": SequenceFormat(
+        lambda value, source, bins: boxes_to_chunks(value, bins=bins),
+        lambda text, bins: text_to_boxes(text, bins=bins),
+    ),
     "metadata": SequenceFormat(
-        lambda value, source: metadata_to_chunks(
-            value if source is None else dict(source.shuffled(list(value.items())))
-        ),
-        text_to_metadata,
-        by_chunk=True,
+        _say_metadata, lambda text, bins: text_to_metadata(text), by_chunk=True
     ),
     "human_poses": SequenceFormat(
-        lambda value, source: people_to_chunks(value, source=source), text_to_people
+        lambda value, source, bins: people_to_chunks(value, source=source, bins=bins),
+        lambda text, bins: text_to_people(text, bins=bins),
     ),
-    "color_palette": SequenceFormat(lambda value, _: palette_to_chunks(value), text_to_palette),
+    "color_palette": SequenceFormat(
+        lambda value, source, bins: palette_to_chunks(value),
+        lambda text, bins: text_to_palette(text),
+    ),
     "sam_instances": SequenceFormat(
-        lambda value, source: points_to_chunks(value, source=source), text_to_points
+        lambda value, source, bins: points_to_chunks(value, source=source),
+        lambda text, bins: text_to_points(text),
     ),
 }
 
