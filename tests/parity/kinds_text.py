@@ -346,8 +346,8 @@ def check_transforms(case: CaseInfo) -> None:
 
 def the_crop(info: dict[str, Any], answer: Tensor, *, hflip: bool = False) -> Crop:
     top, left, height, width = info["crop_top_left_h_w"]
-    # The original hands (height, width) to Pillow, which takes (width, height): its answer to a size
-    # that is not square is turned. Ours is not, so we ask for the size that came out.
+    # The original hands (height, width) to Pillow, which takes (width, height): its answer to a
+    # size that is not square is turned. Ours is not, so we ask for the size that came out.
     size = tuple(answer.shape[1:])
     assert sorted(size) == sorted(info["target_size"])
     return Crop(top=top, left=left, height=height, width=width, hflip=hflip, size=size)
