@@ -14,8 +14,8 @@ def encoded(image, kind, **options):
     return buffer.getvalue()
 
 
-MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "CMYK", "YCbCr", "F"]
-KIND = {"I": "TIFF", "CMYK": "JPEG", "YCbCr": "JPEG", "F": "TIFF"}
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "CMYK", "YCbCr"]
+KIND = {"I": "TIFF", "CMYK": "JPEG", "YCbCr": "JPEG"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -70,8 +70,8 @@ def test_an_animation_gives_its_first_frame():
     ("data", "reason"),
     [
         (b"", "0 bytes"),
-        (b"hello, world", "not a picture"),
-        (b"\xff\xd8\xff\xe0", "not a picture|decoded"),
+        (b"hello, world", "that are none"),
+        (b"\xff\xd8\xff\xe0", "picture"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_the_reason(data, reason):
@@ -92,7 +92,7 @@ def test_a_picture_cut_short_is_refused_and_never_another_error(kind):
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     data = encoded(Image.new("1", (200, 100)), "PNG")
 
-    with pytest.raises(FourMError, match="200x100 pixels are more than 19999"):
+    with pytest.raises(FourMError, match="at most 19999 pixels, got 200 x 100"):
         open_image(data, max_pixels=19_999)
     assert open_image(data, max_pixels=20_000).size == (200, 100)
 

@@ -49,12 +49,10 @@ def test_every_hard_file_is_indexed_or_listed_with_its_reason(hard_folder, index
     reasons = {os.path.relpath(s.uri, folder): s.reason for s in report.unreadable}
     assert sorted(rows_of(index)) == good
     assert sorted(reasons) == bad
-    assert reasons["empty.jpg"] == "the file is empty (0 bytes)"
-    assert (
-        "30000x30000 pixels" in reasons["bomb.png"] or "decompression bomb" in reasons["bomb.png"]
-    )
-    assert "not a picture" in reasons["text.jpg"]
-    assert "truncated" in reasons["truncated.jpg"]
+    assert "0 bytes" in reasons["empty.jpg"]
+    assert "pixels" in reasons["bomb.png"]
+    assert "that are none" in reasons["text.jpg"]
+    assert "broken or cut off" in reasons["truncated.jpg"]
     assert reasons["broken.jpg"] == "broken link"
     assert (report.added, report.seen) == (len(good), len(good) + len(bad))
 
