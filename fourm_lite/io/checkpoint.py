@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.errors import CheckpointError
 from fourm_lite.io.header import TensorInfo, read_header
 from fourm_lite.io.hub import resolve
-from fourm_lite.io.keys import check_keys
+from fourm_lite.io.keys import check_keys, near
 from fourm_lite.io.layout import Parts, find_parts
 from fourm_lite.io.metadata import read_metadata
 from fourm_lite.io.strict_json import read_json_object
@@ -86,7 +86,7 @@ class Checkpoint:
         kept = self._kept(name)
         if kept not in self.files:
             raise CheckpointError(
-                f"{self.source} holds no tensor {name!r}.{suggest(name, self.tensors)}"
+                f"{self.source} holds no tensor {name[:200]!r}.{near(name, self.tensors)}"
             )
         return self.files[kept]
 
@@ -116,7 +116,10 @@ def read(source: str | Path) -> Checkpoint:
         CheckpointError: nothing is there, a file is damaged, or it is a pickle
     """
     place = resolve(source)
-    parts = find_parts(place)
+    try:
+        parts = find_parts(place)
+    except PermissionError as error:
+        raise CheckpointError(f"cannot read {place}: {error}") from error
     tensors: dict[str, TensorInfo] = {}
     files: dict[str, Path] = {}
     metadata: dict[str, str] = {}
@@ -158,7 +161,9 @@ def _config(parts: Parts, inner: dict[str, Any]) -> dict[str, Any]:
 
 
 def _licence(parts: Parts, config: Mapping[str, Any]) -> str | None:
-    for key in ("licence", "license"):
-        if isinstance(config.get(key), str):
-            return str(config[key])
+    extra = config.get("extra")
+    for table in (config, extra if isinstance(extra, Mapping) else {}):
+        for key in ("licence", "license"):
+            if isinstance(table.get(key), str):
+                return str(table[key])
     return parts.licence()

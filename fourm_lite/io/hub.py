@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from fourm_lite.errors import CheckpointError, suggest
-from fourm_lite.io.layout import licence_of
+from fourm_lite.io.layout import CONFIG, INDEX, WEIGHTS, licence_of
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,18 @@ _WANTED = ["*.json", "*.safetensors", "README*", "LICENSE*"]
 def resolve(source: str | Path) -> Path:
     """The local folder or file behind a path, a shipped name or a hub id ("owner/name").
 
+    A path that exists comes first. Where a folder keeps its checkpoint in `weights/`, as those of
+    `tokenizers/` do, that is the answer.
+
     Raises:
         CheckpointError: nothing of that name is here or on the hub
     """
     text = os.fspath(source)
-    path = Path(text).expanduser()
-    if _exists(path):
-        return path
+    path = _expanded(text)
+    if text.strip() and _exists(path):
+        return _weights_of(path)
     if (place := _shipped_place(text)) is not None:
-        return place
+        return _weights_of(place)
     if isinstance(source, str) and _HUB_ID.match(text):
         return _fetch(text)
     names = shipped_names()
@@ -66,17 +69,30 @@ def shipped(name: str) -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Every name that `shipped` finds, with its shelf: "tokenizers/rgb"."""
-    out = []
-    for shelf in SHELVES:
+    """The names of what is shipped: folders of models and tokenizers, and recipes."""
+    found: dict[str, None] = {}
+    for shelf in SHELVES[:-1]:
         folder = assets() / shelf
         if folder.is_dir():
-            out += [f"{shelf}/{p.name}" for p in sorted(folder.iterdir()) if _is_thing(p)]
-    return out
+            found.update((p.name, None) for p in sorted(folder.iterdir()) if _is_thing(p))
+    return list(found)
 
 
 def _is_thing(path: Path) -> bool:
     return path.suffix == ".toml" or (path.is_dir() and not path.name.startswith((".", "_")))
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # "~nobody"
+        return Path(text)
+
+
+def _weights_of(place: Path) -> Path:
+    inner = place / "weights"
+    keeps = any((place / name).exists() for name in (CONFIG, WEIGHTS, INDEX))
+    return inner if not keeps and inner.is_dir() else place
 
 
 def _shipped_place(name: str) -> Path | None:

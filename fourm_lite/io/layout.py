@@ -50,9 +50,10 @@ class Parts:
             )
 
     def licence(self) -> str | None:
-        """The licence that the README's front matter names."""
+        """The licence that the README or card beside the weights names."""
         folder = self.place if self.place.is_dir() else self.place.parent
-        return licence_of(folder)
+        found = licence_of(folder)
+        return licence_of(folder.parent) if found is None and folder.name == "weights" else found
 
 
 def find_parts(place: Path) -> Parts:
@@ -78,24 +79,29 @@ def find_parts(place: Path) -> Parts:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The licence in the front matter of a folder's README.md, when it names one."""
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return None
+    """The licence in the front matter of a folder's README.md or card.md, when it names one."""
+    for readme in (folder / "README.md", folder / "card.md"):
+        front = _front_matter(readme) if readme.is_file() else {}
+        if "license" in front:
+            other = front["license"] == "other" and "license_name" in front
+            return front["license_name" if other else "license"]
+    return None
+
+
+def _front_matter(readme: Path) -> dict[str, str]:
+    """The `key: value` lines between the two `---` at the head of a file."""
     with readme.open("rb") as file:
         lines = file.read(MAX_README_BYTES).decode("utf-8", "replace").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None
     front: dict[str, str] = {}
+    if not lines or lines[0].strip() != "---":
+        return front
     for line in lines[1:]:
         if line.strip() == "---":
             break
         key, colon, value = line.partition(":")
         if colon and value.strip():
             front[key.strip()] = value.strip().strip("'\"")
-    if front.get("license") == "other" and "license_name" in front:
-        return front["license_name"]
-    return front.get("license")
+    return front
 
 
 def refuse_pickle(path: Path) -> CheckpointError:

@@ -27,7 +27,11 @@ _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})\Z")
 _FLOAT = re.compile(
     r"[+-]?([0-9]{1,40}\.[0-9]{0,40}|\.[0-9]{1,40}|[0-9]{1,40}(?=[eE]))([eE][+-]?[0-9]{1,4})?\Z"
 )
-_SIGNS = re.compile(r"[-+~(]{8}")  # a run of prefixes only ever serves to exhaust a parser
+# What str() of lists, tuples, dicts, texts and numbers is made of: no operator, name or call
+_TOKENS = re.compile(
+    r"""(?:[\[\](){},:\s]|'[^'\\\n]*+'|"[^"\\\n]*+"|-?[0-9][0-9.]*+(?:e[+-]?[0-9]++)?"""
+    r"""|None|True|False)*+\Z"""
+)
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -82,7 +86,7 @@ def _parse_literal(stripped: str, text: str) -> Any:
 
 
 def _python_literal(text: str) -> Any:
-    if _SIGNS.search(text) or "\\" in text:  # escapes would warn; JSON reads those that matter
+    if not _TOKENS.match(text):
         raise ValueError("no plain literal")
     return ast.literal_eval(text)
 

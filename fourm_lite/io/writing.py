@@ -49,7 +49,9 @@ def write(
     place = Path(folder)
     with _folder(place), _pending(place, config) as inner:
         write_file(place / WEIGHTS, weights, metadata={**(metadata or {}), **inner})
-    _remove_shards(place)
+    _finish(place)
+    shards = _listed_shards(place) - {WEIGHTS}
+    _unlink([place / INDEX, *(place / name for name in shards)])
     return place
 
 
@@ -64,6 +66,10 @@ def write_single(
     place = Path(path)
     if place.suffix != ".safetensors":
         raise CheckpointError(f"expected a name that ends in .safetensors, got {place}")
+    if place.name == WEIGHTS and (place.parent / CONFIG).exists():
+        raise CheckpointError(
+            f"{place} belongs to the {CONFIG} beside it; write the folder instead"
+        )
     with _folder(place.parent):
         write_file(place, weights, metadata=_inner(config))
     return place
@@ -88,16 +94,15 @@ def write_sharded(
     place = Path(folder)
     groups = list(_shards(weights, max_shard_size))
     names = _shard_names(place, len(groups))
-    with _folder(place), _removed_on_error([place / name for name in names]):
+    old = _listed_shards(place)
+    table = {key: name for name, group in zip(names, groups, strict=True) for key in group}
+    total = sum(_info(key, weights[key]).num_bytes for key in weights)
+    with _folder(place), _unlisted_removed_on_error(place, names), _pending(place, config) as inner:
         for name, group in zip(names, groups, strict=True):
             write_file(place / name, {key: weights[key] for key in group}, metadata=None)
-        table = {key: name for name, group in zip(names, groups, strict=True) for key in group}
-        old = _listed_shards(place)
-        with _pending(place, config) as inner:
-            total = sum(_info(key, weights[key]).num_bytes for key in weights)
-            index = {"metadata": {"total_size": total, **inner}, "weight_map": table}
-            _write_text(place / INDEX, dump_json(index, INDEX, indent=2))
-            (place / WEIGHTS).unlink(missing_ok=True)
+        index = {"metadata": {"total_size": total, **inner}, "weight_map": table}
+        _write_text(place / INDEX, dump_json(index, INDEX, indent=2))
+    _finish(place, outdated=place / WEIGHTS)
     _unlink(place / name for name in old - set(names))
     return place
 
@@ -154,14 +159,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Lays down config.json.next, lets the block put the weights in place, then renames it."""
+    """Lays down config.json.next and lets the block put the weights in place.
+
+    Its last act must be their renaming: an error means that the old ones still stand.
+    """
     inner = _inner(config)
     following = place / PENDING
-    with _removed_on_error([following]):
+    try:
         _write_text(following, dump_json(dict(config), CONFIG, indent=2) + "\n")
         yield inner
-        os.replace(following, place / CONFIG)
-        _flush_folder(place)
+    except Exception:  # an interrupt may come after the renaming: then the file is still needed
+        _unlink([following])
+        raise
+
+
+def _finish(place: Path, *, outdated: Path | None = None) -> None:
+    """Takes away weights that would hide the new ones, and puts config.json in place."""
+    try:
+        if outdated is not None:
+            outdated.unlink(missing_ok=True)
+        os.replace(place / PENDING, place / CONFIG)
+    except OSError as error:
+        raise CheckpointError(f"cannot finish writing {place}: {error}") from error
+    _flush_folder(place)
 
 
 @contextlib.contextmanager
@@ -182,11 +202,12 @@ def _folder(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _removed_on_error(paths: list[Path]) -> Iterator[None]:
+def _unlisted_removed_on_error(place: Path, names: list[str]) -> Iterator[None]:
+    """Removes new shards when the block fails, unless the index already names them."""
     try:
         yield
     except BaseException:
-        _unlink(paths)
+        _unlink(place / name for name in set(names) - _listed_shards(place))
         raise
 
 
@@ -195,9 +216,13 @@ def _inner(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _info(name: str, value: Tensor) -> TensorInfo:
-    if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.is_meta:
-        got = "meta tensor" if getattr(value, "is_meta", False) else getattr(value, "dtype", value)
-        raise CheckpointError(f"'{name}' cannot be stored: expected a dense tensor, got {got}")
+    if not isinstance(value, Tensor):
+        raise CheckpointError(f"'{name}' should be a tensor, got {type(value).__name__}")
+    if value.dtype not in DTYPES or value.layout != torch.strided or value.is_meta:
+        raise CheckpointError(
+            f"'{name}' cannot be stored: expected a dense tensor of a plain type, "
+            f"got {value.dtype}, {value.layout}, on {value.device}"
+        )
     return TensorInfo(tuple(value.shape), DTYPES[value.dtype])
 
 
@@ -240,11 +265,6 @@ def _listed_shards(place: Path) -> set[str]:
         return set()
     names = table.values() if isinstance(table, dict) else []
     return {n for n in names if isinstance(n, str) and Path(n).name == n and n.endswith("tensors")}
-
-
-def _remove_shards(place: Path) -> None:
-    shards = _listed_shards(place) - {WEIGHTS}
-    _unlink([place / INDEX, *(place / name for name in shards)])
 
 
 def _unlink(paths: Iterable[Path]) -> None:
