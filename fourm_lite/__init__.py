@@ -17,9 +17,13 @@ _HOMES: dict[str, str] = {
     "FourM": "model.fourm",
     "FourMConfig": "model.config",
     "FourMError": "errors",
+    "FourMPipeline": "pipeline.pipeline",
     "MODALITIES": "modalities.catalog",
     "Modality": "modalities.spec",
+    "Plan": "sampling.plan",
+    "Sampler": "sampling.sampler",
     "ShapeError": "errors",
+    "Target": "sampling.plan",
     "TokenBatch": "batch",
     "Tokens": "batch",
     "load_model": "model.load",
@@ -42,6 +46,10 @@ if TYPE_CHECKING:
     from fourm_lite.model.config import FourMConfig as FourMConfig
     from fourm_lite.model.fourm import FourM as FourM
     from fourm_lite.model.load import load_model as load_model
+    from fourm_lite.pipeline.pipeline import FourMPipeline as FourMPipeline
+    from fourm_lite.sampling.plan import Plan as Plan
+    from fourm_lite.sampling.plan import Target as Target
+    from fourm_lite.sampling.sampler import Sampler as Sampler
     from fourm_lite.tokenization.load import load_tokenizer as load_tokenizer
     from fourm_lite.tokenization.text import load_text_tokenizer as load_text_tokenizer
 
@@ -53,8 +61,12 @@ __all__ = [
     "FourM",
     "FourMConfig",
     "FourMError",
+    "FourMPipeline",
     "Modality",
+    "Plan",
+    "Sampler",
     "ShapeError",
+    "Target",
     "TokenBatch",
     "Tokens",
     "load_model",

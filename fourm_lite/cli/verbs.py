@@ -14,6 +14,9 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "info": Verb("fourm_lite.cli.info:info", "Show what a checkpoint is and what it can do."),
+    "generate": Verb(
+        "fourm_lite.cli.generate:generate", "Generate any modalities from any others."
+    ),
     "plan": Verb("fourm_lite.cli.plan:plan", "Show what a plan of generation does."),
 }
 """Verb to function, in the order of the help. Two words make a group: "evaluate retrieval"."""

@@ -44,11 +44,17 @@ def _grid(
     )
 
 
-def _global(name: str, *, title: str) -> Modality:
+def _global(name: str, *, raw: str, title: str) -> Modality:
     # 4M lays the 16 tokens of a global embedding on a 4x4 grid of 56-pixel patches, and learns
     # their positions; the grid follows the model's image size.
     return _grid(
-        name, 8192, title=title, patch_size=56, pos_embed="learned", follows_model_size=True
+        name,
+        8192,
+        title=title,
+        raw=raw,
+        patch_size=56,
+        pos_embed="learned",
+        follows_model_size=True,
     )
 
 
@@ -73,7 +79,7 @@ def _raw(name: str, channels: int, *, title: str, **fields: Any) -> Modality:
 _ENTRIES_224 = (
     _pixels("rgb@224", image_size=224, title="RGB"),
     _sequence("caption", 256, title="Caption"),
-    _sequence("det", 256, title="Bounding boxes"),
+    _sequence("det", 256, text_format="boxes", title="Bounding boxes"),
     Modality(
         name="t5_caption",
         kind="features",
@@ -82,30 +88,45 @@ _ENTRIES_224 = (
         directions=IN,
         title="T5-XXL caption embedding",
     ),
-    _sequence("metadata", 40, title="Metadata"),
+    _sequence("metadata", 40, text_format="metadata", title="Metadata"),
     # 4M's pose sequence may hold 275 tokens, but its decoder tells only 263 positions apart.
-    _sequence("human_poses", 275, max_positions=263, channels=207, title="Human poses"),
-    _sequence("color_palette", 23, title="Colour palette"),
-    _sequence("sam_instance", 290, title="SAM instances"),
-    _grid("tok_rgb@224", 16384, title="RGB (tokens)"),
-    _grid("tok_depth@224", 8192, title="Depth"),
-    _grid("tok_normal@224", 8192, title="Surface normals"),
-    _grid("tok_semseg@224", 4096, title="Semantic segmentation"),
-    _grid("tok_clip@224", 8192, title="CLIP-B/16 features"),
-    _grid("tok_canny_edge@224", 8192, tokenizer="edge", title="Canny edges"),
-    _grid("tok_sam_edge@224", 8192, tokenizer="edge", title="SAM edges"),
-    _grid("tok_dinov2@224", 8192, patch_size=14, title="DINOv2-B/14 features"),
-    _grid("tok_imagebind@224", 8192, patch_size=14, title="ImageBind-H/14 features"),
-    _global("tok_dinov2_global", title="DINOv2-B/14 global embedding"),
-    _global("tok_imagebind_global", title="ImageBind-H/14 global embedding"),
+    _sequence(
+        "human_poses",
+        275,
+        max_positions=263,
+        channels=207,
+        text_format="human_poses",
+        title="Human poses",
+    ),
+    _sequence("color_palette", 23, text_format="color_palette", title="Colour palette"),
+    _sequence("sam_instance", 290, text_format="sam_instances", title="SAM instances"),
+    _grid("tok_rgb@224", 16384, raw="rgb", title="RGB (tokens)"),
+    _grid("tok_depth@224", 8192, raw="depth", title="Depth"),
+    _grid("tok_normal@224", 8192, raw="normal", title="Surface normals"),
+    _grid("tok_semseg@224", 4096, raw="semseg_coco", title="Semantic segmentation"),
+    _grid("tok_clip@224", 8192, raw="CLIP-B16", title="CLIP-B/16 features"),
+    _grid("tok_canny_edge@224", 8192, raw="canny_edge", tokenizer="edge", title="Canny edges"),
+    _grid("tok_sam_edge@224", 8192, raw="canny_edge", tokenizer="edge", title="SAM edges"),
+    _grid("tok_dinov2@224", 8192, raw="DINOv2-B14", patch_size=14, title="DINOv2-B/14 features"),
+    _grid(
+        "tok_imagebind@224",
+        8192,
+        raw="ImageBind-H14",
+        patch_size=14,
+        title="ImageBind-H/14 features",
+    ),
+    _global("tok_dinov2_global", raw="DINOv2-B14-global", title="DINOv2-B/14 global embedding"),
+    _global(
+        "tok_imagebind_global", raw="ImageBind-H14-global", title="ImageBind-H/14 global embedding"
+    ),
 )
 _ENTRIES_448 = (
     _pixels("rgb@448", image_size=448, title="RGB"),
-    _grid("tok_rgb@448", 16384, image_size=448, title="RGB (tokens)"),
-    _grid("tok_depth@448", 8192, image_size=448, title="Depth"),
-    _grid("tok_normal@448", 8192, image_size=448, title="Surface normals"),
-    _grid("tok_semseg@448", 4096, image_size=448, title="Semantic segmentation"),
-    _grid("tok_clip@448", 8192, image_size=448, title="CLIP-B/16 features"),
+    _grid("tok_rgb@448", 16384, raw="rgb", image_size=448, title="RGB (tokens)"),
+    _grid("tok_depth@448", 8192, raw="depth", image_size=448, title="Depth"),
+    _grid("tok_normal@448", 8192, raw="normal", image_size=448, title="Surface normals"),
+    _grid("tok_semseg@448", 4096, raw="semseg_coco", image_size=448, title="Semantic segmentation"),
+    _grid("tok_clip@448", 8192, raw="CLIP-B16", image_size=448, title="CLIP-B/16 features"),
 )
 _ENTRIES_RAW = (
     _raw("rgb", 3, title="RGB"),

@@ -41,6 +41,8 @@ class Modality:
     Units:
         image_size, patch_size: pixels; grid: token rows, token columns
         max_tokens: tokens of one sample
+        raw: name of the modality that its tokenizer reads, where that is registered
+        text_format: how a sequence says its value: a name of `tokenization.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
     Raises:
         ConfigError: fields that contradict each other
@@ -61,6 +63,8 @@ class Modality:
     directions: frozenset[Direction] = IN_OUT
     vocab: str = "own"
     tokenizer: str | None = None
+    raw: str | None = None
+    text_format: str = "text"
     folder: str | None = None
     title: str = ""
     codec: Codec | None = field(default=None, compare=False)

@@ -221,7 +221,7 @@ class FourM(nn.Module):
         )
 
     def _target_part(self, name: str, tokens: Tokens) -> Part:
-        embedding: TokenDecoder = self.decoder_embeddings[name]  # type: ignore[assignment]
+        embedding = self.target(name)
         entry = embedding.modality
         pos = embedding.positions(tokens.targets, entry.decoder_rows)
         groups = _default_groups(entry, tokens) if tokens.groups is None else tokens.groups
@@ -258,13 +258,21 @@ class FourM(nn.Module):
 
     def logits(self, y: Tensor, modality: str) -> Tensor:
         """Scores of the vocabulary: float[..., D] -> float[..., V]."""
-        self.modality(modality)
-        if modality not in self.decoder_embeddings:
+        return self.target(modality).to_logits(y)
+
+    def target(self, name: str) -> TokenDecoder:
+        """The decoder's embedding of a modality.
+
+        Raises:
+            FourMError: the model does not predict it
+        """
+        self.modality(name)
+        if name not in self.decoder_embeddings:
             raise FourMError(
-                f"'{modality}' is not a target of this model; "
-                f"its targets are {sorted(self.decoder_embeddings)}"
+                f"this model does not predict '{name}'; "
+                f"it predicts {sorted(self.decoder_embeddings)}"
             )
-        return self.decoder_embeddings[modality].to_logits(y)
+        return self.decoder_embeddings[name]  # type: ignore[return-value]
 
     def score(self, target: str, candidates: Tensor, given: TokenBatch, **options: Any) -> Scores:
         """How likely candidates int64[K, L] of a target are: see `fourm_lite.model.likelihood`."""
@@ -300,7 +308,7 @@ class FourM(nn.Module):
 
     def _call(self, block: nn.Module, *args: object) -> Tensor:
         if self.config.use_act_checkpoint and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 
     def save(self, folder: str | Path, *, extra: Mapping[str, object] | None = None) -> Path:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, ShapeError
-from fourm_lite.model.embeddings import TokenDecoder
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
@@ -72,11 +71,7 @@ def score(
         ShapeError: candidates of another length than the modality's
     """
     entry = model.modality(target)
-    if not model.can([], target):
-        raise FourMError(
-            f"this model does not predict '{target}'; "
-            f"it predicts {sorted(model.decoder_embeddings)}"
-        )
+    model.target(target)
     candidates = candidates.to(model.device)
     encoded = model.encode(given.without(target), batch_size=given.size)
     if entry.kind == "sequence":
@@ -102,7 +97,7 @@ def score(
 
 def grid_log_probs(model: FourM, target: str, context: Context, size: int) -> Tensor:
     """Log-probabilities of all tokens of a grid, none of them known: float32[B, L, V]."""
-    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    embedding = model.target(target)
     length = embedding.modality.max_tokens
     y = (model.mask_token + embedding.pos_emb + embedding.mod_emb).expand(size, length, -1)
     return model.logits(model.run_decoder(y, context), target).float().log_softmax(dim=-1)
@@ -110,7 +105,7 @@ def grid_log_probs(model: FourM, target: str, context: Context, size: int) -> Te
 
 def sequence_logits(model: FourM, target: str, ids: Tensor, context: Context) -> Tensor:
     """Teacher-forced logits: float32[B, T, V] after each of the ids int64[B, T]."""
-    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    embedding = model.target(target)
     length = ids.shape[1]
     y = embedding.token_emb(ids) + embedding.step(0, length)
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
@@ -166,7 +161,7 @@ def _reveal_one(
     known = replace(tokens, targets=torch.zeros_like(tokens.targets))
     full = batch.with_({target: known}) if target in model.encoder_embeddings else batch
     context = model.encode(full, batch_size=ids.shape[0]).context
-    embedding: TokenDecoder = model.decoder_embeddings[target]  # type: ignore[assignment]
+    embedding = model.target(target)
     where = torch.full_like(ids[:, :1], position)
     y = model.run_decoder(model.mask_token + embedding.at(where), context)
     log_p = model.logits(y, target).float().log_softmax(dim=-1)[:, 0]

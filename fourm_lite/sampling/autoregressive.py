@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import Tokens
-from fourm_lite.model.embeddings import TokenDecoder
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
 from fourm_lite.sampling.state import Job
@@ -107,7 +106,7 @@ def _staying(active: Tensor, ended: Tensor, limit: Tensor, said: int, original: 
 
 
 def _next_logits(job: Job, ids: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
-    embedding: TokenDecoder = job.model.decoder_embeddings[job.name]  # type: ignore[assignment]
+    embedding = job.model.target(job.name)
     y = embedding.token_emb(ids)[:, None] + embedding.step(position, 1)
     y = y.repeat(len(job.passes), 1, 1)
     context = caches[0].context

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import Tokens
-from fourm_lite.model.embeddings import TokenDecoder
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.packing import take_first
 from fourm_lite.nn.attention import blocked
@@ -44,7 +43,7 @@ def decode_positions(
         positions: int64[B, m]; valid: bool[B, m], False where a row is padded
         returns: float[B, m, D]
     """
-    embedding: TokenDecoder = model.decoder_embeddings[name]  # type: ignore[assignment]
+    embedding = model.target(name)
     y = model.mask_token + embedding.at(positions)
     bias = None
     if not bool(valid.all()):

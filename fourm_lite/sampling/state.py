@@ -49,10 +49,22 @@ class Randomness:
 
     def draw(self, logits: Tensor, step: Step, valid: Tensor | None = None) -> Drawn:
         """Ids for logits float[B, M, V]; the items' own generators are used up alike."""
-        rules = {"temperature": step.temperature, "top_k": step.top_k, "top_p": step.top_p}
         if not self.original:
-            return draw_rows(logits, self.generators, valid=valid, **rules)
-        drawn = draw_original(logits.flatten(0, 1), seed=self.generators[0], **rules)
+            return draw_rows(
+                logits,
+                self.generators,
+                temperature=step.temperature,
+                top_k=step.top_k,
+                top_p=step.top_p,
+                valid=valid,
+            )
+        drawn = draw_original(
+            logits.flatten(0, 1),
+            temperature=step.temperature,
+            top_k=step.top_k,
+            top_p=step.top_p,
+            seed=self.generators[0],
+        )
         shape = logits.shape[:2]
         return Drawn(drawn.ids.view(shape), drawn.confidence.view(shape))
 

@@ -1,0 +1,179 @@
+"""`fourm-lite generate`: any modalities from any others, as files, pictures and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.progress import step_progress
+from fourm_lite.cli.words import Option
+from fourm_lite.errors import ConfigError, FourMError
+
+RESULT = "result.json"
+
+
+def generate(
+    model: Annotated[str, Option("--model", "-m", help="Folder, file, hub id or shipped name.")],
+    inputs: Annotated[
+        list[str] | None,
+        Option("--input", "-i", help="What is given: rgb=photo.jpg, caption='a dog'. Repeatable."),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        Option("--items", help="JSONL file with an item a line: {'id': .., 'rgb': ..}."),
+    ] = None,
+    targets: Annotated[
+        list[str] | None, Option("--target", "-t", help="What to generate. Repeatable.")
+    ] = None,
+    plan: Annotated[
+        str | None, Option("--plan", "-p", help="TOML file or shipped plan: how, in which order.")
+    ] = None,
+    tokenizers: Annotated[
+        str | None, Option("--tokenizers", help="Folder with one folder for each tokenizer.")
+    ] = None,
+    text_tokenizer: Annotated[
+        str | None, Option("--text-tokenizer", help="Text tokenizer file, or 4m.")
+    ] = None,
+    seed: Annotated[int, Option("--seed", help="Same seed, same result.")] = 0,
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the results.")] = Path("generated"),
+    device: Annotated[str | None, Option("--device", help="cpu, cuda, ...")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Generate any modalities from any others.
+
+    Each item gets its own files (a picture or a text for each target, a contact sheet,
+    result.json). Items of --items that are finished already are not made again.
+
+    Raises:
+        FourMError: the request cannot be carried out
+    """
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+
+    jobs = _jobs(inputs or [], items, out)
+    sources: dict[str, Any] | str | None = tokenizers
+    if text_tokenizer is not None:
+        from fourm_lite.pipeline.tokenizers import below
+
+        sources = {**below(Path(tokenizers) if tokenizers else None), "text": text_tokenizer}
+    pipe = FourMPipeline.from_pretrained(model, sources, device=device)
+    request = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
+    done: list[dict[str, Any]] = []
+    for number, (folder, item) in enumerate(jobs):
+        asked = {**request, "inputs": {k: str(v) for k, v in item.items()}}
+        result = _finished(folder, asked)
+        if result is None:
+            with step_progress(f"item {number + 1} of {len(jobs)}") as progress:
+                values = pipe.generate(
+                    _values(item),
+                    targets or (),
+                    plan=plan,
+                    seed=seed,
+                    on_step=progress.step,
+                    on_token=progress.token,
+                )
+            result = write_item(folder, item, values, asked)
+        done.append(result)
+    if as_json:
+        print_json(done if items is not None else done[0])
+        return
+    for (folder, _), result in zip(jobs, done, strict=True):
+        texts = {k: v["text"] for k, v in result["outputs"].items() if "text" in v}
+        print_facts({"sheet": folder / result["sheet"], **texts})
+
+
+def _jobs(
+    inputs: Sequence[str], items: Path | None, out: Path
+) -> list[tuple[Path, dict[str, str]]]:
+    """The folder and the values of each item."""
+    if items is None:
+        return [(out, dict(_pair(text) for text in inputs))]
+    if inputs:
+        raise ConfigError("give --input or --items, not both")
+    if not items.is_file():
+        raise ConfigError(f"--items expects a JSONL file, got {items}")
+    jobs = []
+    for number, line in enumerate(items.read_text(encoding="utf-8").splitlines()):
+        if line.strip():
+            jobs.append(_item(items, number, line, out))
+    return jobs
+
+
+def _item(source: Path, number: int, line: str, out: Path) -> tuple[Path, dict[str, str]]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{source}, line {number + 1}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}, line {number + 1}: expected an object, got {line[:40]!r}")
+    name = str(values.pop("id", f"{number:06d}"))
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "_"
+    return out / safe, values
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ConfigError(f"--input expects NAME=VALUE, such as rgb=photo.jpg; got {text!r}")
+    return name, value
+
+
+def _values(item: Mapping[str, str]) -> dict[str, Any]:
+    """Paths that exist as paths; anything else as it was written."""
+    return {k: Path(v) if isinstance(v, str) and _is_file(v) else v for k, v in item.items()}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 4096 and Path(text).expanduser().is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that is there already, if it answers the same request."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("request") == asked else None
+
+
+def write_item(
+    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the files of one item; result.json comes last and makes them count."""
+    from fourm_lite.modalities.pictures import open_picture, png
+    from fourm_lite.show import Cell, contact_sheet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    cells, outputs = [], {}
+    for name, value in item.items():
+        shown: Any = str(value)
+        if _is_file(shown):
+            try:
+                shown = open_picture(Path(shown).expanduser().read_bytes())
+            except FourMError:
+                shown = Path(shown).name
+        cells.append(Cell(f"given: {name}", shown))
+    for name, result in values.items():
+        stem = name.replace("@", "_").replace("/", "_")
+        is_text = isinstance(result.picture, str)
+        file = f"{stem}.txt" if is_text else f"{stem}.png"
+        _write(folder / file, result.picture.encode() if is_text else png(result.picture))
+        outputs[name] = {**result.to_json(), "file": file}
+        cells.append(Cell(name, result.picture))
+    _write(folder / "sheet.png", png(contact_sheet(cells)))
+    result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
+    _write(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False).encode())
+    return result
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file that is whole or not there."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)

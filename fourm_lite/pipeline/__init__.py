@@ -1,0 +1,1 @@
+"""Raw values in, raw values out: a model together with its tokenizers."""

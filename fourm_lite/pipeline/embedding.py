@@ -1,0 +1,115 @@
+"""From a batch to unit vectors: predict the codes of a global embedding, decode, normalise.
+
+The default is the *expected* embedding: code vectors averaged under the predicted distribution, in
+one pass. With several steps each position counts with the distribution that it was decided from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.fourm import FourM
+from fourm_lite.sampling.plan import Plan, Target
+from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.vqvae import VQTokenizer
+
+Decode = Literal["argmax", "sample", "expected"]
+
+
+@torch.inference_mode()
+def embed_batch(
+    model: FourM,
+    tokenizer: VQTokenizer,
+    batch: TokenBatch,
+    entry: Modality,
+    *,
+    decode: Decode,
+    steps: int,
+    samples: int,
+    seeds: Sequence[int],
+    marks: Marks,
+) -> npt.NDArray[np.float32]:
+    """Unit vectors float32[B, E].
+
+    Raises:
+        ConfigError: an unknown `decode`, or several samples of something that is not sampled
+        FourMError: the prediction is not finite
+    """
+    if decode not in get_args(Decode):
+        raise ConfigError(f"decode must be one of {get_args(Decode)}, got {decode!r}")
+    if samples < 1 or (samples > 1 and decode != "sample"):
+        raise ConfigError(f"samples={samples} needs decode='sample', got {decode!r}")
+    vectors = sample_vectors(
+        model, tokenizer, batch, entry,
+        decode=decode, steps=steps, samples=samples, seeds=seeds, marks=marks,
+    )  # fmt: skip
+    mean = unit(unit(vectors).mean(dim=1))
+    if not bool(torch.isfinite(mean).all()):
+        raise FourMError(
+            "the embedding holds numbers that are not finite; were the weights or inputs damaged?"
+        )
+    return mean.cpu().numpy()
+
+
+def sample_vectors(
+    model: FourM,
+    tokenizer: VQTokenizer,
+    batch: TokenBatch,
+    entry: Modality,
+    *,
+    decode: Decode,
+    steps: int,
+    samples: int,
+    seeds: Sequence[int],
+    marks: Marks,
+) -> Tensor:
+    """Decoded vectors float32[B, samples, E], not normalised."""
+    temperature = 1.0 if decode == "sample" else 0.0
+    # With several steps the surest codes are decided first, which only MaskGIT's order does.
+    scheme: Literal["roar", "maskgit"] = "roar" if steps == 1 else "maskgit"
+    target = Target(entry.name, scheme=scheme, steps=steps, temperature=temperature)
+    many = [seed * samples + i for seed in seeds for i in range(samples)]
+    repeated = batch.without(entry.name).repeat(samples)
+    probs, ids = None, None
+    for result in Sampler(model, marks=marks).iterate(repeated, Plan.of(target), seed=many):
+        ids = result.batch[entry.name].value
+        if decode == "expected":
+            probs = _collect(probs, result.candidates, result.positions, result.logits, entry)
+    assert ids is not None
+    if probs is not None:
+        latents = tokenizer.expected_latents(probs)
+    else:
+        grid = entry.grid if tokenizer.config.num_codebooks == 1 else None
+        latents = tokenizer.lookup(ids, grid=grid)
+    values = tokenizer.decode(latents).float()
+    return values.flatten(1).unflatten(0, (batch.size, samples))
+
+
+def _collect(
+    probs: Tensor | None, candidates: Tensor, written: Tensor, logits: Tensor, entry: Modality
+) -> Tensor:
+    """Keeps for every position the distribution of the step that decided it: float32[B, L, V]."""
+    size = candidates.shape[0]
+    now = logits.new_zeros(size, entry.max_tokens, logits.shape[-1])
+    now = now.scatter(1, candidates[..., None].expand_as(logits), logits.softmax(dim=-1))
+    if probs is None:
+        return now
+    decided = torch.zeros(size, entry.max_tokens, dtype=torch.bool, device=now.device)
+    decided = decided.scatter(1, written, True)
+    later = torch.zeros_like(decided).scatter(1, candidates, True)
+    return torch.where((decided | later)[..., None], now, probs)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length 1 along the last dimension; a zero vector stays zero."""
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)

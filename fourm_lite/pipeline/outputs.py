@@ -1,0 +1,110 @@
+"""From tokens of one modality back to what a person can look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fourm_lite.errors import FourMError
+from fourm_lite.modalities.codecs import TokenCodec, codec_of
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.readers import raw_codec
+from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.tokenization.sequences import FORMATS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One modality of one item.
+
+    Shapes:
+        tokens: int64[L]; a text's special tokens included
+        value: str; what a text stands for (boxes, colours...); or float32[C, H, W] / [C] of a
+            grid, int64[H, W] for class maps; None where no tokenizer is known
+        confidence: the mean probability of the tokens written; None for what was given
+    """
+
+    modality: str
+    tokens: npt.NDArray[np.int64]
+    value: Any
+    picture: Image | str = field(repr=False)
+    text: str | None = None
+    confidence: float | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.text is not None else f"{self.modality} {self.tokens.shape}"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: tokens, text, confidence, and structured values as they are."""
+        out: dict[str, Any] = {"tokens": self.tokens.tolist()}
+        if self.text is not None:
+            out["text"] = self.text
+        if self.confidence is not None:
+            out["confidence"] = round(self.confidence, 6)
+        return out
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Turns tokens into values and pictures."""
+
+    tokenizers: Tokenizers
+
+    def write(
+        self, entry: Modality, ids: Tensor, confidence: float | None, seed: int = 0
+    ) -> Generated:
+        """One item's tokens int64[L] as a value and a picture."""
+        tokens = ids.cpu().numpy().astype(np.int64)
+        if entry.kind == "sequence":
+            return self._sequence(entry, tokens, confidence)
+        return self._grid(entry, tokens, confidence, seed)
+
+    def _sequence(
+        self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
+    ) -> Generated:
+        if not self.tokenizers.has_text:
+            shown = " ".join(map(str, tokens.tolist()))
+            return Generated(entry.name, tokens, None, shown, None, confidence)
+        text = self.tokenizers.text().detokenize(torch.from_numpy(tokens))[0]
+        if entry.text_format == "text":
+            return Generated(entry.name, tokens, text, text, text, confidence)
+        value = FORMATS[entry.text_format].parse(text)
+        picture = self._shown(entry, value, text)
+        return Generated(entry.name, tokens, value, picture, text, confidence)
+
+    def _shown(self, entry: Modality, value: Any, text: str) -> Image | str:
+        try:
+            return codec_of(entry).picture(value)
+        except FourMError:  # a value that cannot be drawn, such as no colours at all
+            return text or "(nothing)"
+
+    def _grid(
+        self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None, seed: int
+    ) -> Generated:
+        ids = torch.from_numpy(tokens)[None]
+        if not self.tokenizers.has(entry):
+            picture = TokenCodec(vocab_size=entry.vocab_size).picture(ids[0])
+            return Generated(entry.name, tokens, None, picture, None, confidence)
+        tokenizer = self.tokenizers.vq(entry)
+        options: dict[str, Any] = {}
+        if tokenizer.config.is_diffusion:
+            options["generator"] = torch.Generator().manual_seed(seed)
+        device = tokenizer.quant_proj.weight.device
+        # Several codebooks say one vector: their tokens lie on no grid of places.
+        grid = entry.grid if tokenizer.config.num_codebooks == 1 else None
+        value = tokenizer.detokenize(ids.to(device), grid=grid, **options)[0].cpu().float()
+        if tokenizer.config.n_labels is not None:
+            value = value.argmax(dim=0)
+        if value.ndim == 1:
+            shown: Image | str = TokenCodec(vocab_size=entry.vocab_size).picture(ids[0])
+        else:
+            shown = raw_codec(entry, tokenizer).picture(value)
+        return Generated(entry.name, tokens, value.numpy(), shown, None, confidence)

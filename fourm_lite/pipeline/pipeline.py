@@ -1,0 +1,312 @@
+"""FourMPipeline: a model with its tokenizers, from raw values to raw values.
+
+One item is a dict, `{"rgb": "photo.jpg", "caption": "a dog"}`; several items are a list of dicts,
+which need not hold the same modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import FourMError
+from fourm_lite.model.fourm import FourM
+from fourm_lite.model.load import load_model
+from fourm_lite.pipeline.collate import collate
+from fourm_lite.pipeline.embedding import Decode, embed_batch
+from fourm_lite.pipeline.names import find_modality
+from fourm_lite.pipeline.outputs import Generated, Writer
+from fourm_lite.pipeline.readers import Reader
+from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.sampling.passes import LEGACY_MARKS
+from fourm_lite.sampling.plan import Plan, Target
+from fourm_lite.sampling.sampler import Sampler, Seed
+from fourm_lite.sampling.state import StepResult, TokenCallback
+from fourm_lite.tokenization.spans import Marks
+
+Item = Mapping[str, Any]
+Items = Item | Sequence[Item]
+OnStep = Callable[[StepResult, int, int], None]
+"""Called after each step with (result, step number from 1, number of steps)."""
+
+
+@dataclass(frozen=True)
+class FourMPipeline:
+    """Raw values in, raw values out.
+
+    Example:
+        >>> pipe = FourMPipeline.from_pretrained("mini")  # doctest: +SKIP
+        >>> pipe.generate({"rgb": "photo.jpg"}, ["caption"])["caption"].text  # doctest: +SKIP
+    """
+
+    model: FourM
+    tokenizers: Tokenizers
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | FourM,
+        tokenizers: Mapping[str, Any] | str | Path | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> FourMPipeline:
+        """A model with its tokenizers, each of which is opened when it is first needed.
+
+        Args:
+            model: a folder, file, hub id, shipped name, or an open model
+            tokenizers: name -> source, or a folder with one sub-folder each; by default those that
+                the model's config names and those in `tokenizers/` beside it. "text" is the text
+                tokenizer ("4m": the original's).
+            device: of the model; see `load_model`
+            dtype: of the model's weights; float32 by default
+            inputs: names of the modalities to read; all by default
+            outputs: names of the modalities to predict; all by default
+
+        Raises:
+            CheckpointError, ConfigError: as `load_model`
+        """
+        folder: Path | None = None
+        named: dict[str, Any] = {}
+        if not isinstance(model, FourM):
+            folder, named = _named_tokenizers(model)
+            model = load_model(model, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
+        found = Tokenizers.find(tokenizers, folder, named, device=device)
+        return cls(model, found)
+
+    @property
+    def marks(self) -> Marks:
+        """Special ids of the model's texts."""
+        return self.tokenizers.text().marks if self.tokenizers.has_text else LEGACY_MARKS
+
+    def read(self, inputs: Items) -> TokenBatch:
+        """Raw values as a batch of given tokens.
+
+        Raises:
+            FourMError: nothing is given, or a value is not of its modality
+        """
+        items = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        if not items or not all(items):
+            raise FourMError("nothing is given: every item needs at least one modality")
+        return collate([self._read_item(item) for item in items]).to(self.model.device)
+
+    def _read_item(self, item: Item) -> dict[str, Tokens]:
+        reader, entries = Reader(self.tokenizers), {m.name: m for m in self.model.config.inputs}
+        out: dict[str, Tokens] = {}
+        for key, value in item.items():
+            name = find_modality(key, entries, role="input")
+            out[name] = reader.read(entries[name], value)
+        return out
+
+    def plan(
+        self, targets: Sequence[str | Target] | str | Target, plan: Plan | None = None
+    ) -> Plan:
+        """The plan for some targets; where `plan` has a target for one, that is taken."""
+        entries = {m.name: m for m in self.model.config.outputs}
+        wanted = [targets] if isinstance(targets, (str, Target)) else list(targets)
+        known = {t.modality: t for t in plan.targets} if plan is not None else {}
+        chosen = []
+        for target in wanted:
+            if isinstance(target, Target):
+                chosen.append(target)
+                continue
+            name = find_modality(target, entries, role="target")
+            chosen.append(known.get(name, Target(name)))
+        if not wanted and plan is not None:
+            return plan
+        if plan is None:
+            return Plan.of(*chosen)
+        return Plan.of(
+            *chosen, grow_conditioning=plan.grow_conditioning, conditions=plan.conditions
+        )
+
+    def generate(
+        self,
+        inputs: Items,
+        targets: Sequence[str | Target] | str | Target = (),
+        *,
+        plan: Plan | str | Path | None = None,
+        seed: Seed = 0,
+        on_step: OnStep | None = None,
+        on_token: TokenCallback | None = None,
+    ) -> Any:
+        """Generates the targets, one after the other, each seeing those before it.
+
+        Args:
+            inputs: one item, or a list of items
+            targets: names, or `Target`s that say how; by default those of the plan
+            plan: a plan, a TOML file, or the name of a shipped one
+            seed: one for all items, or one an item; an item's result depends on nothing else
+            on_step: told of each step
+            on_token: told of each token while a text grows
+
+        Returns:
+            name -> `Generated` for one item, a list of such dicts for a list
+
+        Raises:
+            FourMError: the request cannot be carried out; before any work
+        """
+        opened = Plan.from_toml(plan) if isinstance(plan, (str, Path)) else plan
+        if opened is None and not targets:
+            raise FourMError("name at least one target, or give a plan")
+        chosen = self.plan(targets, opened)
+        batch = self.read(inputs)
+        sampler = Sampler(self.model, marks=self.marks)
+        steps = sampler.steps(batch, chosen)
+        confidence: dict[str, list[Tensor]] = {}
+        for i, result in enumerate(sampler.iterate(batch, steps, seed=seed, on_token=on_token)):
+            batch = result.batch
+            written = torch.where(result.ids >= 0, result.confidence.cpu(), torch.nan)
+            confidence.setdefault(result.step.target, []).append(written)
+            if on_step is not None:
+                on_step(result, i + 1, len(steps))
+        names = list(dict.fromkeys(s.target for s in steps))
+        outputs = self.write(batch, names, confidence, seed)
+        return outputs[0] if isinstance(inputs, Mapping) else outputs
+
+    def write(
+        self,
+        batch: TokenBatch,
+        names: Sequence[str],
+        confidence: Mapping[str, list[Tensor]] | None = None,
+        seed: Seed = 0,
+    ) -> list[dict[str, Generated]]:
+        """Known tokens of a batch as values and pictures, a dict for each item."""
+        writer = Writer(self.tokenizers)
+        means = {n: torch.cat(c, dim=1).nanmean(dim=1) for n, c in (confidence or {}).items()}
+        out: list[dict[str, Generated]] = []
+        for i in range(batch.size):
+            item = {}
+            for name in names:
+                tokens = batch[name]
+                ids = tokens.value[i][tokens.inputs[i]]
+                sure = float(means[name][i]) if name in means and means[name].numel() > i else None
+                own = seed if isinstance(seed, int) else seed[i]
+                item[name] = writer.write(self.model.modality(name), ids, sure, own)
+            out.append(item)
+        return out
+
+    def score(
+        self, target: Mapping[str, Any], given: Items, *, method: str = "one_pass"
+    ) -> npt.NDArray[np.float32]:
+        """Log-probability per token of candidates for one target, given other values.
+
+        Args:
+            target: one modality -> a value, or a list of candidate values
+            given: one item, or a list of B items
+            method: "one_pass", or the exact "chain" rule (grids)
+
+        Shapes:
+            returns: float32[B, K], natural logarithm, mean over the candidate's tokens
+        """
+        if len(target) != 1:
+            raise FourMError(f"score() takes one target at a time, got {sorted(target)}")
+        ((key, values),) = target.items()
+        entries = {m.name: m for m in self.model.config.outputs}
+        name = find_modality(key, entries, role="target")
+        candidates = list(values) if isinstance(values, list) else [values]
+        entry, reader = entries[name], Reader(self.tokenizers)
+        tokens = [reader.read(entry, value) for value in candidates]
+        if entry.kind == "sequence":
+            tokens = [_whole_text(t, self.marks) for t in tokens]
+        batch = collate([{name: t} for t in tokens])[name]
+        scores = self.model.score(
+            name, batch.value, self.read(given), valid=batch.inputs, method=method
+        )
+        return scores.mean.cpu().numpy()
+
+    def embed(
+        self,
+        inputs: Items,
+        *,
+        target: str | None = None,
+        decode: Decode = "expected",
+        batch_size: int = 32,
+        steps: int = 1,
+        samples: int = 1,
+        seed: Seed = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Unit vectors of any subset of modalities, in the space of an embedding network.
+
+        Args:
+            inputs: one item, or a list of items, which need not hold the same modalities
+            target: the global embedding to predict; by default the model's only or first one
+            decode: "expected" averages the code vectors under the predicted distribution,
+                "argmax" takes the likeliest codes, "sample" draws them
+            batch_size: items embedded together; the result does not depend on it
+            steps: forward passes; later ones see the codes of earlier ones
+            samples: with "sample": vectors drawn and averaged
+            seed: one for all items, or one an item
+            progress: called with (items done, items in all)
+
+        Shapes:
+            returns: float32[N, E], or [E] for one item
+        """
+        one = isinstance(inputs, Mapping)
+        items = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        entry = self.embedding_target(target)
+        tokenizer = self.tokenizers.vq(entry)
+        vectors = []
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            seeds = [seed] * len(part) if isinstance(seed, int) else list(seed)[start:][: len(part)]
+            vectors.append(
+                embed_batch(
+                    self.model, tokenizer, self.read(part), entry,
+                    decode=decode, steps=steps, samples=samples, seeds=seeds, marks=self.marks,
+                )
+            )  # fmt: skip
+            if progress is not None:
+                progress(start + len(part), len(items))
+        if not vectors:
+            raise FourMError("nothing to embed: the list of items is empty")
+        out = np.concatenate(vectors)
+        return out[0] if one else out
+
+    def embedding_target(self, target: str | None = None) -> Any:
+        """The entry of a global embedding: the named one, or the model's first."""
+        entries = {m.name: m for m in self.model.config.outputs if m.kind == "grid"}
+        if target is not None:
+            return entries[find_modality(target, entries, role="target")]
+        learned = [m for m in entries.values() if m.pos_embed == "learned"]
+        if not learned:
+            raise FourMError(
+                f"this model predicts no global embedding; its targets are {sorted(entries)}; "
+                "name one with target="
+            )
+        return learned[0]
+
+
+def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:
+    """A text as the decoder says it whole: the first sentinel, its ids, the second sentinel."""
+    ids = tokens.value[0].tolist()
+    whole = torch.tensor([[marks.sentinel(1), *ids, marks.sentinel(2)]])
+    return Tokens.given(whole, length=whole.shape[1])
+
+
+def _named_tokenizers(source: str | Path) -> tuple[Path | None, dict[str, Any]]:
+    """The folder of a model, and the tokenizers that its config names."""
+    from fourm_lite.io.checkpoint import read
+
+    checkpoint = read(source)
+    folder = checkpoint.source if checkpoint.source.is_dir() else checkpoint.source.parent
+    extra = checkpoint.config.get("extra", {})
+    named = extra.get("tokenizers", {}) if isinstance(extra, Mapping) else {}
+    return folder, {name: _resolved(folder, place) for name, place in named.items()}
+
+
+def _resolved(folder: Path, place: str) -> str | Path:
+    """A tokenizer named by a config: beside the model, or a shipped name or hub id."""
+    beside = folder / place
+    return beside if beside.exists() else place
