@@ -67,10 +67,16 @@ def _pick(output: Any, names: tuple[str, ...]) -> Tensor | None:
     if isinstance(output, Mapping):
         output = tuple(output.values())
     if isinstance(output, tuple | list) and output:
-        if all(isinstance(row, Tensor | np.ndarray) and row.ndim == 1 for row in output):
+        if all(_is_row(row) for row in output):
             return _stacked(output)
         return _first_of_rank(output, (2, 4) if "logits" in names else (3, 4), names)
     return None
+
+
+def _is_row(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(number, int | float) for number in value)
+    return isinstance(value, Tensor | np.ndarray) and value.ndim == 1
 
 
 def _stacked(rows: tuple[Any, ...] | list[Any]) -> Tensor:
@@ -80,7 +86,7 @@ def _stacked(rows: tuple[Any, ...] | list[Any]) -> Tensor:
             f"an embedder gave vectors of different widths {widths} in one batch; "
             f"it must keep one width"
         )
-    return torch.stack([torch.as_tensor(row) for row in rows])
+    return torch.stack([torch.as_tensor(row) for row in rows]).float()
 
 
 def _first_of_rank(

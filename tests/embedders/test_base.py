@@ -49,12 +49,13 @@ def test_loading_an_embedder_gives_it_back(photos):
     [
         torch.tensor,
         lambda rows: [torch.tensor(row) for row in rows],
+        lambda rows: rows.astype(int).tolist(),
         lambda rows: (torch.zeros(len(rows), 5, 3), torch.tensor(rows)),
         lambda rows: {"last_hidden_state": torch.zeros(2, 5, 3), "pooler_output": rows},
         lambda rows: Object(image_embeds=torch.tensor(rows)),
         lambda rows: torch.tensor(rows)[:, :, None, None],
     ],
-    ids=["tensor", "list", "tuple", "mapping", "object", "1x1 map"],
+    ids=["tensor", "list", "numbers", "tuple", "mapping", "object", "1x1 map"],
 )
 def test_vectors_are_found_in_whatever_a_network_returns(wrap):
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +166,19 @@ def test_names_and_shapes_are_those_of_the_published_file():
 
     assert got == expected_shapes(1280, 32, 4, 14, 2, 256, 1024)
     assert sum(math.prod(shape) for shape in got.values()) == 632_829_440
+
+
+def test_the_documents_list_every_name_and_shape():
+    text = (Path(__file__).parents[2] / "docs" / "embedders.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(modality_[^`]+)` \| ([\d, ]+) \|$", text, flags=re.MULTILINE)
+
+    listed = {
+        name.replace("{i}", str(i)): tuple(map(int, shape.split(",")))
+        for name, shape in rows
+        for i in range(32 if "{i}" in name else 1)
+    }
+
+    assert listed == expected_shapes(1280, 32, 4, 14, 2, 256, 1024)
 
 
 def test_the_image_trunk_has_no_extra_key_and_value(folder):
