@@ -7,19 +7,22 @@ one pass. With several steps each position counts with the distribution that it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from fourm_lite.batch import TokenBatch
+from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
@@ -79,35 +82,41 @@ def sample_vectors(
     scheme: Literal["roar", "maskgit"] = "roar" if steps == 1 else "maskgit"
     target = Target(entry.name, scheme=scheme, steps=steps, temperature=temperature)
     many = [seed * samples + i for seed in seeds for i in range(samples)]
-    repeated = batch.without(entry.name).repeat(samples)
-    probs, ids = None, None
-    for result in Sampler(model, marks=marks).iterate(repeated, Plan.of(target), seed=many):
-        ids = result.batch[entry.name].value
-        if decode == "expected":
-            probs = _collect(probs, result.candidates, result.positions, result.logits, entry)
-    assert ids is not None
-    if probs is not None:
+    batch = _with_wanted(batch, entry).repeat(samples)
+    tokens = batch[entry.name]
+    probs = functional.one_hot(tokens.value, entry.vocab_size or 0).float()
+    if bool(tokens.targets.any()):
+        for result in Sampler(model, marks=marks).iterate(batch, Plan.of(target), seed=many):
+            if decode == "expected":
+                probs = _collect(probs, result, tokens.targets)
+            tokens = result.batch[entry.name]
+    if decode == "expected":
         latents = tokenizer.expected_latents(probs)
     else:
         grid = entry.grid if tokenizer.config.num_codebooks == 1 else None
-        latents = tokenizer.lookup(ids, grid=grid)
+        latents = tokenizer.lookup(tokens.value, grid=grid)
     values = tokenizer.decode(latents).float()
-    return values.flatten(1).unflatten(0, (batch.size, samples))
+    return values.flatten(1).unflatten(0, (-1, samples))
 
 
-def _collect(
-    probs: Tensor | None, candidates: Tensor, written: Tensor, logits: Tensor, entry: Modality
-) -> Tensor:
-    """Keeps for every position the distribution of the step that decided it: float32[B, L, V]."""
-    size = candidates.shape[0]
-    now = logits.new_zeros(size, entry.max_tokens, logits.shape[-1])
-    now = now.scatter(1, candidates[..., None].expand_as(logits), logits.softmax(dim=-1))
-    if probs is None:
-        return now
-    decided = torch.zeros(size, entry.max_tokens, dtype=torch.bool, device=now.device)
-    decided = decided.scatter(1, written, True)
-    later = torch.zeros_like(decided).scatter(1, candidates, True)
-    return torch.where((decided | later)[..., None], now, probs)
+def _with_wanted(batch: TokenBatch, entry: Modality) -> TokenBatch:
+    """The batch with the embedding's codes wanted, but where an item gives them itself."""
+    if entry.name not in batch:
+        return batch.with_({entry.name: Tokens.wanted(entry, batch.size, batch.device)})
+    given = batch[entry.name]
+    return batch.with_({entry.name: replace(given, targets=~given.inputs)})
+
+
+def _collect(probs: Tensor, result: StepResult, undecided: Tensor) -> Tensor:
+    """Puts in the distributions of the positions that this step offered: float32[B, L, V].
+
+    A decided position is not offered again, so it keeps the distribution that it came from;
+    padded candidates of a row were given and keep their one code.
+    """
+    offered = torch.zeros_like(undecided).scatter(1, result.candidates, True) & undecided
+    index = result.candidates[..., None].expand_as(result.logits)
+    now = probs.scatter(1, index, result.logits.softmax(dim=-1))
+    return torch.where(offered[..., None], now, probs)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class Sampler:
         """The steps of a plan on a batch."""
         if not isinstance(plan, Plan):
             return plan
-        return plan.steps(self.model.config.modalities, [*batch], original=self.original)
+        given = [n for n in batch if bool(batch[n].inputs.any())]
+        return plan.steps(self.model.config.modalities, given, original=self.original)
 
     def _steps(
         self,

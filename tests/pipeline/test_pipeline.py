@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipeline import photo, save_pipeline
+
+from fourm_lite import FourMPipeline, Target
+from fourm_lite.cli import main
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("pipeline") / "model")
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return FourMPipeline.from_pretrained(folder)
+
+
+def item(*names: str) -> dict:
+    values = {
+        "rgb": photo(),
+        "semseg": np.random.default_rng(0).integers(0, 5, (32, 32)).astype(np.int64),
+        "caption": "a red circle",
+        "vector_global": np.random.default_rng(1).standard_normal(10).astype(np.float32),
+        "color_palette": ((250, 10, 10), (10, 10, 250)),
+    }
+    return {n: values[n] for n in names}
+
+
+EVERY = ["rgb", "semseg", "caption", "vector_global", "color_palette"]
+
+
+def test_every_target_is_generated_from_a_photo(pipe):
+    targets = ["semseg", "tok_rgb@32", "vector_global", "caption", "color_palette"]
+
+    out = pipe.generate(item("rgb"), targets, seed=1)
+
+    assert list(out) == [
+        "tok_semseg@32", "tok_rgb@32", "tok_vector_global", "caption", "color_palette",
+    ]  # fmt: skip
+    assert out["tok_semseg@32"].value.shape == (32, 32)
+    assert set(np.unique(out["tok_semseg@32"].value)) <= set(range(5))
+    assert out["tok_rgb@32"].value.shape == (3, 32, 32)
+    assert out["tok_rgb@32"].picture.size == (32, 32)
+    assert out["tok_vector_global"].value.shape == (10,)
+    assert isinstance(out["caption"].text, str)
+    assert all(0 <= c <= 255 for color in out["color_palette"].value for c in color)
+    assert all(0 < g.confidence <= 1 for g in out.values())
+
+
+@pytest.mark.parametrize("as_what", ["picture", "path", "bytes", "array", "text path"])
+def test_a_photo_may_be_given_in_any_form(pipe, tmp_path, as_what):
+    path = tmp_path / "photo.png"
+    photo().save(path)
+    forms = {
+        "picture": photo(), "path": path, "bytes": path.read_bytes(),
+        "array": np.array(photo()), "text path": str(path),
+    }  # fmt: skip
+
+    batch = pipe.read({"rgb": forms[as_what]})
+
+    assert torch.equal(batch["rgb@32"].value, pipe.read({"rgb": photo()})["rgb@32"].value)
+
+
+def test_tokens_may_be_given_instead_of_raw_values(pipe):
+    ids = list(range(16))
+
+    batch = pipe.read({"semseg": ids, "caption": np.array([300, 301])})
+
+    assert batch["tok_semseg@32"].value.tolist() == [ids]
+    assert batch["caption"].value.tolist() == [[300, 301]]
+
+
+def test_a_raw_value_is_what_its_tokens_say(pipe):
+    raw = item("semseg")["semseg"]
+    tokenizer = pipe.tokenizers.vq(pipe.model.modality("tok_semseg@32"))
+
+    ids = pipe.read({"semseg": raw})["tok_semseg@32"].value
+
+    assert torch.equal(ids, tokenizer.tokenize_flat(torch.from_numpy(raw)[None]))
+
+
+SUBSETS = [s for k in range(1, 6) for s in itertools.combinations(EVERY, k)]
+
+
+def test_every_subset_of_modalities_has_a_unit_vector(pipe):
+    items = [item(*names) for names in SUBSETS]
+
+    together = pipe.embed(items, batch_size=16)
+    alone = np.stack([pipe.embed(i) for i in items])
+
+    assert together.shape == (31, 10)
+    assert together.dtype == np.float32
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("decode", ["expected", "argmax", "sample"])
+def test_every_way_of_decoding_gives_unit_vectors(pipe, decode, steps):
+    items = [item("rgb"), item("caption")]
+
+    one = pipe.embed(items, decode=decode, steps=steps, seed=3)
+    again = pipe.embed(items[::-1], decode=decode, steps=steps, seed=3)[::-1]
+
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(one, again, atol=1e-5)
+
+
+def test_the_expected_embedding_is_the_mean_over_the_predicted_codes(pipe):
+    entry = pipe.embedding_target()
+    tokenizer = pipe.tokenizers.vq(entry)
+    batch = pipe.read(item("rgb"))
+    with torch.inference_mode():
+        from fourm_lite.model.likelihood import grid_log_probs
+
+        probs = grid_log_probs(pipe.model, entry.name, pipe.model.encode(batch).context, 1).exp()
+        tables = [tokenizer.lookup(torch.full((1, 4), v))[0, :, 0, 0] for v in range(24)]
+        codes = torch.stack(tables)  # [V, latent], each head's own part
+        heads = codes.view(24, 4, 4)
+        latent = torch.einsum("lv,vld->ld", probs[0], heads).flatten()
+        value = tokenizer.decode(latent[None, :, None, None]).flatten()
+
+    np.testing.assert_allclose(pipe.embed(item("rgb")), value / value.norm(), atol=1e-5)
+
+
+def test_the_mean_of_many_samples_approaches_the_expected_codes_direction(pipe):
+    few = pipe.embed(item("rgb"), decode="sample", samples=1, seed=1)
+    many = pipe.embed(item("rgb"), decode="sample", samples=64, seed=1)
+    other = pipe.embed(item("rgb"), decode="sample", samples=64, seed=2)
+
+    assert float(many @ other) > float(few @ other) - 1e-6
+
+
+def test_candidates_are_scored_for_every_item(pipe):
+    given = [item("rgb"), item("vector_global")]
+    captions = ["a red circle", "two green dogs", "a blue square on the left"]
+
+    scores = pipe.score({"caption": captions}, given)
+
+    assert scores.shape == (2, 3)
+    assert (scores < 0).all()
+    one = pipe.score({"caption": captions[1]}, given[0])
+    np.testing.assert_allclose(one, scores[:1, 1:2], atol=1e-5)
+
+
+def test_results_do_not_depend_on_the_batch(pipe):
+    items = [item("rgb"), item("caption"), item("rgb", "caption")]
+
+    together = pipe.generate(items, ["semseg", "color_palette"], seed=7)
+    alone = [pipe.generate(i, ["semseg", "color_palette"], seed=7) for i in items]
+
+    for a, b in zip(together, alone, strict=True):
+        for name in a:
+            assert a[name].tokens.tolist() == b[name].tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "targets", "error", "message"),
+    [
+        ({}, ["caption"], FourMError, "nothing is given"),
+        ({"rgbb": 1}, ["caption"], UnknownNameError, "Did you mean 'rgb@32'"),
+        ({"caption": "a"}, ["tok_dept"], UnknownNameError, "no target"),
+        ({"caption": "a"}, [], FourMError, "at least one target"),
+        ({"rgb": "/no/such/file.jpg"}, ["caption"], FourMError, "cannot read"),
+        ({"rgb": 7}, ["caption"], FourMError, "expects a path, bytes, a PIL picture"),
+        ({"caption": "a " * 40}, ["semseg"], FourMError, "may hold 24 tokens"),
+        ({"caption": {"a": 1}}, ["semseg"], FourMError, "text"),
+        ({"semseg": [1, 2, 3]}, ["caption"], FourMError, "16 tokens a sample"),
+        ({"semseg": [99] * 16}, ["caption"], FourMError, "ids 0..15"),
+        ({"vector_global": np.zeros(3, np.float32)}, ["caption"], FourMError, "10"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_named(pipe, given, targets, error, message):
+    with pytest.raises(error, match=message):
+        pipe.generate(given, targets)
+
+
+def test_a_missing_tokenizer_is_named(folder):
+    from fourm_lite.model.load import load_model
+
+    pipe = FourMPipeline.from_pretrained(load_model(folder))
+
+    with pytest.raises(FourMError, match="needs the tokenizer 'semseg'"):
+        pipe.read({"semseg": item("semseg")["semseg"]})
+    with pytest.raises(FourMError, match="text tokenizer"):
+        pipe.read({"caption": "a dog"})
+    out = pipe.generate({"rgb": photo()}, ["semseg"])["tok_semseg@32"]
+    assert out.value is None
+    assert out.tokens.shape == (16,)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    pipe = FourMPipeline.from_pretrained(folder, {"semseg": folder / "tokenizers" / "rgb"})
+
+    with pytest.raises(FourMError, match="belongs to another model"):
+        pipe.generate(item("rgb"), ["semseg"])
+
+
+def test_tokenizers_may_be_a_folder(folder):
+    pipe = FourMPipeline.from_pretrained(folder, folder / "tokenizers")
+
+    assert pipe.tokenizers.has(pipe.model.modality("tok_rgb@32"))
+    with pytest.raises(ConfigError, match="no folder"):
+        FourMPipeline.from_pretrained(folder, folder / "nothing")
+
+
+def test_a_plan_says_how(pipe):
+    seen = []
+    target = Target("tok_rgb@32", scheme="roar", steps=4)
+
+    pipe.generate(item("rgb"), [target], on_step=lambda r, i, n: seen.append((r.step.scheme, i, n)))
+
+    assert seen == [("roar", i, 4) for i in range(1, 5)]
+
+
+def run(*arguments) -> int:
+    """Runs the command and gives its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_command_writes_files_a_sheet_and_json(folder, tmp_path, capsys):
+    photo().save(tmp_path / "photo.png")
+    arguments = [
+        "generate", "--model", folder, "--input", f"rgb={tmp_path / 'photo.png'}",
+        "--target", "semseg", "--target", "caption", "--out", tmp_path / "out", "--json",
+    ]  # fmt: skip
+
+    code = run(*arguments)
+    result = json.loads(capsys.readouterr().out)
+
+    assert code == 0
+    assert set(result["outputs"]) == {"tok_semseg@32", "caption"}
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert files == {"tok_semseg_32.png", "caption.txt", "sheet.png", "result.json"}
+    first = (tmp_path / "out" / "result.json").stat().st_mtime_ns
+    run(*arguments)
+    assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == first
+
+
+def test_a_long_generation_goes_on_where_it_was(folder, tmp_path, capsys, monkeypatch):
+    lines = [{"id": str(i), "caption": f"a red circle {i}"} for i in range(4)]
+    items = tmp_path / "items.jsonl"
+    items.write_text("\n".join(map(json.dumps, lines)))
+    arguments = ["generate", "-m", folder, "--items", items, "-t", "semseg", "-o", tmp_path / "o"]
+    real, calls = FourMPipeline.generate, []
+
+    def stopping(self, inputs, *args, **kwargs):
+        calls.append(inputs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(FourMPipeline, "generate", stopping)
+    run(*arguments)
+    code = run(*arguments)
+
+    assert code == 0
+    assert len(calls) == 3 + 2  # two were finished before the stop
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["0", "1", "2", "3"]
+
+
+def test_the_command_says_what_is_wrong(folder, capsys):
+    code = run("generate", "--model", folder, "--input", "rgb", "--target", "caption")
+
+    assert code == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
