@@ -33,6 +33,8 @@ FLOORS = (
     ("model", "data", "show"),
     ("sampling", "backbone"),
     ("retrieval", "training", "pipeline", "embedders", "evaluation"),
+    ("search",),
+    ("demo",),
     ("cli",),
     ("__init__", "__main__"),
 )
