@@ -14,6 +14,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "info": Verb("fourm_lite.cli.info:info", "Show what a checkpoint is and what it can do."),
+    "demo": Verb("fourm_lite.cli.demo:demo", "Show everything on one page."),
     "generate": Verb(
         "fourm_lite.cli.generate:generate", "Generate any modalities from any others."
     ),
