@@ -128,7 +128,7 @@ class NetworkEmbedder:
 
     @cached_property
     def dim(self) -> int:
-        """Width of a vector, from a first call on a grey picture or a short text."""
+        """Width of a vector: of the first one seen, else of a grey picture or a short text."""
         if self.towers.image is not None:
             return int(self.embed_image([_grey_picture()], normalize=False).shape[1])
         return int(self.embed_text(["a photo"], normalize=False).shape[1])
@@ -225,19 +225,19 @@ class NetworkEmbedder:
         done: list[Vectors] = []
         count = 0
         for vectors in chunks:
-            self._check(vectors, count, done[0].shape[1] if done else vectors.shape[1])
+            self._check(vectors, count)
             done.append(unit_length(vectors, first=count) if normalize else vectors)
             count += len(vectors)
             if progress is not None:
                 progress(count)
         return np.concatenate(done) if done else np.zeros((0, self.dim), np.float32)
 
-    def _check(self, vectors: Vectors, start: int, width: int) -> None:
-        width = self.__dict__.get("dim", width)  # the cached width, where it is known
+    def _check(self, vectors: Vectors, start: int) -> None:
+        width = self.__dict__.setdefault("dim", vectors.shape[1])  # what `dim` will answer
         if vectors.shape[1] != width:
             raise ShapeError(
-                f"'{self.name}' gave vectors of width {width} and, from item {start} on, of width "
-                f"{vectors.shape[1]}; an embedder must keep one width"
+                f"'{self.name}' gave vectors of width {width} before and of width {vectors.shape[1]} "
+                f"from item {start} on; an embedder must keep one width"
             )
         bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():

@@ -23,6 +23,7 @@ from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.images import ImagePreprocess
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, suggest
 from fourm_lite.io.hub import resolve
+from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -225,9 +226,11 @@ def read_imagebind(folder: Path) -> ImageBindVision:
             f"'{folder}' must hold config.json and model.safetensors; make it from the published "
             f"imagebind_huge.pth with convert_pth(src, dst)"
         )
-    model = ImageBindVision(ImageBindConfig.read(paths[0]))
+    with without_storage():
+        model = ImageBindVision(ImageBindConfig.read(paths[0]))
+    weights = {name: value.float() for name, value in load_file(paths[1]).items()}
     try:
-        model.load_state_dict(load_file(paths[1]), strict=True)
+        model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"'{paths[1]}' does not fit its config.json: {error}") from error
     return model

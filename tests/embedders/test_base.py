@@ -87,6 +87,10 @@ def test_a_changing_width_is_refused(photos):
 
     with pytest.raises(ShapeError, match="keep one width"):
         between_batches.embed_image(photos, batch_size=1)
+    one_after_the_other = load_embedder(lambda images: np.ones((1, images[0].width)))
+    assert one_after_the_other.embed_image(photos[0]).shape == (1, one_after_the_other.dim)
+    with pytest.raises(ShapeError, match="keep one width"):
+        one_after_the_other.embed_image(photos[1])
     with pytest.raises(ShapeError, match="different widths"):
         inside_a_batch.embed_image(photos)
 

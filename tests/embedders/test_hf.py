@@ -278,6 +278,7 @@ def dinov2(**extra):
 
 
 def dinov3():
+    pytest.importorskip("torchvision", reason="transformers' DINOv3 processor needs torchvision")
     config = transformers.DINOv3ViTConfig(**VIT, image_size=32, num_register_tokens=3)
     pixels = transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
     return transformers.DINOv3ViTModel(config).eval(), pixels
