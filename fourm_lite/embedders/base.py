@@ -236,7 +236,7 @@ class NetworkEmbedder:
         width = self.__dict__.setdefault("dim", vectors.shape[1])  # what `dim` will answer
         if vectors.shape[1] != width:
             raise ShapeError(
-                f"'{self.name}' gave vectors of width {width} before and of width {vectors.shape[1]} "
+                f"'{self.name}' gave width {width} before and width {vectors.shape[1]} "
                 f"from item {start} on; an embedder must keep one width"
             )
         bad = ~np.isfinite(vectors).all(axis=1)
