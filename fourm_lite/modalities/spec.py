@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.codec_types import Codec
@@ -29,6 +29,7 @@ IN_OUT: frozenset[Direction] = frozenset({"in", "out"})
 IN: frozenset[Direction] = frozenset({"in"})
 NEITHER: frozenset[Direction] = frozenset()
 
+MAX_NUMBER = 1 << 31  # of a stored field
 SEQUENCE_ROWS = 512  # 4M stores this many position rows for every sequence, whatever its length
 _SCHEME_OF_KIND: dict[str, Scheme] = {"grid": "maskgit", "sequence": "autoregressive"}
 _DTYPE_OF_KIND = {"pixels": "float32", "grid": "int64", "sequence": "int64", "features": "float32"}
@@ -74,6 +75,15 @@ class Modality:
         needs_vocab = self.kind in ("grid", "sequence")
         if not self.name:
             raise ConfigError("a modality needs a name, got an empty one")
+        for what, value, choices in (
+            ("kind", {self.kind}, get_args(Kind)),
+            ("pos_embed", {self.pos_embed}, ("sincos", "learned")),
+            ("directions", self.directions, get_args(Direction)),
+        ):
+            if not value <= set(choices):
+                raise ConfigError(
+                    f"{what} of '{self.name}' should be of {list(choices)}, got {sorted(value)}"
+                )
         if needs_vocab and not (self.vocab_size and self.vocab_size > 0):
             raise ConfigError(f"'{self.name}' is a {self.kind}: give it a positive vocab_size")
         if self.kind in ("pixels", "features") and not self.channels:
@@ -183,10 +193,17 @@ class Modality:
         Raises:
             ConfigError: a key is unknown, or a value has the wrong type
         """
-        known = {f.name for f in fields(cls)} - {"codec"}
-        for key in data:
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"a modality should be a table of its fields, got {data!r:.80}")
+        known = {f.name: str(f.type) for f in fields(cls) if f.name != "codec"}
+        for key, value in data.items():
             if key not in known:
-                raise ConfigError(f"a modality has no field {key!r}.{suggest(str(key), known)}")
+                raise ConfigError(
+                    f"a modality has no field {key!r:.80}.{suggest(str(key)[:80], known)}"
+                )
+            _check_field(key, value, known[key])
+        if missing := {"name", "kind"} - set(data):
+            raise ConfigError(f"a modality needs the field {min(missing)!r}, got {data!r:.80}")
         values = dict(data)
         try:
             if values.get("grid") is not None:
@@ -196,6 +213,31 @@ class Modality:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"cannot read the modality {data.get('name')!r}: {error}") from error
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "tuple[int, int]": (list, tuple),
+    "frozenset[Direction]": (list, tuple, set, frozenset),
+}  # every other field is text
+
+
+def _check_field(key: str, value: Any, annotation: str) -> None:
+    """Refuses a stored value of another type than the field, and numbers beyond any tensor."""
+    plain = annotation.removesuffix(" | None")
+    if value is None and plain != annotation:
+        return
+    allowed = _JSON_TYPES.get(plain, (str,))
+    items = value if isinstance(value, list | tuple) else [value]
+    numbers = [n for n in items if isinstance(n, int)] if int in allowed or key == "grid" else []
+    if (
+        not isinstance(value, allowed)
+        or (isinstance(value, bool) and bool not in allowed)
+        or (key == "grid" and len(numbers) != 2)
+        or not all(0 <= n < MAX_NUMBER for n in numbers)
+    ):
+        raise ConfigError(f"the field {key!r} of a modality should be {plain}, got {value!r:.80}")
 
 
 def _json_value(value: Any) -> Any:

@@ -108,7 +108,8 @@ class FourMConfig:
         version, kind = values.pop("format", FORMAT), values.pop("kind", "fourm")
         if version != FORMAT or kind != "fourm":
             raise ConfigError(
-                f"expected a fourm config of format {FORMAT}, got {kind!r}, format {version!r}; "
+                f"expected a fourm config of format {FORMAT}, got {kind!r:.40}, format "
+                f"{version!r:.40}; "
                 "update fourm_lite, or check that this is a model and not a tokenizer"
             )
         known = {f.name: f for f in fields(cls)}

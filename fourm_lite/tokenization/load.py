@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.config import TokenizerConfig, parse_config
 from fourm_lite.tokenization.controlnet_keys import split_keys
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -107,7 +108,7 @@ def _completed(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
 
 
 def _built(config: TokenizerConfig, weights: Mapping[str, Tensor], names: list[str]) -> VQTokenizer:
-    with torch.device("meta"):
+    with without_storage():
         tokenizer = VQTokenizer(config)
     expected = tokenizer.state_dict()
     state = _with_twins({_current_name(name): value for name, value in weights.items()}, expected)
