@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fourm_lite.demo.drawings import drawings
 from fourm_lite.demo.gallery import make_gallery
+from fourm_lite.demo.models import SHIPPED, WORDS, example_model
 from fourm_lite.demo.page import Card, Section, render
-from fourm_lite.demo.random_weights import write_random_family
-from fourm_lite.errors import CheckpointError, FourMError
+from fourm_lite.errors import FourMError
 from fourm_lite.modalities.pictures import open_picture, to_rgb
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.retrieval.compose import compose
@@ -31,12 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHIPPED = "mini"
 RANDOM = (
     "These weights are random: no trained model ships with this version, so what the searches find "
     "and what is generated means nothing. Everything else is the real thing."
 )
-_WORDS = ("a dog runs through the grass", "two people at the beach", "a red flower")
 _SHOWN, _DEPTH, _MOST = 6, 20, 500
 Say = Callable[[str], None]
 
@@ -61,7 +58,8 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
         FourMError: the folder holds no picture that can be read
     """
     out.mkdir(parents=True, exist_ok=True)
-    model, is_random = _model(out)
+    model = example_model(out / "random_model")
+    is_random = model.parent == out
     say(f"model: {model}" + (" (random weights)" if is_random else ""))
     pipe = FourMPipeline.from_pretrained(model)
     gallery = make_gallery(photos, out / "gallery")
@@ -77,16 +75,6 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     warning = RANDOM if is_random else ""
     page.write_text(render("fourm_lite: search anything with anything", sections, warning=warning))
     return page
-
-
-def _model(out: Path) -> tuple[str | Path, bool]:
-    from fourm_lite.io.hub import shipped
-
-    try:
-        return shipped(SHIPPED), False
-    except CheckpointError:
-        captions = [d.caption for d in drawings(216, size=8)]
-        return write_random_family(out / "random_model", [*captions, *_WORDS] * 3), True
 
 
 def _readable(gallery: Path, say: Say) -> list[Photo]:
@@ -122,7 +110,7 @@ def _search_sections(
 ) -> list[Section]:
     prefix = f"fourm-lite index {gallery} -o IDX\nfourm-lite search IDX"
     sections = []
-    for words in _WORDS:
+    for words in WORDS:
         query = pipe.embed({"caption": words})
         hits = index.search(query, k=_SHOWN)
         command = f'{prefix} --caption "{words}"'
@@ -133,9 +121,9 @@ def _search_sections(
     hits = index.search(by_picture, k=_SHOWN)
     command = f"{prefix} --image {picture.path.name}"
     sections.append(Section("By picture", "", command, [*asked, *_cards(hits, shown)]))
-    both = compose([by_picture, pipe.embed({"caption": _WORDS[0]})])
+    both = compose([by_picture, pipe.embed({"caption": WORDS[0]})])
     hits = index.search(both, k=_SHOWN)
-    command = f'{prefix} --image {picture.path.name} --caption "{_WORDS[0]}" --compose arithmetic'
+    command = f'{prefix} --image {picture.path.name} --caption "{WORDS[0]}" --compose arithmetic'
     sections.append(Section("By both", "", command, [*asked, *_cards(hits, shown)]))
     sections.append(_rerank_section(pipe, index, shown, prefix))
     return sections
@@ -144,7 +132,7 @@ def _search_sections(
 def _rerank_section(
     pipe: FourMPipeline, index: Index, shown: Sequence[Photo], prefix: str
 ) -> Section:
-    words = _WORDS[0]
+    words = WORDS[0]
     hits = index.search(pipe.embed({"caption": words}), k=min(_DEPTH, len(shown)))
     pictures = [{"rgb": shown[int(i)].picture} for i in hits.ids]
     scores = pipe.score({"caption": words}, pictures)[:, 0]
