@@ -27,7 +27,7 @@ from fourm_lite.tokenization.config import TokenizerConfig
 
 @dataclass(frozen=True)
 class ViTPreset:
-    """Size of a transformer."""
+    """Size of a transformer; in names of our own written 'dim x depth x heads'."""
 
     dim: int
     depth: int
@@ -208,10 +208,12 @@ def make_decoder(config: TokenizerConfig) -> tuple[nn.Module, int]:
 
 
 def vit_preset(name: str) -> ViTPreset:
-    """The size behind a name such as 'vit_b_enc'."""
+    """The size behind a name such as 'vit_b_enc', or of our own: 'vit_256x4x4_enc'."""
     for prefix, preset in VIT_PRESETS.items():
-        if name.startswith(prefix):
+        if name.startswith(f"{prefix}_"):
             return preset
+    if own := re.match(r"vit_(\d{1,5})x(\d{1,3})x(\d{1,3})_", name):
+        return ViTPreset(*map(int, own.groups()))
     raise _unknown(name, [f"{prefix}_{name[-3:]}" for prefix in VIT_PRESETS])
 
 
@@ -236,7 +238,8 @@ def _position_map(grid: tuple[int, int], dim: int) -> Tensor:
     """The position map of a grid: float[1, dim, h, w], the row's waves in the first half."""
     height, width = grid
     # The table's slow axis is the one it is told as its width: here the rows
-    return rearrange(sincos_2d(width, height, dim), "b (h w) d -> b d h w", h=height, w=width)
+    table = sincos_2d(width, height, dim)
+    return rearrange(table, "b (h w) d -> b d h w", h=height, w=width).contiguous()
 
 
 def _blocks(preset: ViTPreset) -> nn.Sequential:

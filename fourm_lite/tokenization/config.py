@@ -9,6 +9,7 @@ save. Imports no torch.
 from __future__ import annotations
 
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,15 @@ PredictionType = Literal["sample", "epsilon", "v_prediction"]
 Conditioning = Literal["concat", "xattn"]
 Size = int | tuple[int, int]
 
+# Bounds that keep a damaged or hostile config from asking for absurd amounts of memory or time
+LIMITS = {
+    **dict.fromkeys(("n_channels", "n_labels", "latent_dim", "codebook_dim"), 2**24),
+    "codebook_size": 2**24,
+    "num_codebooks": 4096,
+    **dict.fromkeys(("image_size", "image_size_enc", "image_size_dec"), 2**16),
+    **dict.fromkeys(("patch_size", "patch_size_dec"), 4096),
+    "num_train_timesteps": 10**6,
+}
 # Keys of ours around the configuration proper
 ENVELOPE = frozenset({"format", "class"})
 # Parts of a state dict that a tokenizer can hold; anything else belongs to Stable Diffusion
@@ -98,9 +108,7 @@ class TokenizerConfig:
         if self.dec_type is None and self.has_decoder:
             default = "unet_patched" if self.is_diffusion else "vit_b_dec"
             object.__setattr__(self, "dec_type", default)
-        for name in ("n_channels", "patch_size", "codebook_size", "num_codebooks", "latent_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_sizes()
         if self.quant_type == "memcodes" and self.latent_dim % self.num_codebooks:
             raise ConfigError(
                 f"memcodes splits latent_dim over its codebooks: {self.latent_dim} is not a "
@@ -112,8 +120,22 @@ class TokenizerConfig:
             )
         if self.scale == 0.0:
             raise ConfigError("scale must not be 0: decoding divides by it")
+        if self.undo_std and self.n_channels != 3:
+            raise ConfigError(f"undo_std is for RGB images, got n_channels={self.n_channels}")
         if self.n_labels is not None and self.centres:
             raise ConfigError("mean and scale centre real values; a label map (n_labels) has none")
+
+    def _check_sizes(self) -> None:
+        """Refuses numbers that no tokenizer has, before anything is built from them."""
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            sizes = value if isinstance(value, tuple) else (value,)
+            if any(v is not None and not 1 <= v <= limit for v in sizes):
+                raise ConfigError(f"{name} must lie in 1..{limit}, got {value}")
+        for name, value in asdict(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+                raise ConfigError(f"{name} must be finite, got {value}")
 
     @property
     def is_diffusion(self) -> bool:

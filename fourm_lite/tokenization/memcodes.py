@@ -101,17 +101,22 @@ class Memcodes(nn.Module):
         learns = torch.is_grad_enabled() and (
             self.to_k.weight.requires_grad or self.to_v.weight.requires_grad
         )
-        if self.training or learns or any(t.is_inference() for t in sources):
+        traced = torch.compiler.is_compiling()
+        if self.training or learns or traced or any(t.is_inference() for t in sources):
             self._kept = None
-            return self.to_k(self.codes), self.to_v(self.codes)
+            return self._computed()
         stamp = tuple((t.data_ptr(), t._version) for t in sources)
         if self._kept is None or self._kept[0][: len(stamp)] != stamp:
             # Ordinary tensors, usable under autograd later; the aliases keep the storage alive, so
             # that an equal address means the same weights
             with torch.inference_mode(False), torch.no_grad():
                 aliases = tuple(t.detach() for t in sources)
-                self._kept = ((*stamp, *aliases), self.to_k(self.codes), self.to_v(self.codes))
+                self._kept = ((*stamp, *aliases), *self._computed())
         return self._kept[1], self._kept[2]
+
+    def _computed(self) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.codes.device.type, enabled=False):
+            return self.to_k(self.codes), self.to_v(self.codes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kept": None}  # copies and pickles compute their own

@@ -18,6 +18,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from fourm_lite.errors import ShapeError
+from fourm_lite.nn.empty import is_without_storage
 from fourm_lite.tokenization.base import Quantized
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.distributed import from_first, total
@@ -44,7 +45,8 @@ class Codebook(nn.Module):
         self.threshold = config.threshold_ema_dead_code
         self.policy = config.code_replacement_policy
         shape = (config.codebook_size, dim)
-        embed = torch.zeros(shape) if config.kmeans_init else self._initial(shape)
+        drawn_later = config.kmeans_init or is_without_storage()
+        embed = torch.zeros(shape) if drawn_later else self._initial(shape)
         self.register_buffer("initted", torch.tensor([0.0 if config.kmeans_init else 1.0]))
         self.register_buffer("cluster_size", torch.zeros(config.codebook_size))
         self._register_averages(embed)

@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -180,13 +181,21 @@ class GroupNorm32(nn.GroupNorm):
 
 
 def unet_preset(name: str) -> UNetPreset:
-    """The size behind a decoder's name."""
+    """The size behind a decoder's name, or of our own: 'unet_patched_64' for 64 channels."""
+    if own := re.fullmatch(r"unet_patched_(\d{1,4})", name):
+        return UNetPreset(channels=_multiple_of_32(int(own.group(1))))
     if name not in UNET_PRESETS:
         raise ConfigError(
             f"{name!r} is no known UNet; known are {sorted(UNET_PRESETS)}."
             + suggest(name, UNET_PRESETS)
         )
     return UNET_PRESETS[name]
+
+
+def _multiple_of_32(channels: int) -> int:
+    if channels % 32 or not channels:
+        raise ConfigError(f"a UNet's channels are a multiple of 32 (its norms), got {channels}")
+    return channels
 
 
 def time_waves(timesteps: Tensor, dim: int) -> Tensor:

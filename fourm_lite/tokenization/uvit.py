@@ -12,6 +12,7 @@ Source:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +213,7 @@ class Middle(nn.Module):
         super().__init__()
         side, width = preset.pos_grid, preset.channels[-1]
         table = rearrange(sincos_2d(side, side, preset.dim), "b (h w) d -> b d h w", h=side)
-        self.register_buffer("mid_pos_emb", table)
+        self.register_buffer("mid_pos_emb", table.contiguous())
         self.mid_proj_in = nn.Linear(width, preset.dim)
         self.mid_proj_out = nn.Linear(preset.dim, width)
         long_skips = preset.depth // 2 if preset.long_skips else 0
@@ -338,7 +339,10 @@ class AdaCrossBlock(nn.Module):
 
 
 def uvit_preset(name: str) -> UViTPreset:
-    """The size behind a decoder's name."""
+    """The size behind a decoder's name, or one of our own: 'uvit_128x2x4_p4_f16'."""
+    if own := re.fullmatch(r"uvit_(\d{1,5})x(\d{1,3})x(\d{1,3})_p4_f(8|16)", name):
+        dim, depth, heads, factor = map(int, own.groups())
+        return UViTPreset(dim, depth, heads, halves_mid=factor == 16)
     if name not in UVIT_PRESETS:
         raise ConfigError(
             f"{name!r} is no known UViT; known are {sorted(UVIT_PRESETS)}."
