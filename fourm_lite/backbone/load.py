@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from fourm_lite.backbone.vit import FMViT, ViTConfig
+from fourm_lite.backbone.config import HeadConfig, ViTConfig
+from fourm_lite.backbone.vit import FMViT
 from fourm_lite.model.load import fill, model_config
 from fourm_lite.nn.empty import without_storage
 
@@ -23,6 +25,8 @@ def load_vit(
     source: str | Path,
     *,
     num_classes: int | None = None,
+    inputs: Iterable[str] | None = None,
+    head: HeadConfig | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> FMViT:
@@ -30,21 +34,36 @@ def load_vit(
     from fourm_lite.io.checkpoint import read
 
     checkpoint = read(source)
-    config = _vit_config(checkpoint)
-    keeps_head = "head.weight" in checkpoint.tensors and num_classes in (None, config.num_classes)
-    classes = config.num_classes if num_classes is None else num_classes
+    config = vit_config(checkpoint, inputs)
+    wanted = _wanted_head(config.head, num_classes, head)
+    keeps_head = wanted == config.head and is_classifier(checkpoint)
+    empty = HeadConfig(num_classes=0)
     with without_storage():
-        model = FMViT(replace(config, num_classes=classes if keeps_head else 0, class_names=()))
-    model.config = replace(model.config, class_names=config.class_names if keeps_head else ())
+        model = FMViT(replace(config, head=config.head if keeps_head else empty))
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
     unused = set(checkpoint.tensors) - set(model.state_dict())
     log.info("%s: %d tensors of other parts were left out", checkpoint.source, len(unused))
     if not keeps_head:
-        model.reset_classifier(classes)
+        model.reset_classifier(wanted.num_classes, head=wanted)
     return model.eval()
 
 
-def _vit_config(checkpoint: Checkpoint) -> ViTConfig:
-    if checkpoint.config.get("kind") == "fmvit":
-        return ViTConfig.from_dict(checkpoint.config)
-    return ViTConfig.of(model_config(checkpoint))
+def is_classifier(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is an FMViT that was saved here, its head included."""
+    return checkpoint.config.get("kind") == "fmvit"
+
+
+def vit_config(checkpoint: Checkpoint, inputs: Iterable[str] | None = None) -> ViTConfig:
+    """The config of the ViT inside a checkpoint."""
+    if is_classifier(checkpoint):
+        return ViTConfig.from_dict(checkpoint.config).only(inputs)
+    return ViTConfig.of(model_config(checkpoint), inputs)
+
+
+def _wanted_head(saved: HeadConfig, num_classes: int | None, head: HeadConfig | None) -> HeadConfig:
+    if head is not None:
+        return head
+    if num_classes in (None, saved.num_classes):
+        return saved
+    assert num_classes is not None
+    return replace(saved, num_classes=num_classes, class_names=())

@@ -1,96 +1,36 @@
-"""FMViT: the encoder of a 4M model as a vision transformer, with timm's vocabulary.
+"""FMViT: the encoder of a 4M model as a backbone, with timm's vocabulary.
 
-It reads one pixel modality. At the size of the checkpoint it gives the numbers of the original; for
-other sizes that are multiples of the patch the position table is resized.
+An image tensor is read as a vision transformer reads it; a `TokenBatch` of any modalities that the
+model was opened with goes through the same blocks and the same head. At the size of the checkpoint
+it gives the numbers of the original; for other sizes the position table is resized.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from fourm_lite.batch import Tokens
-from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, suggest
-from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.config import FORMAT, FourMConfig
-from fourm_lite.model.embeddings import PixelEncoder
-from fourm_lite.nn.blocks import Block, BlockConfig, depth_rates
+from fourm_lite.backbone.config import IMAGENET_MEAN, IMAGENET_STD, HeadConfig, ViTConfig
+from fourm_lite.backbone.embed import Embedded, embed_batch, embed_pixels
+from fourm_lite.backbone.features import Indices, as_format, collect, take_indices
+from fourm_lite.backbone.heads import make_classifier, make_norm, make_pool
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.model.embeddings import ENCODERS, PixelEncoder
+from fourm_lite.nn.blocks import Block, depth_rates
 from fourm_lite.nn.norm import LayerNorm
 from fourm_lite.nn.posemb import resize_table
 
+__all__ = ["FMViT", "HeadConfig", "ViTConfig"]
 
-@dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """What an FMViT is made of.
-
-    Units:
-        num_classes: 0 for no classifier; forward then gives the pooled features
-    """
-
-    pixels: Modality
-    block: BlockConfig
-    depth: int = 12
-    num_classes: int = 1000
-    class_names: tuple[str, ...] = ()
-    drop_path_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses contradictions."""
-        if self.pixels.kind != "pixels":
-            raise ConfigError(f"FMViT reads pixels, '{self.pixels.name}' is {self.pixels.kind}")
-        if self.num_classes < 0:
-            raise ConfigError(f"num_classes must be 0 or more, got {self.num_classes}")
-        if self.class_names and len(self.class_names) != self.num_classes:
-            raise ConfigError(
-                f"{len(self.class_names)} class names for num_classes={self.num_classes}"
-            )
-
-    @classmethod
-    def of(cls, config: FourMConfig, **changes: Any) -> ViTConfig:
-        """The ViT inside a FourM config: its smallest pixel modality."""
-        pixels = [m for m in config.inputs if m.kind == "pixels"]
-        if not pixels:
-            raise ConfigError(
-                f"this model reads no pixels, only {[m.name for m in config.inputs]}; "
-                "FMViT needs a model with an rgb input"
-            )
-        own = [m for m in pixels if m.image_size == config.image_size] or pixels
-        rate = config.drop_path_rate_encoder
-        values = {"depth": config.encoder_depth, "drop_path_rate": rate, **changes}
-        return cls(pixels=own[0], block=config.block, **values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values under the format number of this version."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["pixels"] = self.pixels.to_dict()
-        own["block"] = {f.name: getattr(self.block, f.name) for f in fields(BlockConfig)}
-        own["class_names"] = list(self.class_names)
-        return {"format": FORMAT, "kind": "fmvit", **own}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ViTConfig:
-        """The config behind `to_dict`.
-
-        Raises:
-            ConfigError: an unknown key, or a newer format
-        """
-        values = {k: v for k, v in data.items() if k not in ("format", "kind", "extra")}
-        known = {f.name for f in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"an fmvit config has no key {key!r}.{suggest(key, known)}")
-        try:
-            values["pixels"] = Modality.from_dict(values["pixels"])
-            values["block"] = BlockConfig(**values["block"])
-            values["class_names"] = tuple(values.get("class_names", ()))
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"cannot read this fmvit config: {error}") from error
+_UNDECAYED = {"mod_emb", "pos_emb", "register_tokens", "query"}
+_POOLS = {"avg": "avg", "map": "attentive", "attentive": "attentive", "": "none", "none": "none"}
 
 
 class FMViT(nn.Module):
@@ -100,17 +40,55 @@ class FMViT(nn.Module):
         super().__init__()
         self.config = config
         dim = config.block.dim
-        name = config.pixels.name
-        self.encoder_embeddings = nn.ModuleDict({name: PixelEncoder(config.pixels, dim)})
+        self.encoder_embeddings = nn.ModuleDict(
+            {m.name: ENCODERS[m.kind](m, dim) for m in config.inputs}
+        )
         rates = depth_rates(config.drop_path_rate, config.depth)
         self.encoder = nn.ModuleList(Block(config.block, drop_path=r) for r in rates)
-        self.encoder_norm = LayerNorm(dim, bias=config.block.norm_bias)
-        self._add_classifier(config.num_classes)
+        self.encoder_norm: nn.Module = LayerNorm(dim, bias=config.block.norm_bias)
+        if config.num_register_tokens:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, dim))
+        self.grad_checkpointing = False
+        self._add_head(config.head)
+        self._describe()
+
+    def _add_head(self, head: HeadConfig) -> None:
+        block = self.config.block
+        self.pool = make_pool(head, block.dim, block.num_heads)
+        self.fc_norm = make_norm(head, block.dim)
+        self.head = make_classifier(head, block.dim)
+
+    def _describe(self) -> None:
+        """Sets what this model reads and gives, in timm's words."""
+        entries = self.config.inputs
+        patch = self.config.pixels.patch_size if self.config.has_pixels else 1
+        self.feature_info = [
+            {"module": f"encoder.{i}", "num_chs": self.num_features, "reduction": patch}
+            for i in range(len(self.encoder))
+        ]
+        self.default_cfg: dict[str, Any] = {
+            "url": "",
+            "num_classes": self.num_classes,
+            "input_size": self.input_size if self.config.has_pixels else None,
+            "pool_size": None,
+            "fixed_input_size": False,
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "first_conv": None,
+            "classifier": "head",
+            "modalities": [m.name for m in entries],
+        }
+        self.pretrained_cfg = self.default_cfg
 
     @property
     def num_features(self) -> int:
         """Width of a token."""
         return self.config.block.dim
+
+    embed_dim = head_hidden_size = num_features
 
     @property
     def num_classes(self) -> int:
@@ -118,65 +96,253 @@ class FMViT(nn.Module):
         return self.config.num_classes
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the image that features contain; registers are dropped."""
+        return 0
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the position table is made for."""
+        entry = self.config.pixels
+        assert entry.grid is not None
+        assert entry.patch_size is not None
+        assert entry.channels is not None
+        rows, cols = entry.grid
+        return entry.channels, rows * entry.patch_size, cols * entry.patch_size
+
+    @property
     def patch_embed(self) -> PixelEncoder:
         """The pixel embedding."""
         return self.encoder_embeddings[self.config.pixels.name]  # type: ignore[return-value]
 
-    def _add_classifier(self, num_classes: int) -> None:
-        dim = self.config.block.dim
-        self.fc_norm: nn.Module = LayerNorm(dim) if num_classes else nn.Identity()
-        self.head: nn.Module = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        if isinstance(self.head, nn.Linear):
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, under timm's name."""
+        return self.encoder
+
+    def init_weights(self) -> FMViT:
+        """Draws all weights from torch's generator, as for a model that is trained from nothing."""
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in self.encoder_embeddings.values():
+            embedding.init_weights()  # type: ignore[operator]
+            if isinstance(embedding, PixelEncoder):
+                nn.init.xavier_uniform_(embedding.proj.weight)
+        if self.config.num_register_tokens:
+            nn.init.normal_(self.register_tokens, std=0.02)
+        return self
 
     def get_classifier(self) -> nn.Module:
-        """The last linear map."""
+        """The last part: a linear map, or several."""
         return self.head
 
-    def reset_classifier(self, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
-        """Replaces the classifier by a freshly drawn one."""
-        self.config = replace(self.config, num_classes=num_classes, class_names=tuple(class_names))
-        where = self.encoder_norm.weight
-        self._add_classifier(num_classes)
-        self.fc_norm.to(where.device, where.dtype)
-        self.head.to(where.device, where.dtype)
+    def reset_classifier(
+        self,
+        num_classes: int,
+        global_pool: str | None = None,
+        *,
+        class_names: Sequence[str] = (),
+        head: HeadConfig | None = None,
+    ) -> None:
+        """Replaces the head by a freshly drawn one.
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Token features of images: float[B, C, H, W] -> float[B, N, D].
+        Units:
+            global_pool: timm's words "avg", "map" (attentive) or "" (tokens); None keeps the pool
+            head: a whole description instead of the other arguments
+        """
+        if head is None:
+            if global_pool not in (None, *_POOLS):
+                raise ConfigError(f"global_pool is one of {sorted(_POOLS)}, got {global_pool!r}")
+            pool: Any = self.config.head.pool if global_pool is None else _POOLS[global_pool]
+            head = replace(
+                self.config.head, num_classes=num_classes, pool=pool, class_names=tuple(class_names)
+            )
+        self.config = replace(self.config, head=head)
+        where = self._first_embedding().mod_emb
+        self._add_head(head)
+        for part in (self.pool, self.fc_norm, self.head):
+            part.to(where.device, where.dtype)
+        self._describe()
+
+    def _first_embedding(self) -> Any:
+        return next(iter(self.encoder_embeddings.values()))
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None
+    ) -> None:
+        """Resizes the position table of the pixels, once and for good.
 
         Raises:
-            ShapeError: wrong channels, or a side that is not a multiple of the patch size
+            ConfigError: a side is not a multiple of the patch, or another patch size is asked for
         """
-        tokens = self._embed(x)
-        for block in self.encoder:
-            tokens = block(tokens)
-        return self.encoder_norm(tokens)
-
-    def _embed(self, x: Tensor) -> Tensor:
-        embedding, entry = self.patch_embed, self.config.pixels
-        p = embedding.patch_size
-        fits = x.ndim == 4 and x.shape[1] == entry.channels
-        if not fits or x.shape[2] % p or x.shape[3] % p or 0 in x.shape[2:]:
-            raise ShapeError(
-                f"FMViT expects float[B, {entry.channels}, H, W] with H and W multiples of {p}, "
-                f"got {list(x.shape)}"
-            )
-        grid = (x.shape[2] // p, x.shape[3] // p)
+        entry = self.config.pixels
+        if patch_size not in (None, entry.patch_size, (entry.patch_size, entry.patch_size)):
+            raise ConfigError(f"the patches of 4M are {entry.patch_size} pixels, not {patch_size}")
+        if img_size is None:
+            return
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        p = self.patch_embed.patch_size
+        if min(height, width) < p or height % p or width % p:
+            raise ConfigError(f"img_size must be multiples of {p} pixels, got {height}x{width}")
+        grid = (height // p, width // p)
         assert entry.grid is not None
-        valid = torch.ones(x.shape[0], grid[0] * grid[1], dtype=torch.bool, device=x.device)
-        content = embedding.content(Tokens.given(x, valid, length=valid.shape[1]))
-        table = resize_table(embedding.pos_emb, entry.grid, grid)
-        return content + table + embedding.mod_emb
+        table = resize_table(self.patch_embed.pos_emb, entry.grid, grid).detach().clone()
+        self.patch_embed.pos_emb = (
+            nn.Parameter(table) if isinstance(self.patch_embed.pos_emb, nn.Parameter) else table
+        )
+        square = height if height == width else None
+        sized = replace(entry, grid=grid, max_tokens=grid[0] * grid[1], image_size=square)
+        entries = tuple(sized if m is entry else m for m in self.config.inputs)
+        self.config = replace(self.config, inputs=entries)
+        self.patch_embed.modality = sized
+        self._describe()
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools tokens float[B, N, D] and classifies them: float[B, num_classes]."""
-        pooled = self.fc_norm(x.mean(dim=1))
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay should leave alone."""
+        named = self.named_parameters()
+        return {n for n, _ in named if n.rsplit(".", 1)[-1] in _UNDECAYED}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names, from the input to the output, for layer-wise decay."""
+        stem = r"^encoder_embeddings|^register_tokens"
+        if coarse:
+            return {"stem": stem, "blocks": r"^encoder\.(\d+)"}
+        return {"stem": stem, "blocks": [(r"^encoder\.(\d+)", None), (r"^encoder_norm", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory while training."""
+        self.grad_checkpointing = enable
+
+    def embed(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Embedded:
+        """Tokens before the first block."""
+        if isinstance(x, Tensor):
+            return embed_pixels(self.patch_embed, self.config.pixels, x)
+        batch = x if isinstance(x, TokenBatch) else TokenBatch(x)
+        return embed_batch(self.encoder_embeddings, self.config.inputs, batch)
+
+    def forward_features(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
+        """Token features of images or of a batch: float[B, N, D].
+
+        Shapes:
+            x: float[B, C, H, W], sides that are multiples of the patch; or modalities by name
+        Raises:
+            ShapeError: wrong channels, or a side that is not a multiple of the patch
+            ConfigError: a modality that this model does not read
+        """
+        embedded = self.embed(x)
+        return self.encoder_norm(self._run(embedded)[-1])
+
+    def _run(self, embedded: Embedded, last: int | None = None) -> list[Tensor]:
+        """The tokens after every block up to the one numbered `last`, registers taken away."""
+        return collect(
+            embedded,
+            self.encoder if last is None else self.encoder[: last + 1],
+            registers=self.register_tokens if self.config.num_register_tokens else None,
+            call=self._call,
+        )
+
+    def _call(self, block: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, bias, use_reentrant=False)
+        return block(x, bias)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Features after several blocks, as timm's models give them.
+
+        Units:
+            indices: None for all blocks, n for the last n, or block numbers (-1 is the last)
+            return_prefix_tokens: accepted for timm's sake; an FMViT has no prefix tokens
+            norm: the last norm is applied to each
+            stop_early: later blocks are not run
+            output_fmt: "NCHW" or "NLC"
+        Shapes:
+            returns: (float[B, N, D], list of float[B, D, Hq, Wq] or float[B, N, D]); the list alone
+                with `intermediates_only`; both by name with `output_dict`
+        """
+        chosen, last = take_indices(len(self.encoder), indices)
+        embedded = self.embed(x)
+        every = self._run(embedded, last if stop_early else None)
+        maps = [self.encoder_norm(every[i]) if norm else every[i] for i in chosen]
+        maps = [as_format(m, output_fmt, embedded.grid) for m in maps]
+        if output_dict:
+            out = {"image_intermediates": maps}
+            return out if intermediates_only else {**out, "image_features": self._last(every)}
+        return maps if intermediates_only else (self._last(every), maps)
+
+    def _last(self, every: list[Tensor]) -> Tensor:
+        return self.encoder_norm(every[-1])
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list[Tensor]:
+        """Features of the last n blocks, or of the blocks that are named: DINO's interface."""
+        return self.forward_intermediates(
+            x, n, norm=norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True
+        )
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Removes what features of these blocks do not need; returns their numbers."""
+        chosen, last = take_indices(len(self.encoder), indices)
+        self.encoder = self.encoder[: last + 1]
+        self.config = replace(self.config, depth=last + 1)
+        if prune_norm:
+            self.encoder_norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        self._describe()
+        return chosen
+
+    def forward_head(
+        self, x: Tensor, pre_logits: bool = False, *, valid: Tensor | None = None
+    ) -> Tensor:
+        """Pools tokens float[B, N, D] and classifies them: float[B, num_classes].
+
+        Shapes:
+            valid: bool[B, N] or None: which tokens there are
+        """
+        pooled = self.fc_norm(self.pool(x, valid))
         return pooled if pre_logits else self.head(pooled)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images: float[B, C, H, W] -> float[B, num_classes]."""
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
+        """Logits of images or of a batch: float[B, num_classes], or pooled features without."""
+        return self._classified(x, pre_logits=False)
+
+    def forward_pooled(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
+        """What the classifier reads: float[B, D]."""
+        return self._classified(x, pre_logits=True)
+
+    def _classified(
+        self, x: Tensor | TokenBatch | Mapping[str, Tokens], *, pre_logits: bool
+    ) -> Tensor:
+        embedded = self.embed(x)
+        features = self.encoder_norm(self._run(embedded)[-1])
+        return self.forward_head(features, pre_logits, valid=embedded.valid)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits float[..., K] as probabilities: of one class, or of each with `multi_label`."""
+        if self.config.head.multi_label:
+            return logits.float().sigmoid()
+        return logits.float().softmax(dim=-1)
 
     @classmethod
     def from_pretrained(
@@ -184,24 +350,37 @@ class FMViT(nn.Module):
         source: str | Path,
         *,
         num_classes: int | None = None,
+        inputs: Iterable[str] | None = None,
+        head: HeadConfig | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> FMViT:
         """A ViT from a 4M model, an ml-4m ViT, or one that was saved here; in eval mode.
 
-        Without `num_classes` a saved classifier is kept, and a 4M model gets one of 1000 classes.
+        Without `num_classes` or `head` a saved head is kept, and a 4M model gets a linear one of
+        1000 classes. `inputs` names the modalities to read; without it those that were saved, and
+        of a 4M model its pixels.
 
         Raises:
             CheckpointError: the file is damaged, or does not fit its config
+            ConfigError: the model reads no pixels and `inputs` is not given
         """
         from fourm_lite.backbone.load import load_vit
 
-        return load_vit(source, num_classes=num_classes, dtype=dtype, device=device)
+        return load_vit(
+            source, num_classes=num_classes, inputs=inputs, head=head, dtype=dtype, device=device
+        )
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes config.json and model.safetensors, atomically; returns the folder."""
+    def save(self, folder: str | Path, *, extra: Mapping[str, object] | None = None) -> Path:
+        """Writes config.json and model.safetensors, atomically; returns the folder.
+
+        `extra` adds keys to the config under "extra": what it was trained on, its licence.
+        """
         from fourm_lite.io.checkpoint import write
 
-        if self.encoder_norm.weight.is_meta:
+        if self._first_embedding().mod_emb.is_meta:
             raise CheckpointError("this model has no weights yet and cannot be saved")
-        return write(folder, self.config.to_dict(), self.state_dict())
+        config = self.config.to_dict()
+        if extra:
+            config["extra"] = dict(extra)
+        return write(folder, config, self.state_dict())

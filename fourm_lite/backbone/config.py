@@ -1,0 +1,208 @@
+"""What an FMViT and its head are made of: frozen values that are saved beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.config import FORMAT, FourMConfig
+from fourm_lite.nn.blocks import BlockConfig
+
+Pool = Literal["avg", "attentive", "none"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """A classifier, and what its outputs are called.
+
+    Units:
+        num_classes: 0 for no classifier; forward then gives the pooled features
+        pool: "avg" is the mean of the tokens, "attentive" a learned query, "none" keeps the tokens
+        layers: linear maps of the classifier; with more than one, GELU between them
+        multi_label: each class is a yes or no of its own
+        dropout: before the last map
+    """
+
+    num_classes: int = 1000
+    pool: Pool = "avg"
+    layers: int = 1
+    class_names: tuple[str, ...] = ()
+    multi_label: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what no head has."""
+        if self.num_classes < 0 or self.layers < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"a head needs num_classes >= 0, layers >= 1 and 0 <= dropout < 1, got {self}"
+            )
+        if self.pool not in get_args(Pool):
+            raise ConfigError(
+                f"a head pools by one of {get_args(Pool)}, got {self.pool!r}."
+                + suggest(self.pool, get_args(Pool))
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ConfigError(
+                f"{len(self.class_names)} class names for num_classes={self.num_classes}; "
+                "give one name a class, or none"
+            )
+
+    def name_of(self, index: int) -> str:
+        """The name of a class, or its number where none was given."""
+        return self.class_names[index] if self.class_names else str(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """What an FMViT is made of.
+
+    Units:
+        inputs: the modalities that it reads; one of pixels makes it a vision transformer
+        num_register_tokens: learned tokens that 4M puts before all others
+    """
+
+    inputs: tuple[Modality, ...]
+    block: BlockConfig
+    depth: int = 12
+    head: HeadConfig = field(default_factory=HeadConfig)
+    num_register_tokens: int = 0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses contradictions."""
+        names = [m.name for m in self.inputs]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"an FMViT reads at least one modality and none twice, got {names}")
+        for entry in self.inputs:
+            if not entry.is_input:
+                raise ConfigError(f"'{entry.name}' cannot be an input: its directions say so")
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether it reads images."""
+        return any(m.kind == "pixels" for m in self.inputs)
+
+    @property
+    def pixels(self) -> Modality:
+        """The modality that a bare image tensor stands for: the first one of pixels.
+
+        Raises:
+            ConfigError: none is of pixels
+        """
+        for entry in self.inputs:
+            if entry.kind == "pixels":
+                return entry
+        raise ConfigError(
+            f"this FMViT reads {[m.name for m in self.inputs]} and no pixels; "
+            "give it a TokenBatch instead of an image"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without a classifier."""
+        return self.head.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, if they are known."""
+        return self.head.class_names
+
+    @classmethod
+    def of(
+        cls, config: FourMConfig, inputs: Iterable[str] | None = None, **changes: Any
+    ) -> ViTConfig:
+        """The ViT inside a FourM config: its pixels at the model's size, or the named modalities.
+
+        Raises:
+            ConfigError: the model reads no pixels and no names were given
+            UnknownNameError: a name that the model does not read
+        """
+        values = {
+            "depth": config.encoder_depth,
+            "drop_path_rate": config.drop_path_rate_encoder,
+            "num_register_tokens": config.num_register_tokens,
+            **changes,
+        }
+        chosen = own_pixels(config) if inputs is None else config.only(inputs=inputs).inputs
+        return cls(inputs=chosen, block=config.block, **values)
+
+    def only(self, inputs: Iterable[str] | None) -> ViTConfig:
+        """The same with some of its modalities; None keeps them all.
+
+        Raises:
+            UnknownNameError: a name that it does not read
+        """
+        if inputs is None:
+            return self
+        known = {m.name: m for m in self.inputs}
+        wanted = [inputs] if isinstance(inputs, str) else list(inputs)
+        for name in wanted:
+            if name not in known:
+                raise UnknownNameError(
+                    f"this FMViT reads {sorted(known)}, not {name!r}.{suggest(name, known)}"
+                )
+        return replace(self, inputs=tuple(known[name] for name in wanted))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values under the format number of this version."""
+        head = {f.name: getattr(self.head, f.name) for f in fields(HeadConfig)}
+        return {
+            "format": FORMAT,
+            "kind": "fmvit",
+            "inputs": [m.to_dict() for m in self.inputs],
+            "block": {f.name: getattr(self.block, f.name) for f in fields(BlockConfig)},
+            "depth": self.depth,
+            "head": {**head, "class_names": list(self.head.class_names)},
+            "num_register_tokens": self.num_register_tokens,
+            "drop_path_rate": self.drop_path_rate,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ViTConfig:
+        """The config behind `to_dict`.
+
+        Raises:
+            ConfigError: an unknown key, or a newer format
+        """
+        if data.get("format", FORMAT) != FORMAT:
+            raise ConfigError(
+                f"expected an fmvit config of format {FORMAT}, got {data['format']!r}; "
+                "update fourm_lite"
+            )
+        values = {k: v for k, v in data.items() if k not in ("format", "kind", "extra")}
+        _check_keys("an fmvit config", values, {f.name for f in fields(cls)})
+        head = dict(values.get("head", {}))
+        _check_keys("a head", head, {f.name for f in fields(HeadConfig)})
+        try:
+            values["inputs"] = tuple(Modality.from_dict(m) for m in values["inputs"])
+            values["block"] = BlockConfig(**values["block"])
+            head["class_names"] = tuple(str(name) for name in head.get("class_names", ()))
+            return cls(**{**values, "head": HeadConfig(**head)})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"cannot read this fmvit config: {error}") from error
+
+
+def own_pixels(config: FourMConfig) -> tuple[Modality, ...]:
+    """The pixels that a FourM model reads, at its own image size where it has several.
+
+    Raises:
+        ConfigError: it reads none
+    """
+    pixels = [m for m in config.inputs if m.kind == "pixels"]
+    if not pixels:
+        raise ConfigError(
+            f"this model reads no pixels, only {[m.name for m in config.inputs]}; "
+            "choose what the classifier reads with inputs=[...]"
+        )
+    return (next((m for m in pixels if m.image_size == config.image_size), pixels[0]),)
+
+
+def _check_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{what} has no key {key!r}.{suggest(key, known)}")

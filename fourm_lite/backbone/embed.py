@@ -1,0 +1,111 @@
+"""What an FMViT's blocks read: images of any size, or any modalities of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.embeddings import EncoderEmbedding, PixelEncoder
+from fourm_lite.model.packing import Part, pack
+from fourm_lite.nn.posemb import resize_table
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Tokens before the first block.
+
+    Shapes:
+        tokens: float[B, N, D], content and position added
+        valid: bool[B, N], or None where every token is there
+        grid: rows and columns, where the tokens are those of one image
+    """
+
+    tokens: Tensor
+    valid: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+
+def embed_pixels(embedding: PixelEncoder, entry: Modality, x: Tensor) -> Embedded:
+    """Patches of images of any size that is a multiple of the patch: float[B, C, H, W].
+
+    Raises:
+        ShapeError: wrong channels or sides
+    """
+    grid = pixel_grid(embedding, entry, x)
+    length = grid[0] * grid[1]
+    content = embedding.content(Tokens.given(x, length=length))
+    return Embedded(content + _positions(embedding, entry, grid) + embedding.mod_emb, grid=grid)
+
+
+def pixel_grid(embedding: PixelEncoder, entry: Modality, x: Tensor) -> tuple[int, int]:
+    """Patch rows and columns of images."""
+    p = embedding.patch_size
+    fits = x.ndim == 4 and x.shape[1] == entry.channels
+    if not fits or x.shape[2] % p or x.shape[3] % p or 0 in x.shape[2:]:
+        raise ShapeError(
+            f"FMViT expects float[B, {entry.channels}, H, W] with H and W multiples of {p}, "
+            f"got {list(x.shape)}; resize or pad the images"
+        )
+    return x.shape[2] // p, x.shape[3] // p
+
+
+def _positions(embedding: PixelEncoder, entry: Modality, grid: tuple[int, int]) -> Tensor:
+    assert entry.grid is not None
+    return resize_table(embedding.pos_emb, entry.grid, grid)
+
+
+def embed_batch(
+    embeddings: torch.nn.ModuleDict, entries: tuple[Modality, ...], batch: TokenBatch
+) -> Embedded:
+    """Whatever a batch gives, of the modalities that are read.
+
+    Raises:
+        ConfigError: a modality that is not read, or a sample of which nothing is given
+    """
+    known = {m.name: m for m in entries}
+    for name in batch:
+        if name not in known:
+            raise ConfigError(
+                f"this FMViT reads {sorted(known)}, the batch holds {name!r}."
+                + suggest(name, known)
+                + " Leave it out, or load the model with inputs=[...]"
+            )
+    parts = [
+        _part(embeddings[name], known[name], tokens, index)  # type: ignore[arg-type]
+        for index, (name, tokens) in enumerate(batch.items())
+        if bool(tokens.inputs.any())
+    ]
+    if not parts:
+        raise ConfigError(f"the batch {sorted(batch)} gives nothing to classify")
+    packed = pack(parts, None)
+    given = packed.valid.any(dim=1)
+    if not bool(given.all()):
+        raise ConfigError(
+            f"sample {int((~given).nonzero()[0])} of the batch gives no modality at all; "
+            "leave it out"
+        )
+    complete = bool(packed.valid.all())
+    return Embedded(packed.x + packed.pos, None if complete else packed.valid)
+
+
+def _part(embedding: EncoderEmbedding, entry: Modality, tokens: Tokens, index: int) -> Part:
+    if isinstance(embedding, PixelEncoder):
+        grid = pixel_grid(embedding, entry, tokens.value)
+        if tokens.length != grid[0] * grid[1]:
+            raise ShapeError(
+                f"'{entry.name}' has {grid[0] * grid[1]} patches at this size, its masks tell of "
+                f"{tokens.length}; make it with Tokens.given(images, length=...)"
+            )
+        pos = _positions(embedding, entry, grid) + embedding.mod_emb
+        pos = pos.expand(tokens.size, -1, -1)
+    else:
+        rows = embedding.pos_emb.shape[1]
+        if embedding.by_count and int(tokens.inputs.sum(dim=1).max()) > rows:
+            raise FourMError(f"'{entry.name}' may hold {rows} tokens; shorten the sequence")
+        pos = embedding.positions(tokens.inputs, rows)
+    return Part(x=embedding.content(tokens), pos=pos, keep=tokens.inputs, index=index)
