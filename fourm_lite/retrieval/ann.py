@@ -19,8 +19,9 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, nearest
 from fourm_lite.retrieval.storage import Rows, check_filter
 
-AnnKind = Literal["ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
+AnnKind = Literal["ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
 KINDS: dict[AnnKind, str] = {
+    "ivf_rq": "IvfRq",
     "ivf_pq": "IvfPq",
     "ivf_hnsw_sq": "IvfHnswSq",
     "ivf_sq": "IvfSq",
@@ -29,6 +30,8 @@ MIN_ROWS = 256
 """Fewer rows cannot train the 256 centres of product quantisation."""
 
 COLUMN = "vector"
+SAMPLES, ITERATIONS = 64, 15
+"""Training rows a centre, and rounds: a quarter and a third of Lance's, for the same recall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Ann:
     """
 
     probes: int = 20
-    refine: int = 10
+    refine: int = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,9 @@ class RecallCheck:
 def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = None) -> None:
     """Builds the approximate index over all rows; replaces an older one.
 
+    ``ivf_rq`` (one bit a dimension) is built fastest by far and, scored again with full vectors,
+    finds as much as the others; ``ivf_sq`` (a byte a dimension) needs less refining.
+
     Raises:
         ConfigError: an unknown kind, or fewer than 256 rows
     """
@@ -84,7 +90,8 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
         )
     import lancedb.index
 
-    options: dict[str, Any] = {"distance_type": "cosine"}
+    options: dict[str, Any] = {"distance_type": "cosine", "sample_rate": SAMPLES}
+    options["max_iterations"] = ITERATIONS
     options["num_partitions"] = partitions or max(1, round(math.sqrt(count)))
     if kind == "ivf_pq":
         options["num_sub_vectors"] = _sub_vectors(width)

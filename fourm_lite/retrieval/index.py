@@ -306,7 +306,7 @@ class Index:
 
     # Approximate search --------------------------------------------------------------------
 
-    def build_ann(self, kind: AnnKind = "ivf_pq", *, partitions: int | None = None) -> None:
+    def build_ann(self, kind: AnnKind = "ivf_rq", *, partitions: int | None = None) -> None:
         """Builds Lance's approximate index; it is used where the vectors pass ``memory_limit``."""
         if self.manifest.kind == "codes":
             raise ConfigError("a codes-only index is searched by decoding; it takes no ann index")

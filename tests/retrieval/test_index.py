@@ -297,13 +297,14 @@ def test_info_tells_the_manifest_the_size_and_the_engine(index, rng):
     assert Index.open(index.path, memory_limit=1000).info()["engine"] == "scan"
 
 
-def test_past_the_memory_limit_the_approximate_index_answers_and_is_measured(tmp_path, rng):
+@pytest.mark.parametrize("kind", ["ivf_rq", "ivf_sq", "ivf_pq", "ivf_hnsw_sq"])
+def test_past_the_memory_limit_the_approximate_index_answers_and_is_measured(tmp_path, rng, kind):
     index = Index.create(tmp_path / "big", space="toy", memory_limit=1)
     vectors = unit(rng, 600)
     index.add(names(600), vectors, year=[0, 1] * 300)
     with pytest.raises(ConfigError, match="build_ann"):
         index.check()
-    index.build_ann("ivf_pq", partitions=4)
+    index.build_ann(kind, partitions=4)
 
     everywhere = Ann(probes=4, refine=50)
     measured = index.check(k=5, queries=20, ann=everywhere)
@@ -316,6 +317,17 @@ def test_past_the_memory_limit_the_approximate_index_answers_and_is_measured(tmp
     late = unit(rng, 1)
     index.add(["late"], late)
     assert index.search(late[0], k=1, ann=everywhere).ids == ["late"]
+
+
+def test_too_few_rows_and_unknown_kinds_are_refused_by_build_ann(index, rng):
+    index.add(names(20), unit(rng, 20))
+
+    with pytest.raises(ConfigError, match="at least 256 rows, the index has 20"):
+        index.build_ann()
+    with pytest.raises(ConfigError, match="ivf_rq"):
+        index.build_ann("ivf")
+    with pytest.raises(ConfigError, match="build_ann first"):
+        index.search(unit(rng, 1)[0], engine="ann")
 
 
 def test_an_index_lies_on_an_address_too(tmp_path, rng):
