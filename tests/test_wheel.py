@@ -108,3 +108,19 @@ def test_the_installed_command_tells_its_version(environment, tmp_path):
     version = run(environment / "bin" / "python", "-c", code, cwd=tmp_path).strip()
 
     assert version in run(environment / "bin" / "fourm-lite", "--version", cwd=tmp_path)
+
+
+def test_the_demo_runs_from_the_wheel_in_another_folder(environment, tmp_path):
+    from fourm_lite.demo.drawings import drawings
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for drawing in drawings(3):
+        drawing.picture.save(photos / drawing.name)
+
+    command = environment / "bin" / "fourm-lite"
+    said = run(command, "demo", "--photos", photos, "--out", tmp_path / "out", cwd=tmp_path)
+
+    page = Path(said.strip().splitlines()[-1])
+    assert page.is_file()
+    assert page.read_text().count("<img") > 10

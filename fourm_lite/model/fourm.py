@@ -312,16 +312,19 @@ class FourM(nn.Module):
         return block(*args)
 
     def save(self, folder: str | Path, *, extra: Mapping[str, object] | None = None) -> Path:
-        """Writes config.json and model.safetensors, atomically; returns the folder.
+        """Writes config.json and model.safetensors, atomically; returns the place.
+
+        A name that ends in .safetensors gives one file that holds both.
 
         `extra` adds keys to the config under "extra": what the model was trained on, its licence.
         """
-        from fourm_lite.io.checkpoint import write
+        from fourm_lite.io.checkpoint import write, write_single
 
         config = self.config.to_dict()
         if extra:
             config["extra"] = dict(extra)
-        return write(folder, config, self.state_dict())
+        is_file = Path(folder).suffix == ".safetensors"
+        return (write_single if is_file else write)(folder, config, self.state_dict())
 
 
 def _key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor | None:

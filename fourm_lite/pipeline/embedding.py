@@ -122,3 +122,13 @@ def _collect(probs: Tensor, result: StepResult, undecided: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Vectors of length 1 along the last dimension; a zero vector stays zero."""
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def spread(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How ambiguous a query is: 1 minus the length of the mean of its sampled unit vectors.
+
+    Shapes:
+        samples: float32[N, n, E], unit length
+        returns: float32[N] in 0..1; 0 where all samples agree
+    """
+    return 1.0 - np.linalg.norm(samples.mean(axis=1), axis=-1)

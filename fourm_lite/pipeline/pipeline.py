@@ -21,7 +21,7 @@ from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
-from fourm_lite.pipeline.embedding import Decode, embed_batch
+from fourm_lite.pipeline.embedding import Decode, embed_batch, sample_vectors, unit
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.outputs import Generated, Writer
 from fourm_lite.pipeline.readers import Reader
@@ -273,6 +273,23 @@ class FourMPipeline:
             raise FourMError("nothing to embed: the list of items is empty")
         out = np.concatenate(vectors)
         return out[0] if one else out
+
+    def embed_samples(
+        self, inputs: Items, samples: int, *, target: str | None = None, seed: Seed = 0
+    ) -> npt.NDArray[np.float32]:
+        """Several sampled unit vectors an item; `spread` tells how much they differ.
+
+        Shapes:
+            returns: float32[N, samples, E]
+        """
+        batch, entry = self.read(inputs), self.embedding_target(target)
+        seeds = [seed] * batch.size if isinstance(seed, int) else list(seed)
+        with torch.inference_mode():
+            vectors = sample_vectors(
+                self.model, self.tokenizers.vq(entry), batch, entry,
+                decode="sample", steps=1, samples=samples, seeds=seeds, marks=self.marks,
+            )  # fmt: skip
+        return unit(vectors).cpu().numpy()
 
     def embedding_target(self, target: str | None = None) -> Any:
         """The entry of a global embedding: the named one, or the model's first."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from caseinfo import CaseInfo
+from modality_table import check_ids, check_table
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +31,6 @@ from fourm_lite.tokenization.spans import mask_chunk_spans, mask_spans, merge_sp
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
 
 TOKENIZER_FILE = "text_tokenizer_4m_wordpiece_30k.json"
-ELSEWHERE = {"modality_ids", "modalities"}  # the table of modalities: tests/modalities
 
 
 def same_ids(got: Any, want: Any, what: str) -> None:
@@ -294,14 +294,14 @@ SECTIONS: dict[str, Callable[[TextTokenizer, Any], None]] = {
     "sam_instance": check_sam_instance,
     "custom_text": check_custom_text,
     "empty_targets": check_empty_targets,
+    "modality_ids": lambda _, ids: check_ids(ids),
+    "modalities": lambda _, table: check_table(table),
 }
 
 
 def check_sequences(case: CaseInfo) -> None:
     text = load_text_tokenizer(case.golden_root / TOKENIZER_FILE)
     for name, section in case.info.items():
-        if name in ELSEWHERE:
-            continue
         assert name in SECTIONS, f"nothing checks the section '{name}'"
         SECTIONS[name](text, section)
 

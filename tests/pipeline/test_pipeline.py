@@ -11,6 +11,7 @@ from tiny_pipeline import photo, save_pipeline
 from fourm_lite import FourMPipeline, Target
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
+from fourm_lite.pipeline.embedding import spread
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +133,17 @@ def test_the_expected_embedding_is_the_mean_over_the_predicted_codes(pipe):
     np.testing.assert_allclose(pipe.embed(item("rgb")), value / value.norm(), atol=1e-5)
 
 
-def test_the_mean_of_many_samples_approaches_the_expected_codes_direction(pipe):
-    few = pipe.embed(item("rgb"), decode="sample", samples=1, seed=1)
-    many = pipe.embed(item("rgb"), decode="sample", samples=64, seed=1)
-    other = pipe.embed(item("rgb"), decode="sample", samples=64, seed=2)
+def test_samples_differ_and_their_spread_is_theirs_alone(pipe):
+    items = [item("rgb"), item("caption")]
 
-    assert float(many @ other) > float(few @ other) - 1e-6
+    samples = pipe.embed_samples(items, 8, seed=3)
+    alone = pipe.embed_samples(items[1], 8, seed=3)
+
+    assert samples.shape == (2, 8, 10)
+    np.testing.assert_allclose(np.linalg.norm(samples, axis=2), 1, atol=1e-5)
+    np.testing.assert_allclose(samples[1:], alone, atol=1e-5)
+    assert (spread(samples) > 0.01).all()
+    np.testing.assert_allclose(spread(samples[:, :1]), 0, atol=1e-6)
 
 
 def test_candidates_are_scored_for_every_item(pipe):
