@@ -23,6 +23,7 @@ from fourm_lite.tokenization.diffusion import (
     sample_ddim,
     sample_with,
 )
+from fourm_lite.tokenization.draws import rand, randint, randn
 from fourm_lite.tokenization.unet import PatchedUNet
 from fourm_lite.tokenization.uvit import UViT
 
@@ -101,9 +102,8 @@ def training_pair(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """The decoder's prediction on randomly noised images, and what it should have been."""
-    device = "cpu" if generator is None else generator.device
-    steps = torch.randint(len(schedule), (len(x),), generator=generator, device=device).to(x.device)
-    noise = _randn(tuple(x.shape), generator).to(x)
+    steps = randint(len(schedule), len(x), generator).to(x.device)
+    noise = randn(tuple(x.shape), generator).to(x)
     removed = _dropped_condition(latents, config, generator)
     prediction = decoder(schedule.add_noise(x, noise, steps), steps, latents, removed)
     return prediction, schedule.target(x, noise, steps)
@@ -140,7 +140,7 @@ def _starting_noise(
     shape = (len(latents), config.out_channels, height, width)
     noise = options.noise
     if noise is None:
-        noise = _randn(shape, options.generator)
+        noise = randn(shape, options.generator)
     elif tuple(noise.shape) != shape:
         raise ShapeError(f"noise expects shape {list(shape)}, got {list(noise.shape)}")
     return noise.to(latents.device, torch.float32)
@@ -153,21 +153,11 @@ def _dropped_condition(
     if config.cls_free_guidance_dropout == 0.0:
         return None
     batch, _, height, width = latents.shape
-    chosen = _rand((batch,), generator) < config.cls_free_guidance_dropout
+    chosen = rand((batch,), generator).cpu() < config.cls_free_guidance_dropout
     hidden = torch.ones(batch, height * width, dtype=torch.bool)
     if config.masked_cfg:
         low, high = config.masked_cfg_low, config.masked_cfg_high or height * width
-        counts = low + (_rand((batch, 1), generator) * (high - low + 1)).long()
-        ranks = _rand((batch, height * width), generator).argsort(dim=1).argsort(dim=1)
+        counts = low + (rand((batch, 1), generator).cpu() * (high - low + 1)).long()
+        ranks = rand((batch, height * width), generator).cpu().argsort(dim=1).argsort(dim=1)
         hidden = ranks < counts
     return (chosen[:, None] & hidden).reshape(batch, height, width).to(latents.device)
-
-
-def _rand(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    device = "cpu" if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device).cpu()
-
-
-def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    device = "cpu" if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fourm_lite.tokenization.base import Quantized
 from fourm_lite.tokenization.config import TokenizerConfig
+from fourm_lite.tokenization.draws import rand
 
 
 class HeadLinear(nn.Module):
@@ -130,8 +131,7 @@ def _gathered(values: Tensor, tokens: Tensor) -> Tensor:
 
 def _gumbel_one_hot(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     """A random one-hot choice by Gumbel noise, with the gradient of the softmax (temperature 1)."""
-    device = "cpu" if generator is None else generator.device
-    uniform = torch.rand(scores.shape, generator=generator, device=device).to(scores)
+    uniform = rand(tuple(scores.shape), generator).to(scores)
     noise = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
     soft = (scores + noise).softmax(dim=-1)
     hard = F.one_hot(soft.argmax(dim=-1), scores.shape[-1]).to(soft)

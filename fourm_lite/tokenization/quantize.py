@@ -22,6 +22,7 @@ from fourm_lite.nn.empty import is_without_storage
 from fourm_lite.tokenization.base import Quantized
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.distributed import from_first, total
+from fourm_lite.tokenization.draws import randn, randperm
 
 # Scores of this many row-code pairs are held at once: 64 MB
 CHUNK = 2**24
@@ -110,7 +111,7 @@ class Codebook(nn.Module):
         """Rows for dead codes; the first process decides for all."""
         if self.policy == "batch_random":
             return from_first(_sample(source, amount, generator))
-        noise = 1e-10 * torch.randn(source.shape, generator=generator).to(source)
+        noise = 1e-10 * randn(tuple(source.shape), generator).to(source)
         return from_first(source + noise)
 
     def _most_used(self, amount: int) -> Tensor:
@@ -283,6 +284,6 @@ def _sample(rows: Tensor, amount: int, generator: torch.Generator | None) -> Ten
     """Some of the rows, each at most once where there are enough."""
     if rows.shape[0] == 0:
         raise ShapeError("a codebook cannot learn from an empty batch; give at least one latent")
-    order = torch.randperm(rows.shape[0], generator=generator)
+    order = randperm(rows.shape[0], generator)
     order = repeat(order, "n -> (r n)", r=-(-amount // len(order)))
     return rows[order[:amount].to(rows.device)]

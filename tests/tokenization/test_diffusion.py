@@ -198,6 +198,15 @@ def test_a_seed_decides_the_image_and_the_global_state_stays(tokenizer, generato
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_decoder_in_half_precision_stays_close(tokenizer, generator):
+    tokens, noise = some_tokens(generator), torch.randn(2, 1, 32, 32, generator=generator)
+    full = tokenizer.detokenize(tokens, steps=2, noise=noise)
+
+    half = tokenizer.to(torch.bfloat16).detokenize(tokens, steps=2, noise=noise)
+
+    assert (half.float() - full).abs().mean() < 0.3 * full.abs().mean()
+
+
 def test_tokens_and_time_matter_to_the_decoder(tokenizer, generator):
     x = torch.randn(2, 1, 32, 32, generator=generator)
     latents = tokenizer.lookup(some_tokens(generator))
