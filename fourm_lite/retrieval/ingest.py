@@ -30,6 +30,8 @@ Embed = Callable[[list["Image.Image"]], Any]
 """n pictures -> float32[n, E]; codes [n, T] for a codes-only index; or the pair of both."""
 
 COMMIT_ROWS = 512
+COMMIT_SECONDS = 30.0
+"""A slow embedder commits after this long, however few rows wait."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ def index_items(
         embed: what makes vectors of pictures
         index: what takes them; columns ``uri``, ``content_hash`` and ``row_hash`` are added
         batch_size: how many items one call of ``embed`` sees at most
-        commit_rows: about how many rows one version of the index adds
+        commit_rows: about how many rows one version of the index adds; fewer after 30 seconds
         workers: threads that read and decode
         prune: whether rows whose item is gone are deleted
         max_pixels: larger pictures are refused unread
@@ -127,7 +129,7 @@ class _Run:
         self._known = _known_rows(index)
         self._seen: set[str] = set()
         self._waiting: list[tuple[list[_Loaded], Any]] = []
-        self._start = time.perf_counter()
+        self._start = self._committed = time.perf_counter()
 
     def first_sight(self, item: Item) -> bool:
         """Whether this id was not met before in this run."""
@@ -162,7 +164,8 @@ class _Run:
         if fresh:
             self._waiting.append((fresh, self._embedded([o.image for o in fresh if o.image])))
         self._update([one for one in loaded if one.state == "updated"])
-        if len(self._waiting) >= self._commit_blocks:
+        late = time.perf_counter() - self._committed > COMMIT_SECONDS
+        if late or len(self._waiting) >= self._commit_blocks:
             self._commit()
         self.report.seconds = time.perf_counter() - self._start
 
@@ -188,6 +191,7 @@ class _Run:
         return arrays
 
     def _commit(self) -> None:
+        self._committed = time.perf_counter()
         if not self._waiting:
             return
         rows = [one for block, _ in self._waiting for one in block]

@@ -168,6 +168,19 @@ def test_progress_is_told_after_every_block(photos, index):
     assert told == [5, 10, 12, 12]
 
 
+def test_a_slow_embedder_commits_by_time(photos, index, monkeypatch):
+    monkeypatch.setattr("fourm_lite.retrieval.ingest.COMMIT_SECONDS", 0.0)
+    rows = []
+
+    def watched(images):
+        rows.append(len(index))
+        return colours(images)
+
+    index_items(open_sources([photos]), watched, index, batch_size=4)
+
+    assert rows == [0, 4, 8]
+
+
 def test_an_embedder_that_loses_a_picture_is_refused(photos, index):
     with pytest.raises(ShapeError, match="11 vectors for 12 pictures"):
         index_items(open_sources([photos]), lambda x: colours(x)[1:], index)
