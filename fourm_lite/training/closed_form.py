@@ -1,4 +1,4 @@
-"""A tokenizer's start without gradients: principal components and k-means, written into its weights.
+"""A tokenizer's start without gradients: principal components and k-means, written as weights.
 
 With few photos and no GPU this is minutes ahead of training from noise: every code is used from the
 first step on, and the decoder begins as the best linear one. Everything is deterministic.
@@ -193,7 +193,7 @@ def _with_key(codes: Tensor) -> Tensor:
 
 
 def _spread(heads: int, part: int) -> Tensor:
-    """Places the components of each head before its constant channel: [heads*(part+1), heads*part]."""
+    """Places each head's components before its constant: [heads*(part+1), heads*part]."""
     one = torch.eye(part + 1)[:, :part]
     return torch.block_diag(*[one] * heads)
 
@@ -208,7 +208,7 @@ def _as_linear(mlp: BottleneckMLP, weight: Tensor, bias: Tensor | None) -> None:
     """An MLP that begins as one linear map: its blocks add nothing, its output is its stream."""
     _fill(mlp.linear_in, weight, bias)
     for block in mlp.blocks:
-        _silence(block.block[-1])  # type: ignore[union-attr,index,arg-type]
+        _silence(block.block[-1])  # type: ignore[index,arg-type]
     out = mlp.linear_out
     _fill(out, torch.eye(out.out_features, out.in_features), None)
 

@@ -56,8 +56,15 @@ class Ema:
             self.average[name] = value.to(self.average[name])
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name without what DDP, FSDP and torch.compile put into it."""
+    for part in ("module.", "_fsdp_wrapped_module.", "_orig_mod."):
+        name = name.removeprefix(part) if part == "module." else name.replace(part, "")
+    return name
+
+
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    return ((plain_name(n), p) for n, p in model.named_parameters() if p.requires_grad)
 
 
 @torch.no_grad()

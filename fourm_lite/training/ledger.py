@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.training.ema import Ema
+from fourm_lite.training.ema import Ema, plain_name
 
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -75,7 +75,8 @@ def save_state(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(_apart(weights), part / "model.safetensors")
-        save_file(_apart(_flat(state["state"])), part / "optimizer.safetensors")
+        moments = cast("Mapping[str, Mapping[str, Any]]", state["state"])
+        save_file(_apart(_flat(moments)), part / "optimizer.safetensors")
         if ema is not None:
             save_file(_apart(ema.average), part / "ema.safetensors")
         book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
@@ -91,21 +92,23 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
     Raises:
         CheckpointError: it is of another model, or was written without the average asked for
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
 
     try:
         book = json.loads((path / "state.json").read_text())
         weights = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
-        options = StateDictOptions(full_state_dict=True)
+        everything = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(model, cast("dict[str, Any]", weights), options=everything)
         state = {"state": _nested(tensors), "param_groups": _groups(model, optimizer)}
-        set_state_dict(
-            model,
-            optimizer,
-            model_state_dict=weights,
-            optim_state_dict=state,  # type: ignore[arg-type]
-            options=options,
-        )
+        # not strict: a parameter that no batch has touched yet has no state
+        partly = StateDictOptions(full_state_dict=True, strict=False)
+        set_optimizer_state_dict(model, optimizer, cast("Any", state), options=partly)
+        _forget_untouched(model, optimizer, set(state["state"]))
         if ema is not None:
             ema.load(load_file(path / "ema.safetensors"), int(book["ema_updates"]))
         return Ledger(**book["ledger"])
@@ -150,7 +153,7 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     """The optimiser's groups of now, by name: settings come from the recipe, not from the file."""
-    names = {id(p): n for n, p in model.named_parameters()}
+    names = {id(p): plain_name(n) for n, p in model.named_parameters()}
     return [
         {
             **{k: v for k, v in g.items() if k != "params"},
@@ -158,3 +161,10 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
         }
         for g in optimizer.param_groups
     ]
+
+
+def _forget_untouched(model: nn.Module, optimizer: Optimizer, saved: set[str]) -> None:
+    """Loading gives every parameter a state; those without one in the file must begin afresh."""
+    for name, parameter in model.named_parameters():
+        if plain_name(name) not in saved:
+            optimizer.state.pop(parameter, None)

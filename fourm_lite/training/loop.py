@@ -1,8 +1,8 @@
 """One training loop for every task, on accelerate: a CPU, a GPU, several processes, FSDP, bf16.
 
 Unusual: a batch is a function of the step, so nothing but the step is needed to go on after a stop,
-also in the middle of an epoch. All noise inside a step (dropout, dead codes) follows from (seed, step,
-process); torch's global state is put back afterwards.
+also in the middle of an epoch. All noise inside a step (dropout, dead codes) follows from (seed,
+step, process); torch's global state is put back afterwards.
 """
 
 from __future__ import annotations

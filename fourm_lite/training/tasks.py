@@ -1,4 +1,4 @@
-"""What can be trained: a tokenizer, the masked model, a classifier. Each is a `step` over one batch."""
+"""What can be trained: a tokenizer, the masked model, a classifier; each steps over a batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.data.loader import MaskedBatch
-from fourm_lite.model.fourm import FourM
+from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.losses import LossKind, pretraining_loss
 from fourm_lite.tokenization.losses import reconstruction_loss
 from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.training.global_losses import (
+    likelihood_contrast,
+    soft_cross_entropy,
+    whole_rows,
+)
 from fourm_lite.training.loop import Losses
 
 Figures = Callable[[], dict[str, float]]
@@ -62,6 +67,8 @@ class PretrainTask:
 
     Units:
         kind: "mod" is the mean over modalities, "token" the mean over tokens
+        soft: modality -> soft targets float[L, V, V] (`global_losses.soft_targets`)
+        contrast: modality -> weight of `likelihood_contrast`; contrast_temperature: its temperature
         extra: the config's "extra" entry when saved: data, licence, steps
     """
 
@@ -69,13 +76,41 @@ class PretrainTask:
     kind: LossKind = "mod"
     figures: Figures = field(default=_nothing)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    soft: Mapping[str, Tensor] = field(default_factory=dict)
+    contrast: Mapping[str, float] = field(default_factory=dict)
+    contrast_temperature: float = 4.0
 
     def step(self, model: nn.Module, batch: MaskedBatch, generator: torch.Generator) -> Losses:
         """Cross-entropy of the targets."""
         predictions = model(batch.batch, batch.input_budget, batch.target_budget)
         loss, parts = pretraining_loss(predictions, self.kind)
         shown = {f"loss/{n}": v for n, v in parts.items() if len(predictions[n].ids)}
-        return Losses(loss, shown, batch.batch.size)
+        further, more = self._further(predictions, batch.batch.size, parts)
+        return Losses(loss + further, {**shown, **more}, batch.batch.size)
+
+    def _further(
+        self, predictions: Mapping[str, Prediction], size: int, parts: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is added for modalities that are asked for whole: soft targets and contrast."""
+        total, shown = torch.zeros(()), {}
+        present = sum(1 for p in predictions.values() if len(p.ids))
+        for name in {*self.soft, *self.contrast} & set(predictions):
+            prediction = predictions[name]
+            length = self.model.modality(name).max_tokens
+            if not whole_rows(prediction, size, length):
+                continue
+            total = total.to(prediction.logits.device)
+            if name in self.soft:
+                soft = soft_cross_entropy(prediction, self.soft[name].to(total.device))
+                total = total + (soft - parts[name]) / present  # in place of the one-hot loss
+                shown[f"soft/{name}"] = soft
+            if name in self.contrast:
+                pair = likelihood_contrast(
+                    prediction, length, temperature=self.contrast_temperature
+                )
+                total = total + self.contrast[name] * pair
+                shown[f"contrast/{name}"] = pair
+        return total, shown
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation data."""

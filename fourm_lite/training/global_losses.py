@@ -1,0 +1,72 @@
+"""Two further losses for the tokens of a global embedding, all of which are asked for at once.
+
+With a few thousand photos a code is seen a handful of times, so a one-hot target teaches little.
+Codes have a geometry, though: a near code is nearly right. And retrieval asks for the right photo
+among others, which is a loss of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.model.fourm import Prediction
+from fourm_lite.tokenization.memcodes import Memcodes
+from fourm_lite.tokenization.vqvae import VQTokenizer
+
+
+@torch.no_grad()
+def soft_targets(tokenizer: VQTokenizer, temperature: float) -> Tensor:
+    """For each head and true code, how right each code is: a softmax of minus squared distances.
+
+    Shapes:
+        returns: float[heads, V, V], rows sum to 1
+    Units:
+        temperature: in mean squared distances between the codes of a head
+    Raises:
+        ConfigError: the tokenizer has no memcodes, or the temperature is not positive
+    """
+    if not isinstance(tokenizer.quantize, Memcodes) or temperature <= 0:
+        raise ConfigError("soft targets need a tokenizer with memcodes and a temperature above 0")
+    values = tokenizer.quantize.tables()[1].float()
+    distance = torch.cdist(values, values).square()
+    scale = distance.mean(dim=(1, 2), keepdim=True)
+    return (-distance / (temperature * scale)).softmax(dim=-1)
+
+
+def whole_rows(prediction: Prediction, batch: int, length: int) -> bool:
+    """Whether every row of the batch asks for all `length` tokens."""
+    return batch > 0 and prediction.ids.shape[0] == batch * length
+
+
+def soft_cross_entropy(prediction: Prediction, targets: Tensor) -> Tensor:
+    """Cross-entropy against soft targets.
+
+    Shapes:
+        prediction: all tokens of every row; targets: float[L, V, V]
+    """
+    length = targets.shape[0]
+    position = torch.arange(prediction.ids.shape[0], device=targets.device) % length
+    wanted = targets[position, prediction.ids]
+    return -(wanted * prediction.logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def likelihood_contrast(prediction: Prediction, length: int, *, temperature: float) -> Tensor:
+    """Picks each row's own tokens among those of all rows, by their likelihood.
+
+    The score of row b for the tokens of row j is the sum of their log-probabilities, divided by the
+    temperature: what reranking by likelihood uses, trained as InfoNCE.
+
+    Source:
+        Representation Learning with Contrastive Predictive Coding (van den Oord et al. 2018)
+    """
+    logp = rearrange(prediction.logits.float().log_softmax(-1), "(b l) v -> b l v", l=length)
+    ids = rearrange(prediction.ids, "(b l) -> b l", l=length)
+    places = torch.arange(length, device=ids.device)
+    scores = logp[:, places, ids].sum(dim=-1) / temperature  # [b, j] by advanced indexing
+    own = torch.arange(len(ids), device=ids.device)
+    # Both ways: the photo for a caption, and the caption for a photo.
+    return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))

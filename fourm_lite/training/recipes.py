@@ -1,0 +1,259 @@
+"""Recipes as dataclasses: a tokenizer or a model, its data, its course. TOML in, objects out.
+
+Paths in a recipe are relative to the current folder; a shipped tokenizer is named by name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourm_lite.data.loader import Component, MaskedStream
+from fourm_lite.data.pseudolabel import METADATA, read_labels
+from fourm_lite.data.shards import (
+    CROPS,
+    AlignedSamples,
+    Writer,
+    aligned,
+    caption_writer,
+    read_tokens,
+)
+from fourm_lite.data.sources import Record, read_caption_list
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.hub import resolve
+from fourm_lite.io.recipe import from_toml
+from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.fourm import FourM
+from fourm_lite.tokenization.sequences.color_palette import palette_to_text
+from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
+from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
+from fourm_lite.training.global_losses import soft_targets
+from fourm_lite.training.loop import TrainConfig
+from fourm_lite.training.tasks import PretrainTask
+from fourm_lite.training.warm_start import start_from_vit, start_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Aligned photos.
+
+    Units:
+        captions: a JSONL or Parquet list; split: which of its splits
+        tokens: folder of token shards; labels: folder of pseudo-labels (palette, numbers)
+    """
+
+    captions: Path
+    split: str = "train"
+    tokens: Path | None = None
+    labels: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecipe:
+    """What the weights begin with.
+
+    Units:
+        vit: safetensors of a timm ViT for the encoder
+        words: npy float[V, k] for the caption table, scaled to a mean length of `word_norm`
+        model: a trained model to go on from, in place of all else
+    """
+
+    vit: Path | None = None
+    words: Path | None = None
+    word_norm: float = 8.0
+    model: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRecipe:
+    """The loss and its additions; see `training.global_losses`.
+
+    Units:
+        soft: modality -> temperature of soft targets; contrast: modality -> weight
+    """
+
+    kind: str = "mod"
+    soft: Mapping[str, float] = field(default_factory=dict)
+    contrast: Mapping[str, float] = field(default_factory=dict)
+    contrast_temperature: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Everything about the training of one model.
+
+    Units:
+        text: the text tokenizer, a file, folder or shipped name
+        modalities: entries that the table does not hold, or that differ from it
+        inputs, outputs: names, in the order of the model
+        model: keyword arguments of `FourMConfig`
+    """
+
+    text: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    model: Mapping[str, Any]
+    data: DataRecipe
+    components: tuple[Component, ...]
+    train: TrainConfig
+    modalities: tuple[Mapping[str, Any], ...] = ()
+    start: StartRecipe = field(default_factory=StartRecipe)
+    losses: LossRecipe = field(default_factory=LossRecipe)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelRecipe:
+        """The recipe of a TOML file."""
+        return from_toml(cls, path)
+
+    def config(self) -> FourMConfig:
+        """The model's configuration.
+
+        Raises:
+            UnknownNameError: a modality is neither described here nor in the table
+        """
+        own = {m.name: m for m in (Modality.from_dict(dict(entry)) for entry in self.modalities)}
+        return FourMConfig(
+            inputs=tuple(own.get(n) or MODALITIES[n] for n in self.inputs),
+            outputs=tuple(own.get(n) or MODALITIES[n] for n in self.outputs),
+            **self.model,
+        )
+
+
+def build_model(recipe: ModelRecipe) -> FourM:
+    """The model of a recipe with the weights that it begins with."""
+    start = recipe.start
+    if start.model is not None:
+        from fourm_lite.model.load import load_model
+
+        return load_model(start.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = FourM(recipe.config()).init_weights()
+    if start.vit is not None:
+        from safetensors.torch import load_file
+
+        start_from_vit(model, load_file(resolve(start.vit)))
+    if start.words is not None:
+        vectors = torch.from_numpy(np.load(start.words, allow_pickle=False)).float()
+        start_words(
+            model.encoder_embeddings["caption"].token_emb,  # type: ignore[arg-type]
+            vectors,
+            norm=start.word_norm,
+        )
+    return model
+
+
+def read_samples(
+    data: DataRecipe, modalities: Mapping[str, Modality], text: TextTokenizer
+) -> AlignedSamples:
+    """The samples of a recipe: what of its modalities the folders hold."""
+    records = read_caption_list(data.captions, split=data.split)
+    ids = [r.id for r in records]
+    tokens: dict[str, Any] = {}
+    settings = None
+    if data.tokens is not None:
+        for m in modalities.values():
+            if m.kind == "grid":
+                tokens[m.name] = aligned(*_swap(ids, read_tokens(data.tokens, m.path)))
+        settings = aligned(*_swap(ids, read_tokens(data.tokens, CROPS)))
+    return AlignedSamples(
+        records=records,
+        tokens=tokens,
+        settings=settings,
+        texts=_writers(records, data, modalities, text),
+        pixels={m.name: m.image_size or 224 for m in modalities.values() if m.kind == "pixels"},
+    )
+
+
+def _swap(ids: Sequence[str], found: tuple[list[str], Any]) -> tuple[list[str], Sequence[str], Any]:
+    return found[0], ids, found[1]
+
+
+def _writers(
+    records: Sequence[Record],
+    data: DataRecipe,
+    modalities: Mapping[str, Modality],
+    text: TextTokenizer,
+) -> dict[str, Writer]:
+    out: dict[str, Writer] = {}
+    for m in modalities.values():
+        if m.kind != "sequence":
+            continue
+        if m.stem == "caption":
+            out[m.name] = caption_writer(records, text.encode)
+        elif data.labels is not None:
+            if m.stem not in _LABEL_TEXTS:
+                raise ConfigError(
+                    f"no text can be made for '{m.name}'.{suggest(m.stem, _LABEL_TEXTS)} Known: "
+                    f"caption, {', '.join(_LABEL_TEXTS)}"
+                )
+            values = aligned(*_swap([r.id for r in records], read_labels(data.labels, m.stem)))
+            out[m.name] = _label_writer(values, _LABEL_TEXTS[m.stem], text)
+    return out
+
+
+def _palette_chunks(row: Any, bins: int) -> list[str]:
+    return [palette_to_text((int(r), int(g), int(b)) for r, g, b in row if r >= 0)]
+
+
+def _metadata_chunks(row: Any, bins: int) -> list[str]:
+    numbers = dict(zip(METADATA, (float(v) for v in row), strict=True))
+    return metadata_to_chunks(numbers, bins=bins)
+
+
+_LABEL_TEXTS = {"color_palette": _palette_chunks, "metadata": _metadata_chunks}
+
+
+def _label_writer(values: Any, chunks: Any, text: TextTokenizer) -> Writer:
+    def write(index: int, crop: int, source: Any) -> Any:
+        row = values[index, min(crop, values.shape[1] - 1)]
+        return [text.encode(chunk) for chunk in chunks(row, text.bins)]
+
+    return write
+
+
+def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
+    """The task and the stream of a recipe, ready for `fit`."""
+    text = load_text_tokenizer(resolve(recipe.text))
+    model = build_model(recipe)
+    entries = model.config.modalities
+    samples = read_samples(recipe.data, entries, text)
+    stream = MaskedStream(
+        {"train": samples}, recipe.components, entries, text.marks, seed=recipe.train.seed
+    )
+    soft = {
+        name: soft_targets(_tokenizer_of(entries[name]), temperature)
+        for name, temperature in recipe.losses.soft.items()
+    }
+    task = PretrainTask(
+        model,
+        recipe.losses.kind,  # type: ignore[arg-type]
+        extra=dict(recipe.extra),
+        soft=soft,
+        contrast=dict(recipe.losses.contrast),
+        contrast_temperature=recipe.losses.contrast_temperature,
+    )
+    return task, stream
+
+
+def _tokenizer_of(entry: Modality) -> Any:
+    from fourm_lite.tokenization.load import load_tokenizer
+
+    if entry.tokenizer is None:
+        raise ConfigError(f"'{entry.name}' names no tokenizer, and its codes are needed")
+    folder = resolve(entry.tokenizer)
+    weights = folder / "weights"
+    return load_tokenizer(weights if weights.is_dir() else folder)
+
+
+def with_train(recipe: ModelRecipe, **changes: Any) -> ModelRecipe:
+    """The recipe with other values in its [train] table."""
+    return replace(recipe, train=replace(recipe.train, **changes))

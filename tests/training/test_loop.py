@@ -1,0 +1,275 @@
+"""A run that stops goes on as if it had not: for every task, with an average and accumulation."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fourm_lite.data.loader import ArrayStream, Component, MaskedStream
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.modalities.spec import IN, Modality
+from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.fourm import FourM
+from fourm_lite.tokenization.config import TokenizerConfig
+from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.training.ledger import checkpoints
+from fourm_lite.training.loop import TrainConfig, fit, scoped_noise
+from fourm_lite.training.optim import OptimConfig
+from fourm_lite.training.tasks import ClassifyTask, PretrainTask, TokenizerTask
+
+MODALITIES = {
+    "pix": Modality(
+        name="pix", kind="pixels", channels=3, patch_size=4, grid=(2, 2), max_tokens=4,
+        directions=IN,
+    ),
+    "map": Modality(name="map", kind="grid", vocab_size=11, grid=(3, 3), max_tokens=9),
+    "words": Modality(name="words", kind="sequence", vocab_size=40, max_tokens=8),
+}  # fmt: skip
+MARKS = Marks(pad=0, eos=1, sentinels=tuple(range(2, 12)))
+
+
+class Toys:
+    """Seven aligned samples."""
+
+    fingerprint = "toys"
+
+    def __len__(self):
+        return 7
+
+    def sample(self, index, names, source):
+        g = torch.Generator().manual_seed(index)
+        values = {
+            "pix": torch.randn(3, 8, 8, generator=g),
+            "map": torch.randint(0, 11, (9,), generator=g),
+            "words": torch.randint(12, 40, (5,), generator=g).tolist(),
+        }
+        return {n: values[n] for n in names}
+
+
+class PairStream:
+    """Pictures with labels."""
+
+    fingerprint = "pairs"
+
+    def epoch(self, step):
+        return step * 4 / 16
+
+    def batch(self, step, *, rank=0, world=1):
+        g = torch.Generator().manual_seed(step)
+        return Pair(torch.randn(4, 3, 8, 8, generator=g), torch.randint(0, 3, (4,), generator=g))
+
+
+class Pair(tuple):
+    def __new__(cls, *items):
+        return super().__new__(cls, items)
+
+
+def pretraining():
+    torch.manual_seed(1)
+    entries = tuple(MODALITIES.values())
+    config = FourMConfig(
+        inputs=entries, outputs=entries[1:], dim=16, num_heads=2, encoder_depth=2,
+        decoder_depth=1, drop_path_rate_encoder=0.3, drop_path_rate_decoder=0.3,
+    )  # fmt: skip
+    components = [
+        Component(inputs={"pix": 1, "words": 1}, targets={"map": 1, "words": 1},
+                  input_budget=(3, 8), target_budget=(4, 8), batch_size=3),
+        Component(inputs={"map": 1}, targets={"map": 1}, input_budget=(2, 4),
+                  target_budget=(2, 5), batch_size=2, weight=0.5),
+    ]  # fmt: skip
+    stream = MaskedStream({"train": Toys()}, components, MODALITIES, MARKS, seed=3)
+    return PretrainTask(FourM(config).init_weights()), stream
+
+
+def tokenizing(quant_type="lucid"):
+    torch.manual_seed(2)
+    heads = {"num_codebooks": 2} if quant_type == "memcodes" else {}
+    config = TokenizerConfig(
+        image_size=4, n_channels=2, patch_proj=False, patch_size=1, codebook_size=8,
+        latent_dim=8, enc_type="BottleneckMLP/B_1-Wi_12", dec_type="BottleneckMLP/B_1-Wi_12",
+        quant_type=quant_type, threshold_ema_dead_code=1.0, **heads,
+    )  # fmt: skip
+    values = torch.randn(10, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+    return TokenizerTask(VQTokenizer(config)), ArrayStream(values, 3, seed=1, name="maps")
+
+
+def classifying():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    model.save = lambda folder: folder.mkdir()
+    return ClassifyTask(model), PairStream()
+
+
+TASKS = {
+    "pretrain": pretraining,
+    "lucid": tokenizing,
+    "memcodes": lambda: tokenizing("memcodes"),
+    "classify": classifying,
+}
+
+
+def course(out, steps=10, **changes):
+    optim = OptimConfig(lr=1e-2, warmup_steps=2, clip=1.0)
+    base = {"optim": optim, "log_every": 1, "save_every": 5, "keep": 2, "ema": 0.9}
+    return TrainConfig(steps=steps, out=out, **{**base, **changes})
+
+
+def losses(out):
+    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+class Stop(Exception):
+    """Stands for a machine that goes away."""
+
+
+def stop_at(step):
+    def progress(done, total, numbers):
+        if done == step:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_killed_in_mid_epoch_and_resumed_is_the_straight_run(tmp_path, name):
+    task, stream = TASKS[name]()
+    fit(task, stream, course(tmp_path / "straight"))
+    expected = {k: v.clone() for k, v in task.model.state_dict().items()}
+
+    task, stream = TASKS[name]()
+    with pytest.raises(Stop):
+        fit(task, stream, course(tmp_path / "parts"), progress=stop_at(7))
+    task, stream = TASKS[name]()
+    result = fit(task, stream, course(tmp_path / "parts"), resume=True)
+
+    assert result.done
+    assert result.ledger.step == 10
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path / "parts")),
+        torch.tensor(losses(tmp_path / "straight")),
+        rtol=0,
+        atol=1e-6,
+    )
+    for key, value in task.model.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6)
+
+
+def test_training_lowers_the_loss_of_a_tokenizer(tmp_path):
+    task, _ = tokenizing("memcodes")
+    patterns = torch.randn(3, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    stream = ArrayStream(patterns.expand(3, 2, 4, 4).repeat(4, 1, 1, 1), 6)
+
+    fit(task, stream, course(tmp_path, steps=60, save_every=0))
+
+    seen = losses(tmp_path)
+    assert sum(seen[-10:]) < 0.5 * sum(seen[:10])
+
+
+def test_workers_change_nothing(tmp_path):
+    for workers in (0, 2):
+        task, stream = pretraining()
+        fit(task, stream, course(tmp_path / str(workers), steps=4, workers=workers))
+
+    assert losses(tmp_path / "0") == losses(tmp_path / "2")
+
+
+def test_two_half_batches_accumulated_are_one_gradient(tmp_path):
+    values = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    class Fixed:
+        fingerprint = "fixed"
+
+        def __init__(self, size):
+            self.size = size
+
+        def epoch(self, step):
+            return 0.0
+
+        def batch(self, step, *, rank=0, world=1):
+            start = step * self.size % 8
+            return values[start : start + self.size]
+
+    weights = []
+    for size, accumulate in ((8, 1), (4, 2)):
+        task, _ = tokenizing()
+        task.model.config = task.model.config.__class__(
+            **{**vars(task.model.config), "freeze_enc": True}
+        )
+        fit(task, Fixed(size), course(tmp_path / str(size), steps=3, accumulate=accumulate))
+        weights.append(task.model.decoder.linear_out.weight.detach().clone())
+
+    torch.testing.assert_close(*weights)
+
+
+def test_checkpoints_are_pruned_and_no_part_is_left(tmp_path):
+    task, stream = tokenizing()
+
+    fit(task, stream, course(tmp_path, steps=12, save_every=3))
+
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000009", "step-00000012"]
+    assert not list(tmp_path.glob(".part*"))
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in {".pt", ".pkl", ".bin", ".pth"}]
+    assert (tmp_path / "final" / "model.safetensors").is_file()
+
+
+def test_a_run_that_ran_out_of_time_says_so_and_goes_on(tmp_path):
+    task, stream = tokenizing()
+
+    first = fit(task, stream, course(tmp_path, max_seconds=1e-9))
+    second = fit(task, stream, course(tmp_path), resume=True)
+
+    assert (first.done, first.ledger.step) == (False, 1)
+    assert (second.done, second.ledger.step) == (True, 10)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    task, stream = tokenizing()
+    fit(task, stream, course(tmp_path, steps=2))
+
+    with pytest.raises(FourMError, match="already holds a run"):
+        fit(task, stream, course(tmp_path, steps=4))
+
+
+def test_a_run_is_not_resumed_on_other_data_or_another_model(tmp_path):
+    task, stream = tokenizing()
+    fit(task, stream, course(tmp_path, steps=2))
+
+    with pytest.raises(FourMError, match="other data"):
+        fit(task, ArrayStream(stream.values, 5), course(tmp_path, steps=4), resume=True)
+    with pytest.raises(CheckpointError, match="cannot go on"):
+        fit(classifying()[0], stream, course(tmp_path, steps=4), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    task, stream = tokenizing()
+    broken = ArrayStream(stream.values * math.nan, 3)
+
+    with pytest.raises(FourMError, match="learning rate"):
+        fit(task, broken, course(tmp_path))
+
+
+def test_noise_of_a_step_leaves_the_global_state_alone():
+    before = torch.get_rng_state()
+
+    with scoped_noise(1, 2, 0) as generator:
+        first = torch.rand(3), torch.rand(3, generator=generator)
+    with scoped_noise(1, 2, 0) as generator:
+        again = torch.rand(3), torch.rand(3, generator=generator)
+    with scoped_noise(1, 3, 0):
+        other = torch.rand(3)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"accumulate": 0}, {"keep": -1}])
+def test_impossible_courses_are_refused(tmp_path, changes):
+    with pytest.raises(ConfigError):
+        TrainConfig(out=tmp_path, **{"steps": 3, **changes})
