@@ -193,7 +193,7 @@ def check_diffusion(case: CaseInfo) -> None:
 
 
 def check_ddim_step(entry: dict, sample: Tensor, output: Tensor, want: dict[str, Tensor]) -> None:
-    """One step; where the original's quantile of infinite pixels is NaN, ours is clipped."""
+    """One step; where the original is NaN, ours is clipped (docs/differences.md)."""
     raw = {"clip_sample": entry["clip_sample"], "thresholding": entry["thresholding"]}
     raw |= {"beta_schedule": entry["beta_schedule"], "prediction_type": entry["prediction_type"]}
     schedule = NoiseSchedule.of(parse_config({"class": "DiVAE", "format": 1, **raw}))

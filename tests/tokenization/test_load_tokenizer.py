@@ -93,6 +93,7 @@ def test_a_single_file_with_text_metadata_opens(tmp_path, generator):
 
 def test_loaded_tokenizers_can_be_trained_further(tmp_path, generator):
     VQTokenizer(image_config()).save(tmp_path)
+    stored = (tmp_path / "model.safetensors").read_bytes()
     tokenizer = load_tokenizer(tmp_path).train()
     before = tokenizer.quantize._codebook.embed.clone()
 
@@ -101,6 +102,7 @@ def test_loaded_tokenizers_can_be_trained_further(tmp_path, generator):
 
     assert tokenizer.encoder.proj.weight.grad is not None
     assert not torch.equal(tokenizer.quantize._codebook.embed, before)
+    assert (tmp_path / "model.safetensors").read_bytes() == stored
 
 
 def test_half_precision_spares_the_codebook(tmp_path, generator):
