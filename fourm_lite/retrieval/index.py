@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.retrieval.codes import Codes, Decode, check_codes
@@ -188,8 +188,14 @@ class Index:
     def set_calibration(self, calibration: Calibration | None) -> None:
         """Stores how scores become probabilities; later searches tell ``p_right``."""
         stored = None if calibration is None else calibration.to_dict()
-        self.manifest = dataclasses.replace(self.manifest, calibration=stored)
-        write_manifest(self.path, self.manifest)
+        changed = dataclasses.replace(self.manifest, calibration=stored)
+        try:
+            write_manifest(self.path, changed)
+        except OSError as error:
+            raise FourMError(
+                f"the manifest could not be written ({error}); the old one is unchanged"
+            ) from error
+        self.manifest = changed
 
     # Reading -------------------------------------------------------------------------------
 

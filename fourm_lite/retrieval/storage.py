@@ -213,8 +213,7 @@ def _filtered(where: str | None, read: Callable[[], Result]) -> Result:
     except (ValueError, RuntimeError) as error:
         if where is None:
             raise
-        reason = str(error).split(", rust/")[0].split(", /root/")[0].removeprefix("Invalid input, ")
-        raise ConfigError(f"the filter {where!r} does not work: {reason}") from error
+        raise ConfigError(f"the filter {where!r} does not work: {_reason(error)}") from error
 
 
 def _is_conflict(error: Exception) -> bool:
@@ -226,6 +225,12 @@ def _write_error(error: Exception) -> Exception:
     if isinstance(error, FourMError):
         return error
     return FourMError(
-        f"the rows could not be written ({str(error).splitlines()[0][:300]}); "
+        f"the rows could not be written ({_reason(error)}); "
         "the last version of the index is unchanged and readable"
     )
+
+
+def _reason(error: Exception) -> str:
+    """What Lance says, less the place in its own source."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.split(r",? ?/\S+\.rs:|, rust/", text)[0].removeprefix("Invalid input, ")[:300]

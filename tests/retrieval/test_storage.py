@@ -113,6 +113,8 @@ def test_a_manifest_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_manifest(path, Manifest(space="new"))
 
+    with pytest.raises(FourMError, match="old one is unchanged"):
+        Index.open(path).set_calibration(None)
     assert read_manifest(path).space == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["manifest.json"]
 
