@@ -9,13 +9,17 @@ Source:
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_lite.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +96,19 @@ def add_lora(model: nn.Module, config: LoraConfig | None = None) -> int:
     return len(found)
 
 
-def merge_lora(model: nn.Module) -> nn.Module:
-    """Adds the updates to the weights and takes them away, in place; all is trainable again."""
+def merge_lora(model: M) -> M:
+    """Adds the updates to the weights and takes them away, in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoraLinear):
                 setattr(parent, name, child.merged())
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     return model
+
+
+def merged_copy(model: M) -> M:
+    """A copy of the model with the updates in its weights; what is not adapted is shared."""
+    memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return merge_lora(copy.deepcopy(model, memo))
 
 
 def trainable_share(model: nn.Module, *, without: tuple[str, ...] = ("head.",)) -> float:

@@ -55,8 +55,7 @@ def photo_features(
 ) -> Tensor:
     """The normed mean of the tokens of every photo, float32[N, D]: what a linear head reads.
 
-    Args:
-        cache: a folder; features of the same weights, photos and size are taken from it
+    With a `cache` folder, features of the same weights, photos and size are taken from there.
     """
     size = size or model.input_size[1:]
     path = None if cache is None else cache / f"features-{_key(model, data, size)}.safetensors"

@@ -1,0 +1,138 @@
+"""Measures of a classifier: accuracy with its interval, each class, and who is taken for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ShapeError
+from fourm_lite.evaluation.bootstrap import interval
+
+Ints = npt.NDArray[np.int64]
+CELL = 36
+
+
+def classification_report(
+    predicted: Any,
+    truth: Any,
+    classes: Sequence[str],
+    *,
+    protocol: Mapping[str, Any] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy, its bootstrap interval over photos, and a table of classes, as JSON values.
+
+    Shapes:
+        predicted: int[N], or int[T, N] of T repetitions on the same photos, which are averaged
+        truth: int[N]
+    Returns:
+        ``{"accuracy", "interval", "per_class": {name: accuracy or None}, "table": {name:
+        {"precision", "recall", "f1", "photos"}}, "balanced_accuracy", "confusion", "protocol"}``
+    """
+    right = np.asarray(truth, np.int64)
+    runs = np.atleast_2d(np.asarray(predicted, np.int64))
+    if runs.shape[1:] != right.shape or not len(right):
+        raise ShapeError(f"{list(right.shape)} labels came with answers {list(runs.shape)}")
+    hits = (runs == right).mean(axis=0)
+    matrix = sum(confusion(run, right, len(classes)) for run in runs) / len(runs)
+    table = {name: _row(matrix, i) for i, name in enumerate(classes)}
+    found = interval(hits, draws=draws, seed=seed)
+    recalls = [row["recall"] for row in table.values() if row["recall"] is not None]
+    return {
+        "accuracy": float(hits.mean()),
+        "interval": found.to_list(),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "per_class": {name: row["recall"] for name, row in table.items()},
+        "table": table,
+        "confusion": matrix.tolist(),
+        "protocol": {
+            "test_photos": len(right),
+            "repetitions": len(runs),
+            "interval": f"95% bootstrap, {draws} draws of photos, seed {seed}",
+            "ties": "the smaller class number wins",
+            **(protocol or {}),
+        },
+    }
+
+
+def confusion(predicted: Ints, truth: Ints, count: int) -> npt.NDArray[np.float64]:
+    """Photos of a class (row) that were given a class (column): float64[K, K]."""
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (truth, predicted), 1)
+    return matrix
+
+
+def _row(matrix: npt.NDArray[np.float64], number: int) -> dict[str, Any]:
+    hit, own, said = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
+    recall = float(hit / own) if own else None
+    precision = float(hit / said) if said else None
+    both = (own + said) or 1.0
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": float(2 * hit / both),
+        "photos": int(own),
+    }
+
+
+def table_csv(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of classes as comma-separated values; commas in names are quoted."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["class", "photos", "precision", "recall", "f1"])
+    for name, row in table.items():
+        figures = [row[key] for key in ("precision", "recall", "f1")]
+        shown = ["" if f is None else f"{f:.4f}" for f in figures]
+        writer.writerow([name, row["photos"], *shown])
+    return out.getvalue()
+
+
+def draw_confusion(matrix: Any, classes: Sequence[str], path: str | Path) -> Path:
+    """The confusion matrix as a PNG: rows are the truth, darker is a larger share of the row."""
+    from PIL import Image, ImageDraw
+
+    counts = np.asarray(matrix, np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    left = 24 + 7 * max(map(len, classes))
+    cell = CELL if len(classes) <= 30 else max(4, 1080 // len(classes))
+    side = cell * len(classes)
+    image = Image.new("RGB", (left + side + 16, left + side + 16), "white")
+    pen = ImageDraw.Draw(image)
+    for i, name in enumerate(classes):
+        middle = left + i * cell + cell // 2
+        if cell >= 12:
+            pen.text((left - 8, middle), name, fill="black", anchor="rm")
+            _write_upright(image, name, middle, left - 8)
+        for j in range(len(classes)):
+            _draw_cell(pen, left + j * cell, left + i * cell, cell, counts[i, j], shares[i, j])
+    pen.text((8, 8), "rows: truth, columns: answer", fill="black")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image.save(target, "PNG")
+    return target
+
+
+def _draw_cell(pen: Any, x: int, y: int, cell: int, count: float, share: float) -> None:
+    fill = tuple(round(255 - share * (255 - c)) for c in (31, 111, 180))
+    pen.rectangle([x, y, x + cell - 1, y + cell - 1], fill=fill)
+    if count and cell >= 24:
+        colour = "white" if share > 0.5 else "black"
+        pen.text((x + cell / 2, y + cell / 2), f"{count:.4g}", fill=colour, anchor="mm")
+
+
+def _write_upright(image: Any, text: str, x: int, bottom: int) -> None:
+    """Writes a column's name from bottom to top."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (7 * len(text) + 4, 14), "white")
+    ImageDraw.Draw(strip).text((0, 7), text, fill="black", anchor="lm")
+    turned = strip.rotate(90, expand=True)
+    image.paste(turned, (x - 7, bottom - turned.height))
