@@ -18,9 +18,27 @@ VERBS: dict[str, Verb] = {
     "generate": Verb(
         "fourm_lite.cli.generate:generate", "Generate any modalities from any others."
     ),
+    "index": Verb("fourm_lite.cli.index:index", "Index photos, to search them."),
+    "search": Verb("fourm_lite.cli.search:search", "Search by words, pictures, any modality."),
+    "index-info": Verb("fourm_lite.cli.index_tools:index_info", "Show what an index is."),
+    "index-check": Verb(
+        "fourm_lite.cli.index_tools:index_check", "Measure the recall of approximate search."
+    ),
+    "index-compact": Verb(
+        "fourm_lite.cli.index_tools:index_compact", "Join small files, drop old versions."
+    ),
+    "index-calibrate": Verb(
+        "fourm_lite.cli.index_tools:index_calibrate", "Learn how sure an answer is."
+    ),
+    "evaluate retrieval": Verb(
+        "fourm_lite.cli.evaluate_retrieval:retrieval", "Captions to photos and back."
+    ),
+    "evaluate steps": Verb(
+        "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
+    ),
     "plan": Verb("fourm_lite.cli.plan:plan", "Show what a plan of generation does."),
 }
 """Verb to function, in the order of the help. Two words make a group: "evaluate retrieval"."""
 
-GROUPS: dict[str, str] = {}
+GROUPS: dict[str, str] = {"evaluate": "Measure a model on data."}
 """One line of help for the first word of such verbs."""

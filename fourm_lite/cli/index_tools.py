@@ -1,0 +1,114 @@
+"""What one does with an index besides asking it: look, measure, tidy up, calibrate."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.search_options import Device, IndexModel, IndexPath, Json
+from fourm_lite.cli.words import Option
+
+
+def index_info(index: IndexPath, as_json: Json = False) -> None:
+    """Show what an index is: its rows, its space, who made it.
+
+    Raises:
+        ConfigError: there is no index
+    """
+    from fourm_lite.retrieval.index import Index
+
+    info = Index.open(index).info()
+    if as_json:
+        print_json(info)
+        return
+    manifest = info.pop("manifest")
+    facts = {n: manifest[n] for n in ("space", "kind", "model", "tokenizer", "licence")}
+    facts |= {**manifest["extra"], **manifest["fingerprints"]}
+    facts["calibrated"] = manifest["calibration"] is not None
+    info["columns"] = ", ".join(info["columns"])
+    print_facts({**info, **facts})
+
+
+def index_check(
+    index: IndexPath,
+    k: Annotated[int, Option("-k", help="Neighbours a query.", min=1)] = 10,
+    queries: Annotated[int, Option("--queries", help="Rows drawn as queries.", min=1)] = 100,
+    build: Annotated[
+        str | None, Option("--build", help="Build ivf_pq or ivf_hnsw_sq first.")
+    ] = None,
+    partitions: Annotated[int | None, Option("--partitions", help="Of the ANN index.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what approximate search costs in recall, against exact search.
+
+    Raises:
+        ConfigError: no approximate index was built
+    """
+    import dataclasses
+
+    from fourm_lite.retrieval.index import Index
+
+    opened = Index.open(index)
+    if build is not None:
+        opened.build_ann(build, partitions=partitions)  # type: ignore[arg-type]
+    facts = dataclasses.asdict(opened.check(k=k, queries=queries))
+    print_json(facts) if as_json else print_facts(facts)
+
+
+def index_compact(
+    index: IndexPath,
+    keep_hours: Annotated[
+        float, Option("--keep-hours", help="Keep versions that are younger.", min=0)
+    ] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Join small files and drop old versions.
+
+    Raises:
+        ConfigError: there is no index
+    """
+    from fourm_lite.retrieval.index import Index
+
+    opened = Index.open(index)
+    before = opened.info()["bytes"]
+    opened.compact(keep=timedelta(hours=keep_hours))
+    facts: dict[str, Any] = {"before": before, "after": opened.info()["bytes"], "rows": len(opened)}
+    print_json(facts) if as_json else print_facts(facts)
+
+
+def index_calibrate(
+    index: IndexPath,
+    data: Annotated[
+        Path, Option("--data", help="Folder with captions.jsonl whose photos are in the index.")
+    ],
+    split: Annotated[str, Option("--split", help="Which lines of it.")] = "val",
+    rerank: Annotated[
+        int, Option("--rerank", help="Also fit weights for reranking so many hits.", min=0)
+    ] = 0,
+    threshold: Annotated[
+        float, Option("--threshold", help="Below it: no good match.", min=0, max=1)
+    ] = 0.5,
+    model: IndexModel = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Learn how sure an answer is, from captions whose photos are known.
+
+    The probability that the first hit is right is stored in the index and told with every answer.
+
+    Raises:
+        FourMError: no caption's photo is in the index, or all answers are right or wrong
+    """
+    from fourm_lite.search.engine import Search
+    from fourm_lite.search.gallery import calibrate_index
+    from fourm_lite.search.truth import captions_of
+
+    search = Search.open(index, model, device=device)
+    truth = captions_of(search.index, search.space, data, split)
+    report, weights = calibrate_index(
+        search.index, search.space, truth, threshold=threshold, depth=rerank
+    )
+    facts = {**report.to_dict(), "threshold": threshold, "rerank_weights": weights}
+    print_json(facts) if as_json else print_facts(facts)

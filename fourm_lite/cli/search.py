@@ -1,0 +1,216 @@
+"""`fourm-lite search`: ask an index, or vectors that you own, by anything the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fourm_lite.cli.output import print_facts, print_json, print_table
+from fourm_lite.cli.search_options import (
+    Device,
+    IndexModel,
+    Json,
+    Rerank,
+    RerankWeights,
+    Target,
+    Texts,
+    TextTokenizer,
+    Tokenizers,
+    file_of,
+    numbers,
+    pair,
+    value_of,
+)
+from fourm_lite.cli.words import Argument, Option
+from fourm_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fourm_lite.retrieval.hits import Hits
+    from fourm_lite.search.query import Query
+
+SHOWN = 60
+"""Letters of a column's value in the table."""
+
+
+def search(
+    index: Annotated[str, Argument("an index, or vectors: .npy .npz .safetensors .parquet .lance")],
+    captions: Annotated[Texts, Option("--caption", help="Words. Repeatable.")] = None,
+    images: Annotated[Texts, Option("--image", help="A picture. Repeatable.")] = None,
+    depths: Annotated[Texts, Option("--depth", help="A depth map.")] = None,
+    given: Annotated[
+        Texts, Option("--given", help="Any modality: NAME=VALUE, a text or a file. Repeatable.")
+    ] = None,
+    not_captions: Annotated[Texts, Option("--not-caption", help="Words: not wanted.")] = None,
+    not_images: Annotated[Texts, Option("--not-image", help="A picture: not wanted.")] = None,
+    not_given: Annotated[Texts, Option("--not-given", help="NAME=VALUE: not wanted.")] = None,
+    weights: Annotated[
+        Texts, Option("--weight", help="NAME=NUMBER: caption=2, not-caption=0.5. Repeatable.")
+    ] = None,
+    compose: Annotated[
+        str | None, Option("--compose", help="conditioning (one pass on all) or arithmetic.")
+    ] = None,
+    k: Annotated[int, Option("-k", "--k", help="How many.", min=1)] = 10,
+    rerank: Rerank = 0,
+    rerank_weights: RerankWeights = None,
+    where: Annotated[str | None, Option("--where", help="SQL on columns: 'year > 2020'.")] = None,
+    model: IndexModel = None,
+    target: Target = None,
+    tokenizers: Tokenizers = None,
+    text_tokenizer: TextTokenizer = None,
+    decode: Annotated[str | None, Option("--decode", help="expected, argmax or sample.")] = None,
+    steps: Annotated[int | None, Option("--steps", help="Forward passes a query.")] = None,
+    key: Annotated[str | None, Option("--key", help="Of own vectors: which array.")] = None,
+    ids: Annotated[str | None, Option("--ids", help="Of own vectors: a file of ids.")] = None,
+    device: Device = None,
+    html: Annotated[Path | None, Option("--html", help="Write one page with pictures.")] = None,
+    sheet: Annotated[Path | None, Option("--sheet", help="Write a contact sheet (PNG).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search by words, pictures, any modality, or several together.
+
+    Several wishes go into the model together (conditioning), or are added as vectors
+    (arithmetic): q = unit(sum of weight * unit(wish) - sum of weight * unit(not wanted)).
+
+    Raises:
+        FourMError: the query cannot be carried out, or is of another space than the index
+    """
+    wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
+    unwanted = _named(("caption", not_captions), ("rgb", not_images), more=not_given)
+    weighed = {_renamed(n): w for n, w in numbers(weights or [], "--weight").items()}
+    from fourm_lite.search.query import Query
+
+    query = Query.of(wanted, without=unwanted, weights=weighed, compose=compose)  # type: ignore[arg-type]
+    options = {
+        "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
+        "decode": decode, "steps": steps, "device": device,
+    }  # fmt: skip
+    parts = numbers(rerank_weights or [], "--rerank-weight")
+    hits, facts = _ask(index, model, options, query, (k, rerank, where, parts), (key, ids))
+    _write_pages(query, hits, html, sheet)
+    facts |= {"query": query.title, "compose": query.way}
+    if as_json:
+        print_json(_as_json(facts, hits))
+        return
+    _print_hits(hits)
+
+
+def _ask(
+    path: str,
+    model: str | None,
+    options: dict[str, Any],
+    query: Query,
+    how: tuple[int, int, str | None, dict[str, float]],
+    own: tuple[str | None, str | None],
+) -> tuple[Hits, dict[str, Any]]:
+    """The hits, and what they came from."""
+    from fourm_lite.search.vectors import is_vector_file
+
+    k, rerank, where, parts = how
+    if is_vector_file(path):
+        if rerank or where:
+            raise ConfigError("--rerank and --where need an index; a file of vectors has neither")
+        return _ask_vectors(path, model, options, query, k, own)
+    from fourm_lite.search.engine import Search
+
+    search = Search.open(path, model, **options)
+    hits = search(query, k, where=where, rerank=rerank, weights=parts or None)
+    manifest = search.index.manifest
+    return hits, {"index": path, "space": manifest.space, "rows": len(search.index)}
+
+
+def _ask_vectors(
+    path: str,
+    model: str | None,
+    options: dict[str, Any],
+    query: Query,
+    k: int,
+    own: tuple[str | None, str | None],
+) -> tuple[Hits, dict[str, Any]]:
+    from fourm_lite.search.spaces import open_space
+    from fourm_lite.search.vectors import VectorSearch, open_vectors
+
+    file = open_vectors(path, key=own[0], ids=own[1])
+    chosen = {name: value for name, value in options.items() if value is not None}
+    search = VectorSearch.of(file, open_space(model or "mini", **chosen))
+    return search(query, k), search.info
+
+
+def _named(
+    *usual: tuple[str, Sequence[str] | None], more: Sequence[str] | None
+) -> dict[str, list[Any]]:
+    """Modality -> values, as typed; only captions may be plain words."""
+    found: dict[str, list[Any]] = {}
+    for name, values in usual:
+        for text in values or []:
+            value: Any = text if name == "caption" else file_of(text, f"--{_option(name)}")
+            found.setdefault(name, []).append(value)
+    for text in more or []:
+        name, value = pair(text, "--given")
+        found.setdefault(name, []).append(value_of(value))
+    return found
+
+
+def _option(name: str) -> str:
+    return "image" if name == "rgb" else name
+
+
+def _renamed(name: str) -> str:
+    """The option's name for a picture is `image`, the modality's `rgb`."""
+    negative = name.startswith("not-")
+    plain = name.removeprefix("not-")
+    return ("not-" if negative else "") + ("rgb" if plain == "image" else plain)
+
+
+def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None) -> None:
+    if html is None and sheet is None:
+        return
+    from fourm_lite.retrieval.report import Answer, contact_sheet, html_page
+
+    answer = Answer(query.title, hits, _query_picture(query))
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(html_page([answer]), encoding="utf-8")
+    if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(answer).save(sheet, "PNG")
+
+
+def _query_picture(query: Query) -> Any:
+    from fourm_lite.retrieval.images import open_image
+
+    value = query.item.get("rgb")
+    return open_image(value.read_bytes()) if isinstance(value, Path) else None
+
+
+def _as_json(facts: dict[str, Any], hits: Hits) -> dict[str, Any]:
+    rows = [{k: _number(v) for k, v in row.items()} for row in hits.to_rows()]
+    return {**facts, "p_right": hits.p_right, "good_match": hits.good_match, "hits": rows}
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN: a score behind the rerank depth is none."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def _print_hits(hits: Hits) -> None:
+    if hits.good_match is False:
+        print(f"no good match (probability that the first hit is right: {hits.p_right:.2f})")
+    elif hits.p_right is not None:
+        print_facts({"probability that the first hit is right": f"{hits.p_right:.2f}"})
+    if not len(hits):
+        print("nothing found")
+        return
+    names = [n for n in hits.columns if any(v is not None for v in hits.columns[n])]
+    rows = [
+        (rank, f"{hit.score:.4f}", hit.id, *(_short(hit.columns[n]) for n in names))
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    print_table(("", "score", "id", *names), rows)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        value = " | ".join(map(str, value))
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -1,0 +1,1 @@
+"""Search end to end: models, networks and indexes joined into queries, answers and figures."""

@@ -1,0 +1,155 @@
+"""`Search`: an index and the model that made it, asked in words, pictures or any modality.
+
+search = Search.open("photos.idx")
+hits = search(caption="a dog on a beach", k=20, rerank=100)
+print(hits.to_rows())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.confidence import Calibration, with_confidence
+from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.index import Index
+from fourm_lite.retrieval.manifest import Manifest
+from fourm_lite.retrieval.rerank import rerank
+from fourm_lite.search.gallery import LIKELIHOOD, rerank_weights
+from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, codes_of
+from fourm_lite.search.query import Query
+from fourm_lite.search.spaces import ModelSpace, Space, open_space
+
+INSIDE = ("id", "vector", "content_hash", "row_hash")
+"""Columns that are nobody's answer."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Asks an index; make one with `Search.open`."""
+
+    index: Index
+    space: Space
+
+    @classmethod
+    def open(cls, path: str | Path, model: Any = None, **options: Any) -> Search:
+        """An index with the model that its manifest names, or with another of the same space.
+
+        Args:
+            path: where the index is
+            model: a 4M model or twin encoder; by default the one that made the index
+            options: as `open_space`; `target`, `decode`, `tokenizers` are the index's by default
+
+        Raises:
+            ConfigError: there is no index, no model is known, or the spaces differ
+        """
+        index = Index.open(path)
+        space = space_of(index.manifest, model, **options)
+        require_same_space(index.manifest, space)
+        if index.manifest.kind == "codes" and isinstance(space, ModelSpace):
+            index = Index.open(path, decode=space.decode_codes)
+        return cls(index, space)
+
+    def __call__(
+        self,
+        query: Query | Mapping[str, Any] | None = None,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        rerank: int = 0,
+        weights: Mapping[str, float] | None = None,
+        **given: Any,
+    ) -> Hits:
+        """The k rows that answer a query best.
+
+        Args:
+            query: a `Query`, or modality -> value
+            k: how many
+            where: a SQL condition on the columns
+            rerank: how many of the first hits are put in order by likelihood; 0: none
+            weights: of the reranker's parts; by default those stored in the index
+            given: more modalities, such as `caption="a dog"`
+
+        Raises:
+            FourMError: the query cannot be carried out
+        """
+        if k < 1 or rerank < 0:
+            raise ConfigError(f"k is at least 1 and rerank at least 0, got {k} and {rerank}")
+        asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
+        vector = asked.vector(self.space)
+        columns = [n for n in self.index.info()["columns"] if n not in INSIDE]
+        hits = self.index.search(vector, max(k, rerank, 2), where, columns=columns)
+        if rerank and len(hits):
+            hits = self._reranked(asked, hits, rerank, weights)
+        else:
+            hits = self._confident(asked, hits)
+        return _without_codes(hits.take(range(min(k, len(hits)))))
+
+    def _reranked(
+        self, asked: Query, hits: Hits, depth: int, weights: Mapping[str, float] | None
+    ) -> Hits:
+        if not asked.item:
+            raise ConfigError("reranking needs something that is wanted, not only what is not")
+        chosen = weights or rerank_weights(self.index.manifest.extra, self.space)
+        reranker = LikelihoodReranker(Likelihood.of(self.space), chosen)
+        return rerank(asked.item, hits, reranker, depth=depth)
+
+    def _confident(self, asked: Query, hits: Hits) -> Hits:
+        """The hits with their confidence, where it reads a likelihood that needs the model."""
+        calibration = Calibration.of(self.index.manifest.calibration)
+        if calibration is None or LIKELIHOOD not in calibration.names or not len(hits):
+            return hits
+        reranker = LikelihoodReranker(Likelihood.of(self.space))
+        if not asked.item:
+            return hits
+        said = reranker.parts(asked.item, codes_of(hits.take([0]))).get("caption")
+        if said is None:
+            return hits
+        return with_confidence(hits, calibration, **{LIKELIHOOD: float(said[0])})
+
+
+def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
+    """The space of an index's queries, opened as its manifest says.
+
+    Raises:
+        ConfigError: the manifest names no model and none is given
+    """
+    extra = manifest.extra
+    source = model if model is not None else manifest.model
+    if source is None:
+        raise ConfigError(
+            f"the index of the space '{manifest.space}' names no model; give one (--model)"
+        )
+    usual = {
+        name: extra[name]
+        for name in ("target", "decode", "steps", "samples", "tokenizers", "text_tokenizer")
+        if extra.get(name) is not None
+    }
+    usual["center"] = extra.get("centre", "tokenizer") != "none"
+    return open_space(source, **{**usual, **{k: v for k, v in options.items() if v is not None}})
+
+
+def require_same_space(manifest: Manifest, space: Space) -> None:
+    """Refuses a model whose vectors cannot be compared with those of an index; names both.
+
+    Who made the rows (`model`, `gallery`) may differ: two models that predict one network's
+    vectors share its space.
+    """
+    manifest.require_space(space.name)
+    for name, value in space.identity.items():
+        ours = manifest.fingerprints.get(name)
+        if ours is not None and ours != value:
+            raise ConfigError(
+                f"the index holds vectors of the space '{manifest.space}' ({name} {ours}), the "
+                f"query is of '{space.name}' ({name} {value}); search with the model that made "
+                f"the index ({manifest.model}) or build it again"
+            )
+
+
+def _without_codes(hits: Hits) -> Hits:
+    columns = {name: values for name, values in hits.columns.items() if name != "codes"}
+    return dataclasses.replace(hits, columns=columns)

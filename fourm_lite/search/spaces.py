@@ -1,0 +1,424 @@
+"""What makes vectors for search: a 4M model, or a twin encoder, behind one face.
+
+A space embeds *items* (dicts of modality -> value) and *pictures* (a gallery) so that both can be
+compared. With a 4M model the gallery may come from the model's own reading of the pixels, or from
+the network whose vectors it learned to predict; either way the space is that network's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
+from fourm_lite.embedders.load import FAMILIES, load_embedder
+from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
+from fourm_lite.io.checkpoint import read
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.load import extra_of
+from fourm_lite.pipeline.embedding import Decode, sample_vectors
+from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.search.centre import Centre, Floats, unit
+from fourm_lite.tokenization.vqvae import VQTokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Item = Mapping[str, Any]
+Codes = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
+MODEL = "model"
+"""The gallery that a model makes itself, from pixels."""
+PICTURE, TEXT = "rgb", "caption"
+"""What a picture and a text are called in an item."""
+
+
+class Space(Protocol):
+    """Vectors of items and pictures that can be compared with each other."""
+
+    @property
+    def name(self) -> str:
+        """The name of the space, as it stands in the manifest of an index."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hashes of what decides whether vectors can be compared."""
+        ...
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The same, and hashes of who makes the rows of a gallery."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """The width E of a vector."""
+        ...
+
+    @property
+    def codebook_size(self) -> int | None:
+        """How many values a code has; None where vectors have no codes."""
+        ...
+
+    def embed_items(
+        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Floats:
+        """Unit vectors float32[N, E] of queries."""
+        ...
+
+    def embed_pictures(
+        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> tuple[Floats, Codes | None]:
+        """Unit vectors float32[N, E] of a gallery, and their codes int64[N, L] where there are."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields of a manifest: model, tokenizer, preprocessing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelSpace:
+    """The space of a global embedding that a 4M model predicts.
+
+    Args:
+        pipe: the model with its tokenizers
+        target: the global embedding
+        decode: how a prediction becomes a vector
+        steps: forward passes a query
+        samples: with decode="sample": vectors drawn and averaged
+        teacher: the network that embeds galleries; None: the model does, from pixels
+        centre: what is taken off both sides
+        seed: of what is sampled
+        names: what the model and the gallery were asked for by, to be written down
+    """
+
+    pipe: FourMPipeline
+    target: Modality
+    decode: Decode = "expected"
+    steps: int = 1
+    samples: int = 1
+    teacher: NetworkEmbedder | None = None
+    centre: Centre = field(default_factory=Centre)
+    seed: int = 0
+    names: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> VQTokenizer:
+        """The tokenizer whose decoder gives the vectors."""
+        return self.pipe.tokenizers.vq(self.target)
+
+    @property
+    def name(self) -> str:
+        """The target's name; centred vectors are another space than plain ones."""
+        return self.target.name + ("" if self.centre.mean is None else ":centred")
+
+    @property
+    def width(self) -> int:
+        """The width of the network's vectors."""
+        return self.tokenizer.config.n_channels
+
+    @property
+    def codebook_size(self) -> int | None:
+        """How many values a code has."""
+        return self.target.vocab_size
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """The tokenizer and what is taken off fix the space."""
+        digest = hashlib.sha256(fingerprint_module(self.tokenizer).encode())
+        digest.update(b"" if self.centre.mean is None else self.centre.mean.tobytes())
+        return {"tokenizer": digest.hexdigest()[:16]}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """`model` and `gallery` are who made the rows."""
+        how = f"{self.decode} {self.steps} {self.samples} {self.pipe.model.dtype}"
+        model = hashlib.sha256(f"{fingerprint_module(self.pipe.model)} {how}".encode()).hexdigest()
+        gallery = model if self.teacher is None else self.teacher.space.fingerprint
+        return {**self.identity, "model": model[:16], "gallery": gallery[:16]}
+
+    def embed_items(
+        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Floats:
+        """Unit vectors float32[N, E] of any subsets of modalities."""
+        parts = []
+        for start in range(0, len(items), batch_size):
+            raw = self.raw_items(items[start : start + batch_size])
+            parts.append(unit(self.centre(raw).mean(axis=1)))
+            if progress is not None:
+                progress(min(start + batch_size, len(items)), len(items))
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    def raw_items(self, items: Sequence[Item]) -> Floats:
+        """Decoded vectors float32[N, samples, E] in the network's own scale, not centred.
+
+        Raises:
+            FourMError: a prediction is not finite
+        """
+        with torch.inference_mode():
+            raw = sample_vectors(
+                self.pipe.model, self.tokenizer, self.pipe.read(items), self.target,
+                decode=self.decode, steps=self.steps, samples=self.samples,
+                seeds=[self.seed] * len(items), marks=self.pipe.marks,
+            ).float().cpu().numpy()  # fmt: skip
+        if not np.isfinite(raw).all():
+            raise FourMError(
+                "the embedding holds numbers that are not finite; were the weights or inputs "
+                "damaged, or is the dtype too narrow?"
+            )
+        return raw
+
+    def embed_pictures(
+        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> tuple[Floats, Codes]:
+        """Unit vectors float32[N, E] and codes int64[N, L] of a gallery."""
+        vectors, codes = [], []
+        for start in range(0, len(pictures), batch_size):
+            part = list(pictures[start : start + batch_size])
+            raw = self.raw_pictures(part)
+            vectors.append(unit(self.centre(raw).mean(axis=1)))
+            codes.append(self.codes(raw.mean(axis=1)))
+            if progress is not None:
+                progress(start + len(part), len(pictures))
+        if not vectors:
+            empty = np.empty((0, self.target.max_tokens), np.int64)
+            return np.empty((0, self.width), np.float32), empty
+        return np.concatenate(vectors), np.concatenate(codes)
+
+    def raw_pictures(self, pictures: Sequence[Any]) -> Floats:
+        """Vectors float32[N, 1 or samples, E] of a gallery, in the network's own scale.
+
+        Raises:
+            ShapeError: the teacher's vectors are of another width than the target's
+        """
+        if self.teacher is None:
+            return self.raw_items([{PICTURE: picture} for picture in pictures])
+        raw = self.teacher.embed_image(list(pictures), normalize=False)
+        if raw.shape[1] != self.width:
+            raise ShapeError(
+                f"'{self.teacher.name}' gives vectors of width {raw.shape[1]}, the model's target "
+                f"'{self.target.name}' is of width {self.width}: they are different spaces; give "
+                "the network that the target was made of, or name another target"
+            )
+        return raw[:, None]
+
+    @torch.inference_mode()
+    def codes(self, raw: Floats) -> Codes:
+        """What the tokenizer makes of raw vectors float32[N, E]: int64[N, L]."""
+        device = self.tokenizer.quant_proj.weight.device
+        found = self.tokenizer.tokenize_flat(torch.from_numpy(np.ascontiguousarray(raw)).to(device))
+        return found.cpu().numpy().astype(np.int64)
+
+    @torch.inference_mode()
+    def decode_codes(self, codes: npt.NDArray[Any]) -> Floats:
+        """Unit vectors float32[N, E] of codes: what a codes-only index searches by."""
+        device = self.tokenizer.quant_proj.weight.device
+        ids = torch.from_numpy(codes.astype(np.int64)).to(device)
+        grid = self.target.grid if self.tokenizer.config.num_codebooks == 1 else None
+        raw = self.tokenizer.detokenize(ids, grid=grid).float().flatten(1).cpu().numpy()
+        return self.centre(raw)
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields of a manifest."""
+        size = self.target.image_size
+        pixels = {"crop": "centred square", "size": size, "resample": "of the modality's codec"}
+        return {
+            "model": self.names.get("model"),
+            "tokenizer": self.target.tokenizer or self.target.stem,
+            "preprocessing": pixels if self.teacher is None else repr(self.teacher.preprocess),
+            "extra": {
+                "target": self.target.name,
+                "gallery": self.names.get("gallery", MODEL),
+                "decode": self.decode,
+                "steps": self.steps,
+                "samples": self.samples,
+                "centre": self.centre.source,
+                **{k: self.names[k] for k in ("tokenizers", "text_tokenizer") if k in self.names},
+            },
+        }
+
+
+@dataclass(frozen=True)
+class TwinSpace:
+    """The space of a twin encoder: one picture or one text a vector."""
+
+    embedder: NetworkEmbedder
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """The network's own name of its space."""
+        return self.embedder.space.name
+
+    @property
+    def width(self) -> int:
+        """The width of a vector."""
+        return self.embedder.dim
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Its vectors have no codes."""
+        return None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hash of weights and preprocessing."""
+        return {"network": self.embedder.space.fingerprint[:16]}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The network makes its own rows."""
+        return self.identity
+
+    def embed_items(
+        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Floats:
+        """Unit vectors float32[N, E]; every item is one picture or one text.
+
+        Raises:
+            UnknownNameError: another modality
+            FourMError: several at once; twin encoders compose by arithmetic only
+        """
+        vectors = []
+        for number, item in enumerate(items):
+            if len(item) != 1:
+                raise FourMError(
+                    f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
+                    "them with compose='arithmetic'"
+                )
+            ((name, value),) = item.items()
+            vectors.append(self._one(name, value))
+            if progress is not None:
+                progress(number + 1, len(items))
+        return np.concatenate(vectors) if vectors else np.empty((0, self.width), np.float32)
+
+    def _one(self, name: str, value: Any) -> Floats:
+        if name in (TEXT, "text"):
+            return self.embedder.embed_text([str(value)])
+        if name in (PICTURE, "image"):
+            return self.embedder.embed_image([value])
+        raise UnknownNameError(
+            f"'{self.embedder.name}' embeds '{PICTURE}' and '{TEXT}', got {name!r}; other "
+            "modalities need a 4M model"
+        )
+
+    def embed_pictures(
+        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> tuple[Floats, None]:
+        """Unit vectors float32[N, E] of pictures; there are no codes."""
+        total = len(pictures)
+        told = None if progress is None else lambda done: progress(done, total)
+        return self.embedder.embed_image(pictures, batch_size, progress=told), None
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields of a manifest."""
+        return {
+            "model": self.source or self.embedder.name,
+            "preprocessing": repr(self.embedder.preprocess),
+            "extra": {"gallery": MODEL, "centre": "none"},
+        }
+
+
+def is_embedder(source: Any) -> bool:
+    """Whether a name is the specification of an embedding network, such as `hf:...`."""
+    return isinstance(source, NetworkEmbedder) or (
+        isinstance(source, str) and source.partition(":")[0] in FAMILIES and ":" in source
+    )
+
+
+def open_space(
+    model: str | Path | FourMPipeline | NetworkEmbedder,
+    *,
+    target: str | None = None,
+    gallery: str | NetworkEmbedder = MODEL,
+    decode: Decode = "expected",
+    steps: int = 1,
+    samples: int = 1,
+    seed: int = 0,
+    center: bool = True,
+    tokenizers: Any = None,
+    text_tokenizer: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Space:
+    """The space of a model, ready to embed queries and galleries.
+
+    Args:
+        model: a 4M model (folder, name, hub id, open pipeline), or a twin encoder (`hf:...`)
+        target: the global embedding to predict; the model's first by default
+        gallery: "model", or the network that embeds galleries (`onnx:FILE`, ...)
+        decode: "expected", "argmax" or "sample"
+        steps: forward passes a query
+        samples: vectors drawn and averaged with "sample"
+        seed: of what is sampled
+        center: whether the tokenizer's mean, where it has one, is taken off
+        tokenizers: as `FourMPipeline.from_pretrained`
+        text_tokenizer: replaces the text tokenizer alone
+        device: where the networks run
+        dtype: of the model's weights
+    """
+    if is_embedder(model):
+        options = {"device": device} if device else {}
+        embedder = load_embedder(model, **options)  # type: ignore[arg-type]
+        return TwinSpace(embedder, str(model) if isinstance(model, str) else "")
+    pipe = _pipeline(model, tokenizers, text_tokenizer, device, dtype)
+    entry = pipe.embedding_target(target)
+    names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
+    names["center"] = center
+    if isinstance(model, str | Path):
+        names |= {"model": _lasting(model), "rerank": extra_of(read(model)).get("rerank")}
+    named = {"tokenizers": tokenizers, "text_tokenizer": text_tokenizer}
+    names |= {k: _lasting(v) for k, v in named.items() if isinstance(v, str | Path)}
+    return ModelSpace(
+        pipe, entry, decode, steps, samples,
+        teacher=None if gallery == MODEL else load_embedder(gallery),
+        centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
+        seed=seed, names=names,
+    )  # fmt: skip
+
+
+def tokenizer_centre(tokenizer: VQTokenizer) -> Centre:
+    """The mean that a tokenizer was trained around; nothing where it has none."""
+    mean = tokenizer.config.mean
+    if mean is None:
+        return Centre()
+    width = tokenizer.config.n_channels
+    return Centre(np.broadcast_to(np.array(mean, np.float32), (width,)).copy(), "tokenizer")
+
+
+def _pipeline(
+    model: Any, tokenizers: Any, text_tokenizer: str | None, device: str | None, dtype: Any
+) -> FourMPipeline:
+    if isinstance(model, FourMPipeline):
+        return model
+    sources = tokenizers
+    if text_tokenizer is not None:
+        from fourm_lite.pipeline.tokenizers import below
+
+        is_folder = isinstance(tokenizers, str | Path)
+        own = below(Path(tokenizers)) if is_folder else dict(tokenizers or {})
+        sources = {**own, "text": text_tokenizer}
+    return FourMPipeline.from_pretrained(model, sources, device=device, dtype=dtype)
+
+
+def _lasting(source: str | Path) -> str:
+    """A path that still works from another folder; a name stays a name."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else str(source)
+
+
+def pictures_of(paths: Sequence[str | Path]) -> list[Image]:
+    """Pictures of files, opened the one way that galleries are opened."""
+    from fourm_lite.retrieval.images import open_image
+
+    return [open_image(Path(path).read_bytes()) for path in paths]

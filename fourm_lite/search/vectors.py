@@ -1,0 +1,320 @@
+"""Vectors that somebody made earlier, in a file of their own, searched by anything a model reads.
+
+The file is only read. Its vectors must be of the network whose embedding the model predicts (or of
+the twin encoder that asks); the width is checked, the rest is the user's word. Rows are compared by
+centred cosine: with the tokenizer's mean where the vectors are raw, as the network gives them, with
+their own mean where they have unit length (the raw scale is then lost) or the tokenizer has none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.retrieval.exact import Block, nearest
+from fourm_lite.retrieval.hits import Hits
+from fourm_lite.search.centre import Centre, Floats, gallery_centre, has_unit_length
+from fourm_lite.search.query import Query
+from fourm_lite.search.spaces import ModelSpace, Space
+
+NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
+IDS = ("ids", "id", "names", "files", "uri", "path")
+ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """Vectors of a file.
+
+    Shapes:
+        vectors: float[N, E], mapped from the disk where the format allows
+        ids: N texts or numbers
+    """
+
+    path: Path
+    vectors: npt.NDArray[Any]
+    ids: list[Any]
+    columns: Mapping[str, list[Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        array = self.vectors
+        if array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array):
+            raise ShapeError(
+                f"{self.path.name} should hold numbers [N, E], got {array.dtype}{list(array.shape)}"
+            )
+        if len(self.ids) != len(array):
+            raise ShapeError(
+                f"{self.path.name} holds {len(array)} vectors, there are {len(self.ids)} ids"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def width(self) -> int:
+        """The width of a vector."""
+        return int(self.vectors.shape[1])
+
+    def rows(self, start: int) -> Floats:
+        """Some vectors as float32.
+
+        Raises:
+            ConfigError: one is not finite
+        """
+        part = np.asarray(self.vectors[start : start + ROWS], np.float32)
+        bad = ~np.isfinite(part).all(axis=1)
+        if bad.any():
+            raise ConfigError(
+                f"{self.path.name}: vector {start + int(bad.argmax())} is not finite; mend it or "
+                "leave it out"
+            )
+        return part
+
+
+def open_vectors(
+    path: str | Path, *, key: str | None = None, ids: str | Path | None = None
+) -> VectorFile:
+    """Vectors of a .npy, .npz, .safetensors, .parquet, .faiss file or a LanceDB table.
+
+    Args:
+        path: the file, or the folder `NAME.lance` of a table
+        key: which array or column holds the vectors; found by name or shape otherwise
+        ids: a file with an id a line, or a JSON list; by default what the file itself says, else
+            row numbers
+
+    Raises:
+        ConfigError: no such file or format, or nothing in it looks like vectors
+        ShapeError: ids and vectors differ in number
+    """
+    place = Path(path).expanduser()
+    ending = place.suffix.lower()
+    if ending not in _READERS:
+        known = ", ".join(_READERS)
+        raise ConfigError(f"{place.name}: vectors are read from {known}, got {ending or 'none'}")
+    if not place.exists():
+        raise ConfigError(f"there is no file {place}")
+    try:
+        table = _READERS[ending](place)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        if isinstance(error, FourMError):
+            raise
+        raise ConfigError(f"{place.name} cannot be read as {ending}: {error}") from error
+    name = _vector_name(place, table, key)
+    vectors = table[name]
+    rest = {n: a for n, a in table.items() if n != name and len(a) == len(vectors)}
+    own = next((n for n in IDS if n in rest), None)
+    if ids is not None:
+        found = _ids_of(Path(ids).expanduser())
+    else:
+        found = list(range(len(vectors))) if own is None else _plain(rest.pop(own))
+    columns = {n: _plain(a) for n, a in rest.items() if np.ndim(a) == 1}
+    return VectorFile(place, vectors, found, columns)
+
+
+def is_vector_file(path: str | Path) -> bool:
+    """Whether a path names a file of vectors rather than an index of ours."""
+    return Path(path).suffix.lower() in _READERS
+
+
+@dataclass(frozen=True)
+class VectorSearch:
+    """Asks a file of vectors; make one with `VectorSearch.of`."""
+
+    file: VectorFile
+    space: Space
+
+    @classmethod
+    def of(cls, file: VectorFile, space: Space) -> VectorSearch:
+        """The file and what embeds its queries.
+
+        Raises:
+            ShapeError: the widths differ, so the file is of another space
+        """
+        if file.width != space.width:
+            raise ShapeError(
+                f"{file.path.name} holds vectors of width {file.width}, the space '{space.name}' "
+                f"is of width {space.width}: they are different spaces"
+            )
+        return cls(file, _fitted(file, space))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the file holds and how it is compared."""
+        centre = self._centre
+        return {
+            "path": str(self.file.path),
+            "rows": len(self.file),
+            "width": self.file.width,
+            "space": self.space.name,
+            "centre": centre.source,
+            "columns": list(self.file.columns),
+        }
+
+    def __call__(
+        self, query: Query | Mapping[str, Any] | None = None, k: int = 10, **given: Any
+    ) -> Hits:
+        """The k rows that answer a query best; see `Search`."""
+        if k < 1:
+            raise ConfigError(f"k is at least 1, got {k}")
+        asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
+        vector = asked.vector(self.space)
+        blocks = (self._block(start) for start in range(0, len(self.file), ROWS))
+        found = nearest(blocks, vector[None], k)[0]
+        rows = found.row_ids.astype(int).tolist()
+        columns = {n: [values[r] for r in rows] for n, values in self.file.columns.items()}
+        return Hits([self.file.ids[r] for r in rows], found.scores, columns)
+
+    @property
+    def _centre(self) -> Centre:
+        return self.space.centre if isinstance(self.space, ModelSpace) else Centre()
+
+    def _block(self, start: int) -> Block:
+        vectors = self._centre(self.file.rows(start))
+        return Block(np.arange(start, start + len(vectors), dtype=np.uint64), vectors)
+
+
+def _fitted(file: VectorFile, space: Space) -> Space:
+    """The space with the centre that fits the file's vectors."""
+    if not isinstance(space, ModelSpace) or space.centre.source == "gallery":
+        return space
+    wants_centre = space.centre.mean is not None or space.names.get("center", True)
+    if not wants_centre or (space.centre.mean is not None and not has_unit_length(file.rows(0))):
+        return space
+    return dataclasses.replace(space, centre=_mean_of(file))
+
+
+def _mean_of(file: VectorFile) -> Centre:
+    parts = [(gallery_centre(p), len(p)) for p in map(file.rows, range(0, len(file), ROWS))]
+    if len({centre.unit_first for centre, _ in parts}) > 1:
+        raise ConfigError(f"{file.path.name} mixes vectors of unit length with others")
+    total = sum(np.float64(n) * c.mean for c, n in parts if c.mean is not None) / len(file)
+    return Centre(np.asarray(total, np.float32), "gallery", parts[0][0].unit_first)
+
+
+def _vector_name(path: Path, table: Mapping[str, Any], key: str | None) -> str:
+    if key is not None:
+        if key not in table:
+            raise ConfigError(f"{path.name} has no '{key}', it has {sorted(table)}")
+        return key
+    wide = [n for n, a in table.items() if np.ndim(a) == 2 and a.dtype.kind in "fiu"]
+    named = [n for n in NAMES if n in wide]
+    if len(wide) != 1 and not named:
+        raise ConfigError(
+            f"{path.name} holds {len(wide)} arrays [N, E] of {sorted(table)}; say which with key="
+        )
+    return named[0] if named else wide[0]
+
+
+def _ids_of(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise ConfigError(f"there is no file of ids {path}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() != ".json":
+        return text.splitlines()
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(found, list):
+        raise ConfigError(f"{path.name} should hold a list of ids")
+    return found
+
+
+def _plain(values: Any) -> list[Any]:
+    array = np.asarray(values)
+    return [v.decode() if isinstance(v, bytes) else v for v in array.tolist()]
+
+
+# Formats -------------------------------------------------------------------------------------
+
+
+def _npy(path: Path) -> dict[str, Any]:
+    return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if file[name].ndim}
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path.name} is no safetensors file: {error}") from error
+    halves = (torch.bfloat16, torch.float16)
+    return {n: (t.float() if t.dtype in halves else t).numpy() for n, t in tensors.items()}
+
+
+def _parquet(path: Path) -> dict[str, Any]:
+    from pyarrow import parquet
+
+    return _arrow(parquet.read_table(path))
+
+
+def _lance(path: Path) -> dict[str, Any]:
+    import lancedb
+
+    return _arrow(lancedb.connect(path.parent).open_table(path.stem).to_arrow())
+
+
+def _faiss(path: Path) -> dict[str, Any]:
+    try:
+        import faiss
+    except ImportError as error:
+        raise FourMError("a FAISS file needs faiss: pip install 'fourm-lite[faiss]'") from error
+    try:
+        index = faiss.read_index(str(path))
+        return {"vectors": index.reconstruct_n(0, index.ntotal)}
+    except RuntimeError as error:  # faiss raises nothing finer
+        raise ConfigError(f"{path.name}: faiss cannot give its vectors back: {error}") from error
+
+
+def _arrow(table: Any) -> dict[str, Any]:
+    """Columns of numbers and texts as arrays; lists of one length as [N, E]."""
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
+    for name in table.schema.names:
+        column = table.column(name).combine_chunks()
+        kind = column.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths = set(column.value_lengths().to_pylist())
+            if (
+                len(lengths) == 1
+                and None not in lengths
+                and not pa.types.is_nested(kind.value_type)
+            ):
+                found[name] = _matrix(column.flatten(), lengths.pop())
+        elif pa.types.is_fixed_size_list(kind):
+            found[name] = _matrix(column.flatten(), kind.list_size)
+        else:
+            found[name] = np.array(column.to_pylist(), dtype=object)
+    return found
+
+
+def _matrix(flat: Any, width: int) -> npt.NDArray[Any]:
+    values = flat.to_numpy(zero_copy_only=False)
+    return np.asarray(values.reshape(-1, width) if width else values)
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+    ".lance": _lance,
+    ".faiss": _faiss,
+}
