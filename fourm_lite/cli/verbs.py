@@ -36,6 +36,17 @@ VERBS: dict[str, Verb] = {
     "evaluate steps": Verb(
         "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
     ),
+    "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
+    "classify": Verb("fourm_lite.cli.classify:classify", "Show the most probable classes."),
+    "evaluate knn": Verb(
+        "fourm_lite.cli.evaluate_photos:knn", "Frozen features: nearest neighbours."
+    ),
+    "evaluate probe": Verb(
+        "fourm_lite.cli.evaluate_photos:probe", "Frozen features: a linear map."
+    ),
+    "evaluate fewshot": Verb(
+        "fourm_lite.cli.evaluate_photos:fewshot", "Frozen features: a few photos a class."
+    ),
     "plan": Verb("fourm_lite.cli.plan:plan", "Show what a plan of generation does."),
 }
 """Verb to function, in the order of the help. Two words make a group: "evaluate retrieval"."""
