@@ -31,13 +31,26 @@ def unit_vectors(vectors: Any, count: int | None, width: int | None) -> Floats:
             "embed with the model that made the index"
         )
     array = np.ascontiguousarray(array, dtype=np.float32)
-    norms = np.sqrt(np.einsum("ne,ne->n", array, array, dtype=np.float64))
+    norms = _norms(array)
     _check_norms(norms, array)
     off = np.abs(norms - 1) > UNIT_TOLERANCE
     if off.any():
-        array = array.copy()
-        array[off] = (array[off] / norms[off, None]).astype(np.float32)
-    return array
+        divisor = np.where(off, norms, 1.0)[:, None]
+        # Vectors near the ends of float32 need the wider division; it costs time, so only they.
+        tame = norms[off].min() > 1e-30
+        array = array / (divisor.astype(np.float32) if tame else divisor)
+    return array.astype(np.float32, copy=False)
+
+
+def _norms(array: Floats) -> npt.NDArray[np.float64]:
+    """Lengths, in double precision where the squares leave the range of float32."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        squares = np.einsum("ne,ne->n", array, array).astype(np.float64)
+    odd = ~((squares > 1e-30) & (squares < 1e30))
+    if odd.any():
+        with np.errstate(invalid="ignore"):
+            squares[odd] = (array[odd].astype(np.float64) ** 2).sum(axis=1)
+    return np.sqrt(squares)
 
 
 def _check_norms(norms: npt.NDArray[np.float64], array: Floats) -> None:
