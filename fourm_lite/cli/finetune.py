@@ -13,7 +13,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
 from fourm_lite.evaluation.plots import plot_lines
 from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import FinetuneConfig, Finetuned
+from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode
 from fourm_lite.training.finetune import finetune as run_finetune
 from fourm_lite.training.labelled import LabelledSet, Splits, read_splits
 from fourm_lite.training.photos import PhotoAugment, readable
@@ -30,7 +30,7 @@ def finetune(
     data: Annotated[str, Argument("a folder of classes or with labels.jsonl, JSONL, Parquet, tar")],
     model: Annotated[str, Option("--model", "-m", help="A 4M model or an FMViT.")],
     out: Annotated[Path, Option("--out", "-o", help="The folder that the classifier goes to.")],
-    mode: Annotated[str, Option(help="probe (linear, features once), lora or full.")] = "probe",
+    mode: Annotated[Mode, Option(help="probe (linear, features once), lora or full.")] = "probe",
     head: Annotated[str, Option(help="linear, attentive or mlp.")] = "linear",
     epochs: Annotated[int, Option(help="Passes over the photos at most.")] = _DEFAULT.epochs,
     batch_size: Annotated[int, Option(help="Photos a step.")] = _DEFAULT.batch_size,
@@ -42,7 +42,7 @@ def finetune(
     mixup: Annotated[float, Option(help="Alpha of mixup, 0 for none.")] = 0.0,
     cutmix: Annotated[float, Option(help="Alpha of cutmix, 0 for none.")] = 0.0,
     augment: Annotated[str, Option(help='A policy of timm: "rand-m9-mstd0.5-inc1".')] = "",
-    balance: Annotated[str, Option(help="Rare classes: none, loss or sample.")] = "none",
+    balance: Annotated[Balance, Option(help="Rare classes: none, loss or sample.")] = "none",
     patience: Annotated[int, Option(help="Epochs without a rise; 0: never.")] = _DEFAULT.patience,
     image_size: Annotated[int, Option(help="Side in pixels; 0: the model's own.")] = 0,
     from_scratch: Annotated[bool, Option("--from-scratch", help="Forget the weights.")] = False,
@@ -66,7 +66,7 @@ def finetune(
         smoothing=smoothing, mix=MixConfig(mixup=mixup, cutmix=cutmix),
         augment=PhotoAugment(auto=augment), balance=balance, patience=patience, seed=seed,
         from_scratch=from_scratch, max_seconds=max_seconds, **HEADS[head],
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     splits = _readable(read_splits(data))
     found = run_finetune(
         model, splits, out, config,

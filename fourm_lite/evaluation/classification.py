@@ -39,7 +39,7 @@ def classification_report(
     if runs.shape[1:] != right.shape or not len(right):
         raise ShapeError(f"{list(right.shape)} labels came with answers {list(runs.shape)}")
     hits = (runs == right).mean(axis=0)
-    matrix = sum(confusion(run, right, len(classes)) for run in runs) / len(runs)
+    matrix = np.mean([confusion(run, right, len(classes)) for run in runs], axis=0)
     table = {name: _row(matrix, i) for i, name in enumerate(classes)}
     found = interval(hits, draws=draws, seed=seed)
     recalls = [row["recall"] for row in table.values() if row["recall"] is not None]

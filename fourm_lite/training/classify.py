@@ -52,7 +52,7 @@ class FinetuneTask:
         patience: validations without a rise before EarlyStop, 0 for never
     """
 
-    model: nn.Module
+    model: FMViT
     val: LabelledSet
     size: Size
     keep: Path
@@ -82,10 +82,9 @@ class FinetuneTask:
 
         if batch.labels.is_floating_point():
             raise ConfigError("mixup and cutmix are for one label a photo; turn them off")
-        head = self.model.config.head
         mix = Mixup(
             self.mix.mixup, self.mix.cutmix, prob=self.mix.prob, mode="batch",
-            label_smoothing=self.smoothing, num_classes=head.num_classes,
+            label_smoothing=self.smoothing, num_classes=self.model.num_classes,
         )  # fmt: skip
         even = len(batch) // 2 * 2  # timm mixes pairs
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -131,7 +130,7 @@ class FinetuneTask:
     def write(self, folder: Path) -> None:
         """Writes the model for use."""
         writer = self.save_best or self.model.save
-        writer(folder)  # type: ignore[operator]
+        writer(folder)
 
     def save(self, folder: Path) -> None:
         """Writes the last weights for use."""

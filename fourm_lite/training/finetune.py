@@ -37,6 +37,7 @@ from fourm_lite.training.probe import (
 )
 
 Mode = Literal["probe", "lora", "full"]
+Balance = Literal["none", "loss", "sample"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 _DEFAULT_LR: dict[str, float] = {"probe": 1e-3, "lora": 1e-3, "full": 5e-4}
 
@@ -67,7 +68,7 @@ class FinetuneConfig:
     smoothing: float = 0.1
     mix: MixConfig = field(default_factory=MixConfig)
     augment: PhotoAugment = field(default_factory=PhotoAugment)
-    balance: Literal["none", "loss", "sample"] = "none"
+    balance: Balance = "none"
     lora: LoraConfig = field(default_factory=LoraConfig)
     patience: int = 5
     drop_path: float = 0.0

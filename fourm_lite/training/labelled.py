@@ -222,6 +222,7 @@ def _from_classes(root: Path, split: str) -> list[Row]:
         for path in sorted(folder.rglob("*")):
             if path.suffix[1:].lower() in ENDINGS:
                 name = path.relative_to(root).with_suffix("").as_posix()
+                name = f"{split}/{name}" if split else name
                 out.append((Record(name, path, (), split), folder.name))
     return out
 

@@ -121,11 +121,11 @@ def fit_linear(
         solver.zero_grad()
         logits = F.linear(x, weight, bias)
         loss = classification_loss(logits, labels, weights) + 0.5 * l2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[arg-type]
+        solver.step(closure)
     own = weight.detach() / scale
     return Linear(own, bias.detach() - own @ mean, l2)
 

@@ -1,0 +1,207 @@
+"""An FMViT for other runtimes and cheaper arithmetic, each compared with the model it came from.
+
+`torch.export` and ONNX without TorchScript, `torch.compile`, bfloat16, and int8 weights on the CPU.
+Unusual: `report` measures; nothing here is assumed to be faster. Reads pixels only.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_lite.backbone.vit import FMViT
+from fourm_lite.errors import ConfigError, FourMError, suggest
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported model compares with the original on the same images.
+
+    Units:
+        max_difference: of logits; top1: share of images with the same first class
+        seconds: a batch, the best of several runs; speedup: the original's seconds over these
+    """
+
+    form: str
+    max_difference: float
+    top1: float
+    seconds: float
+    speedup: float
+
+
+def export_program(model: FMViT, *, batch: int = 2, dynamic: bool = True) -> Any:
+    """The model as a `torch.export.ExportedProgram`; with `dynamic` for any batch size."""
+    shapes = {"x": {0: torch.export.Dim("batch")}} if dynamic else None
+    with _quiet(), torch.no_grad():
+        return torch.export.export(
+            _Pixels(model.eval()), (_example(model, max(batch, 2)),), dynamic_shapes=shapes
+        )
+
+
+def export_onnx(model: FMViT, path: str | Path) -> Path:
+    """Writes the model as ONNX for any batch size, by the exporter without TorchScript.
+
+    Raises:
+        FourMError: onnx or onnxscript is not installed
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                _Pixels(model.eval()), (_example(model, 2),), target, dynamo=True, verbose=False,
+                input_names=["pixels"], output_names=["logits"], external_data=False,
+                dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+            )  # fmt: skip
+    except ImportError as error:
+        raise FourMError(
+            f"ONNX needs the packages onnx and onnxscript ({error}); "
+            "pip install 'fourm-lite[export]'"
+        ) from error
+    return target
+
+
+def run_onnx(path: str | Path, *, threads: int = 0) -> Run:
+    """A function of images that onnxruntime computes; 0 threads leaves the choice to it."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: x.float().numpy()})[0])
+
+    return run
+
+
+def quantize_onnx(path: str | Path, out: str | Path) -> Path:
+    """An ONNX file whose matrix products have int8 weights and inputs scaled as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            str(path), str(out), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+            op_types_to_quantize=["MatMul", "Gemm"],
+        )  # fmt: skip
+    return Path(out)
+
+
+def quantized(model: FMViT) -> nn.Module:
+    """The model with int8 linear maps in its blocks; the patches and the head stay float32."""
+    from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
+
+    chosen = {f"encoder.{i}": default_dynamic_qconfig for i in range(len(model.encoder))}
+    with _quiet():
+        return quantize_dynamic(copy.deepcopy(model).eval(), chosen, dtype=torch.qint8)
+
+
+def compiled(model: FMViT) -> Run:
+    """The model by `torch.compile`; the first call compiles."""
+    run: Run = torch.compile(model.eval(), dynamic=False)
+    return run
+
+
+def in_bfloat16(model: FMViT) -> Run:
+    """The model with bfloat16 weights; logits come back in float32."""
+    half = copy.deepcopy(model).eval().to(torch.bfloat16)
+    return lambda x: half(x.to(torch.bfloat16)).float()
+
+
+FORMS = ("export", "onnx", "onnx-int8", "compile", "bf16", "int8")
+
+
+def report(
+    model: FMViT, images: Tensor, *, forms: Sequence[str] = FORMS, out: Path, repeats: int = 3
+) -> list[Agreement]:
+    """Makes the named forms, writes their files to `out`, and measures them on images.
+
+    Shapes:
+        images: float[B, C, H, W]
+    Raises:
+        ConfigError: a form that is not known
+    """
+    for form in forms:
+        if form not in FORMS:
+            raise ConfigError(f"a form is one of {FORMS}, got {form!r}.{suggest(form, FORMS)}")
+    model.eval()
+    with torch.inference_mode():
+        want = model(images)
+        base = seconds_of(model, images, repeats)
+    lines = [Agreement("float32", 0.0, 1.0, base, 1.0)]
+    for form in forms:
+        run = make(model, form, out)
+        with torch.inference_mode():
+            got = run(images)
+            seconds = seconds_of(run, images, repeats)
+        top1 = float((got.argmax(-1) == want.argmax(-1)).float().mean())
+        difference = float((got - want).abs().max())
+        lines.append(Agreement(form, difference, top1, seconds, base / seconds))
+    return lines
+
+
+def make(model: FMViT, form: str, out: Path) -> Run:
+    """One form as a function of images, its file (if it has one) under `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    if form == "export":
+        program = export_program(model)
+        torch.export.save(program, out / "model.pt2")
+        return program.module()
+    if form.startswith("onnx"):
+        path = export_onnx(model, out / "model.onnx")
+        if form == "onnx-int8":
+            path = quantize_onnx(path, out / "model.int8.onnx")
+        return run_onnx(path, threads=torch.get_num_threads())
+    plain: dict[str, Callable[[FMViT], Run]] = {
+        "compile": compiled,
+        "bf16": in_bfloat16,
+        "int8": quantized,
+    }
+    return plain[form](model)
+
+
+def seconds_of(run: Run, images: Tensor, repeats: int) -> float:
+    """The shortest of several calls, after one to warm up."""
+    run(images)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+class _Pixels(nn.Module):
+    """The path of images alone, under one argument name."""
+
+    def __init__(self, model: FMViT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def _example(model: FMViT, batch: int) -> Tensor:
+    return torch.zeros(batch, *model.input_size)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn about their own deprecations, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,116 @@
+"""The verbs finetune, classify and evaluate knn, probe, fewshot, from photos to files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import tiny_model
+from tiny_photos import write_classes, write_list
+
+from fourm_lite.cli import main
+
+
+def run(capsys, *words):
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return stopped.value.code, out, err
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_model(scale=2.0).save(tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_list(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("mode", ["probe", "lora", "full"])
+def test_finetune_then_classify(capsys, model, photos, tmp_path, mode):
+    out = tmp_path / "out"
+    broken = photos / "images" / "red" / "0.png"
+    broken.write_bytes(b"?")
+    words = ["--model", model, "--mode", mode, "--out", out, "--epochs", 1, "--batch-size", 8]
+
+    code, shown, err = run(capsys, "finetune", photos, *words)
+
+    assert code == 0, err
+    assert "red/0" in shown
+    report = json.loads((out / "report.json").read_text())
+    assert report["accuracy"] > 0.9
+    assert report["protocol"]["measured_on"] == "test"
+    assert json.loads((out / "skipped.json").read_text())[0]["id"] == "red/0"
+    names = {"confusion.png", "per_class.csv"} | (set() if mode == "probe" else {"curves.png"})
+    assert names <= {path.name for path in out.iterdir()}
+
+    paths = [photos / "images" / name / "12.png" for name in ("red", "green")]
+    code, shown, err = run(capsys, "classify", *paths, broken, "--model", out, "--json")
+    results = json.loads(shown)
+    assert code == 0, err
+    assert [r.get("label") for r in results] == ["red", "green", None]
+    assert "red/0.png" in results[2]["photo"]
+    assert sum(c["probability"] for c in results[0]["top"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "probe", "fewshot"])
+def test_evaluate_writes_the_report(capsys, model, photos, tmp_path, protocol):
+    path = tmp_path / "out.json"
+    words = ["--model", model, "--data", photos, "--test-data", photos, "--json", path]
+
+    code, _, err = run(capsys, "evaluate", protocol, *words)
+
+    assert code == 0, err
+    report = json.loads(path.read_text())
+    assert report["accuracy"] > 0.8
+    assert set(report["per_class"]) == {"red", "green", "blue"}
+    assert report["interval"][0] <= report["accuracy"] <= report["interval"][1]
+    facts = report["protocol"]
+    assert (facts["train_photos"], facts["val_photos"], facts["test_photos"]) == (24, 9, 12)
+    if protocol == "fewshot":
+        assert set(report["by_shots"]) == {"5", "20"}
+
+
+def test_folders_of_classes_are_asked_whole(capsys, model, tmp_path):
+    train, test = write_classes(tmp_path / "a", 5), write_classes(tmp_path / "b", 3)
+    words = ["--model", model, "--data", train, "--test-data", test]
+
+    code, shown, err = run(capsys, "evaluate", "probe", *words)
+
+    assert code == 0, err
+    assert "15 to learn from, 9 asked" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "knn", "--data", "{classes}"], "names no test photos"),
+        (["evaluate", "fewshot", "--data", "{photos}", "--shots", "0"], "--shots"),
+        (["evaluate", "knn", "--data", "nowhere"], "found none at nowhere"),
+        (["finetune", "nowhere", "--out", "{out}"], "found none at nowhere"),
+        (["finetune", "{photos}", "--out", "{out}", "--head", "odd"], "--head is one of"),
+        (["classify", "x.png"], "has no trained classifier"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(capsys, model, photos, tmp_path, words, message):
+    places = {"classes": write_classes(tmp_path / "c"), "photos": photos, "out": tmp_path / "out"}
+    words = [word.format(**places) for word in words]
+
+    code, _, err = run(capsys, *words, "--model", model)
+
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_photos_of_which_none_can_be_read_are_an_error(capsys, model, photos, tmp_path):
+    out = tmp_path / "out"
+    run(capsys, "finetune", photos, "--model", model, "--out", out)
+
+    code, _, err = run(capsys, "classify", tmp_path / "none.png", "--model", out)
+
+    assert code == 2
+    assert "none.png" in err

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny import tiny_model
+from tiny_photos import write_list
+
+from fourm_lite.backbone.config import HeadConfig
+from fourm_lite.backbone.vit import FMViT
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.training.classify import MixConfig, predict
+from fourm_lite.training.finetune import FinetuneConfig, finetune, layer_scales
+from fourm_lite.training.labelled import read_labelled, read_splits
+from fourm_lite.training.loop import checkpoints
+from fourm_lite.training.probe import (
+    accuracy,
+    choose_linear,
+    class_weights,
+    fit_linear,
+    photo_features,
+    set_linear_head,
+)
+
+QUICK = {"epochs": 2, "batch_size": 8, "workers": 0, "smoothing": 0.1}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_model(scale=2.0).save(tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return read_splits(write_list(tmp_path / "photos"))
+
+
+def test_a_probe_tells_colours_apart_and_its_head_gives_the_probes_logits(model, photos):
+    vit = FMViT.from_pretrained(model, head=HeadConfig(num_classes=3))
+    sets = [(photo_features(vit, s), s.labels) for s in (photos.train, photos.val, photos.test)]
+
+    linear = choose_linear(sets[0], sets[1], 3)
+    set_linear_head(vit, linear)
+
+    assert accuracy(linear(sets[2][0]), sets[2][1]) > 0.9
+    got = predict(vit, photos.test, (16, 16))
+    torch.testing.assert_close(got, linear(sets[2][0]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_probe_is_the_minimum_that_scikit_learn_finds():
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 4, generator=g), torch.randint(0, 3, (60,), generator=g)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+
+    linear = fit_linear(x, y, 3, l2=0.1)
+
+    want = sklearn.LogisticRegression(C=1 / (0.1 * 60), tol=1e-8, max_iter=500).fit(x, y)
+    torch.testing.assert_close(
+        linear.weight, torch.from_numpy(want.coef_).float(), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_features_are_computed_once(model, photos, tmp_path, monkeypatch):
+    vit = FMViT.from_pretrained(model, num_classes=0)
+    first = photo_features(vit, photos.val, cache=tmp_path / "cache")
+    monkeypatch.setattr(FMViT, "forward_features", None)
+
+    assert torch.equal(photo_features(vit, photos.val, cache=tmp_path / "cache"), first)
+    with pytest.raises(TypeError):
+        photo_features(vit, photos.train, cache=tmp_path / "cache")
+
+
+def test_rare_classes_weigh_more_and_the_average_photo_one():
+    counts = torch.tensor([30, 10, 0])
+
+    weights = class_weights(counts)
+
+    assert weights[1] == 3 * weights[0]
+    assert (weights[:2] * counts[:2]).sum() / 40 == pytest.approx(1)
+
+
+MODES = {
+    "probe": {"mode": "probe"},
+    "attentive probe": {"mode": "probe", "pool": "attentive"},
+    "lora": {"mode": "lora", "balance": "loss"},
+    "full": {"mode": "full", "balance": "sample"},
+    "full, mixed": {"mode": "full", "mix": MixConfig(mixup=0.8, cutmix=1.0)},
+    "from scratch": {"mode": "full", "from_scratch": True},
+    "two layers": {"mode": "full", "layers": 2, "dropout": 0.1, "drop_path": 0.1},
+}
+
+
+@pytest.mark.parametrize("settings", MODES.values(), ids=MODES)
+def test_every_mode_writes_a_classifier_that_opens_again(model, photos, tmp_path, settings):
+    found = finetune(model, photos, tmp_path / "out", FinetuneConfig(**QUICK, **settings))
+
+    again = FMViT.from_pretrained(tmp_path / "out")
+    want = predict(found.model, photos.test, (16, 16))
+    assert torch.equal(predict(again, photos.test, (16, 16)), want)
+    assert again.config.class_names == ("blue", "green", "red")
+    assert not any("lora" in name for name in again.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_training_starts_from_the_probe_and_does_not_lose_it(model, photos, tmp_path, mode):
+    found = finetune(model, photos, tmp_path / "out", FinetuneConfig(**QUICK, mode=mode))
+
+    assert accuracy(predict(found.model, photos.test, (16, 16)), photos.test.labels) > 0.9
+
+
+def test_frozen_parts_stay_as_they_were(model, photos, tmp_path):
+    before = FMViT.from_pretrained(model, num_classes=0).state_dict()
+
+    config = FinetuneConfig(**QUICK, mode="probe", pool="attentive")
+    after = finetune(model, photos, tmp_path / "out", config).model.state_dict()
+
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(model, photos, tmp_path):
+    config = FinetuneConfig(**{**QUICK, "epochs": 3}, mode="full")
+    whole = finetune(model, photos, tmp_path / "a", config)
+    short = FinetuneConfig(**{**QUICK, "epochs": 3}, mode="full", max_seconds=1e-9)
+
+    first = finetune(model, photos, tmp_path / "b", short)
+    with pytest.raises(FourMError, match="already holds a run"):
+        finetune(model, photos, tmp_path / "b", config)
+    rest = finetune(model, photos, tmp_path / "b", config, resume=True)
+
+    assert not first.done
+    assert rest.done
+    for (name, a), b in zip(
+        whole.model.state_dict().items(), rest.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_a_run_that_gets_no_better_stops_early(model, photos, tmp_path):
+    config = FinetuneConfig(**{**QUICK, "epochs": 30}, mode="full", lr=1e-9, patience=2)
+
+    found = finetune(model, photos, tmp_path / "out", config)
+
+    assert found.stopped_early
+    log = (tmp_path / "out" / "run" / "log.jsonl").read_text()
+    assert max(json.loads(line)["epoch"] for line in log.splitlines()) <= 4
+    again = finetune(model, photos, tmp_path / "out", config, resume=True)
+    assert torch.equal(again.model.head.weight, found.model.head.weight)
+    assert checkpoints(tmp_path / "out" / "run")
+
+
+def test_several_labels_a_photo_are_learnt_each_for_itself(model, tmp_path):
+    root = write_list(tmp_path / "photos")
+    path = root / "labels.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["label"] = [row["label"], "colour"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    photos = read_splits(root)
+
+    for mode in ("probe", "full"):
+        found = finetune(model, photos, tmp_path / mode, FinetuneConfig(**QUICK, mode=mode))
+        logits = predict(found.model, photos.test, (16, 16))
+        assert found.model.config.head.multi_label
+        assert accuracy(logits, photos.test.labels) > 0.8
+
+
+def test_the_learning_rate_falls_from_block_to_block(model):
+    vit = FMViT.from_pretrained(model, num_classes=3)
+
+    assert layer_scales(vit, 0.5) == {
+        "encoder.0.": 0.25, "encoder.1.": 0.5, "encoder_embeddings.": 0.125,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "half"}, "mode is one of"),
+        ({"balance": "yes"}, "balance is"),
+        ({"epochs": 0}, "at least 1"),
+        ({"layer_decay": 2.0}, "layer_decay"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        FinetuneConfig(**settings)
+
+
+def test_mixing_is_for_one_label_a_photo(model, tmp_path):
+    root = write_list(tmp_path / "photos")
+    rows = [json.loads(line) for line in (root / "labels.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**row, "label": [row["label"]]}) + "\n" for row in rows)
+    (root / "labels.jsonl").write_text(text)
+    config = FinetuneConfig(**QUICK, mode="full", mix=MixConfig(mixup=0.5))
+
+    with pytest.raises(ConfigError, match="one label a photo"):
+        finetune(model, read_splits(root), tmp_path / "out", config)
+
+
+def test_photos_of_a_set_keep_their_order_in_batches_of_any_size(model, tmp_path):
+    data = read_labelled(write_list(tmp_path / "photos"))
+    vit = FMViT.from_pretrained(model, num_classes=0)
+
+    torch.testing.assert_close(
+        photo_features(vit, data, batch_size=4), photo_features(vit, data, batch_size=45)
+    )
