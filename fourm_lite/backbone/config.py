@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FORMAT, FourMConfig
 from fourm_lite.nn.blocks import BlockConfig
 
 Pool = Literal["avg", "attentive", "none"]
+MAX_LAYERS = 64
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -37,9 +39,10 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         """Refuses what no head has."""
-        if self.num_classes < 0 or self.layers < 1 or not 0 <= self.dropout < 1:
+        if self.num_classes < 0 or not 1 <= self.layers <= MAX_LAYERS or not 0 <= self.dropout < 1:
             raise ConfigError(
-                f"a head needs num_classes >= 0, layers >= 1 and 0 <= dropout < 1, got {self}"
+                f"a head needs num_classes >= 0, 1 to {MAX_LAYERS} layers and 0 <= dropout < 1, "
+                f"got {self}"
             )
         if self.pool not in get_args(Pool):
             raise ConfigError(
@@ -175,16 +178,11 @@ class ViTConfig:
                 "update fourm_lite"
             )
         values = {k: v for k, v in data.items() if k not in ("format", "kind", "extra")}
-        _check_keys("an fmvit config", values, {f.name for f in fields(cls)})
-        head = dict(values.get("head", {}))
-        _check_keys("a head", head, {f.name for f in fields(HeadConfig)})
-        try:
-            values["inputs"] = tuple(Modality.from_dict(m) for m in values["inputs"])
-            values["block"] = BlockConfig(**values["block"])
-            head["class_names"] = tuple(str(name) for name in head.get("class_names", ()))
-            return cls(**{**values, "head": HeadConfig(**head)})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"cannot read this fmvit config: {error}") from error
+        entries = values.get("inputs")
+        if not isinstance(entries, list | tuple):
+            raise ConfigError(f"inputs of an fmvit config should be a list, got {entries!r:.80}")
+        values["inputs"] = tuple(Modality.from_dict(m) for m in entries)
+        return from_dict(cls, values)
 
 
 def own_pixels(config: FourMConfig) -> tuple[Modality, ...]:
@@ -200,9 +198,3 @@ def own_pixels(config: FourMConfig) -> tuple[Modality, ...]:
             "choose what the classifier reads with inputs=[...]"
         )
     return (next((m for m in pixels if m.image_size == config.image_size), pixels[0]),)
-
-
-def _check_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{what} has no key {key!r}.{suggest(key, known)}")

@@ -67,8 +67,26 @@ def is_classifier(checkpoint: Checkpoint) -> bool:
 def vit_config(checkpoint: Checkpoint, inputs: Iterable[str] | None = None) -> ViTConfig:
     """The config of the ViT inside a checkpoint."""
     if is_classifier(checkpoint):
-        return ViTConfig.from_dict(checkpoint.config).only(inputs)
+        config = ViTConfig.from_dict(checkpoint.config)
+        _check_sizes(config, checkpoint)
+        return config.only(inputs)
     return ViTConfig.of(model_config(checkpoint), inputs)
+
+
+def _check_sizes(config: ViTConfig, checkpoint: Checkpoint) -> None:
+    """Refuses a config whose sizes are not the file's, before anything of them is built."""
+    from fourm_lite.io.keys import check_sizes
+
+    sizes = {
+        "dim": config.block.dim,
+        "mlp_ratio": config.block.mlp_ratio,
+        "gated_mlp": config.block.gated_mlp,
+        "encoder_depth": config.depth,
+        "decoder_depth": 0,
+        "num_register_tokens": config.num_register_tokens,
+        "inputs": [entry.to_dict() for entry in config.inputs],
+    }
+    check_sizes(sizes, checkpoint.tensors)
 
 
 def _wanted_head(saved: HeadConfig, num_classes: int | None, head: HeadConfig | None) -> HeadConfig:

@@ -30,6 +30,7 @@ DTYPES = {
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 MAX_SHARD_BYTES = 5_000_000_000
+ALIGNMENT = 64  # bytes; mapped weights at such addresses give the very sums of allocated ones
 
 
 def write(
@@ -115,9 +116,7 @@ def write_file(
     Tensors that share memory are each written in full.
     """
     infos = {name: _info(name, weights[name]) for name in weights}
-    order = sorted(
-        infos, key=lambda name: (-ITEM_BYTES[infos[name].dtype], name)
-    )  # keeps alignment
+    order = sorted(infos, key=lambda name: _place(name, infos[name]))
     head = encode_header(
         {name: infos[name] for name in order}, {"format": "pt", **(metadata or {})}
     )
@@ -137,7 +136,7 @@ def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
         table[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, end]}
         at = end
     text = dump_json(table, "the header").encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
 
 
@@ -213,6 +212,11 @@ def _unlisted_removed_on_error(place: Path, names: list[str]) -> Iterator[None]:
 
 def _inner(config: Mapping[str, Any]) -> dict[str, str]:
     return {OWN_KEY: dump_json(dict(config), CONFIG)}
+
+
+def _place(name: str, info: TensorInfo) -> tuple[bool, int, str]:
+    """Sorts tensors so that all but the odd-sized ones, which come last, start aligned."""
+    return info.num_bytes % ALIGNMENT != 0, -ITEM_BYTES[info.dtype], name
 
 
 def _info(name: str, value: Tensor) -> TensorInfo:

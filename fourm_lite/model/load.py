@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.errors import CheckpointError
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
@@ -81,13 +81,8 @@ def build_empty(config: FourMConfig) -> FourM:
     Raises:
         ConfigError: numbers or names that no module can have
     """
-    try:
-        with without_storage():
-            return FourM(config)
-    except FourMError:
-        raise
-    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot build the model of this config: {str(error)[:200]}") from error
+    with without_storage():
+        return FourM(config)
 
 
 def fill(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from fourm_lite.errors import ConfigError, FourMError
+
 
 class _NoInit(TorchFunctionMode):
     """Answers every function of torch.nn.init with the tensor as it is.
@@ -38,9 +40,17 @@ def without_storage() -> Iterator[None]:
     ...     layer = torch.nn.Linear(2, 3)
     >>> layer.weight.device
     device(type='meta')
+
+    Raises:
+        ConfigError: a size or name that no module can have (they come from files)
     """
-    with torch.device("meta"), _NoInit():
-        yield
+    try:
+        with torch.device("meta"), _NoInit():
+            yield
+    except FourMError:
+        raise
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"cannot build the modules of this config: {error!s:.200}") from error
 
 
 def is_without_storage() -> bool:
