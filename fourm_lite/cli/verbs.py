@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
         "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
     ),
     "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
+    "export": Verb("fourm_lite.cli.export:export", "Export a ViT: ONNX, int8 and others."),
     "classify": Verb("fourm_lite.cli.classify:classify", "Show the most probable classes."),
     "evaluate knn": Verb(
         "fourm_lite.cli.evaluate_photos:knn", "Frozen features: nearest neighbours."

@@ -15,6 +15,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.model.load import load_model
+from fourm_lite.training.tasks import ClassifyTask
 
 EVERYTHING = ["rgb@16", "tok_depth@16", "tok_global", "caption", "t5"]
 
@@ -293,3 +294,23 @@ def test_decay_is_not_for_positions_and_modality_vectors(vit):
 def test_an_unknown_modality_is_named_with_its_neighbour(folder):
     with pytest.raises(FourMError, match="Did you mean 'caption'"):
         FMViT.from_pretrained(folder, inputs=["captoin"])
+
+
+@pytest.mark.parametrize("names", [["caption"], ["tok_depth@16", "caption"]])
+def test_a_classifier_of_other_modalities_learns(folder, names, tmp_path):
+    vit = FMViT.from_pretrained(folder, inputs=EVERYTHING, num_classes=2)
+    batch, labels = tiny_batch(names, 6, seed=4), torch.tensor([0, 1, 0, 1, 0, 1])
+    task = ClassifyTask(vit)
+    optimizer = torch.optim.AdamW(vit.parameters(), lr=3e-3)
+
+    for _ in range(25):
+        losses = task.step(vit, (batch, labels), torch.Generator())
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    assert losses.parts["accuracy"] == 1
+    vit.save(tmp_path / "v")
+    again = FMViT.from_pretrained(tmp_path / "v")
+    with torch.no_grad():
+        assert torch.equal(again(batch), vit.eval()(batch))

@@ -114,3 +114,15 @@ def test_photos_of_which_none_can_be_read_are_an_error(capsys, model, photos, tm
 
     assert code == 2
     assert "none.png" in err
+
+
+def test_export_shows_how_each_form_agrees(capsys, model, photos, tmp_path):
+    words = ["--out", tmp_path / "e", "--forms", "export,bf16", "--photos", photos, "--json"]
+
+    code, shown, err = run(capsys, "export", model, *words)
+
+    assert code == 0, err
+    lines = {line["form"]: line for line in json.loads(shown)}
+    assert set(lines) == {"float32", "export", "bf16"}
+    assert lines["export"]["max_difference"] < 1e-5
+    assert (tmp_path / "e" / "model.pt2").is_file()
