@@ -25,6 +25,7 @@ from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
+from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class FourM(nn.Module):
 
     def logits(self, y: Tensor, modality: str) -> Tensor:
         """Scores of the vocabulary: float[..., D] -> float[..., V]."""
-        return self.target(modality).to_logits(y)
+        return project(self.target(modality).to_logits, y)
 
     def target(self, name: str) -> TokenDecoder:
         """The decoder's embedding of a modality.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
 
 
@@ -108,12 +109,12 @@ class Attention(nn.Module):
         """Attends within x: float[B, N, D]; with a cache, to the cached tokens before it as
         well.
         """
-        q, k, v = rearrange(self.qkv(x), "b n (c h d) -> c b h n d", c=3, h=self.num_heads)
+        q, k, v = rearrange(project(self.qkv, x), "b n (c h d) -> c b h n d", c=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             k, v = cache.append(k, v)
         y = fused_attention(q, k, v, bias)
-        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+        return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
 
 
 class CrossAttention(nn.Module):
@@ -152,11 +153,14 @@ class CrossAttention(nn.Module):
 
         Rows where `present` (bool[B, 1, 1]) is False have no context: they attend to nothing.
         """
-        q = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads))
+        if keys_values[0].shape[2] == 0:  # nothing to attend to: the projection of zeros
+            zeros = torch.zeros_like(x)
+            return zeros if self.proj.bias is None else zeros + self.proj.bias
+        q = self.q_norm(rearrange(project(self.q, x), "b n (h d) -> b h n d", h=self.num_heads))
         y = fused_attention(q, *keys_values, bias)
         if present is not None:
             y = y * present[..., None]
-        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+        return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
 
 
 def _qk_norms(head_dim: int, on: bool, norm_bias: bool) -> tuple[nn.Module, nn.Module]:

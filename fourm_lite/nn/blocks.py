@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.nn.attention import Attention, CrossAttention, KVCache
+from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -80,7 +82,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps float[..., dim] to float[..., dim]."""
-        return self.fc2(self.act(self.fc1(x)))
+        return project(self.fc2, self.act(project(self.fc1, x)))
 
 
 class GatedMlp(nn.Module):
@@ -100,7 +102,11 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps float[..., dim] to float[..., dim]."""
-        return self.fc2(self.act(self.fc1(x)) * self.fc3(x))
+        gate, up = project(self.fc1, x), project(self.fc3, x)
+        if torch.is_grad_enabled() or not isinstance(self.act, nn.SiLU):
+            return project(self.fc2, self.act(gate) * up)
+        # In place: the two hidden tensors are the largest of a block.
+        return project(self.fc2, F.silu(gate, inplace=True).mul_(up))
 
 
 def _norm(config: BlockConfig) -> LayerNorm:

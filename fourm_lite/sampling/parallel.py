@@ -19,6 +19,7 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.model.packing import take_first
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
+from fourm_lite.sampling.passes import Joined
 from fourm_lite.sampling.state import Job
 
 
@@ -79,11 +80,18 @@ def roar(job: Job) -> Written:
 
 
 def _logits(job: Job, positions: Tensor, valid: Tensor) -> Tensor:
+    model, name, context = job.model, job.name, job.context
+    if isinstance(context, Joined) and context.is_padded and _many(positions):
+        outputs = [decode_positions(model, name, positions, valid, c) for c in context.parts]
+        return job.guided(torch.cat(outputs))
     p = len(job.passes)
-    y = decode_positions(
-        job.model, job.name, positions.repeat(p, 1), valid.repeat(p, 1), job.context
-    )
+    y = decode_positions(model, name, positions.repeat(p, 1), valid.repeat(p, 1), context)
     return job.guided(y)
+
+
+def _many(positions: Tensor) -> bool:
+    """Whether one pass alone keeps the device busy, so that joining passes only adds padding."""
+    return positions.numel() >= (64 if positions.device.type == "cpu" else 4096)
 
 
 def _count(job: Job) -> int:

@@ -133,6 +133,18 @@ def _same(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Joined(Context):
+    """Contexts of several passes as one batch, the shorter ones padded; `parts` are not."""
+
+    parts: tuple[Context, ...] = ()
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether some pass has fewer tokens than another."""
+        return len({part.tokens.shape[1] for part in self.parts}) > 1
+
+
 def stack(encoded: Sequence[Encoded]) -> Context:
     """Contexts of several passes as one batch; shorter ones are padded."""
     contexts = [e.context for e in encoded]
@@ -143,24 +155,26 @@ def stack(encoded: Sequence[Encoded]) -> Context:
     valid = torch.cat(
         [F.pad(e.packed.valid, (0, length - e.packed.valid.shape[1])) for e in encoded]
     )
+    parts = tuple(contexts)
     if bool(valid.all()):
-        return Context(tokens)
+        return Joined(tokens, parts=parts)
     present = valid.any(dim=1)
-    return Context(
+    return Joined(
         tokens,
         blocked(valid, tokens.dtype)[:, None, None, :],
         None if bool(present.all()) else present[:, None, None],
+        parts,
     )
 
 
-def combine(logits: Tensor, passes: Sequence[Pass]) -> Tensor:
-    """The weighted sum of the passes' logits: float[P * B, ...] -> float32[B, ...].
+def combine(outputs: Tensor, passes: Sequence[Pass]) -> Tensor:
+    """The weighted sum of the passes' outputs: float[P * B, ...] -> float32[B, ...].
 
     Written as base + sum w (l - base), which is exact where the passes agree.
     """
     if len(passes) == 1:
-        return logits.float()
-    *others, base = logits.float().chunk(len(passes))
+        return outputs.float()
+    *others, base = outputs.float().chunk(len(passes))
     out = base
     for one, p in zip(others, passes, strict=False):
         out = out + p.weight * (one - base)

@@ -94,8 +94,11 @@ class Job:
         return self.step.target
 
     def guided(self, y: Tensor) -> Tensor:
-        """Logits of decoder outputs float[P * B, M, D], passes combined: float32[B, M, V]."""
-        return combine(self.model.logits(y, self.name), self.passes)
+        """Logits of decoder outputs float[P * B, M, D], passes combined: float32[B, M, V].
+
+        Logits are linear in the output and have no bias, so the outputs are combined, not they.
+        """
+        return self.model.logits(combine(y, self.passes).to(y.dtype), self.name).float()
 
 
 @dataclass(frozen=True)
