@@ -116,11 +116,6 @@ def fourm_config(
     return own
 
 
-def is_ml4m(config: Mapping[str, Any]) -> bool:
-    """Whether a config is ml-4m's: ours carry a format number."""
-    return "format" not in config
-
-
 def _checked(config: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     """Every key of `FM_KEYS` with a value of its type, defaults filled in."""
     for name in config:
