@@ -44,7 +44,7 @@ class Ann:
     """
 
     probes: int = 20
-    refine: int = 20
+    refine: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Neares
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,9 @@ class Reader:
         self._manifest = manifest
         self._decode = decode
         self._store = CodeStore(manifest.codebook_size, packed=manifest.kind == "codes")
-        self._cache: tuple[int, Block] | None = None
+        self._held_version = 0
+        self._held_block: Block | None = None
+        self._held_ids: Any = None
 
     @property
     def store(self) -> CodeStore:
@@ -109,9 +111,12 @@ class Reader:
 
     def hits(self, found: Nearest, columns: Sequence[str] | None) -> Hits:
         """The ids, scores and columns of rows that were found."""
-        names = self.columns(columns)
-        table = self.rows.take(found.row_ids, ["id", *(n for n in names if n != "id")])
-        values = {name: self._plain(name, table.column(name)) for name in names if name != "id"}
+        names = [name for name in self.columns(columns) if name != "id"]
+        held = None if names else self._ids_held(found.row_ids)
+        if held is not None:
+            return Hits(held, found.scores)
+        table = self.rows.take(found.row_ids, ["id", *names])
+        values = {name: self._plain(name, table.column(name)) for name in names}
         return Hits(table.column("id").to_pylist(), found.scores, values)
 
     def places(self, ids: Sequence[Id]) -> dict[Id, int]:
@@ -159,10 +164,11 @@ class Reader:
     def _held(self, where: str | None) -> Iterator[Block]:
         """The vectors in memory, read again when the table has a new version."""
         version = self.rows.version
-        if self._cache is None or self._cache[0] != version:
-            self._cache = None  # the old block must go before the new one is read
-            self._cache = (version, self._load())
-        block = self._cache[1]
+        if self._held_version != version:
+            self._held_block = None  # the old block must go before the new one is read
+            self._held_block, self._held_ids = self._load()
+            self._held_version = version
+        block = cast(Block, self._held_block)
         if where is None:
             yield block
             return
@@ -172,15 +178,26 @@ class Reader:
             part = slice(start, start + FILTER_ROWS)
             yield keep_rows(Block(block.row_ids[part], block.vectors[part]), allowed)
 
-    def _load(self) -> Block:
+    def _load(self) -> tuple[Block, Any]:
+        """All vectors in one array, and the ids beside them as an Arrow array."""
+        import pyarrow as pa
+
         count, width = self.rows.count(), self.width or 0
         row_ids, vectors = np.empty(count, np.uint64), np.empty((count, width), np.float32)
-        filled = 0
-        for block in self.blocks():
-            end = filled + len(block.row_ids)
-            row_ids[filled:end], vectors[filled:end] = block.row_ids, block.vectors
+        ids, filled = [], 0
+        for part, batch in self.rows.scan(["vector", "id"]):
+            end = filled + len(part)
+            row_ids[filled:end], vectors[filled:end] = part, as_matrix(batch.column(0))
+            ids.append(batch.column(1))
             filled = end
-        return Block(row_ids, vectors)
+        return Block(row_ids, vectors), pa.chunked_array(ids)
+
+    def _ids_held(self, row_ids: RowIds) -> list[Id] | None:
+        """The ids of these rows, where the rows of this version are in memory."""
+        if self._held_block is None or self._held_version != self.rows.version:
+            return None
+        places = np.searchsorted(self._held_block.row_ids, row_ids)
+        return [self._held_ids[int(place)].as_py() for place in places]
 
     def _plain(self, name: str, column: Any) -> list[Any]:
         if name == "codes":

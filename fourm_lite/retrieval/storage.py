@@ -42,6 +42,8 @@ class Rows:
 
         self._db = lancedb.connect(path, storage_options=dict(options) if options else None)
         self._table: Any = None
+        self._version = 0
+        self._known: dict[str, Any] = {}  # what was asked of this version already
 
     @property
     def exists(self) -> bool:
@@ -57,7 +59,9 @@ class Rows:
     @property
     def schema(self) -> Any:
         """The Arrow schema of the rows."""
-        return self._table.schema
+        if "schema" not in self._known:
+            self._known["schema"] = self._table.schema
+        return self._known["schema"]
 
     def create(self, schema: Any) -> None:
         """Makes the table with ``id`` as its key, unless another process was faster."""
@@ -67,30 +71,35 @@ class Rows:
         field = schema.field(place)
         keyed = field.with_metadata({**(field.metadata or {}), KEY: b"1"})
         try:
+            self._known = {}
             self._table = self._db.create_table(TABLE, schema=pa.schema(schema.set(place, keyed)))
         except (ValueError, RuntimeError, OSError) as error:
             if "exist" not in str(error).lower() or not self.exists:
                 raise _write_error(error) from error
 
-    def refresh(self) -> int:
-        """Moves to the newest version and returns its number; 0 where there is no table."""
-        if not self.exists:
-            return 0
-        self._table.checkout_latest()
-        return int(self._table.version)
-
     @property
     def version(self) -> int:
         """The version that this handle reads."""
-        return int(self._table.version) if self.exists else 0
+        return self._version or self.refresh()
+
+    def refresh(self) -> int:
+        """Moves to the newest version and returns its number; 0 where there is no table."""
+        if self.exists:
+            self._table.checkout_latest()
+            version = int(self._table.version)
+            if version != self._version:
+                self._version, self._known = version, {}
+        return self._version
 
     def count(self, where: str | None = None) -> int:
         """How many rows there are, or how many pass the filter."""
         if not self.exists:
             return 0
-        if where is None:
-            return int(self._table.count_rows())
-        return _filtered(where, lambda: int(self._table.count_rows(where)))
+        if where is not None:
+            return _filtered(where, lambda: int(self._table.count_rows(where)))
+        if "rows" not in self._known:
+            self._known["rows"] = int(self._table.count_rows())
+        return int(self._known["rows"])
 
     def scan(
         self, columns: Sequence[str], where: str | None = None, *, batch_rows: int = BATCH_ROWS
@@ -165,6 +174,7 @@ class Rows:
 
     def _retry(self, write: Callable[[], Result]) -> Result:
         """Runs a write until it does not meet another one; waits longer each time."""
+        self._version, self._known = 0, {}
         for attempt in range(ATTEMPTS):
             try:
                 return write()

@@ -22,7 +22,7 @@ from fourm_lite.backbone.timm_models import build
 
 pytestmark = pytest.mark.bench
 
-BATCH, THREADS, ROUNDS = 8, 2, 7
+BATCH, THREADS, ROUNDS = 8, 2, 5
 
 
 @pytest.fixture(autouse=True)
