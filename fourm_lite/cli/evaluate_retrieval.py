@@ -30,7 +30,7 @@ from fourm_lite.cli.search_options import (
 )
 from fourm_lite.cli.words import Option
 
-MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
+MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR")
 
 
 def retrieval(
@@ -85,7 +85,7 @@ def retrieval(
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
-    tables = {"": report, "before reranking: ": report.get("before_rerank", {})}
+    tables = {"": report, "before: ": report.get("before_rerank", {})}
     return [
         (note + name.replace("_", " "), *(f"{100 * table[name][m]:.1f}" if m != "median_rank"
          else f"{table[name][m]:g}" for m in MEASURES))

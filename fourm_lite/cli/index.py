@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, print_table
+from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -92,8 +92,8 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
             "rate": f"{report.rate:.1f} photos a second",
         }
     )
-    if report.unreadable:
-        print_table(("not indexed", "reason"), [(s.uri, s.reason) for s in report.unreadable])
+    for skipped in report.unreadable:
+        print(f"not indexed: {skipped.uri}: {skipped.reason}")
 
 
 @contextmanager

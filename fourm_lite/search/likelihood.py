@@ -229,16 +229,18 @@ def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
     """The weighted sum of the parts that are there: float32[K].
 
     Raises:
-        ConfigError: no part that is there has a weight
+        ConfigError: none of the parts that have a weight is there
     """
-    used = {n: w for n, w in weights.items() if w and n in parts}
-    if not used:
+    total = np.zeros(len(next(iter(parts.values()))), np.float64)
+    used = [name for name, weight in weights.items() if weight and name in parts]
+    if not used and any(weights.values()):
         raise ConfigError(
             f"this query has the parts {sorted(parts)}, the weights name {dict(weights)}; give "
             "one of them a weight"
         )
-    total = sum(np.float64(w) * parts[n].astype(np.float64) for n, w in used.items())
-    return np.asarray(total, np.float32)
+    for name in used:
+        total += weights[name] * parts[name].astype(np.float64)
+    return total.astype(np.float32)
 
 
 def model_weights(space: Any) -> Mapping[str, Mapping[str, float]] | None:

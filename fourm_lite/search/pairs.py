@@ -110,7 +110,7 @@ class PairScores:
         return self._rescore(weights, tell, by_text=False)
 
     def _rescore(self, weights: Weights, tell: Tell | None, *, by_text: bool) -> Rescore:
-        names = [n for n in self.names if weights.get(n)]
+        names = [n for n in self.names if weights.get(n)] or ["cosine"]
         total = self.cosine.shape[0 if by_text else 1]
         what = "captions reranked" if by_text else "photos reranked"
 

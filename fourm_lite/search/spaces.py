@@ -8,11 +8,11 @@ the network whose vectors it learned to predict; either way the space is that ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,70 +20,33 @@ import torch
 
 from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
 from fourm_lite.embedders.load import FAMILIES, load_embedder
-from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
+from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.embedding import Decode, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
+from fourm_lite.search.twin import TwinSpace
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+CENTRED = ":centred"
+"""The end of the name of a space whose vectors have a mean taken off."""
 
-Item = Mapping[str, Any]
-Codes = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
-MODEL = "model"
-"""The gallery that a model makes itself, from pixels."""
-PICTURE, TEXT = "rgb", "caption"
-"""What a picture and a text are called in an item."""
-
-
-class Space(Protocol):
-    """Vectors of items and pictures that can be compared with each other."""
-
-    @property
-    def name(self) -> str:
-        """The name of the space, as it stands in the manifest of an index."""
-        ...
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Hashes of what decides whether vectors can be compared."""
-        ...
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """The same, and hashes of who makes the rows of a gallery."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """The width E of a vector."""
-        ...
-
-    @property
-    def codebook_size(self) -> int | None:
-        """How many values a code has; None where vectors have no codes."""
-        ...
-
-    def embed_items(
-        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
-    ) -> Floats:
-        """Unit vectors float32[N, E] of queries."""
-        ...
-
-    def embed_pictures(
-        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
-    ) -> tuple[Floats, Codes | None]:
-        """Unit vectors float32[N, E] of a gallery, and their codes int64[N, L] where there are."""
-        ...
-
-    def provenance(self) -> dict[str, Any]:
-        """Fields of a manifest: model, tokenizer, preprocessing."""
-        ...
+__all__ = [
+    "CENTRED",
+    "MODEL",
+    "PICTURE",
+    "TEXT",
+    "Codes",
+    "Item",
+    "ModelSpace",
+    "Progress",
+    "Space",
+    "TwinSpace",
+    "open_space",
+]
 
 
 @dataclass(frozen=True)
@@ -120,7 +83,7 @@ class ModelSpace:
     @property
     def name(self) -> str:
         """The target's name; centred vectors are another space than plain ones."""
-        return self.target.name + ("" if self.centre.mean is None else ":centred")
+        return self.target.name + ("" if self.centre.mean is None else CENTRED)
 
     @property
     def width(self) -> int:
@@ -248,87 +211,6 @@ class ModelSpace:
         }
 
 
-@dataclass(frozen=True)
-class TwinSpace:
-    """The space of a twin encoder: one picture or one text a vector."""
-
-    embedder: NetworkEmbedder
-    source: str = ""
-
-    @property
-    def name(self) -> str:
-        """The network's own name of its space."""
-        return self.embedder.space.name
-
-    @property
-    def width(self) -> int:
-        """The width of a vector."""
-        return self.embedder.dim
-
-    @property
-    def codebook_size(self) -> int | None:
-        """Its vectors have no codes."""
-        return None
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Hash of weights and preprocessing."""
-        return {"network": self.embedder.space.fingerprint[:16]}
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """The network makes its own rows."""
-        return self.identity
-
-    def embed_items(
-        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
-    ) -> Floats:
-        """Unit vectors float32[N, E]; every item is one picture or one text.
-
-        Raises:
-            UnknownNameError: another modality
-            FourMError: several at once; twin encoders compose by arithmetic only
-        """
-        vectors = []
-        for number, item in enumerate(items):
-            if len(item) != 1:
-                raise FourMError(
-                    f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
-                    "them with compose='arithmetic'"
-                )
-            ((name, value),) = item.items()
-            vectors.append(self._one(name, value))
-            if progress is not None:
-                progress(number + 1, len(items))
-        return np.concatenate(vectors) if vectors else np.empty((0, self.width), np.float32)
-
-    def _one(self, name: str, value: Any) -> Floats:
-        if name in (TEXT, "text"):
-            return self.embedder.embed_text([str(value)])
-        if name in (PICTURE, "image"):
-            return self.embedder.embed_image([value])
-        raise UnknownNameError(
-            f"'{self.embedder.name}' embeds '{PICTURE}' and '{TEXT}', got {name!r}; other "
-            "modalities need a 4M model"
-        )
-
-    def embed_pictures(
-        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
-    ) -> tuple[Floats, None]:
-        """Unit vectors float32[N, E] of pictures; there are no codes."""
-        total = len(pictures)
-        told = None if progress is None else lambda done: progress(done, total)
-        return self.embedder.embed_image(pictures, batch_size, progress=told), None
-
-    def provenance(self) -> dict[str, Any]:
-        """Fields of a manifest."""
-        return {
-            "model": self.source or self.embedder.name,
-            "preprocessing": repr(self.embedder.preprocess),
-            "extra": {"gallery": MODEL, "centre": "none"},
-        }
-
-
 def is_embedder(source: Any) -> bool:
     """Whether a name is the specification of an embedding network, such as `hf:...`."""
     return isinstance(source, NetworkEmbedder) or (
@@ -415,10 +297,3 @@ def _lasting(source: str | Path) -> str:
     """A path that still works from another folder; a name stays a name."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else str(source)
-
-
-def pictures_of(paths: Sequence[str | Path]) -> list[Image]:
-    """Pictures of files, opened the one way that galleries are opened."""
-    from fourm_lite.retrieval.images import open_image
-
-    return [open_image(Path(path).read_bytes()) for path in paths]

@@ -23,7 +23,7 @@ from fourm_lite.retrieval.exact import Block, nearest
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.search.centre import Centre, Floats, gallery_centre, has_unit_length
 from fourm_lite.search.query import Query
-from fourm_lite.search.spaces import ModelSpace, Space
+from fourm_lite.search.spaces import CENTRED, ModelSpace, Space
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
 IDS = ("ids", "id", "names", "files", "uri", "path")
@@ -153,7 +153,7 @@ class VectorSearch:
             "path": str(self.file.path),
             "rows": len(self.file),
             "width": self.file.width,
-            "space": self.space.name,
+            "space": self.space.name.removesuffix(CENTRED),
             "centre": centre.source,
             "columns": list(self.file.columns),
         }

@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from tiny_pipeline import photo
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.index import Index
+from fourm_lite.search.engine import Search
+from fourm_lite.search.gallery import (
+    LIKELIHOOD,
+    Ingest,
+    Truth,
+    calibrate_index,
+    index_photos,
+    open_index,
+)
+from fourm_lite.search.query import Query
+from fourm_lite.search.spaces import open_space
+from fourm_lite.search.truth import captions_of
+
+
+@pytest.fixture(scope="module")
+def search(index_folder):
+    return Search.open(index_folder)
+
+
+def test_an_index_says_who_made_it_and_opens_its_own_model(search, model_folder):
+    manifest = search.index.manifest
+
+    assert manifest.model == str(model_folder.resolve())
+    assert manifest.space == "tok_vector_global"
+    assert set(manifest.fingerprints) == {"tokenizer", "model", "gallery"}
+    assert manifest.extra["gallery"] == "model"
+    assert manifest.preprocessing["size"] == 32
+    assert len(search.index) == 20
+
+
+def test_a_photo_of_the_gallery_finds_itself(search):
+    hits = search(rgb=photo(3), k=2)
+
+    assert hits.ids[0] in {"test03", "val03"}
+    assert hits.scores[0] == pytest.approx(1, abs=1e-5)
+    assert hits.columns["captions"][0]
+    assert not set(hits.columns) & {"codes", "vector", "row_hash"}
+
+
+def test_hits_can_be_filtered_by_columns(search):
+    hits = search(caption="two dogs", k=20, where="split = 'val'")
+
+    assert len(hits) == 8
+    assert all(str(i).startswith("val") for i in hits.ids)
+
+
+def test_reranking_changes_the_order_of_the_first_only(search):
+    first = search(caption="two dogs", k=20)
+
+    again = search(caption="two dogs", k=20, rerank=6, weights={"codes": 1.0})
+
+    assert sorted(again.ids[:6]) == sorted(first.ids[:6])
+    assert again.ids[6:] == first.ids[6:]
+    assert np.all(np.diff(again.scores[:6]) <= 0)
+    assert np.isnan(again.scores[6:]).all()
+    assert again.p_right is None
+
+
+def test_another_space_is_refused_with_both_named(tmp_path, pipe, index_folder):
+    index = Index.create(tmp_path / "other", space="tok_dinov2_global", width=10)
+    index.add(["a"], np.ones((1, 10)))
+
+    with pytest.raises(ConfigError, match=r"'tok_dinov2_global'.*'tok_vector_global'"):
+        Search.open(tmp_path / "other", pipe)
+    with pytest.raises(ConfigError, match="names no model"):
+        Search.open(tmp_path / "other")
+    with pytest.raises(ConfigError, match="there is no index"):
+        Search.open(tmp_path / "nothing")
+
+
+def test_the_same_name_with_another_tokenizer_is_another_space(tmp_path, pipe):
+    made = {"tokenizer": "0123456789abcdef"}
+    Index.create(tmp_path / "other", space="tok_vector_global", fingerprints=made)
+
+    with pytest.raises(ConfigError, match=r"0123456789abcdef.*the query is of"):
+        Search.open(tmp_path / "other", pipe)
+
+
+def test_an_index_is_not_continued_by_another_model(index_folder, model_folder):
+    other = open_space(model_folder, decode="argmax")
+
+    with pytest.raises(ConfigError, match="made with model"):
+        open_index(index_folder, other)
+
+
+def test_a_codes_only_index_is_searched_by_decoding(tmp_path, model_folder, pack, space):
+    made = open_index(tmp_path / "codes", open_space(model_folder), codes_only=True)
+    index_photos([pack / "images"], made, space, Ingest(batch_size=4))
+
+    hits = Search.open(tmp_path / "codes")(rgb=photo(5), k=3)
+
+    assert len(hits) == 3
+    pictures = [photo(i) for i in range(12)]
+    codes = space.embed_pictures(pictures)[1]
+    scores = space.decode_codes(codes) @ Query.of(rgb=photo(5)).vector(space)
+    assert hits.scores[0] == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_what_changed_is_embedded_again_and_what_is_gone_can_be_pruned(tmp_path, space):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        photo(i).save(folder / f"{i}.png")
+    index = open_index(tmp_path / "idx", space)
+    index_photos([folder], index, space)
+    photo(9).save(folder / "1.png")
+    (folder / "2.png").unlink()
+
+    report = index_photos([folder], index, space, Ingest(prune=True))
+
+    assert (report.added, report.changed, report.unchanged, report.removed) == (0, 1, 2, 1)
+    assert Search(index, space)(rgb=photo(9), k=1).ids == ["1.png"]
+
+
+def test_a_calibrated_index_says_how_sure_it_is(tmp_path, space, pack):
+    index = open_index(tmp_path / "idx", space)
+    index_photos([pack / "captions.jsonl"], index, space)
+    asked = [{"rgb": photo(i)} for i in range(8)] + [{"caption": w} for w in list("abcdef")]
+    right = [[f"val{i:02d}", f"test{i:02d}"] for i in range(8)] + [["nothing"]] * 6
+    truth = Truth(asked, right)
+
+    report, weights = calibrate_index(index, space, truth)
+
+    assert (report.queries, weights) == (14, None)
+    found = Search(index, space)(rgb=photo(1), k=1)
+    assert found.p_right > 0.5
+    assert found.good_match
+
+
+def test_captions_calibrate_with_the_likelihood_and_fit_weights(tmp_path, space, pack):
+    index = open_index(tmp_path / "idx", space)
+    index_photos([pack / "images"], index, space)
+    truth = captions_of(index, space, pack, "test")
+    assert len(truth.items) == 24
+    # half of the captions are told to be answered rightly, whatever comes first
+    first = index.search_many(space.embed_items(truth.items), 1, columns=[])
+    right = [h.ids if i % 2 else ["no"] for i, h in enumerate(first)]
+
+    _, weights = calibrate_index(index, space, Truth(truth.items, right), depth=5)
+
+    calibration = Index.open(tmp_path / "idx").manifest.calibration
+    assert calibration["names"] == ["score", "margin", LIKELIHOOD]
+    assert set(weights) == {"cosine", "codes", "caption"}
+    search = Search.open(tmp_path / "idx", space.pipe)
+    assert 0 <= search(caption="two dogs", k=1).p_right <= 1
+    assert search(rgb=photo(0), k=1).p_right is None  # no words, no likelihood of words
+    assert len(search(caption="two dogs", k=3, rerank=5)) == 3
+
+
+def test_captions_of_photos_that_are_not_indexed_are_refused(tmp_path, space, pack):
+    index = Index.create(tmp_path / "empty", space=space.name)
+    index.add(["x"], np.ones((1, 10)))
+
+    with pytest.raises(ConfigError, match=r"none of the 12 photos.*'x'"):
+        captions_of(index, space, pack, "test")

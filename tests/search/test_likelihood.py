@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from tiny_pipeline import photo
+
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.rerank import rerank
+from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, fit_weights
+from fourm_lite.search.pairs import PairScores, fit_on
+from fourm_lite.search.spaces import open_space
+
+from .conftest import network
+
+TARGET = "tok_vector_global"
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return np.random.default_rng(0).integers(0, 24, (7, 4))
+
+
+def test_codes_are_scored_as_the_pipeline_scores_them(pipe, space, codes):
+    reranker = LikelihoodReranker(Likelihood.of(space))
+    query = {"caption": "a red circle", "rgb": photo(3)}
+
+    parts = reranker.parts(query, codes)
+
+    assert np.allclose(parts["codes"], pipe.score({TARGET: list(codes)}, query)[0], atol=1e-5)
+
+
+def test_words_are_scored_from_each_candidate_as_the_pipeline_scores_them(pipe, space, codes):
+    parts = LikelihoodReranker(Likelihood.of(space)).parts({"caption": "two green dogs"}, codes)
+
+    alone = pipe.score({"caption": "two green dogs"}, [{TARGET: row} for row in codes])
+    assert np.allclose(parts["caption"], alone[:, 0], atol=1e-5)
+
+
+def test_texts_of_unlike_length_do_not_change_each_other(space, codes):
+    likelihood = Likelihood.of(space)
+    batch = space.pipe.read([{"caption": t} for t in ("a", "a red circle on the left", "dogs a")])
+    texts = likelihood.texts(batch)
+    ready = likelihood.candidates(codes)
+    pairs = np.array([[t, c] for t in range(3) for c in (0, 4)])
+
+    together = likelihood.text_scores(texts, ready, pairs)
+
+    for pair, score in zip(pairs, together, strict=True):
+        assert np.isclose(score, likelihood.text_scores(texts, ready, pair[None])[0], atol=1e-5)
+
+
+def hits_of(codes):
+    scores = np.linspace(0.9, 0.3, len(codes)).astype(np.float32)
+    return Hits([f"r{i}" for i in range(len(codes))], scores, {"codes": list(codes)})
+
+
+def test_reranking_puts_the_weighted_sum_in_order(space, codes):
+    weights = {"cosine": 3.0, "codes": 1.0, "caption": 0.5}
+    reranker = LikelihoodReranker(Likelihood.of(space), weights)
+    query, hits = {"caption": "a blue square"}, hits_of(codes)
+
+    found = rerank(query, hits, reranker, depth=5)
+
+    parts = reranker.parts(query, codes[:5])
+    total = 3 * hits.scores[:5] + parts["codes"] + 0.5 * parts["caption"]
+    assert found.ids == [f"r{i}" for i in np.argsort(-total, kind="stable")] + ["r5", "r6"]
+    assert np.allclose(found.scores[:5], np.sort(total)[::-1], atol=1e-5)
+
+
+def test_a_query_without_words_is_reranked_by_codes(space, codes):
+    reranker = LikelihoodReranker(Likelihood.of(space), {"codes": 1.0, "caption": 5.0})
+
+    scores = reranker({"rgb": photo(0)}, hits_of(codes))
+
+    assert np.allclose(scores, reranker.parts({"rgb": photo(0)}, codes)["codes"])
+
+
+def test_what_cannot_be_reranked_says_why(space, codes):
+    reranker = LikelihoodReranker(Likelihood.of(space), {"caption": 1.0})
+    with pytest.raises(ConfigError, match="one of them a weight"):
+        reranker({"rgb": photo(0)}, hits_of(codes))
+    with pytest.raises(ConfigError, match="have none"):
+        reranker({"caption": "a"}, Hits(["a"], np.ones(1, np.float32)))
+    with pytest.raises(ShapeError, match="another target"):
+        reranker({"caption": "a"}, hits_of(codes[:, :3]))
+    with pytest.raises(ConfigError, match="Did you mean 'codes'"):
+        LikelihoodReranker(Likelihood.of(space), {"code": 1.0})
+    with pytest.raises(ConfigError, match="twin encoder"):
+        Likelihood.of(open_space(load_embedder(network)))
+
+
+def test_fitted_weights_are_those_that_drew_the_answers():
+    rng = np.random.default_rng(0)
+    parts = {"cosine": rng.normal(0, 0.1, (4000, 12)), "codes": rng.normal(3, 2.0, (4000, 12))}
+    z = 8 * parts["cosine"] + 0.7 * parts["codes"]
+    right = np.zeros(z.shape, bool)
+    right[np.arange(len(z)), np.argmax(z + rng.gumbel(size=z.shape), axis=1)] = True
+
+    weights = fit_weights(parts, right)
+
+    assert weights["cosine"] == pytest.approx(8, rel=0.12)
+    assert weights["codes"] == pytest.approx(0.7, rel=0.12)
+
+
+def test_a_useless_part_gets_hardly_any_weight_and_no_right_answer_is_refused():
+    rng = np.random.default_rng(1)
+    right = np.eye(10, dtype=bool)
+    parts = {"cosine": right * 1.0 + rng.normal(0, 0.3, (10, 10)), "codes": np.ones((10, 10))}
+
+    weights = fit_weights(parts, right)
+
+    assert weights["cosine"] > 1
+    assert abs(weights["codes"]) < 1e-6
+    with pytest.raises(ConfigError, match="no query has a right candidate"):
+        fit_weights(parts, np.zeros((10, 10), bool))
+
+
+def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
+    items = [{"caption": t} for t in ("a red circle", "two dogs", "a")]
+    texts, images = space.embed_items(items), space.decode_codes(codes)
+    pairs = PairScores.of(space, items, codes, texts, images, batch_size=2)
+    weights = {"cosine": 2.0, "codes": 1.0, "caption": 1.0}
+
+    forward, back = pairs.to_images(weights), pairs.to_texts(weights)
+
+    reranker = LikelihoodReranker(Likelihood.of(space), weights)
+    for i, item in enumerate(items):
+        hits = Hits(list(range(7)), (texts[i] @ images.T), {"codes": list(codes)})
+        alone = reranker(item, hits)
+        assert np.allclose(forward(i, np.arange(7)), alone, atol=1e-4)
+        assert np.allclose([back(g, np.array([i]))[0] for g in range(7)], alone, atol=1e-4)
+    by_text, by_photo = fit_on(pairs, np.array([0, 1, 2]), 7)
+    assert set(by_text) == set(by_photo) == set(weights)

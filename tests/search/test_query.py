@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from tiny_pipeline import photo
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.compose import compose
+from fourm_lite.search.query import NEGATIVE_WEIGHT, Query
+
+
+def vectors(space, *items):
+    return space.embed_items(list(items))
+
+
+def test_conditioning_is_one_pass_on_everything(space):
+    query = Query.of(caption="a red circle", rgb=photo(2))
+
+    found = query.vector(space)
+
+    assert query.way == "conditioning"
+    both = vectors(space, {"caption": "a red circle", "rgb": photo(2)})[0]
+    assert np.allclose(found, both, atol=1e-6)
+
+
+def test_arithmetic_is_the_documented_formula(space):
+    query = Query.of(
+        {"caption": ["a red circle", "two dogs"], "rgb": photo(2)},
+        without={"caption": "a blue square"},
+        weights={"caption": 2, "not-caption": 0.25},
+        compose="arithmetic",
+    )
+
+    found = query.vector(space)
+
+    parts = vectors(
+        space, {"caption": "a red circle"}, {"caption": "two dogs"}, {"rgb": photo(2)},
+        {"caption": "a blue square"},
+    )  # fmt: skip
+    total = 2 * parts[0] + 2 * parts[1] + parts[2] - 0.25 * parts[3]
+    assert np.allclose(found, total / np.linalg.norm(total), atol=1e-5)
+
+
+def test_negatives_are_taken_off_after_conditioning(space):
+    query = Query.of(rgb=photo(1), without={"caption": "two dogs"})
+
+    found = query.vector(space)
+
+    parts = vectors(space, {"rgb": photo(1)}, {"caption": "two dogs"})
+    wanted = compose(parts[:1], negatives=parts[1:], negative_weights=[NEGATIVE_WEIGHT])
+    assert np.allclose(found, wanted, atol=1e-6)
+
+
+def test_weights_and_several_captions_choose_arithmetic_and_refuse_conditioning():
+    assert Query.of(caption=["a", "b"]).way == "arithmetic"
+    assert Query.of(caption="a", weights={"caption": 2.0}).way == "arithmetic"
+    assert Query.of(caption="a", rgb=photo()).way == "conditioning"
+    with pytest.raises(ConfigError, match="compose='arithmetic'"):
+        Query.of(caption=["a", "b"], compose="conditioning")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "nothing is asked for"),
+        ({"caption": "a", "weights": {"captoin": 2.0}}, "Did you mean 'caption'"),
+        ({"caption": "a", "compose": "arithmetics"}, "Did you mean 'arithmetic'"),
+    ],
+)
+def test_a_query_that_makes_no_sense_says_why(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        Query.of(**wrong)
+
+
+def test_a_list_of_numbers_is_one_value():
+    assert len(Query.of(vector_global=[1, 2, 3, 4]).wishes) == 1
+    assert len(Query.of(caption=["a", "b"]).wishes) == 2

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from tiny_pipeline import photo
+
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
+from fourm_lite.search.centre import Centre, gallery_centre, unit
+from fourm_lite.search.spaces import open_space
+
+from .conftest import network
+
+
+def test_without_a_mean_the_vectors_are_those_of_the_pipeline(pipe, space):
+    items = [{"rgb": photo(0)}, {"caption": "a red circle"}, {"rgb": photo(1), "caption": "dogs"}]
+
+    vectors = space.embed_items(items)
+
+    assert np.allclose(vectors, pipe.embed(items), atol=1e-6)
+    assert space.name == "tok_vector_global"
+
+
+def test_batches_do_not_change_vectors_or_codes(space):
+    pictures = [photo(i) for i in range(5)]
+
+    vectors, codes = space.embed_pictures(pictures, batch_size=2)
+    alone = [space.embed_pictures([p]) for p in pictures]
+
+    assert np.allclose(vectors, np.concatenate([v for v, _ in alone]), atol=1e-5)
+    assert np.array_equal(codes, np.concatenate([c for _, c in alone]))
+
+
+def test_a_gallery_by_a_network_holds_its_own_vectors_and_their_codes(pipe):
+    teacher = load_embedder(network)
+    space = open_space(pipe, gallery=teacher)
+    pictures = [photo(i) for i in range(3)]
+
+    vectors, codes = space.embed_pictures(pictures)
+
+    raw = teacher.embed_image(pictures, normalize=False)
+    assert np.allclose(vectors, teacher.embed_image(pictures), atol=1e-6)
+    assert np.array_equal(codes, space.codes(raw))
+    assert codes.shape == (3, 4)
+
+
+def test_decoding_codes_gives_the_vectors_that_the_tokenizer_says(pipe, space):
+    raw = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)
+    codes = space.codes(raw)
+
+    vectors = space.decode_codes(codes.astype(np.uint16))
+
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    given = pipe.embed([{"vector_global": row.tolist()} for row in codes])
+    assert np.allclose(vectors, given, atol=1e-5)
+
+
+def test_a_network_of_another_width_is_refused_with_both_named(pipe):
+    space = open_space(pipe, gallery=load_embedder(lambda ps: np.ones((len(ps), 7), np.float32)))
+
+    with pytest.raises(ShapeError, match=r"width 7.*'tok_vector_global' is of width 10"):
+        space.embed_pictures([photo()])
+
+
+def test_a_mean_is_taken_off_both_sides():
+    raw = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32) + 5
+    mean = np.full(6, 5, np.float32)
+
+    centred = Centre(mean, "tokenizer")(raw)
+
+    assert np.allclose(centred, unit(raw - 5), atol=1e-6)
+    assert centred.min() < -0.1
+    assert Centre()(raw).min() > 0
+
+
+def test_a_gallery_of_unit_vectors_is_centred_among_unit_vectors():
+    raw = np.random.default_rng(2).standard_normal((9, 6)).astype(np.float32) + 2
+
+    plain, short = gallery_centre(raw), gallery_centre(unit(raw))
+
+    assert not plain.unit_first
+    assert short.unit_first
+    # the same centre serves queries of any length
+    assert np.allclose(short(raw * 7), short(unit(raw)), atol=1e-5)
+    assert np.allclose(unit(raw).mean(0), short.mean, atol=1e-6)
+
+
+def test_a_twin_encoder_is_a_space_of_pictures_and_words():
+    texts = {"a dog": [1.0, 0, 0], "a cat": [0, 1.0, 0]}
+    embedder = load_embedder(
+        lambda pictures: np.eye(3, dtype=np.float32)[: len(pictures)],
+        text=lambda words: np.array([texts[w] for w in words], np.float32),
+    )
+    space = open_space(embedder)
+
+    vectors = space.embed_items([{"caption": "a cat"}, {"text": "a dog"}])
+
+    assert np.allclose(vectors, [[0, 1, 0], [1, 0, 0]])
+    assert space.embed_pictures([photo()])[1] is None
+    with pytest.raises(FourMError, match="compose"):
+        space.embed_items([{"caption": "a cat", "rgb": photo()}])
+    with pytest.raises(UnknownNameError, match="need a 4M model"):
+        space.embed_items([{"depth": photo()}])
