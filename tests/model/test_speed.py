@@ -1,0 +1,135 @@
+"""Every speed mode gives what the plain float32 model gives, to its own precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import MARKS, STYLES, tiny_batch, tiny_model
+from torch import Tensor, nn
+
+from fourm_lite.batch import TokenBatch
+from fourm_lite.errors import FourMError
+from fourm_lite.model.fourm import FourM
+from fourm_lite.model.speed import Int8Linear, compile_blocks, quantize_int8
+from fourm_lite.nn.linear import FEW_ROWS, project
+from fourm_lite.sampling.plan import Plan, Target
+from fourm_lite.sampling.sampler import Sampler
+
+GIVEN = ["rgb@16", "tok_depth@16", "t5"]
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="no int8 kernels here"
+)
+
+
+def model_of(style: str) -> FourM:
+    return tiny_model(style, scale=6.0, dim=64, num_heads=4)
+
+
+def logits_of(model: FourM, batch: TokenBatch, **options: object) -> Tensor:
+    """Of the first step of a grid and of every token of a text, one after the other."""
+    sampler = Sampler(model, marks=MARKS, **options)
+    plan = Plan.of(Target("tok_global", scheme="roar", steps=1, temperature=0, guidance=2.0))
+    (result,) = sampler.iterate(batch, plan)
+    return result.logits.float()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+MODES: dict[str, tuple[float, Callable[[FourM, TokenBatch], Tensor]]] = {
+    "bf16 weights": (0.999, lambda m, b: logits_of(copy.deepcopy(m).bfloat16(), b)),
+    "bf16 autocast": (0.999, lambda m, b: logits_of(m, b, autocast=torch.bfloat16)),
+    "int8": (0.98, lambda m, b: logits_of(quantize_int8(m), b)),
+    "compiled": (
+        0.999999,
+        lambda m, b: logits_of(compile_blocks(copy.deepcopy(m), backend="eager"), b),
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_speed_mode_agrees_with_plain_float32(style, mode):
+    model, batch = model_of(style), tiny_batch(GIVEN, 4)
+    least, run = MODES[mode]
+
+    assert cosine(run(model, batch), logits_of(model, batch)) >= least
+
+
+@pytest.mark.parametrize(
+    "mode", [lambda m: m.bfloat16(), quantize_int8, lambda m: compile_blocks(m, backend="eager")]
+)
+def test_every_speed_mode_writes_a_text_and_fills_a_grid(mode):
+    model, batch = mode(model_of("swiglu")), tiny_batch(["rgb@16"], 3)
+    targets = [Target("tok_depth@16", steps=3, guidance=2.0), Target("caption", guidance=1.5)]
+
+    out = Sampler(model, marks=MARKS).run(batch, Plan.of(*targets), seed=1)
+
+    assert out["tok_depth@16"].inputs.all()
+    assert out["caption"].inputs.any()
+
+
+def test_with_int8_weights_an_item_does_not_depend_on_its_neighbours():
+    model, batch = quantize_int8(model_of("swiglu")), tiny_batch(GIVEN, 4)
+    louder = batch.with_({"rgb@16": type(batch["rgb@16"])(
+        batch["rgb@16"].value * torch.tensor([1.0, 90.0, 1.0, 1.0])[:, None, None, None],
+        batch["rgb@16"].inputs, batch["rgb@16"].targets)})  # fmt: skip
+
+    both = logits_of(model, batch), logits_of(model, louder)
+
+    torch.testing.assert_close(both[0][0], both[1][0])
+    assert not torch.allclose(both[0][1], both[1][1])
+
+
+def test_quantizing_shares_what_it_keeps_and_leaves_the_model_alone():
+    model = model_of("gelu")
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+
+    small = quantize_int8(model)
+
+    assert not any(isinstance(m, nn.Linear) for m in small.encoder.modules())
+    assert small.mask_token is model.mask_token
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_a_model_with_int8_weights_is_not_saved_in_part(tmp_path):
+    small = quantize_int8(model_of("gelu"))
+
+    with pytest.raises(FourMError, match="cannot be saved"):
+        small.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_int8_map_rounds_each_token_by_itself(bias):
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(64, 48, bias=bias)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+    x = torch.randn(2, 5, 64, generator=generator) * 10.0 ** torch.arange(-5, 5).view(2, 5, 1)
+    small = Int8Linear(layer)
+
+    with torch.no_grad():
+        plain, rounded = layer(x), small(x)
+
+    error = (plain - rounded).norm(dim=-1) / plain.norm(dim=-1)
+    assert float(error.max()) < 0.05
+    assert small(x[:, :0]).shape == (2, 0, 48)
+
+
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_are_projected_as_many_are(rows, bias):
+    layer = nn.Linear(12, 20, bias=bias)
+    x = torch.randn(rows, 1, 12, generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        fast = project(layer, x)
+
+    torch.testing.assert_close(fast, layer(x).detach(), rtol=1e-6, atol=1e-6)
+    assert project(layer, x).requires_grad
