@@ -2,14 +2,14 @@
 
     python -m pytest tests/benchmarks/bench_vit.py -m bench -s
 
-One JSON line a measurement. The two networks take turns in one process, so that what else the
-machine does falls on both. FLOPs are counted by torch, not by a formula of ours.
+One JSON line a measurement. The networks take turns in one process, so that what else the machine
+does falls on all; on a shared machine the processor seconds are the ones to read. FLOPs are counted
+by torch, not by a formula of ours.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from fourm_lite.backbone.timm_models import build
 pytestmark = pytest.mark.bench
 
 BATCH, THREADS, ROUNDS = 8, 2, 5
+WALL, CPU = 0, 1
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +41,19 @@ def flops_of(model: torch.nn.Module, x: torch.Tensor) -> int:
 
 
 def in_turns(runs: dict[str, object], x: torch.Tensor, rounds: int = ROUNDS) -> dict[str, list]:
-    """Seconds of each run in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    """Wall and processor seconds of each run in each round."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for i in range(rounds + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run(x)
             if i:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return seconds
+
+
+def best(seconds: dict[str, list], which: int) -> dict[str, float]:
+    return {name: min(pair[which] for pair in pairs) for name, pairs in seconds.items()}
 
 
 @pytest.mark.parametrize("flavour", ["gelu", "swiglu_nobias"])
@@ -65,20 +70,17 @@ def test_flops_a_second_beside_timm(flavour):
 
     seconds = in_turns(models, x)
 
-    rate = {name: flops[name] / min(seconds[name]) / 1e9 for name in models}
-    pairs = [
-        (flops["fmvit"] / a) / (flops["timm"] / b)
-        for a, b in zip(seconds["fmvit"], seconds["timm"], strict=True)
-    ]
+    wall, cpu = best(seconds, WALL), best(seconds, CPU)
+    rates = {k: {n: flops[n] / t[n] / 1e9 for n in t} for k, t in (("wall", wall), ("cpu", cpu))}
     line = {
         "bench": "vit_forward", "flavour": flavour, "batch": BATCH, "threads": THREADS,
-        "gflops_a_second": {k: round(v, 1) for k, v in rate.items()},
-        "ms": {k: round(1000 * min(v), 1) for k, v in seconds.items()},
-        "ratio_best": round(rate["fmvit"] / rate["timm"], 3),
-        "ratio_median_of_pairs": round(statistics.median(pairs), 3),
+        "gflops_a_second": {n: round(v, 1) for n, v in rates["wall"].items()},
+        "gflops_a_processor_second": {n: round(v, 1) for n, v in rates["cpu"].items()},
+        "ratio_wall": round(rates["wall"]["fmvit"] / rates["wall"]["timm"], 3),
+        "ratio_processor": round(rates["cpu"]["fmvit"] / rates["cpu"]["timm"], 3),
     }  # fmt: skip
     print(json.dumps(line))
-    assert line["ratio_median_of_pairs"] > 0.9
+    assert line["ratio_processor"] > 0.9
 
 
 @pytest.mark.parametrize("flavour", ["gelu", "swiglu_nobias"])
@@ -96,9 +98,10 @@ def test_int8_beside_float32(flavour, tmp_path):
 
     seconds = in_turns(forms, x, 4)
 
-    best = {name: min(values) for name, values in seconds.items()}
-    speedup = {n: round(best["float32"] / s, 2) for n, s in best.items()}
-    ms = {n: round(1000 * s, 1) for n, s in best.items()}
-    print(json.dumps({"bench": "vit_int8", "flavour": flavour, "batch": BATCH, "threads": THREADS,
-                      "ms": ms, "speedup": speedup}))  # fmt: skip
+    line = {"bench": "vit_int8", "flavour": flavour, "batch": BATCH, "threads": THREADS}
+    for word, which in (("wall", WALL), ("processor", CPU)):
+        found = best(seconds, which)
+        line[f"ms_{word}"] = {n: round(1000 * t, 1) for n, t in found.items()}
+        line[f"speedup_{word}"] = {n: round(found["float32"] / t, 2) for n, t in found.items()}
+    print(json.dumps(line))
     assert Path(tmp_path / "model.onnx").is_file()
