@@ -1,10 +1,10 @@
 """A decoder that starts as a linear read-out of a global embedding's codes.
 
 Sixteen positions share one table of logits, so from noise a model first has to find out that each
-position asks for another part of the embedding: a plateau of thousands of steps. Here this is written
-into the weights. The first decoder block averages the context and maps it linearly to all parts; its
-MLP removes, at each position, the parts that other positions ask for; the logits are those of a
-Gaussian around the position's codes.
+position asks for another part of the embedding: a plateau of thousands of steps. Here this is
+written into the weights. The first decoder block averages the context and maps it linearly to all
+parts; its MLP removes, at each position, the parts that other positions ask for; the logits are
+those of a Gaussian around the position's codes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _start_reading(model: FourM, linear: Tensor, parts: int) -> None:
 
 
 def _start_gate(model: FourM, parts: int, d: int, deviation: float, gate: float) -> None:
-    """gelu(x) - gelu(-x) = x: two units a channel take it away, unless the position's mark stops them."""
+    """gelu(x) - gelu(-x) = x: two units take a channel away unless the position's mark stops it."""
     mlp = model.decoder[0].mlp
     unit = torch.arange(parts)
     mlp.fc2.weight.mul_(0.1)

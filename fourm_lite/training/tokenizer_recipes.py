@@ -1,0 +1,160 @@
+"""The recipe of a tokenizer: what it is made of, the values that it learns, its course."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm_lite.data.loader import ArrayStream
+from fourm_lite.data.pseudolabel import read_labels, unpack_edges
+from fourm_lite.data.sources import read_caption_list
+from fourm_lite.errors import ConfigError
+from fourm_lite.io.recipe import from_toml
+from fourm_lite.tokenization.config import TokenizerConfig
+from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.training.closed_form import start_patches, start_vectors
+from fourm_lite.training.loop import TrainConfig
+from fourm_lite.training.tasks import TokenizerTask
+
+Form = Literal["classes", "edges", "features", "vectors", "photos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValuesRecipe:
+    """The values that a tokenizer learns.
+
+    Units:
+        form: how a label is read; "photos" reads `captions` and no labels
+        labels: folders of `pseudolabel`; all crops of all of them are used
+        label: name of the label in these folders
+        split: of the caption list
+        start_count: values that the start without gradients looks at; 0 begins from noise
+        hflip: half of the values are mirrored
+    """
+
+    form: Form
+    labels: tuple[Path, ...] = ()
+    label: str = ""
+    captions: Path | None = None
+    split: str = "train"
+    start_count: int = 1400
+    hflip: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """Everything about the training of one tokenizer.
+
+    Units:
+        tokenizer: keyword arguments of `TokenizerConfig`
+        centre: sets the config's mean and scale from the values
+        loss: a name of `tokenization.losses.LOSSES`
+    """
+
+    tokenizer: Mapping[str, Any]
+    values: ValuesRecipe
+    train: TrainConfig
+    loss: str = "mse"
+    centre: bool = False
+    batch_size: int = 32
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> TokenizerRecipe:
+        """The recipe of a TOML file."""
+        return from_toml(cls, path)
+
+
+class Values:
+    """Values by number, read when they are asked for."""
+
+    def __init__(self, count: int, read: Callable[[int], Tensor]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._read(index)
+
+    def first(self, count: int) -> Tensor:
+        """The first `count` values (or all), stacked."""
+        return torch.stack([self[i] for i in range(min(count, len(self)))])
+
+
+def read_values(recipe: ValuesRecipe) -> Values:
+    """The values of a recipe.
+
+    Raises:
+        ConfigError: the recipe names no source
+    """
+    if recipe.form == "photos":
+        if recipe.captions is None:
+            raise ConfigError("form 'photos' needs `captions`, a caption list")
+        records = read_caption_list(recipe.captions, split=recipe.split)
+        return Values(len(records), lambda i: _photo(records[i]))
+    if not recipe.labels or not recipe.label:
+        raise ConfigError(f"form {recipe.form!r} needs `labels` (folders) and `label` (a name)")
+    arrays = [read_labels(folder, recipe.label)[1] for folder in recipe.labels]
+    flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
+    ends = np.cumsum([len(a) for a in flat])
+    convert = _FORMS[recipe.form]
+
+    def read(index: int) -> Tensor:
+        which = int(np.searchsorted(ends, index, side="right"))
+        return convert(flat[which][index - int(ends[which]) + len(flat[which])])
+
+    return Values(int(ends[-1]), read)
+
+
+def _photo(record: Any) -> Tensor:
+    pixels = torch.from_numpy(np.array(record.open_image())).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1
+
+
+_FORMS: dict[str, Callable[[Any], Tensor]] = {
+    "classes": lambda a: torch.from_numpy(a.astype(np.int64)),
+    "edges": lambda a: torch.from_numpy(unpack_edges(a)).float()[None] * 2 - 1,
+    "features": lambda a: torch.from_numpy(a.astype(np.float32)),
+    "vectors": lambda a: torch.from_numpy(a.astype(np.float32)),
+}
+
+
+def build_tokenizer(recipe: TokenizerRecipe, values: Values) -> VQTokenizer:
+    """The tokenizer with the weights that it begins with."""
+    config = TokenizerConfig(**recipe.tokenizer)
+    sample = values.first(recipe.values.start_count or 512)
+    if recipe.centre:
+        axes = [0, *range(2, sample.ndim)]
+        mean = sample.mean(dim=axes)
+        spread = (sample - mean.view(-1, *[1] * (sample.ndim - 2))).std()
+        numbers = tuple(round(float(m), 6) for m in mean)
+        config = replace(config, mean=numbers, scale=round(float(1 / spread), 6))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        tokenizer = VQTokenizer(config)
+    if recipe.values.start_count:
+        generator = torch.Generator().manual_seed(recipe.train.seed)
+        start = start_vectors if recipe.values.form == "vectors" else start_patches
+        start(tokenizer, sample, generator)
+    return tokenizer
+
+
+def tokenizer_training(recipe: TokenizerRecipe) -> tuple[TokenizerTask, ArrayStream]:
+    """The task and the stream of a recipe, ready for `fit`."""
+    values = read_values(recipe.values)
+    task = TokenizerTask(build_tokenizer(recipe, values), recipe.loss)
+    flip = _flipped if recipe.values.hflip and recipe.values.form != "vectors" else None
+    name = f"{recipe.values.form}:{recipe.values.label}"
+    stream = ArrayStream(values, recipe.batch_size, recipe.train.seed, flip, name)
+    return task, stream
+
+
+def _flipped(value: Tensor, rng: np.random.Generator) -> Tensor:
+    return value.flip(-1) if rng.random() < 0.5 else value
