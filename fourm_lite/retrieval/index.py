@@ -119,6 +119,11 @@ class Index:
         """The width E of the vectors; unknown while an index is empty."""
         return self._reader.width
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns; none while an index is empty."""
+        return list(self._rows.schema.names) if self._rows.refresh() else []
+
     # Writing -------------------------------------------------------------------------------
 
     def add(

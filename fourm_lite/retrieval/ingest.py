@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -112,7 +113,7 @@ class _Loaded:
 
     item: Item
     content_hash: int
-    row_hash: int | None
+    row_hash: int
     state: str  # "added" | "changed" | "updated" | "unchanged"
     image: Image.Image | None = None
 
@@ -143,7 +144,7 @@ class _Run:
             data = item.read()
         except OSError as error:
             return Skipped(item.uri, f"cannot be read: {error.strerror or error}")
-        content, row = _hash(data), _row_hash(item.columns)
+        content, row = _hash(data), _row_hash(item)
         known = self._known.get(item.id)
         if known is not None and known[0] == content:
             state = "unchanged" if known[1] == row else "updated"
@@ -156,6 +157,7 @@ class _Run:
 
     def take(self, block: Sequence[_Loaded | Skipped]) -> None:
         """Embeds what a block needs; commits when enough blocks wait."""
+        block = self._without_strangers(block)
         loaded = [one for one in block if isinstance(one, _Loaded)]
         self.report.unreadable += [one for one in block if isinstance(one, Skipped)]
         self.report.seen += len(block)
@@ -174,9 +176,37 @@ class _Run:
         self._commit()
         gone = [name for name in self._known if name not in self._seen]
         self.report.missing = len(gone)
+        if prune and gone and not self._seen:
+            raise ConfigError(
+                f"the sources are empty, and prune would delete all {len(gone)} rows; "
+                "check the paths, or delete the index"
+            )
         if prune and gone:
             self.report.removed = self._index.delete(gone)
         self.report.seconds = time.perf_counter() - self._start
+
+    def _without_strangers(self, block: Sequence[_Loaded | Skipped]) -> Sequence[_Loaded | Skipped]:
+        """Lists a picture under an id whose old file is still there: two folders, equal names."""
+        changed = [one for one in block if isinstance(one, _Loaded) and one.state == "changed"]
+        if not changed or "uri" not in self._index.columns:
+            return block
+        ids = [one.item.id for one in changed]
+        old = dict(zip(ids, self._index.get(ids, ["uri"]).column(0).to_pylist(), strict=True))
+
+        def judged(one: _Loaded | Skipped) -> _Loaded | Skipped:
+            if isinstance(one, Skipped) or one.state != "changed":
+                return one
+            before = old[one.item.id]
+            if not before or before == one.item.uri:
+                return one
+            if not os.path.exists(before.partition("::")[0]):
+                return one
+            return Skipped(
+                one.item.uri,
+                f"its id {one.item.id!r} is that of {before}; give a prefix, or delete that row",
+            )
+
+        return [judged(one) for one in block]
 
     def _embedded(self, images: list[Image.Image]) -> dict[str, Any]:
         made = self._embed(images)
@@ -209,7 +239,7 @@ class _Run:
             parts: dict[str, Any] = {"codes": self._index.codes(ids)}
         else:
             parts = {"vectors": self._index.vectors(ids)}
-            if "codes" in self._index.info()["columns"]:
+            if "codes" in self._index.columns:
                 parts["codes"] = self._index.codes(ids)
         self._write(rows, parts)
 
@@ -233,7 +263,7 @@ class _Run:
 
 def _known_rows(index: Index) -> dict[str, tuple[int | None, int | None]]:
     """Id -> hashes of what is in the index already."""
-    present = index.info()["columns"]
+    present = index.columns
     names = [name for name in ("id", "content_hash", "row_hash") if name in present]
     known: dict[str, tuple[int | None, int | None]] = {}
     for batch in index.scan(names):
@@ -293,8 +323,7 @@ def _hash(data: bytes) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _row_hash(columns: Mapping[str, Any]) -> int | None:
-    """A hash of the columns; none where there are none, which costs no space."""
-    if not columns:
-        return None
-    return _hash(json.dumps(columns, sort_keys=True, default=str).encode("utf-8", "replace"))
+def _row_hash(item: Item) -> int:
+    """A hash of everything in a row but the picture: where it lies and its columns."""
+    text = json.dumps([item.uri, dict(item.columns)], sort_keys=True, default=str)
+    return _hash(text.encode("utf-8", "replace"))

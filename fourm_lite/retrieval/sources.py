@@ -28,8 +28,9 @@ def open_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
     Raises:
         ConfigError: a path is not there or of a kind that is not read; said before the first item
     """
-    chosen = [(Path(path), _reader(Path(path))) for path in paths]
-    return _chain(chosen, prefix)
+    # Absolute, because a row outlives the folder that it was indexed from.
+    places = [Path(path).expanduser().absolute() for path in paths]
+    return _chain([(place, _reader(place)) for place in places], prefix)
 
 
 def folder_items(root: Path) -> Stream:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.errors import ShapeError
+from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.ingest import index_items
 from fourm_lite.retrieval.items import Item
@@ -166,6 +166,44 @@ def test_progress_is_told_after_every_block(photos, index):
     )
 
     assert told == [5, 10, 12, 12]
+
+
+def test_a_moved_folder_keeps_its_vectors_and_learns_its_new_place(photos, index, tmp_path):
+    index_items(open_sources([photos]), colours, index)
+    before = rows_of(index)
+    photos.rename(tmp_path / "moved")
+
+    report = index_items(
+        open_sources([tmp_path / "moved"]), lambda images: pytest.fail("embedded"), index
+    )
+
+    assert report.updated == 12
+    assert rows_of(index) == before
+    uri = index.get(["03.jpg"], ["uri"])["uri"].to_pylist()
+    assert uri == [str(tmp_path / "moved" / "03.jpg")]
+
+
+def test_a_second_folder_with_equal_names_replaces_nothing(photos, index, tmp_path):
+    index_items(open_sources([photos]), colours, index)
+    before = rows_of(index)
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (8, 8), "teal").save(other / "03.jpg")
+
+    report = index_items(open_sources([other]), colours, index)
+
+    assert rows_of(index) == before
+    assert "'03.jpg' is that of" in report.unreadable[0].reason
+    assert index_items(open_sources([other], prefix="other/"), colours, index).added == 1
+
+
+def test_pruning_by_an_empty_source_is_refused(photos, index, tmp_path):
+    index_items(open_sources([photos]), colours, index)
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(ConfigError, match="all 12 rows"):
+        index_items(open_sources([tmp_path / "empty"]), colours, index, prune=True)
+    assert len(index) == 12
 
 
 def test_a_slow_embedder_commits_by_time(photos, index, monkeypatch):
