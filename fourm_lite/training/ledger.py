@@ -108,7 +108,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
         # not strict: a parameter that no batch has touched yet has no state
         partly = StateDictOptions(full_state_dict=True, strict=False)
         set_optimizer_state_dict(model, optimizer, cast("Any", state), options=partly)
-        _forget_untouched(model, optimizer, set(state["state"]))
+        _forget_untouched(model, optimizer, {str(name) for name in _nested(tensors)})
         if ema is not None:
             ema.load(load_file(path / "ema.safetensors"), int(book["ema_updates"]))
         return Ledger(**book["ledger"])

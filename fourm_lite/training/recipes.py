@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fourm_lite.data.loader import Component, MaskedStream
@@ -34,10 +33,11 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.tokenization.sequences.color_palette import palette_to_text
 from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
+from fourm_lite.training.calibrate import Calibration, calibrate
 from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tasks import PretrainTask
-from fourm_lite.training.warm_start import start_from_vit, start_words
+from fourm_lite.training.warm_start import start_from_vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,14 @@ class StartRecipe:
 
     Units:
         vit: safetensors of a timm ViT for the encoder
-        words: npy float[V, k] for the caption table, scaled to a mean length of `word_norm`
+        calibration: word vectors and a read-out by regression; needs `embeddings`
+        embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
         model: a trained model to go on from, in place of all else
     """
 
     vit: Path | None = None
-    words: Path | None = None
-    word_norm: float = 8.0
+    calibration: Calibration | None = None
+    embeddings: str = ""
     model: Path | None = None
 
 
@@ -141,14 +142,25 @@ def build_model(recipe: ModelRecipe) -> FourM:
         from safetensors.torch import load_file
 
         start_from_vit(model, load_file(resolve(start.vit)))
-    if start.words is not None:
-        vectors = torch.from_numpy(np.load(start.words, allow_pickle=False)).float()
-        start_words(
-            model.encoder_embeddings["caption"].token_emb,  # type: ignore[arg-type]
-            vectors,
-            norm=start.word_norm,
-        )
+    if start.calibration is not None:
+        _calibrate(recipe, model, start.calibration)
     return model
+
+
+def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
+    if recipe.data.labels is None or not recipe.start.embeddings:
+        raise ConfigError("start.calibration needs data.labels and start.embeddings (a label)")
+    records = read_caption_list(recipe.data.captions, split=recipe.data.split)
+    found = read_labels(recipe.data.labels, recipe.start.embeddings)
+    values = aligned(*_swap([r.id for r in records], found))[:, 0]
+    calibrate(
+        model,
+        records,
+        torch.from_numpy(values).float(),
+        _tokenizer_of(model.modality(options.target)),
+        load_text_tokenizer(resolve(recipe.text)),
+        options,
+    )
 
 
 def read_samples(

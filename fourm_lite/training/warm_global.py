@@ -10,6 +10,7 @@ those of a Gaussian around the position's codes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +39,18 @@ class ReadOut:
     quiet: float = 0.1
 
 
+def _block(model: FourM, number: int) -> Any:
+    return model.decoder[number]
+
+
+def _decoder(model: FourM, name: str) -> Any:
+    return model.decoder_embeddings[name]
+
+
 @torch.no_grad()
 def pooled_context(model: FourM, encoded: Encoded) -> Tensor:
     """What a uniform attention of the first decoder block sees: float[B, D]."""
-    tokens = model.decoder[0].context_norm(encoded.context.tokens)
+    tokens = _block(model, 0).context_norm(encoded.context.tokens)
     valid = encoded.packed.valid[..., None].to(tokens.dtype)
     return (tokens * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
@@ -82,24 +91,25 @@ def start_read_out(
     _start_positions(model, name, heads, parts, marker)
     _start_reading(model, linear, parts)
     _start_gate(model, parts, d, before, options.gate * before / marker)
-    for block in list(model.decoder)[1:]:
+    for number in range(1, len(model.decoder)):
+        block = _block(model, number)
         for layer in (block.self_attn.proj, block.cross_attn.proj, block.mlp.fc2):
             layer.weight.mul_(options.quiet)
-    table = model.decoder_embeddings[name].to_logits.weight
+    table = _decoder(model, name).to_logits.weight
     table[:, :parts] = codes.transpose(0, 1).flatten(1) * options.sharpness * after
     half = codes.square().sum(dim=-1).T / 2  # [V, heads]
     table[:, parts : parts + heads] = -half * options.sharpness * after / marker
 
 
 def _start_positions(model: FourM, name: str, heads: int, parts: int, marker: float) -> None:
-    embedding = model.decoder_embeddings[name]
+    embedding = _decoder(model, name)
     embedding.pos_emb.zero_()
     embedding.pos_emb[0, :, parts : parts + heads] = marker * torch.eye(heads)
     model.mask_token[..., : parts + heads] = 0.0
 
 
 def _start_reading(model: FourM, linear: Tensor, parts: int) -> None:
-    block, width = model.decoder[0], model.config.dim
+    block, width = _block(model, 0), model.config.dim
     block.self_attn.proj.weight.zero_()
     cross = block.cross_attn
     cross.q.weight.mul_(0.05)  # nearly uniform attention
@@ -113,7 +123,7 @@ def _start_reading(model: FourM, linear: Tensor, parts: int) -> None:
 
 def _start_gate(model: FourM, parts: int, d: int, deviation: float, gate: float) -> None:
     """gelu(x) - gelu(-x) = x: two units take a channel away unless the position's mark stops it."""
-    mlp = model.decoder[0].mlp
+    mlp = _block(model, 0).mlp
     unit = torch.arange(parts)
     mlp.fc2.weight.mul_(0.1)
     for sign, start in ((1.0, 0), (-1.0, parts)):
