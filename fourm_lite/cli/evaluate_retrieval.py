@@ -49,6 +49,9 @@ def retrieval(
     fit_split: Annotated[
         str, Option("--fit-split", help="Where weights are fitted, unless they are given.")
     ] = "val",
+    caption_depth: Annotated[
+        int, Option("--caption-depth", help="Of the reranked, so many by log p(caption).", min=1)
+    ] = 20,
     tokenizers: Tokenizers = None,
     text_tokenizer: TextTokenizer = None,
     batch_size: BatchSize = 32,
@@ -76,8 +79,8 @@ def retrieval(
         report = evaluate_retrieval(
             space, data, split, center=center, rerank=rerank,
             weights=numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
-            fit_split=fit_split, batch_size=batch_size, facts={"data": str(data)},
-            tell=counts.tell,
+            fit_split=fit_split, caption_depth=caption_depth, batch_size=batch_size,
+            facts={"data": str(data)}, tell=counts.tell,
         )  # fmt: skip
     write_report(report, out)
     if out is None or str(out) != "-":

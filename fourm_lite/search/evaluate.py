@@ -22,7 +22,13 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluation.retrieval import caption_retrieval
 from fourm_lite.pipeline.embedding import Decode
 from fourm_lite.search.centre import Floats, gallery_centre, unit
-from fourm_lite.search.pairs import PairScores, fit_on
+from fourm_lite.search.likelihood import (
+    CAPTION_DEPTH,
+    DEFAULT_WEIGHTS,
+    check_weights,
+    model_weights,
+)
+from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.spaces import TEXT, Codes, Item, ModelSpace, Space
 
 if TYPE_CHECKING:
@@ -170,6 +176,7 @@ def evaluate_retrieval(
     rerank: int = 0,
     weights: Mapping[str, float] | None = None,
     fit_split: str | None = "val",
+    caption_depth: int = CAPTION_DEPTH,
     batch_size: int = 32,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
@@ -185,6 +192,7 @@ def evaluate_retrieval(
         rerank: how many of the first hits are reranked by likelihood; 0: none
         weights: of the reranker's parts, for both directions
         fit_split: where they are fitted if they are not given; None: the usual ones
+        caption_depth: how many of the reranked are scored by the caption's likelihood too
         batch_size: items embedded together
         draws: of the bootstrap
         facts: more to write into the protocol
@@ -199,36 +207,44 @@ def evaluate_retrieval(
     first = caption_retrieval(data.texts, data.images, pack.owner, protocol=protocol, draws=draws)
     if not rerank:
         return first
-    chosen, source = _weights(data, folder, rerank, weights, fit_split, batch_size, tell)
-    pairs = PairScores.of(data.space, data.items, data.codes, data.texts, data.images)
+    fit = (folder, fit_split, rerank, caption_depth, batch_size)
+    chosen, source = _weights(data, weights, fit, tell)
+    pairs = _pairs(data, caption_depth)
+    forward, back = (
+        pairs.rescore(w, Direction(pack.owner, b), rerank, tell)
+        for w, b in zip(chosen, (True, False), strict=True)
+    )
     protocol |= {
+        "caption_depth": caption_depth,
         "score": "weighted sum of cosine, codes and caption; see search.likelihood",
         "rerank_weights": {"text_to_image": dict(chosen[0]), "image_to_text": dict(chosen[1])},
         "rerank_weights_from": source,
     }
     reranked = caption_retrieval(
         data.texts, data.images, pack.owner, protocol=protocol, draws=draws,
-        rerank=(rerank, pairs.to_images(chosen[0], tell), pairs.to_texts(chosen[1], tell)),
+        rerank=(rerank, forward, back),
     )  # fmt: skip
     before = {k: first[k] for k in ("text_to_image", "image_to_text")}
     return {**reranked, "before_rerank": before}
 
 
+def _pairs(data: Embedded, caption_depth: int) -> PairScores:
+    return PairScores.of(
+        data.space, data.items, data.codes, data.texts, data.images, caption_depth=caption_depth
+    )
+
+
 def _weights(
     data: Embedded,
-    folder: str | Path,
-    depth: int,
     weights: Mapping[str, float] | None,
-    fit_split: str | None,
-    batch_size: int,
+    fit: tuple[str | Path, str | None, int, int, int],
     tell: Tell | None,
 ) -> tuple[tuple[Mapping[str, float], Mapping[str, float]], str]:
     """Weights for both directions, and where they come from."""
-    from fourm_lite.search.likelihood import DEFAULT_WEIGHTS, check_weights, model_weights
-
     if weights is not None:
         check_weights(weights)
         return (weights, weights), "given"
+    folder, fit_split, depth, caption_depth, batch_size = fit
     splits = {r.split for r in read_caption_list(Path(folder).expanduser() / CAPTIONS)}
     if fit_split is None or fit_split == data.pack.split or fit_split not in splits:
         own = model_weights(data.space)
@@ -237,8 +253,9 @@ def _weights(
         return (usual, back), "default" if own is None else "the model's config"
     pack = CaptionPack.read(folder, fit_split)
     val = embed_pack(pack, data.space, batch_size=batch_size, tell=tell)
-    pairs = PairScores.of(val.space, val.items, val.codes, val.texts, val.images)
-    return fit_on(pairs, pack.owner, depth, tell), f"fitted on the split {fit_split!r}"
+    pairs = _pairs(val, caption_depth)
+    forward, back = (pairs.fit(Direction(pack.owner, b), depth, tell) for b in (True, False))
+    return (forward, back), f"fitted on the split {fit_split!r}"
 
 
 def evaluate_steps(

@@ -8,13 +8,15 @@ Three parts, each a number for a pair of query and candidate:
 - ``caption``: mean log p(query's text | candidate's codes), one teacher-forced pass a pair; the
   candidates' side is encoded once
 
-The score is their weighted sum. `fit_weights` chooses the weights where right answers are known, by
-the likelihood of the right candidate under a softmax over the candidates.
+The score is their weighted sum. The third part costs most, so it is asked for the first
+``caption_depth`` by the other two; what is behind them stays behind. `fit_weights` chooses the
+weights where right answers are known, by the likelihood of the right candidate under a softmax
+over the candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +36,8 @@ Floats = npt.NDArray[np.float32]
 PARTS = ("cosine", "codes", "caption")
 DEFAULT_WEIGHTS: Mapping[str, float] = {"cosine": 10.0, "codes": 1.0, "caption": 2.0}
 """Where nothing was fitted: the parts' usual spreads made alike. Fit them on a val split."""
-CHUNK = 64
+CAPTION_DEPTH = 20
+CHUNK = 128
 NEWTON_STEPS = 50
 RIDGE = 1e-3
 
@@ -136,6 +139,7 @@ class Likelihood:
         texts: Sequence[Tensor],
         candidates: Candidates,
         pairs: npt.NDArray[np.int64],
+        progress: Callable[[int, int], None] | None = None,
     ) -> Floats:
         """Mean log p(text | candidate) of some pairs, float32[P].
 
@@ -156,6 +160,8 @@ class Likelihood:
             rows = torch.from_numpy(pairs[some, 1]).to(chosen[0].device)
             context = candidates.context.select(rows)
             out[some] = self._mean_log_p(chosen, context).cpu().numpy()
+            if progress is not None:
+                progress(start + len(some), len(order))
         return out
 
     def _mean_log_p(self, texts: Sequence[Tensor], context: Context) -> Tensor:
@@ -182,6 +188,7 @@ class LikelihoodReranker:
 
     likelihood: Likelihood
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
+    caption_depth: int = CAPTION_DEPTH
 
     def __post_init__(self) -> None:
         check_weights(self.weights)
@@ -194,20 +201,59 @@ class LikelihoodReranker:
         """
         if not len(candidates):
             return np.zeros(0, np.float32)
-        parts = self.parts(query, codes_of(candidates))
-        return weighted({**parts, "cosine": candidates.scores}, self.weights)
+        codes = codes_of(candidates)
+        batch = self.likelihood.space.pipe.read([query])
+        texts = [t for t in self.likelihood.texts(batch) if t is not None]
+        parts = {"cosine": candidates.scores, "codes": self._codes(batch, codes)}
+        by_text = self.weights.get("caption", 0.0)
+        if not by_text or not texts:
+            return weighted(parts, self.weights)
+
+        def say(rows: npt.NDArray[np.int64]) -> Floats:
+            return by_text * self._said(texts, codes[rows])
+
+        return cascade(parts, self.weights, self.caption_depth, say)
 
     def parts(self, query: Item, codes: npt.NDArray[Any]) -> dict[str, Floats]:
         """The parts ``codes`` and, for a query with a text, ``caption``: float32[K] each."""
         batch = self.likelihood.space.pipe.read([query])
-        text = self.likelihood.texts(batch)[0]
-        speaks = text is not None and self.weights.get("caption", 0.0) != 0.0
-        ready = self.likelihood.candidates(codes, with_text=speaks)
-        found = {"codes": self.likelihood.codes_scores(batch, ready)[0]}
-        if text is None or not speaks:
-            return found
+        texts = [t for t in self.likelihood.texts(batch) if t is not None]
+        found = {"codes": self._codes(batch, codes)}
+        return {**found, "caption": self._said(texts, codes)} if texts else found
+
+    def _codes(self, batch: TokenBatch, codes: npt.NDArray[Any]) -> Floats:
+        ready = self.likelihood.candidates(codes, with_text=False)
+        return np.asarray(self.likelihood.codes_scores(batch, ready)[0])
+
+    def _said(self, texts: Sequence[Tensor], codes: npt.NDArray[Any]) -> Floats:
         pairs = np.stack([np.zeros(len(codes), np.int64), np.arange(len(codes))], axis=1)
-        return {**found, "caption": self.likelihood.text_scores([text], ready, pairs)}
+        return self.likelihood.text_scores(texts, self.likelihood.candidates(codes), pairs)
+
+
+def cascade(
+    parts: Mapping[str, Floats],
+    weights: Mapping[str, float],
+    depth: int,
+    say: Callable[[npt.NDArray[np.int64]], Floats],
+) -> Floats:
+    """Scores with the costly part for the first `depth` by the cheap ones: float32[K].
+
+    The others keep their order behind these.
+
+    Args:
+        parts: ``cosine`` and ``codes``
+        weights: of all parts
+        depth: how many get the costly part
+        say: candidate numbers -> the costly part, weighted
+    """
+    cheap = {n: w for n, w in weights.items() if n in parts and w}
+    first = weighted(parts, cheap)
+    order = first if cheap else parts["cosine"]
+    top = np.argsort(-order, kind="stable")[:depth]
+    best = first[top] + say(top)
+    out = order - order.max() + best.min() - 1.0
+    out[top] = best
+    return np.asarray(out, np.float32)
 
 
 def codes_of(hits: Hits) -> npt.NDArray[Any]:

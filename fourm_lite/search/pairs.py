@@ -5,7 +5,7 @@ A pair's parts are the same in both directions; only the weights differ, as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,43 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.retrieval import Rescore
 from fourm_lite.search.centre import Floats
-from fourm_lite.search.likelihood import Candidates, Likelihood, fit_weights, weighted
+from fourm_lite.search.likelihood import (
+    CAPTION_DEPTH,
+    Candidates,
+    Likelihood,
+    cascade,
+    fit_weights,
+    weighted,
+)
 from fourm_lite.search.spaces import Codes, Item
 
 Ints = npt.NDArray[np.int64]
 Weights = Mapping[str, float]
 Tell = Callable[[str, int, int], None]
+CHEAP = ("cosine", "codes")
 FIT_QUERIES = 500
 """Queries of each direction that weights are fitted on: three numbers need no more."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Which side asks.
+
+    Shapes:
+        owner: int64[T], the photo of each caption
+    """
+
+    owner: Ints
+    by_text: bool
+
+    def pairs(self, query: int, found: Ints) -> tuple[Ints, Ints]:
+        """Caption and photo numbers of one query with candidates."""
+        asked = np.full_like(found, query)
+        return (asked, found) if self.by_text else (found, asked)
+
+    def rows(self, table: Floats) -> Floats:
+        """A table [T, G] with a row a query."""
+        return table if self.by_text else table.T
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,7 @@ class PairScores:
     cosine: Floats
     codes: Floats
     said: Floats
+    caption_depth: int = CAPTION_DEPTH
 
     @classmethod
     def of(
@@ -52,6 +82,7 @@ class PairScores:
         images: Floats,
         *,
         batch_size: int = 64,
+        caption_depth: int = CAPTION_DEPTH,
     ) -> PairScores:
         """Embeds nothing anew; one forward pass a caption and one a photo's codes.
 
@@ -69,7 +100,8 @@ class PairScores:
             spoken += likelihood.texts(batch)
         table = np.concatenate(rows)
         empty = np.full_like(table, np.nan)
-        return cls(likelihood, spoken, ready, texts @ images.T, table, empty)
+        cosine = texts @ images.T
+        return cls(likelihood, spoken, ready, cosine, table, empty, caption_depth)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,87 +113,110 @@ class PairScores:
         return self.candidates.context is not None and all(t is not None for t in self.texts)
 
     def parts(self, texts: Ints, images: Ints, names: Sequence[str]) -> dict[str, Floats]:
-        """The named parts of some pairs: float32[P] each.
+        """The named parts of some pairs, of those that are known: float32[P] each.
 
         Shapes:
             texts, images: int64[P]
         """
         tables = {"cosine": self.cosine, "codes": self.codes, "caption": self.said}
-        if "caption" in names:
-            self._say(texts, images)
         return {name: tables[name][texts, images] for name in names}
 
-    def _say(self, texts: Ints, images: Ints) -> None:
-        """Fills in what is not known yet; the table is a memory, not a value."""
+    def say(self, texts: Ints, images: Ints, tell: Tell | None = None) -> None:
+        """Fills in log p(caption | photo) where it is not known yet.
+
+        The table is a memory, not a value: what it holds never changes.
+        """
         new = np.isnan(self.said[texts, images])
-        if new.any():
-            pairs = np.stack([texts[new], images[new]], axis=1)
-            known = [t for t in self.texts if t is not None]
-            self.said[pairs[:, 0], pairs[:, 1]] = self.likelihood.text_scores(
-                known, self.candidates, pairs
-            )
+        if not new.any():
+            return
+        pairs = np.unique(np.stack([texts[new], images[new]], axis=1), axis=0)
+        known = [t for t in self.texts if t is not None]
+        told = None if tell is None else lambda done, total: tell("pairs reranked", done, total)
+        found = self.likelihood.text_scores(known, self.candidates, pairs, told)
+        self.said[pairs[:, 0], pairs[:, 1]] = found
 
-    def to_images(self, weights: Weights, tell: Tell | None = None) -> Rescore:
-        """Scores photos for a caption."""
-        return self._rescore(weights, tell, by_text=True)
-
-    def to_texts(self, weights: Weights, tell: Tell | None = None) -> Rescore:
-        """Scores captions for a photo."""
-        return self._rescore(weights, tell, by_text=False)
-
-    def _rescore(self, weights: Weights, tell: Tell | None, *, by_text: bool) -> Rescore:
-        names = [n for n in self.names if weights.get(n)] or ["cosine"]
-        total = self.cosine.shape[0 if by_text else 1]
-        what = "captions reranked" if by_text else "photos reranked"
+    def rescore(
+        self, weights: Weights, direction: Direction, depth: int, tell: Tell | None = None
+    ) -> Rescore:
+        """Scores the first `depth` by cosine of each query; what is costly is asked for at once."""
+        speaks = bool(weights.get("caption")) and "caption" in self.names
+        if speaks:
+            self._say_first(direction, dict(self._first(weights, direction, depth)), tell)
 
         def score(query: int, found: Ints) -> Floats:
-            asked = np.full_like(found, query)
-            texts, images = (asked, found) if by_text else (found, asked)
-            if tell is not None:
-                tell(what, query + 1, total)
-            return weighted(self.parts(texts, images, names), weights)
+            texts, images = direction.pairs(query, found)
+            parts = self.parts(texts, images, CHEAP)
+            if not speaks:
+                return weighted(parts, weights)
+
+            def say(rows: Ints) -> Floats:
+                # Cosines of equal captions may round otherwise there: what is absent is said now.
+                self.say(texts[rows], images[rows])
+                return weights["caption"] * self.said[texts[rows], images[rows]]
+
+            return cascade(parts, weights, self.caption_depth, say)
 
         return score
 
+    def _say_first(
+        self, direction: Direction, found: Mapping[int, Ints], tell: Tell | None
+    ) -> None:
+        """All pairs of some queries at once, which is faster than one query at a time."""
+        pairs = [direction.pairs(query, rows) for query, rows in found.items()]
+        texts, images = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        self.say(texts, images, tell)
 
-def fit_on(
-    pairs: PairScores, owner: Ints, depth: int, tell: Tell | None = None
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Weights for text to image and for image to text, from the first `depth` hits by cosine.
+    def _first(
+        self, weights: Weights, direction: Direction, depth: int, queries: Ints | None = None
+    ) -> Iterator[tuple[int, Ints]]:
+        """For each query the candidates that get the costly part."""
+        cheap = {n: w for n, w in weights.items() if n in CHEAP and w}
+        table = direction.rows(self.cosine)
+        chosen = np.arange(len(table)) if queries is None else queries
+        for query in chosen.tolist():
+            found = np.argsort(-table[query], kind="stable")[:depth]
+            parts = self.parts(*direction.pairs(query, found), CHEAP)
+            order = weighted(parts, cheap) if cheap else parts["cosine"]
+            yield query, found[np.argsort(-order, kind="stable")[: self.caption_depth]]
 
-    Shapes:
-        owner: int64[T], the photo of each caption
-    """
-    count, photos = pairs.cosine.shape
-    by_text = _fit(
-        pairs, pairs.cosine, lambda q, found: (np.full_like(found, q), found),
-        lambda q, found: found == owner[q], (_spread(count), depth), tell,
-    )  # fmt: skip
-    by_photo = _fit(
-        pairs, pairs.cosine.T, lambda q, found: (found, np.full_like(found, q)),
-        lambda q, found: owner[found] == q, (_spread(photos), depth), tell,
-    )  # fmt: skip
-    return by_text, by_photo
+    def fit(self, direction: Direction, depth: int, tell: Tell | None = None) -> dict[str, float]:
+        """Weights from queries whose right answers are known.
 
+        The cheap parts are weighed on the first `depth` by cosine, then their sum against the
+        costly part on the first `caption_depth` of that order, as they will be used.
+        """
+        table = direction.rows(self.cosine)
+        queries = _spread(len(table))
+        found = {q: np.argsort(-table[q], kind="stable")[:depth] for q in queries.tolist()}
+        cheap = self._fitted(direction, found, CHEAP)
+        if "caption" not in self.names:
+            return cheap
+        found = dict(self._first(cheap, direction, depth, queries))
+        self._say_first(direction, found, tell)
+        return self._fitted(direction, found, ("caption",), cheap)
 
-def _fit(
-    pairs: PairScores,
-    cosine: Floats,
-    pair: Callable[[int, Ints], tuple[Ints, Ints]],
-    is_right: Callable[[int, Ints], npt.NDArray[np.bool_]],
-    asked: tuple[Ints, int],
-    tell: Tell | None,
-) -> dict[str, float]:
-    queries, depth = asked
-    rows, right = [], []
-    for number, query in enumerate(queries.tolist()):
-        found = np.argsort(-cosine[query], kind="stable")[:depth]
-        rows.append(pairs.parts(*pair(query, found), pairs.names))
-        right.append(is_right(query, found))
-        if tell is not None:
-            tell("weights fitted", number + 1, len(queries))
-    parts = {n: np.stack([row[n] for row in rows]) for n in pairs.names}
-    return fit_weights(parts, np.stack(right))
+    def _fitted(
+        self,
+        direction: Direction,
+        found: Mapping[int, Ints],
+        names: Sequence[str],
+        cheap: Weights | None = None,
+    ) -> dict[str, float]:
+        """Weights of the named parts; with `cheap` also one factor for their sum."""
+        rows, right = [], []
+        for query, candidates in found.items():
+            texts, images = direction.pairs(query, candidates)
+            row = self.parts(texts, images, names)
+            if cheap is not None:
+                row["cosine"] = weighted(self.parts(texts, images, CHEAP), cheap)
+            rows.append(row)
+            right.append(direction.owner[texts] == images)
+        table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        weights = fit_weights(table, np.stack(right))
+        if cheap is None:
+            return weights
+        factor = weights.pop("cosine")
+        return {**{name: factor * w for name, w in cheap.items()}, **weights}
 
 
 def _spread(count: int) -> Ints:

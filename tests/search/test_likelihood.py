@@ -7,7 +7,7 @@ from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.rerank import rerank
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, fit_weights
-from fourm_lite.search.pairs import PairScores, fit_on
+from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.spaces import open_space
 
 from .conftest import network
@@ -121,7 +121,9 @@ def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
     pairs = PairScores.of(space, items, codes, texts, images, batch_size=2)
     weights = {"cosine": 2.0, "codes": 1.0, "caption": 1.0}
 
-    forward, back = pairs.to_images(weights), pairs.to_texts(weights)
+    owner = np.array([0, 1, 2])
+    by_text, by_photo = Direction(owner, True), Direction(owner, False)
+    forward, back = (pairs.rescore(weights, d, 7) for d in (by_text, by_photo))
 
     reranker = LikelihoodReranker(Likelihood.of(space), weights)
     for i, item in enumerate(items):
@@ -129,5 +131,17 @@ def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
         alone = reranker(item, hits)
         assert np.allclose(forward(i, np.arange(7)), alone, atol=1e-4)
         assert np.allclose([back(g, np.array([i]))[0] for g in range(7)], alone, atol=1e-4)
-    by_text, by_photo = fit_on(pairs, np.array([0, 1, 2]), 7)
-    assert set(by_text) == set(by_photo) == set(weights)
+    assert set(pairs.fit(by_text, 7)) == set(pairs.fit(by_photo, 7)) == set(weights)
+
+
+def test_only_the_first_by_the_cheap_parts_are_scored_by_words(space, codes):
+    likelihood, weights = Likelihood.of(space), {"codes": 1.0, "caption": 3.0}
+    query, hits = {"caption": "two green dogs"}, hits_of(codes)
+
+    scores = LikelihoodReranker(likelihood, weights, caption_depth=3)(query, hits)
+
+    parts = LikelihoodReranker(likelihood).parts(query, codes)
+    order = np.argsort(-parts["codes"], kind="stable")
+    full = parts["codes"] + 3 * parts["caption"]
+    assert np.allclose(scores[order[:3]], full[order[:3]], atol=1e-5)
+    assert np.argsort(-scores, kind="stable")[3:].tolist() == order[3:].tolist()
