@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.ema import Ema
 from fourm_lite.training.ledger import Ledger, checkpoints, load_state, prune, save_state
+from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ class Losses:
 class Task(Protocol):
     """A model, and what it learns."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def step(self, model: nn.Module, batch: Any, generator: torch.Generator) -> Losses:
         """The losses of one batch; `model` may be a wrapped form of `self.model`."""
@@ -375,19 +379,6 @@ def _trackio(project: str) -> Any:
         return None
     trackio.init(project=project)
     return trackio
-
-
-@contextmanager
-def scoped_noise(seed: int, step: int, rank: int) -> Iterator[torch.Generator]:
-    """A generator for one step; inside, torch's own state follows it too and is then put back.
-
-    Dropout draws from torch's global generator, which is why a passed generator is not enough.
-    """
-    number = (seed * 1_000_003 + step) * 4099 + rank
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(number % 2**63)
-        yield torch.Generator().manual_seed((number + 2**40) % 2**63)
 
 
 def _to(batch: Any, device: torch.device) -> Any:

@@ -18,7 +18,8 @@ from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.ledger import checkpoints
-from fourm_lite.training.loop import TrainConfig, fit, scoped_noise
+from fourm_lite.training.loop import TrainConfig, fit
+from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.tasks import ClassifyTask, PretrainTask, TokenizerTask
 

@@ -1,0 +1,66 @@
+"""`fourm-lite train`: a tokenizer or a model by its recipe; stopped at any time, it goes on."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.words import Argument, Option
+from fourm_lite.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[Path, Argument("TOML file, such as tokenizers/rgb_mini/recipe.toml")],
+    resume: Annotated[bool, Option("--resume", help="Go on where the run was stopped.")] = False,
+    steps: Annotated[
+        int | None, Option("--steps", help="Instead of the recipe's number of steps.", min=1)
+    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Instead of the recipe's.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Train a tokenizer or a model by its recipe.
+
+    Raises:
+        ConfigError: the recipe is wrong
+        FourMError: there is a run already and --resume is missing, or the loss is not finite
+    """
+    from fourm_lite.training.loop import fit
+    from fourm_lite.training.recipes import ModelRecipe, pretraining
+    from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
+
+    given = {"steps": steps, "out": out}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if _is_tokenizer(recipe):
+        tokenizer = TokenizerRecipe.read(recipe)
+        config = replace(tokenizer.train, **changes)
+        task, values = tokenizer_training(tokenizer)
+        result = fit(task, values, config, resume=resume, progress=_told)
+    else:
+        model = ModelRecipe.read(recipe)
+        config = replace(model.train, **changes)
+        masked, samples = pretraining(model)
+        result = fit(masked, samples, config, resume=resume, progress=_told)
+    facts = {"steps": result.ledger.step, "finished": result.done, "folder": config.out}
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def _is_tokenizer(recipe: Path) -> bool:
+    try:
+        content = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the recipe {recipe}: {error}") from error
+    return "tokenizer" in content
+
+
+def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+    if sys.stderr.isatty():
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
+        print(f"\r{step} of {steps}  {shown}"[:160], end="", file=sys.stderr, flush=True)
