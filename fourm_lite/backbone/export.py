@@ -90,11 +90,14 @@ def run_onnx(path: str | Path, *, threads: int = 0) -> Run:
 
 def quantize_onnx(path: str | Path, out: str | Path) -> Path:
     """An ONNX file whose matrix products have int8 weights and inputs scaled as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    plain = onnx.load(str(path))
+    del plain.graph.value_info[:]  # the exporter's shapes of folded weights contradict onnx's own
     with _quiet():
         quantize_dynamic(
-            str(path), str(out), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+            plain, str(out), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
             op_types_to_quantize=["MatMul", "Gemm"],
         )  # fmt: skip
     return Path(out)

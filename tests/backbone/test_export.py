@@ -36,7 +36,7 @@ def test_onnx_gives_the_logits_in_onnxruntime(vit, many, tmp_path):
             assert torch.equal(got.argmax(-1), want.argmax(-1))
 
 
-@pytest.mark.parametrize("form", ["bf16", "int8"])
+@pytest.mark.parametrize("form", ["bf16", "int8", pytest.param("onnx-int8", marks=needs_onnx)])
 def test_cheaper_arithmetic_stays_near(vit, many, tmp_path, form):
     with torch.no_grad():
         got, want = export.make(vit, form, tmp_path)(many), vit(many)
