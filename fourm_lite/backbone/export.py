@@ -105,9 +105,9 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Path:
 
 def quantized(model: FMViT) -> nn.Module:
     """The model with int8 linear maps in its blocks; the patches and the head stay float32."""
-    from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-    chosen = {f"encoder.{i}": default_dynamic_qconfig for i in range(len(model.encoder))}
+    chosen = {f"encoder.{i}": per_channel_dynamic_qconfig for i in range(len(model.encoder))}
     with _quiet():
         return quantize_dynamic(copy.deepcopy(model).eval(), chosen, dtype=torch.qint8)
 
