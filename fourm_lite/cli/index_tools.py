@@ -25,7 +25,8 @@ def index_info(index: IndexPath, as_json: Json = False) -> None:
         return
     manifest = info.pop("manifest")
     facts = {n: manifest[n] for n in ("space", "kind", "model", "tokenizer", "licence")}
-    facts |= {**manifest["extra"], **manifest["fingerprints"]}
+    facts |= manifest["extra"]
+    facts |= {f"{name} fingerprint": value for name, value in manifest["fingerprints"].items()}
     facts["calibrated"] = manifest["calibration"] is not None
     info["columns"] = ", ".join(info["columns"])
     print_facts({**info, **facts})

@@ -174,6 +174,7 @@ def test_info_tells_who_made_an_index(capsys, indexed, model):
     assert facts["manifest"]["licence"] == "CC0"
     assert facts["manifest"]["model"] == str(model.resolve())
     assert "tok_vector_global" in out
+    assert str(model.resolve()) in out
     assert facts["manifest"]["fingerprints"]["tokenizer"] in out
 
 
