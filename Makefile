@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
