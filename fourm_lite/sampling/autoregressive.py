@@ -118,7 +118,8 @@ def _caches(job: Job, capacity: int) -> list[BlockCache]:
     caches = []
     for block in job.model.decoder:
         keys, values = block.keys_values(job.context.tokens)  # type: ignore[operator]
-        caches.append(BlockCache(KVCache.empty(keys, capacity), (keys, values), job.context))
+        cross = (keys.contiguous(), values.contiguous())  # read for every token to come
+        caches.append(BlockCache(KVCache.empty(keys, capacity), cross, job.context))
     return caches
 
 
