@@ -18,6 +18,7 @@ _HOMES: dict[str, str] = {
     "FourMConfig": "model.config",
     "FourMError": "errors",
     "FourMPipeline": "pipeline.pipeline",
+    "Index": "retrieval.index",
     "MODALITIES": "modalities.catalog",
     "Modality": "modalities.spec",
     "Plan": "sampling.plan",
@@ -26,9 +27,12 @@ _HOMES: dict[str, str] = {
     "Target": "sampling.plan",
     "TokenBatch": "batch",
     "Tokens": "batch",
+    "load_embedder": "embedders.load",
     "load_model": "model.load",
     "load_text_tokenizer": "tokenization.text",
     "load_tokenizer": "tokenization.load",
+    "open_space": "search.spaces",
+    "open_vectors": "search.vectors",
     "register": "modalities.catalog",
 }
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from fourm_lite.backbone.vit import FMViT as FMViT
     from fourm_lite.batch import TokenBatch as TokenBatch
     from fourm_lite.batch import Tokens as Tokens
+    from fourm_lite.embedders.load import load_embedder as load_embedder
     from fourm_lite.errors import CheckpointError as CheckpointError
     from fourm_lite.errors import ConfigError as ConfigError
     from fourm_lite.errors import FourMError as FourMError
@@ -47,9 +52,12 @@ if TYPE_CHECKING:
     from fourm_lite.model.fourm import FourM as FourM
     from fourm_lite.model.load import load_model as load_model
     from fourm_lite.pipeline.pipeline import FourMPipeline as FourMPipeline
+    from fourm_lite.retrieval.index import Index as Index
     from fourm_lite.sampling.plan import Plan as Plan
     from fourm_lite.sampling.plan import Target as Target
     from fourm_lite.sampling.sampler import Sampler as Sampler
+    from fourm_lite.search.spaces import open_space as open_space
+    from fourm_lite.search.vectors import open_vectors as open_vectors
     from fourm_lite.tokenization.load import load_tokenizer as load_tokenizer
     from fourm_lite.tokenization.text import load_text_tokenizer as load_text_tokenizer
 
@@ -62,6 +70,7 @@ __all__ = [
     "FourMConfig",
     "FourMError",
     "FourMPipeline",
+    "Index",
     "Modality",
     "Plan",
     "Sampler",
@@ -69,9 +78,12 @@ __all__ = [
     "Target",
     "TokenBatch",
     "Tokens",
+    "load_embedder",
     "load_model",
     "load_text_tokenizer",
     "load_tokenizer",
+    "open_space",
+    "open_vectors",
     "register",
 ]
 

@@ -19,7 +19,8 @@ h1 { font-size: 26px } h2 { font-size: 19px; margin-top: 36px }
 pre { background: #272822; color: #f8f8f2; padding: 10px 12px; border-radius: 6px;
       overflow-x: auto }
 ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 14px }
-li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px; width: 168px }
+* { box-sizing: border-box }
+li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px; width: 176px }
 img { width: 100%; display: block; image-rendering: auto; border-radius: 3px }
 small { display: block; color: #555; overflow-wrap: anywhere } b { font-size: 13px }
 .warning { background: #fff3cd; border: 1px solid #e0c060; padding: 10px 12px; border-radius: 6px }

@@ -24,6 +24,7 @@ from fourm_lite.retrieval.compose import compose
 from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
+from fourm_lite.search.spaces import ModelSpace, open_space
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,10 +66,12 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     gallery = make_gallery(photos, out / "gallery")
     shown = _readable(gallery, say)
     say(f"embedding {len(shown)} pictures")
-    vectors = pipe.embed([{"rgb": p.picture} for p in shown])
-    index = _index(out / "index", shown, vectors, pipe)
+    space = open_space(pipe)
+    assert isinstance(space, ModelSpace)
+    vectors = space.embed_items([{"rgb": p.picture} for p in shown])
+    index = _index(out / "index", shown, vectors, space)
     say("searching")
-    sections = _search_sections(pipe, index, shown, gallery)
+    sections = _search_sections(space, index, shown, gallery)
     say("generating")
     sections.append(_generate_section(pipe, shown[0]))
     page = out / "demo.html"
@@ -96,46 +99,45 @@ def _readable(gallery: Path, say: Say) -> list[Photo]:
     return found
 
 
-def _index(path: Path, shown: Sequence[Photo], vectors: Floats, pipe: FourMPipeline) -> Index:
+def _index(path: Path, shown: Sequence[Photo], vectors: Floats, space: ModelSpace) -> Index:
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
-    index = Index.create(path, space=pipe.embedding_target().name)
+    index = Index.create(path, space=space.name)
     index.add([str(i) for i in range(len(shown))], vectors, name=[p.path.name for p in shown])
     return index
 
 
 def _search_sections(
-    pipe: FourMPipeline, index: Index, shown: Sequence[Photo], gallery: Path
+    space: ModelSpace, index: Index, shown: Sequence[Photo], gallery: Path
 ) -> list[Section]:
     prefix = f"fourm-lite index {gallery} -o IDX\nfourm-lite search IDX"
     sections = []
     for words in WORDS:
-        query = pipe.embed({"caption": words})
-        hits = index.search(query, k=_SHOWN)
+        hits = index.search(space.embed_items([{"caption": words}]), k=_SHOWN)
         command = f'{prefix} --caption "{words}"'
         sections.append(Section(f"By words: {words}", "", command, _cards(hits, shown)))
     picture = shown[min(1, len(shown) - 1)]
-    by_picture = pipe.embed({"rgb": picture.picture})
+    by_picture, by_words = space.embed_items([{"rgb": picture.picture}, {"caption": WORDS[0]}])
     asked = [Card("asked with", picture.picture, picture.path.name)]
     hits = index.search(by_picture, k=_SHOWN)
     command = f"{prefix} --image {picture.path.name}"
     sections.append(Section("By picture", "", command, [*asked, *_cards(hits, shown)]))
-    both = compose([by_picture, pipe.embed({"caption": WORDS[0]})])
+    both = compose([by_picture, by_words])
     hits = index.search(both, k=_SHOWN)
     command = f'{prefix} --image {picture.path.name} --caption "{WORDS[0]}" --compose arithmetic'
     sections.append(Section("By both", "", command, [*asked, *_cards(hits, shown)]))
-    sections.append(_rerank_section(pipe, index, shown, prefix))
+    sections.append(_rerank_section(space, index, shown, prefix))
     return sections
 
 
 def _rerank_section(
-    pipe: FourMPipeline, index: Index, shown: Sequence[Photo], prefix: str
+    space: ModelSpace, index: Index, shown: Sequence[Photo], prefix: str
 ) -> Section:
     words = WORDS[0]
-    hits = index.search(pipe.embed({"caption": words}), k=min(_DEPTH, len(shown)))
+    hits = index.search(space.embed_items([{"caption": words}]), k=min(_DEPTH, len(shown)))
     pictures = [{"rgb": shown[int(i)].picture} for i in hits.ids]
-    scores = pipe.score({"caption": words}, pictures)[:, 0]
+    scores = space.pipe.score({"caption": words}, pictures)[:, 0]
     order = np.argsort(-scores, kind="stable")[:_SHOWN]
     cards = [
         Card(f"{rank}. log p {scores[i]:.2f}", pictures[i]["rgb"], f"was {i + 1}.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import CheckpointError, FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
@@ -324,6 +324,13 @@ def _named_tokenizers(source: str | Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _resolved(folder: Path, place: str) -> str | Path:
-    """A tokenizer named by a config: beside the model, or a shipped name or hub id."""
+    """A tokenizer named by a config: beside the model, shipped, or a hub id."""
+    from fourm_lite.io.hub import shipped
+
     beside = folder / place
-    return beside if beside.exists() else place
+    if beside.exists():
+        return beside
+    try:
+        return shipped(place)
+    except CheckpointError:
+        return place
