@@ -288,9 +288,11 @@ def test_a_killed_run_is_continued_to_the_very_same_index(capsys, tmp_path, mode
         photo(i).save(photos / f"{i:02d}.png")
     options = ("--model", model, "--batch-size", 3, "--commit-rows", 3, "--json")
     words = [str(w) for w in ("index", photos, "-o", tmp_path / "killed", *options)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: more would round differently
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-c", KILLED, *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=one_thread,
+    )  # fmt: skip
     wait_for_rows(tmp_path / "killed", process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
