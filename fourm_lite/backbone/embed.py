@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.embeddings import EncoderEmbedding, PixelEncoder
+from fourm_lite.model.embeddings import EncoderEmbedding, PixelEncoder, encoder_part
 from fourm_lite.model.packing import Part, pack
 from fourm_lite.nn.posemb import resize_table
 
@@ -94,18 +94,14 @@ def embed_batch(
 
 
 def _part(embedding: EncoderEmbedding, entry: Modality, tokens: Tokens, index: int) -> Part:
-    if isinstance(embedding, PixelEncoder):
-        grid = pixel_grid(embedding, entry, tokens.value)
-        if tokens.length != grid[0] * grid[1]:
-            raise ShapeError(
-                f"'{entry.name}' has {grid[0] * grid[1]} patches at this size, its masks tell of "
-                f"{tokens.length}; make it with Tokens.given(images, length=...)"
-            )
-        pos = _positions(embedding, entry, grid) + embedding.mod_emb
-        pos = pos.expand(tokens.size, -1, -1)
-    else:
-        rows = embedding.pos_emb.shape[1]
-        if embedding.by_count and int(tokens.inputs.sum(dim=1).max()) > rows:
-            raise FourMError(f"'{entry.name}' may hold {rows} tokens; shorten the sequence")
-        pos = embedding.positions(tokens.inputs, rows)
+    if not isinstance(embedding, PixelEncoder):
+        return encoder_part(embedding, tokens, index)
+    grid = pixel_grid(embedding, entry, tokens.value)
+    if tokens.length != grid[0] * grid[1]:
+        raise ShapeError(
+            f"'{entry.name}' has {grid[0] * grid[1]} patches at this size, its masks tell of "
+            f"{tokens.length}; make it with Tokens.given(images, length=...)"
+        )
+    pos = _positions(embedding, entry, grid) + embedding.mod_emb
+    pos = pos.expand(tokens.size, -1, -1)
     return Part(x=embedding.content(tokens), pos=pos, keep=tokens.inputs, index=index)

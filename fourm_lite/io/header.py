@@ -38,11 +38,6 @@ class TensorInfo:
     dtype: str
 
     @property
-    def is_floating(self) -> bool:
-        """Whether its values are floating-point numbers of a size that torch computes with."""
-        return self.dtype in FLOATING
-
-    @property
     def num_bytes(self) -> int:
         """The bytes that it takes in the file."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]

@@ -13,8 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.batch import Tokens
-from fourm_lite.errors import ShapeError
+from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
+from fourm_lite.model.packing import Part
 from fourm_lite.nn.posemb import sincos_1d, sincos_2d
 
 
@@ -129,6 +130,28 @@ class FeatureEncoder(Embedding):
 
 
 EncoderEmbedding = TokenEncoder | PixelEncoder | FeatureEncoder
+
+
+def encoder_part(embedding: EncoderEmbedding, tokens: Tokens, index: int) -> Part:
+    """One modality of a batch as the encoder packs it; `index` is its number there.
+
+    Raises:
+        FourMError: a sequence that is longer than the position table
+    """
+    rows = embedding.pos_emb.shape[1]
+    if embedding.by_count and tokens.length > rows:
+        count = int(tokens.inputs.sum(dim=1).max())
+        if count > rows:
+            raise FourMError(
+                f"'{embedding.modality.name}' holds {count} tokens, its encoder tells at most "
+                f"{rows} apart; shorten the sequence"
+            )
+    return Part(
+        x=embedding.content(tokens),
+        pos=embedding.positions(tokens.inputs, rows),
+        keep=tokens.inputs,
+        index=index,
+    )
 
 
 class TokenDecoder(Embedding):

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, UnknownNameError, suggest
 from fourm_lite.model.config import FourMConfig
-from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
+from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder, encoder_part
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
@@ -184,20 +184,7 @@ class FourM(nn.Module):
 
     def _input_part(self, name: str, tokens: Tokens) -> Part:
         embedding: EncoderEmbedding = self.encoder_embeddings[name]  # type: ignore[assignment]
-        rows = embedding.pos_emb.shape[1]
-        if embedding.by_count and tokens.length > rows:
-            count = int(tokens.inputs.sum(dim=1).max())
-            if count > rows:
-                raise FourMError(
-                    f"'{name}' holds {count} tokens, its encoder tells at most {rows} apart; "
-                    "shorten the sequence"
-                )
-        return Part(
-            x=embedding.content(tokens),
-            pos=embedding.positions(tokens.inputs, rows),
-            keep=tokens.inputs,
-            index=self.names.index(name),
-        )
+        return encoder_part(embedding, tokens, self.names.index(name))
 
     def pack_targets(
         self, batch: TokenBatch, budget: int | None = None, *, order: Sequence[str] | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.io.header import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
@@ -20,8 +21,6 @@ from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
-
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def load_model(
@@ -143,10 +142,10 @@ def _check_tensor(name: str, want: torch.Tensor, stored: str, checkpoint: Checkp
             f"{checkpoint.source}: {name!r} should have shape {list(want.shape)} by the config, "
             f"the file holds {list(info.shape)}; the config and the weights are of different models"
         )
-    if info.dtype not in _FLOATS:
+    if info.dtype not in FLOATING:
         raise CheckpointError(
             f"{checkpoint.source}: {name!r} should hold floating-point numbers "
-            f"({', '.join(sorted(_FLOATS))}), the file holds {info.dtype}"
+            f"({', '.join(sorted(FLOATING))}), the file holds {info.dtype}"
         )
 
 

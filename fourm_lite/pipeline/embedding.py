@@ -20,6 +20,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
+from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.sampling.state import StepResult
@@ -84,17 +85,18 @@ def sample_vectors(
     many = [seed * samples + i for seed in seeds for i in range(samples)]
     batch = _with_wanted(batch, entry).repeat(samples)
     tokens = batch[entry.name]
-    probs = functional.one_hot(tokens.value, entry.vocab_size or 0).float()
+    probs = None
+    if decode == "expected":
+        probs = functional.one_hot(tokens.value, entry.vocab_size or 0).float()
     if bool(tokens.targets.any()):
         for result in Sampler(model, marks=marks).iterate(batch, Plan.of(target), seed=many):
-            if decode == "expected":
+            if probs is not None:
                 probs = _collect(probs, result, tokens.targets)
             tokens = result.batch[entry.name]
-    if decode == "expected":
+    if probs is not None:
         latents = tokenizer.expected_latents(probs)
     else:
-        grid = entry.grid if tokenizer.config.num_codebooks == 1 else None
-        latents = tokenizer.lookup(tokens.value, grid=grid)
+        latents = tokenizer.lookup(tokens.value, grid=places(entry, tokenizer))
     values = tokenizer.decode(latents).float()
     return values.flatten(1).unflatten(0, (-1, samples))
 

@@ -14,7 +14,7 @@ from fourm_lite.errors import FourMError
 from fourm_lite.modalities.codecs import TokenCodec, codec_of
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.readers import raw_codec
-from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.pipeline.tokenizers import Tokenizers, places
 from fourm_lite.tokenization.sequences import FORMATS
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class Writer:
         if tokenizer.config.is_diffusion:
             options["generator"] = torch.Generator().manual_seed(seed)
         device = tokenizer.quant_proj.weight.device
-        # Several codebooks say one vector: their tokens lie on no grid of places.
-        grid = entry.grid if tokenizer.config.num_codebooks == 1 else None
+        grid = places(entry, tokenizer)
         value = tokenizer.detokenize(ids.to(device), grid=grid, **options)[0].cpu().float()
         if tokenizer.config.n_labels is not None:
             value = value.argmax(dim=0)

@@ -119,6 +119,14 @@ class Tokenizers:
         return TEXT in self.sources
 
 
+def places(entry: Modality, tokenizer: VQTokenizer) -> tuple[int, int] | None:
+    """The grid on which a modality's flat tokens lie.
+
+    Several codebooks say one vector: their tokens lie on no grid of places, so it is None.
+    """
+    return entry.grid if tokenizer.config.num_codebooks == 1 else None
+
+
 def _names(entry: Modality) -> list[str]:
     names = [entry.name, entry.stem, entry.tokenizer, entry.stem.removeprefix("tok_")]
     return [n for n in dict.fromkeys(names) if n]

@@ -26,6 +26,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.embedding import Decode, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
 from fourm_lite.search.twin import TwinSpace
@@ -187,7 +188,7 @@ class ModelSpace:
         """Unit vectors float32[N, E] of codes: what a codes-only index searches by."""
         device = self.tokenizer.quant_proj.weight.device
         ids = torch.from_numpy(codes.astype(np.int64)).to(device)
-        grid = self.target.grid if self.tokenizer.config.num_codebooks == 1 else None
+        grid = places(self.target, self.tokenizer)
         raw = self.tokenizer.detokenize(ids, grid=grid).float().flatten(1).cpu().numpy()
         return self.centre(raw)
 

@@ -6,7 +6,7 @@ Paths in a recipe are relative to the current folder; a shipped tokenizer is nam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +264,3 @@ def _tokenizer_of(entry: Modality) -> Any:
     folder = resolve(entry.tokenizer)
     weights = folder / "weights"
     return load_tokenizer(weights if weights.is_dir() else folder)
-
-
-def with_train(recipe: ModelRecipe, **changes: Any) -> ModelRecipe:
-    """The recipe with other values in its [train] table."""
-    return replace(recipe, train=replace(recipe.train, **changes))
