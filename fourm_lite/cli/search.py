@@ -177,10 +177,10 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
 
 
 def _query_picture(query: Query) -> Any:
-    from fourm_lite.retrieval.images import open_image
+    from fourm_lite.modalities.pictures import open_rgb
 
     value = query.item.get("rgb")
-    return open_image(value.read_bytes()) if isinstance(value, Path) else None
+    return open_rgb(value.read_bytes()) if isinstance(value, Path) else None
 
 
 def _as_json(facts: dict[str, Any], hits: Hits) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
+from fourm_lite.modalities.pictures import open_rgb
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,16 @@ class Record:
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def open_image(self) -> Any:
-        """The photo as an RGB PIL picture, turned as its EXIF entry says.
+        """The photo as an upright RGB PIL picture; see `modalities.pictures.open_rgb`.
 
         Raises:
             FourMError: it is not a readable picture
         """
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
-        source = io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
         try:
-            with Image.open(source) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+            return open_rgb(
+                self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+            )
+        except (OSError, FourMError) as error:
             raise FourMError(f"cannot read the picture of {self.id!r}: {error}") from error
 
 

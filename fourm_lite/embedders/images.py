@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.modalities.pictures import open_picture, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageSource: TypeAlias = "Image | str | Path | np.ndarray[Any, Any] | Tensor"
+ImageSource: TypeAlias = "Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor"
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 # squash: both edges to `size`; shortest: the short edge to size[0], the long one truncated;
 # cover / contain: keep the ratio, rounded, at least / at most `size`; none: as it came
@@ -153,27 +154,24 @@ class ImagePreprocess:
 
 
 def open_image(source: ImageSource) -> Image:
-    """A PIL picture from a path, array, tensor or PIL picture.
+    """A PIL picture from a path, bytes, array, tensor or PIL picture, in its own mode.
 
-    A file's EXIF orientation is applied; arrays are [H, W] or [H, W, 3], tensors [3, H, W], either
-    uint8 or float in [0, 1].
+    Files open as `modalities.pictures.open_picture` does, upright; arrays are [H, W] or
+    [H, W, 3], tensors [3, H, W], either uint8 or float in [0, 1].
 
     Raises:
         FourMError: the file is missing or is no picture
         ShapeError: an array has another shape or range
     """
     from PIL import Image as pillow
-    from PIL import ImageOps, UnidentifiedImageError
 
     if isinstance(source, pillow.Image):
         return source
     if isinstance(source, np.ndarray | Tensor):
         return pillow.fromarray(_as_bytes(source))
     try:
-        with pillow.open(source) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, UnidentifiedImageError, AttributeError, TypeError, ValueError) as error:
+        return open_picture(source if isinstance(source, bytes) else Path(source).read_bytes())
+    except (OSError, TypeError, FourMError) as error:
         raise FourMError(
             f"expected a picture (PIL, path, array or tensor), got {source!r}: {error}"
         ) from error
@@ -181,13 +179,8 @@ def open_image(source: ImageSource) -> Image:
 
 def as_rgb(image: Image, transparency: Literal["drop", "white"] = "drop") -> Image:
     """The picture in RGB; transparency is cut off, or laid on white as transformers does."""
-    from PIL import Image as pillow
-
-    sees_through = "A" in image.getbands() or image.info.get("transparency") is not None
-    if transparency == "white" and sees_through:
-        layered = image.convert("RGBA")
-        white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
-        return pillow.alpha_composite(white, layered).convert("RGB")
+    if transparency == "white":
+        return to_rgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -26,6 +26,10 @@ Floats = npt.NDArray[np.float32]
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow warns from here on."""
 
+ENDINGS = "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff ppm pgm pbm pnm avif jp2"
+SUFFIXES = frozenset("." + ending for ending in ENDINGS.split())
+"""How the names of picture files end."""
+
 # Readers that start other programs (EPS) or that nobody photographs with are left out.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
@@ -51,6 +55,29 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
             f"this picture file is broken or cut off ({type(error).__name__}: {error}); "
             "replace it or leave it out"
         ) from error
+
+
+def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """A picture file as upright RGB: the one way to open photos for models, indexes and pages.
+
+    Two ways to open a file are two different embeddings of it. Of an animation the first frame
+    counts; what is transparent is white.
+
+    Raises:
+        FourMError: the bytes are no picture, are cut short, or hold too many pixels
+    """
+    picture = open_picture(data, max_pixels=max_pixels)
+    try:
+        return to_rgb(picture)
+    except (OSError, ValueError, TypeError) as error:
+        raise FourMError(f"this picture has no colours that are known: {error}") from error
+
+
+def thumbnail(picture: Image, side: int) -> Image:
+    """A copy whose longer side is at most `side`."""
+    small = picture.copy()
+    small.thumbnail((side, side))
+    return small
 
 
 def picture_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

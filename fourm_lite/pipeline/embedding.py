@@ -7,7 +7,7 @@ one pass. With several steps each position counts with the distribution that it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -30,34 +30,40 @@ from fourm_lite.tokenization.vqvae import VQTokenizer
 Decode = Literal["argmax", "sample", "expected"]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What is predicted, and how the prediction becomes a vector.
+
+    Args:
+        entry: the global embedding
+        tokenizer: its tokenizer, whose decoder gives the vectors
+        decode: expected, argmax or sample
+        steps: forward passes
+        samples: with decode="sample": vectors drawn an item
+    """
+
+    entry: Modality
+    tokenizer: VQTokenizer
+    decode: Decode = "expected"
+    steps: int = 1
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.decode not in get_args(Decode):
+            raise ConfigError(f"decode must be one of {get_args(Decode)}, got {self.decode!r}")
+        if self.samples < 1 or (self.samples > 1 and self.decode != "sample"):
+            raise ConfigError(f"samples={self.samples} needs decode='sample', got {self.decode!r}")
+
+
 def embed_batch(
-    model: FourM,
-    tokenizer: VQTokenizer,
-    batch: TokenBatch,
-    entry: Modality,
-    *,
-    decode: Decode,
-    steps: int,
-    samples: int,
-    seeds: Sequence[int],
-    marks: Marks,
+    model: FourM, batch: TokenBatch, plan: EmbeddingPlan, seeds: Sequence[int], marks: Marks
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors float32[B, E].
+    """Unit vectors float32[B, E]; of several samples the direction of their mean.
 
     Raises:
-        ConfigError: an unknown `decode`, or several samples of something that is not sampled
         FourMError: the prediction is not finite
     """
-    if decode not in get_args(Decode):
-        raise ConfigError(f"decode must be one of {get_args(Decode)}, got {decode!r}")
-    if samples < 1 or (samples > 1 and decode != "sample"):
-        raise ConfigError(f"samples={samples} needs decode='sample', got {decode!r}")
-    vectors = sample_vectors(
-        model, tokenizer, batch, entry,
-        decode=decode, steps=steps, samples=samples, seeds=seeds, marks=marks,
-    )  # fmt: skip
-    mean = unit(unit(vectors).mean(dim=1))
+    mean = unit(unit(sample_vectors(model, batch, plan, seeds, marks)).mean(dim=1))
     if not bool(torch.isfinite(mean).all()):
         raise FourMError(
             "the embedding holds numbers that are not finite; were the weights or inputs damaged?"
@@ -65,28 +71,21 @@ def embed_batch(
     return mean.cpu().numpy()
 
 
+@torch.inference_mode()
 def sample_vectors(
-    model: FourM,
-    tokenizer: VQTokenizer,
-    batch: TokenBatch,
-    entry: Modality,
-    *,
-    decode: Decode,
-    steps: int,
-    samples: int,
-    seeds: Sequence[int],
-    marks: Marks,
+    model: FourM, batch: TokenBatch, plan: EmbeddingPlan, seeds: Sequence[int], marks: Marks
 ) -> Tensor:
-    """Decoded vectors float32[B, samples, E], not normalised."""
-    temperature = 1.0 if decode == "sample" else 0.0
+    """Decoded vectors float32[B, samples, E] in the network's own scale, not normalised."""
+    entry, tokenizer, samples = plan.entry, plan.tokenizer, plan.samples
+    temperature = 1.0 if plan.decode == "sample" else 0.0
     # With several steps the surest codes are decided first, which only MaskGIT's order does.
-    scheme: Literal["roar", "maskgit"] = "roar" if steps == 1 else "maskgit"
-    target = Target(entry.name, scheme=scheme, steps=steps, temperature=temperature)
+    scheme: Literal["roar", "maskgit"] = "roar" if plan.steps == 1 else "maskgit"
+    target = Target(entry.name, scheme=scheme, steps=plan.steps, temperature=temperature)
     many = [seed * samples + i for seed in seeds for i in range(samples)]
     batch = _with_wanted(batch, entry).repeat(samples)
     tokens = batch[entry.name]
     probs = None
-    if decode == "expected":
+    if plan.decode == "expected":
         probs = functional.one_hot(tokens.value, entry.vocab_size or 0).float()
     if bool(tokens.targets.any()):
         for result in Sampler(model, marks=marks).iterate(batch, Plan.of(target), seed=many):

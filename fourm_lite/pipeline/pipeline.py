@@ -17,14 +17,23 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.embedders.base import unit_length
+from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import CheckpointError, FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
-from fourm_lite.pipeline.embedding import Decode, embed_batch, sample_vectors, unit
+from fourm_lite.pipeline.embedding import (
+    Decode,
+    EmbeddingPlan,
+    embed_batch,
+    sample_vectors,
+    unit,
+)
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.outputs import Generated, Writer
 from fourm_lite.pipeline.readers import Reader
+from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
@@ -235,6 +244,7 @@ class FourMPipeline:
         steps: int = 1,
         samples: int = 1,
         seed: Seed = 0,
+        teacher: Spec | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Unit vectors of any subset of modalities, in the space of an embedding network.
@@ -248,6 +258,8 @@ class FourMPipeline:
             steps: forward passes; later ones see the codes of earlier ones
             samples: with "sample": vectors drawn and averaged
             seed: one for all items, or one an item
+            teacher: the network that the target was made of ("onnx:FILE", ... or an embedder): its
+                own vectors of the items' pictures, in the same space, instead of predicted ones
             progress: called with (items done, items in all)
 
         Shapes:
@@ -255,22 +267,24 @@ class FourMPipeline:
         """
         one = isinstance(inputs, Mapping)
         items = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        if not items:
+            raise FourMError("nothing to embed: the list of items is empty")
         entry = self.embedding_target(target)
-        tokenizer = self.tokenizers.vq(entry)
+        plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), decode, steps, samples)
+        network = None if teacher is None else load_embedder(teacher)
+        seeds = [seed] * len(items) if isinstance(seed, int) else list(seed)
         vectors = []
         for start in range(0, len(items), batch_size):
-            part = items[start : start + batch_size]
-            seeds = [seed] * len(part) if isinstance(seed, int) else list(seed)[start:][: len(part)]
-            vectors.append(
-                embed_batch(
-                    self.model, tokenizer, self.read(part), entry,
-                    decode=decode, steps=steps, samples=samples, seeds=seeds, marks=self.marks,
-                )
-            )  # fmt: skip
+            part = slice(start, start + batch_size)
+            if network is None:
+                batch = self.read(items[part])
+                vectors.append(embed_batch(self.model, batch, plan, seeds[part], self.marks))
+            else:
+                pictures = [picture_of(item, start + i) for i, item in enumerate(items[part])]
+                raw = teacher_vectors(network, pictures, entry, plan.tokenizer.config.n_channels)
+                vectors.append(unit_length(raw, first=start))
             if progress is not None:
-                progress(start + len(part), len(items))
-        if not vectors:
-            raise FourMError("nothing to embed: the list of items is empty")
+                progress(start + len(vectors[-1]), len(items))
         out = np.concatenate(vectors)
         return out[0] if one else out
 
@@ -284,11 +298,8 @@ class FourMPipeline:
         """
         batch, entry = self.read(inputs), self.embedding_target(target)
         seeds = [seed] * batch.size if isinstance(seed, int) else list(seed)
-        with torch.inference_mode():
-            vectors = sample_vectors(
-                self.model, self.tokenizers.vq(entry), batch, entry,
-                decode="sample", steps=1, samples=samples, seeds=seeds, marks=self.marks,
-            )  # fmt: skip
+        plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), "sample", 1, samples)
+        vectors = sample_vectors(self.model, batch, plan, seeds, self.marks)
         return unit(vectors).cpu().numpy()
 
     def embedding_target(self, target: str | None = None) -> Any:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.retrieval.images import MAX_PIXELS, open_image
+from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.items import Item, Skipped
 
@@ -150,7 +150,7 @@ class _Run:
             state = "unchanged" if known[1] == row else "updated"
             return _Loaded(item, content, row, state)
         try:
-            image = open_image(data, max_pixels=self._max_pixels)
+            image = open_rgb(data, max_pixels=self._max_pixels)
         except FourMError as error:
             return Skipped(item.uri, str(error))
         return _Loaded(item, content, row, "added" if known is None else "changed", image)

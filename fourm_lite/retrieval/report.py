@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.pictures import open_rgb, thumbnail
 from fourm_lite.retrieval.hits import Hit, Hits
-from fourm_lite.retrieval.images import open_image, thumbnail
 from fourm_lite.retrieval.sources import read_uri
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _picture(hit: Hit, side: int, read: Reader) -> Image.Image | str:
     if not isinstance(uri, str):
         return "no picture"
     try:
-        return thumbnail(open_image(read(uri)), side)
+        return thumbnail(open_rgb(read(uri)), side)
     except (FourMError, OSError) as error:
         return str(error)
 

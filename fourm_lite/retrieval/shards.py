@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.retrieval.images import SUFFIXES
+from fourm_lite.modalities.pictures import SUFFIXES
 from fourm_lite.retrieval.items import (
     Item,
     Skipped,

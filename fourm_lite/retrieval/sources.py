@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.pictures import SUFFIXES
 from fourm_lite.retrieval import shards
-from fourm_lite.retrieval.images import SUFFIXES
 from fourm_lite.retrieval.items import Item, Skipped, Stream, file_item, printable
 
 SNIFFED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")

@@ -79,7 +79,7 @@ class CaptionPack:
             FourMError: one cannot be opened
         """
         for start in range(0, len(self.photos), batch_size):
-            yield [_open(photo) for photo in self.photos[start : start + batch_size]]
+            yield [photo.open_image() for photo in self.photos[start : start + batch_size]]
 
 
 @dataclass(frozen=True)
@@ -369,13 +369,3 @@ def protocol_of(data: Embedded, center: bool) -> dict[str, Any]:
     else:
         facts |= {"gallery": "model", "decode": None}
     return facts
-
-
-def _open(photo: Record) -> Image:
-    from fourm_lite.retrieval.images import open_image
-
-    try:
-        data = photo.image if isinstance(photo.image, bytes) else photo.image.read_bytes()
-        return open_image(data)
-    except (OSError, FourMError) as error:
-        raise FourMError(f"photo {photo.id!r} cannot be opened: {error}") from error

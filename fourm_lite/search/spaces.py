@@ -20,12 +20,13 @@ import torch
 
 from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
 from fourm_lite.embedders.load import FAMILIES, load_embedder
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
-from fourm_lite.pipeline.embedding import Decode, sample_vectors
+from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.pipeline.teacher import teacher_vectors
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
@@ -129,12 +130,10 @@ class ModelSpace:
         Raises:
             FourMError: a prediction is not finite
         """
-        with torch.inference_mode():
-            raw = sample_vectors(
-                self.pipe.model, self.tokenizer, self.pipe.read(items), self.target,
-                decode=self.decode, steps=self.steps, samples=self.samples,
-                seeds=[self.seed] * len(items), marks=self.pipe.marks,
-            ).float().cpu().numpy()  # fmt: skip
+        plan = EmbeddingPlan(self.target, self.tokenizer, self.decode, self.steps, self.samples)
+        seeds, batch = [self.seed] * len(items), self.pipe.read(items)
+        found = sample_vectors(self.pipe.model, batch, plan, seeds, self.pipe.marks)
+        raw: Floats = found.float().cpu().numpy()
         if not np.isfinite(raw).all():
             raise FourMError(
                 "the embedding holds numbers that are not finite; were the weights or inputs "
@@ -167,14 +166,7 @@ class ModelSpace:
         """
         if self.teacher is None:
             return self.raw_items([{PICTURE: picture} for picture in pictures])
-        raw = self.teacher.embed_image(list(pictures), normalize=False)
-        if raw.shape[1] != self.width:
-            raise ShapeError(
-                f"'{self.teacher.name}' gives vectors of width {raw.shape[1]}, the model's target "
-                f"'{self.target.name}' is of width {self.width}: they are different spaces; give "
-                "the network that the target was made of, or name another target"
-            )
-        return raw[:, None]
+        return teacher_vectors(self.teacher, pictures, self.target, self.width)[:, None]
 
     @torch.inference_mode()
     def codes(self, raw: Floats) -> Codes:

@@ -10,7 +10,7 @@ from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite import FourMPipeline, Target
 from fourm_lite.cli import main
-from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.pipeline.embedding import spread
 
 
@@ -31,11 +31,12 @@ def item(*names: str) -> dict:
         "caption": "a red circle",
         "vector_global": np.random.default_rng(1).standard_normal(10).astype(np.float32),
         "color_palette": ((250, 10, 10), (10, 10, 250)),
+        "tok_rgb@32": list(range(16)),
     }
     return {n: values[n] for n in names}
 
 
-EVERY = ["rgb", "semseg", "caption", "vector_global", "color_palette"]
+EVERY = ["rgb", "tok_rgb@32", "semseg", "caption", "vector_global", "color_palette"]
 
 
 def test_every_target_is_generated_from_a_photo(pipe):
@@ -88,7 +89,7 @@ def test_a_raw_value_is_what_its_tokens_say(pipe):
     assert torch.equal(ids, tokenizer.tokenize_flat(torch.from_numpy(raw)[None]))
 
 
-SUBSETS = [s for k in range(1, 6) for s in itertools.combinations(EVERY, k)]
+SUBSETS = [s for k in range(1, 7) for s in itertools.combinations(EVERY, k)]
 
 
 def test_every_subset_of_modalities_has_a_unit_vector(pipe):
@@ -97,11 +98,41 @@ def test_every_subset_of_modalities_has_a_unit_vector(pipe):
     together = pipe.embed(items, batch_size=16)
     alone = np.stack([pipe.embed(i) for i in items])
 
-    assert together.shape == (31, 10)
+    assert len(pipe.model.config.inputs) == len(EVERY)
+    assert together.shape == (2**6 - 1, 10)
     assert together.dtype == np.float32
     assert np.isfinite(together).all()
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def network(pictures):
+    """A network over pictures, 10 wide as the tiny tokenizer is."""
+    small = [np.asarray(p.convert("RGB").resize((4, 1)), np.float32).reshape(-1) for p in pictures]
+    return np.stack(small)[:, :10] / 50
+
+
+def test_a_teacher_gives_the_networks_own_unit_vectors(pipe, tmp_path):
+    photos = [photo(i) for i in range(5)]
+    photos[0].save(tmp_path / "0.png")
+    told = []
+
+    found = pipe.embed(
+        [{"rgb": tmp_path / "0.png"}, *({"rgb": p} for p in photos[1:])],
+        teacher=network, batch_size=2, progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+
+    raw = network(photos)
+    np.testing.assert_allclose(found, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    np.testing.assert_array_equal(pipe.embed({"rgb": photos[1]}, teacher=network), found[1])
+
+
+def test_what_a_teacher_cannot_embed_is_refused(pipe):
+    with pytest.raises(FourMError, match=r"item 1 holds \['caption', 'rgb'\]"):
+        pipe.embed([item("rgb"), item("rgb", "caption")], teacher=network)
+    with pytest.raises(ShapeError, match=r"width 7.*'tok_vector_global' is of width 10"):
+        pipe.embed(item("rgb"), teacher=lambda ps: np.ones((len(ps), 7), np.float32))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

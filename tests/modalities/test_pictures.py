@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fourm_lite.errors import FourMError
-from fourm_lite.retrieval.images import open_image, thumbnail
+from fourm_lite.modalities.pictures import open_rgb, thumbnail
 
 
 def encoded(image, kind, **options):
@@ -22,7 +22,7 @@ KIND = {"I": "TIFF", "CMYK": "JPEG", "YCbCr": "JPEG"}
 def test_every_mode_becomes_rgb_of_the_same_size(mode):
     image = Image.new(mode, (5, 3))
 
-    opened = open_image(encoded(image, KIND.get(mode, "PNG")))
+    opened = open_rgb(encoded(image, KIND.get(mode, "PNG")))
 
     assert (opened.mode, opened.size) == ("RGB", (5, 3))
 
@@ -31,7 +31,7 @@ def test_every_mode_becomes_rgb_of_the_same_size(mode):
 def test_sixteen_bits_have_the_brightness_of_eight(grey):
     deep = Image.fromarray(np.full((2, 2), grey * 257, np.uint16))
 
-    opened = open_image(encoded(deep, "PNG"))
+    opened = open_rgb(encoded(deep, "PNG"))
 
     assert opened.getpixel((0, 0)) == (grey, grey, grey)
 
@@ -42,7 +42,7 @@ def test_an_exif_rotated_photo_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
 
-    opened = open_image(encoded(image, "PNG", exif=exif.tobytes()))
+    opened = open_rgb(encoded(image, "PNG", exif=exif.tobytes()))
 
     assert opened.size == (2, 4)
     assert opened.getpixel((1, 0)) == (0, 0, 255)
@@ -53,15 +53,15 @@ def test_transparency_is_laid_on_white():
     palette = Image.new("P", (2, 2), 0)
     palette.putpalette([10, 20, 30])
 
-    assert open_image(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
-    opened = open_image(encoded(palette, "PNG", transparency=0))
+    assert open_rgb(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+    opened = open_rgb(encoded(palette, "PNG", transparency=0))
     assert opened.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
 
-    opened = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    opened = open_rgb(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
     assert opened.getpixel((1, 1)) == (255, 0, 0)
 
@@ -76,7 +76,7 @@ def test_an_animation_gives_its_first_frame():
 )
 def test_what_is_no_picture_is_refused_with_the_reason(data, reason):
     with pytest.raises(FourMError, match=reason):
-        open_image(data)
+        open_rgb(data)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
@@ -86,15 +86,15 @@ def test_a_picture_cut_short_is_refused_and_never_another_error(kind):
 
     for share in (0.1, 0.5, 0.9):
         with pytest.raises(FourMError):
-            open_image(data[: int(len(data) * share)])
+            open_rgb(data[: int(len(data) * share)])
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     data = encoded(Image.new("1", (200, 100)), "PNG")
 
     with pytest.raises(FourMError, match="at most 19999 pixels, got 200 x 100"):
-        open_image(data, max_pixels=19_999)
-    assert open_image(data, max_pixels=20_000).size == (200, 100)
+        open_rgb(data, max_pixels=19_999)
+    assert open_rgb(data, max_pixels=20_000).size == (200, 100)
 
 
 def test_a_thumbnail_fits_its_side_and_leaves_the_picture():
