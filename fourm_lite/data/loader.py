@@ -153,10 +153,13 @@ class MaskedStream:
 
     def epoch(self, step: int) -> float:
         """Expected passes over the largest source before a step."""
+        largest = max(self.samples, key=lambda name: len(self.samples[name]))
         seen = step * sum(
-            share * c.batch_size for share, c in zip(self._shares, self.components, strict=True)
+            share * c.batch_size
+            for share, c in zip(self._shares, self.components, strict=True)
+            if c.source == largest
         )
-        return float(seen / max(len(s) for s in self.samples.values()))
+        return float(seen / len(self.samples[largest]))
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> MaskedBatch:
         """The batch of one process at a step."""

@@ -26,8 +26,8 @@ from fourm_lite.tokenization.randomness import RandomSource
 
 CROPS = "crop_settings"
 Array = npt.NDArray[Any]
-Writer = Callable[[int, int, RandomSource], Chunks]
-"""What a sequence modality says of record i, crop k, as chunks of token ids."""
+Writer = Callable[[int, int, RandomSource], Chunks | None]
+"""What a sequence modality says of record i, crop k, as chunks of token ids; None: nothing."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,7 +50,7 @@ def write_tokens(
     for start in range(0, len(ids), shard_size):
         part = range(start, min(start + shard_size, len(ids)))
         path = Path(root) / folder / f"shard-{start // shard_size:05d}.tar"
-        write_tar(path, ((f"{ids[i]}.npy", _npy(stored[i])) for i in part))
+        write_tar(path, ((f"{_quoted(ids[i])}.npy", _npy(stored[i])) for i in part))
 
 
 def read_tokens(root: Path, folder: str) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -67,9 +67,18 @@ def read_tokens(root: Path, folder: str) -> tuple[list[str], npt.NDArray[np.int6
     ids, rows = [], []
     for path in paths:
         for sample in read_tars({folder: path}):
-            ids.append(sample.key)
+            ids.append(_unquoted(sample.key))
             rows.append(np.load(io.BytesIO(sample.files[folder]), allow_pickle=False))
     return ids, np.stack(rows).astype(np.int64)
+
+
+def _quoted(name: str) -> str:
+    """An id without dots: in a tar of 4M's form the name of a sample ends at its first dot."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _unquoted(name: str) -> str:
+    return name.replace("%2E", ".").replace("%25", "%")
 
 
 def _npy(array: Array) -> bytes:
@@ -102,6 +111,8 @@ def normalized(image: Any) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class AlignedSamples:
     """Photos with their tokens, texts and pixels; one crop is drawn and all modalities follow it.
+
+    A record without a photo, or without a caption, gives what it has.
 
     Units:
         tokens: grid modality -> int64[N, crops, L], in the order of `records`
@@ -137,6 +148,12 @@ class AlignedSamples:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def names(self) -> frozenset[str]:
+        """The modalities that some of the samples have."""
+        pixels = self.pixels if any(r.has_photo for r in self.records) else ()
+        return frozenset((*self.tokens, *self.texts, *pixels))
+
+    @property
     def num_crops(self) -> int:
         """Crops of each photo."""
         tables = [*self.tokens.values(), *([] if self.settings is None else [self.settings])]
@@ -153,8 +170,9 @@ class AlignedSamples:
             if name in self.tokens:
                 out[name] = torch.from_numpy(self.tokens[name][index, crop].astype(np.int64))
             elif name in self.texts:
-                out[name] = self.texts[name](index, crop, source)
-            elif name in self.pixels:
+                text = self.texts[name](index, crop, source)
+                out |= {} if text is None else {name: text}
+            elif name in self.pixels and self.records[index].has_photo:
                 out[name] = normalized(self.photo(index, crop, self.pixels[name]))
         return out
 
@@ -170,8 +188,8 @@ class AlignedSamples:
 def caption_writer(records: Sequence[Record], encode: Callable[[str], list[int]]) -> Writer:
     """Says one of the captions of a photo, drawn anew each time."""
 
-    def write(index: int, crop: int, source: RandomSource) -> Chunks:
+    def write(index: int, crop: int, source: RandomSource) -> Chunks | None:
         captions = records[index].captions
-        return [[i] for i in encode(captions[source.below(len(captions))])] if captions else []
+        return [[i] for i in encode(captions[source.below(len(captions))])] if captions else None
 
     return write

@@ -24,6 +24,7 @@ class Record:
     """One photo with its captions, as a list of captions tells it.
 
     Units:
+        image: a file, or its bytes; b"" where there is a caption and no photo
         fields: the other entries of its line, as they stand
     """
 
@@ -32,6 +33,11 @@ class Record:
     captions: tuple[str, ...] = ()
     split: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def has_photo(self) -> bool:
+        """Whether there is a photo, and not captions alone."""
+        return self.image != b""
 
     def open_image(self) -> Any:
         """The photo as an upright RGB PIL picture; see `modalities.pictures.open_rgb`.

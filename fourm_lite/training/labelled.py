@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fourm_lite.data.records import ENDINGS
 from fourm_lite.data.sources import Record, read_caption_list, read_tars
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 
-ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "ppm"})
 LIST = "labels.jsonl"
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 

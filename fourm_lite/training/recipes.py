@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fourm_lite.data.loader import Component, MaskedStream
 from fourm_lite.data.pseudolabel import METADATA, read_labels
+from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import (
     CROPS,
     AlignedSamples,
@@ -22,7 +24,7 @@ from fourm_lite.data.shards import (
     caption_writer,
     read_tokens,
 )
-from fourm_lite.data.sources import Record, read_caption_list
+from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
@@ -42,10 +44,11 @@ from fourm_lite.training.warm_start import start_from_vit
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Aligned photos.
+    """One source of samples: photos, captions, or photos with captions.
 
     Units:
-        captions: a JSONL or Parquet list; split: which of its splits
+        captions: a JSONL or Parquet list, a folder of photos, or captions alone (.txt, .txt.gz)
+        split: which of the list's splits, "" for all
         tokens: folder of token shards; labels: folder of pseudo-labels (palette, numbers)
     """
 
@@ -95,6 +98,8 @@ class ModelRecipe:
         modalities: entries that the table does not hold, or that differ from it
         inputs, outputs: names, in the order of the model
         model: keyword arguments of `FourMConfig`
+        data: the source that components read unless they say another, by the name of "train"
+        sources: further ones, by the names that components give as their `source`
     """
 
     text: str
@@ -107,7 +112,13 @@ class ModelRecipe:
     modalities: tuple[Mapping[str, Any], ...] = ()
     start: StartRecipe = field(default_factory=StartRecipe)
     losses: LossRecipe = field(default_factory=LossRecipe)
+    sources: Mapping[str, DataRecipe] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses a further source by the name of the first."""
+        if "train" in self.sources:
+            raise ConfigError("[data] is the source 'train'; give sources.train another name")
 
     @classmethod
     def read(cls, path: Path) -> ModelRecipe:
@@ -150,7 +161,7 @@ def build_model(recipe: ModelRecipe) -> FourM:
 def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
     if recipe.data.labels is None or not recipe.start.embeddings:
         raise ConfigError("start.calibration needs data.labels and start.embeddings (a label)")
-    records = read_caption_list(recipe.data.captions, split=recipe.data.split)
+    records = read_records(recipe.data.captions, split=recipe.data.split)
     found = read_labels(recipe.data.labels, recipe.start.embeddings)
     values = aligned(*_swap([r.id for r in records], found))[:, 0]
     calibrate(
@@ -166,23 +177,42 @@ def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
 def read_samples(
     data: DataRecipe, modalities: Mapping[str, Modality], text: TextTokenizer
 ) -> AlignedSamples:
-    """The samples of a recipe: what of its modalities the folders hold."""
-    records = read_caption_list(data.captions, split=data.split)
+    """The samples of one source: its photos, captions, tokens and labels.
+
+    Raises:
+        FourMError: tokens or labels of a modality are missing, or lack a photo
+        ConfigError: tokens and labels were cut at different places
+    """
+    records = read_records(data.captions, split=data.split)
     ids = [r.id for r in records]
-    tokens: dict[str, Any] = {}
-    settings = None
-    if data.tokens is not None:
-        for m in modalities.values():
-            if m.kind == "grid":
-                tokens[m.name] = aligned(*_swap(ids, read_tokens(data.tokens, m.path)))
-        settings = aligned(*_swap(ids, read_tokens(data.tokens, CROPS)))
+    tokens = {
+        m.name: aligned(*_swap(ids, read_tokens(data.tokens, m.path)))
+        for m in modalities.values()
+        if m.kind == "grid" and data.tokens is not None
+    }
     return AlignedSamples(
         records=records,
         tokens=tokens,
-        settings=settings,
+        settings=_settings(data, ids),
         texts=_writers(records, data, modalities, text),
         pixels={m.name: m.image_size or 224 for m in modalities.values() if m.kind == "pixels"},
     )
+
+
+def _settings(data: DataRecipe, ids: Sequence[str]) -> Any:
+    """Where the crops of a source were cut: int64[N, crops, 5], or None if nothing was cut."""
+    found = []
+    if data.tokens is not None:
+        found.append(aligned(*_swap(ids, read_tokens(data.tokens, CROPS))))
+    if data.labels is not None:
+        found.append(aligned(*_swap(ids, read_labels(data.labels, CROPS))))
+    if len(found) == 2 and not np.array_equal(found[0], found[1]):
+        raise ConfigError(
+            f"{data.tokens} and {data.labels} hold other crops of the photos, so a palette would "
+            "tell of another place than the tokens; make the tokens of these labels "
+            "(fourm-lite tokenize)"
+        )
+    return found[0] if found else None
 
 
 def _swap(ids: Sequence[str], found: tuple[list[str], Any]) -> tuple[list[str], Sequence[str], Any]:
@@ -199,9 +229,9 @@ def _writers(
     for m in modalities.values():
         if m.kind != "sequence":
             continue
-        if m.stem == "caption":
+        if m.stem == "caption" and any(r.captions for r in records):
             out[m.name] = caption_writer(records, text.encode)
-        elif data.labels is not None:
+        elif m.stem != "caption" and data.labels is not None:
             if m.stem not in _LABEL_TEXTS:
                 raise ConfigError(
                     f"no text can be made for '{m.name}'.{suggest(m.stem, _LABEL_TEXTS)} Known: "
@@ -226,10 +256,36 @@ _LABEL_TEXTS = {"color_palette": _palette_chunks, "metadata": _metadata_chunks}
 
 def _label_writer(values: Any, chunks: Any, text: TextTokenizer) -> Writer:
     def write(index: int, crop: int, source: Any) -> Any:
-        row = values[index, min(crop, values.shape[1] - 1)]
-        return [text.encode(chunk) for chunk in chunks(row, text.bins)]
+        return [text.encode(chunk) for chunk in chunks(values[index, crop], text.bins)]
 
     return write
+
+
+def _read_of(
+    source: str, components: Sequence[Component], entries: Mapping[str, Modality]
+) -> dict[str, Modality]:
+    """The modalities that some component reads of a source."""
+    names = {name for c in components if c.source == source for name in c.names}
+    return {name: entry for name, entry in entries.items() if name in names}
+
+
+def check_sources(components: Sequence[Component], samples: Mapping[str, AlignedSamples]) -> None:
+    """Refuses a component whose source holds nothing of one of its modalities.
+
+    Raises:
+        ConfigError: see above
+    """
+    for number, component in enumerate(components):
+        if component.source not in samples:
+            continue  # the stream names the sources that there are
+        known = samples[component.source].names
+        absent = [name for name in component.names if name not in known]
+        if absent:
+            raise ConfigError(
+                f"component {component.name or number!r} reads {absent} of the source "
+                f"{component.source!r}, which holds {sorted(known)}; leave them out, or make their "
+                "tokens and labels (fourm-lite pseudolabel, fourm-lite tokenize)"
+            )
 
 
 def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
@@ -237,10 +293,12 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     text = load_text_tokenizer(resolve(recipe.text))
     model = build_model(recipe)
     entries = model.config.modalities
-    samples = read_samples(recipe.data, entries, text)
-    stream = MaskedStream(
-        {"train": samples}, recipe.components, entries, text.marks, seed=recipe.train.seed
-    )
+    samples = {
+        name: read_samples(data, _read_of(name, recipe.components, entries), text)
+        for name, data in {"train": recipe.data, **recipe.sources}.items()
+    }
+    check_sources(recipe.components, samples)
+    stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
     soft = {
         name: soft_targets(_tokenizer_of(entries[name]), temperature)
         for name, temperature in recipe.losses.soft.items()

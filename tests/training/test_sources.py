@@ -1,0 +1,199 @@
+"""Several sources in one recipe: photos with captions, photos alone, captions alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, pseudolabel
+from fourm_lite.data.records import read_records
+from fourm_lite.data.shards import write_tokens
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
+from fourm_lite.training.loop import fit
+from fourm_lite.training.recipes import ModelRecipe, pretraining
+
+RECIPE = """
+text = "text_mini"
+inputs = ["rgb@224", "caption", "metadata"]
+outputs = ["caption", "metadata"]
+[model]
+dim = 16
+num_heads = 2
+encoder_depth = 1
+decoder_depth = 1
+[data]
+captions = "{root}/captions.jsonl"
+[sources.words]
+captions = "{root}/words.txt.gz"
+[sources.photos]
+captions = "{root}/bare"
+labels = "{root}/labels"
+[train]
+steps = 12
+out = "{root}/run"
+log_every = 1
+[[components]]
+name = "pairs"
+inputs = {{ "rgb@224" = 1 }}
+targets = {{ caption = 1 }}
+input_budget = [4, 4]
+target_budget = [8, 8]
+batch_size = 2
+[[components]]
+name = "text"
+source = "words"
+inputs = {{ caption = 1 }}
+targets = {{ caption = 1 }}
+input_budget = [8, 8]
+target_budget = [8, 8]
+batch_size = 2
+[[components]]
+name = "numbers"
+source = "photos"
+inputs = {{ "rgb@224" = 1 }}
+targets = {{ metadata = 1 }}
+input_budget = [4, 4]
+target_budget = [8, 8]
+batch_size = 2
+[[modalities]]
+name = "rgb@224"
+kind = "pixels"
+channels = 3
+image_size = 32
+patch_size = 16
+grid = [2, 2]
+max_tokens = 4
+directions = ["in"]
+[[modalities]]
+name = "caption"
+kind = "sequence"
+vocab_size = 5120
+max_tokens = 16
+[[modalities]]
+name = "metadata"
+kind = "sequence"
+vocab_size = 5120
+max_tokens = 16
+"""
+
+
+def paint(path, seed):
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two photos with captions, three without, and four captions without photos."""
+    rows = []
+    for i in range(2):
+        paint(tmp_path / f"{i}.png", i)
+        row = {"id": str(i), "file": f"{i}.png", "captions": ["a dog"], "split": "train"}
+        rows.append(json.dumps(row) + "\n")
+    (tmp_path / "captions.jsonl").write_text("".join(rows))
+    for i in range(3):
+        paint(tmp_path / "bare" / "sub" / f"x.{i}.png", 10 + i)
+    lines = "a cat\n\ntwo men\n a red bus \nthe sea\n"
+    (tmp_path / "words.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    run = LabelRun(num_crops=2)
+    pseudolabel(read_records(tmp_path / "bare"), [MetadataLabeller()], tmp_path / "labels", run=run)
+    return tmp_path
+
+
+def recipe_of(root, text=RECIPE):
+    path = root / "recipe.toml"
+    path.write_text(text.format(root=root))
+    return ModelRecipe.read(path)
+
+
+def test_a_model_learns_from_pairs_photos_alone_and_captions_alone(root):
+    recipe = recipe_of(root)
+    task, stream = pretraining(recipe)
+
+    result = fit(task, stream, recipe.train)
+
+    assert result.done
+    assert {k: len(s) for k, s in stream.samples.items()} == {"train": 2, "words": 4, "photos": 3}
+    made = {b.component: b for b in (stream.batch(s) for s in range(12))}
+    assert set(made["text"].batch) == {"caption"}
+    assert set(made["numbers"].batch) == {"rgb@224", "metadata"}
+    assert int(made["text"].batch["caption"].targets.sum()) > 0
+
+
+def test_passes_are_counted_over_the_largest_source(root):
+    _, stream = pretraining(recipe_of(root))
+
+    assert stream.epoch(6) == pytest.approx(6 * 2 / 3 / 4)
+
+
+def test_a_source_that_lacks_a_modality_is_refused(root):
+    wrong = RECIPE.replace("inputs = {{ caption = 1 }}", 'inputs = {{ "rgb@224" = 1 }}')
+
+    with pytest.raises(ConfigError, match=r"'text' reads \['rgb@224'\] of the source 'words'"):
+        pretraining(recipe_of(root, wrong))
+    with pytest.raises(ConfigError, match="there is only"):
+        pretraining(recipe_of(root, RECIPE.replace('source = "words"', 'source = "word"')))
+    with pytest.raises(ConfigError, match="another name"):
+        recipe_of(root, RECIPE.replace("[sources.words]", "[sources.train]"))
+
+
+def test_tokens_and_labels_of_other_crops_are_refused(root):
+    ids = [r.id for r in read_records(root / "bare")]
+    write_tokens(root / "tokens", "crop_settings", ids, np.ones((3, 2, 5), dtype=np.int64))
+    text = RECIPE.replace('labels = "{root}/labels"',
+                          'labels = "{root}/labels"\ntokens = "{root}/tokens"')  # fmt: skip
+
+    with pytest.raises(ConfigError, match="other crops"):
+        pretraining(recipe_of(root, text))
+
+
+def test_photos_and_labels_are_cut_at_one_place(root):
+    _, stream = pretraining(recipe_of(root))
+    photos = stream.samples["photos"]
+
+    assert photos.num_crops == 2
+    assert photos.settings[0, 0].tolist() == [0, 5, 30, 30, 0]
+
+
+def test_records_of_every_form(root):
+    assert [r.id for r in read_records(root, split="train")] == ["0", "1"]
+    assert [r.id for r in read_records(root / "bare")] == [f"sub/x.{i}" for i in range(3)]
+    words = read_records(root / "words.txt.gz")
+    assert [r.captions for r in words] == [("a cat",), ("two men",), ("a red bus",), ("the sea",)]
+    assert not words[0].has_photo
+    with pytest.raises(FourMError, match="cannot read the picture"):
+        words[0].open_image()
+
+
+def test_sources_that_hold_nothing_are_refused(root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "list.jsonl").write_text("")
+    paint(tmp_path / "twice" / "a.png", 0)
+    paint(tmp_path / "twice" / "a.webp", 0)
+
+    for place in ("empty", "empty.txt", "list.jsonl", "twice", "x.zip", "none.txt"):
+        with pytest.raises(FourMError):
+            read_records(tmp_path / place)
+    with pytest.raises(UnknownNameError, match="no record is of the split 'val'"):
+        read_records(root, split="val")
+
+
+def test_token_files_keep_ids_with_dots(root):
+    from fourm_lite.data.shards import read_tokens
+
+    ids = ["sub/x.0", "50%2E", "a"]
+    values = torch.arange(6).reshape(3, 1, 2).numpy()
+    write_tokens(root / "dots", "map", ids, values)
+
+    found, tokens = read_tokens(root / "dots", "map")
+
+    assert found == ids
+    assert np.array_equal(tokens, values)
