@@ -1,4 +1,4 @@
-"""Two further losses for the tokens of a global embedding, all of which are asked for at once.
+"""Further losses for the tokens of a global embedding, all of which are asked for at once.
 
 With a few thousand photos a code is seen a handful of times, so a one-hot target teaches little.
 Codes have a geometry, though: a near code is nearly right. And retrieval asks for the right photo
@@ -69,4 +69,38 @@ def likelihood_contrast(prediction: Prediction, length: int, *, temperature: flo
     scores = logp[:, places, ids].sum(dim=-1) / temperature  # [b, j] by advanced indexing
     own = torch.arange(len(ids), device=ids.device)
     # Both ways: the photo for a caption, and the caption for a photo.
+    return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))
+
+
+def directions(tokenizer: VQTokenizer, latents: Tensor) -> Tensor:
+    """Decoded embeddings as cosines compare them: less the tokenizer's mean, of unit length.
+
+    Shapes:
+        latents: float[B, latent_dim, Hq, Wq] -> float[B, E]
+    """
+    vectors = tokenizer.decode(latents).float().flatten(1)
+    if tokenizer.config.mean is not None:
+        vectors = vectors - tokenizer.input_mean.float()
+    return F.normalize(vectors, dim=1)
+
+
+def embedding_contrast(
+    prediction: Prediction, tokenizer: VQTokenizer, length: int, *, temperature: float
+) -> Tensor:
+    """Picks each row's own embedding among those of all rows, by the cosine to the expected one.
+
+    The expected embedding is what a search by one pass uses, so this trains the search itself:
+    InfoNCE between it and the embeddings that the rows' own tokens decode to, both ways.
+
+    Shapes:
+        prediction: all `length` tokens of every row
+    """
+    probs = rearrange(prediction.logits.float().softmax(-1), "(b l) v -> b l v", l=length)
+    ids = rearrange(prediction.ids, "(b l) -> b l", l=length)
+    with torch.autocast(probs.device.type, enabled=False):
+        found = directions(tokenizer, tokenizer.expected_latents(probs))
+        with torch.no_grad():
+            wanted = directions(tokenizer, tokenizer.lookup(ids))
+    scores = found @ wanted.T / temperature
+    own = torch.arange(len(ids), device=ids.device)
     return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))

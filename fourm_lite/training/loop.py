@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.ema import Ema
+from fourm_lite.training.feed import Batches, Stream, in_processes, in_threads
 from fourm_lite.training.ledger import Ledger, checkpoints, load_state, prune, save_state
 from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
@@ -63,23 +64,6 @@ class Task(Protocol):
         ...
 
 
-class Stream(Protocol):
-    """Batches as a function of the step."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells this data, in this order, from other data."""
-        ...
-
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Any:
-        """The batch of a step for one of `world` processes."""
-        ...
-
-    def epoch(self, step: int) -> float:
-        """Passes over the data before that step."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long and how a run goes.
@@ -88,7 +72,8 @@ class TrainConfig:
         steps: optimiser steps in all; accumulate: batches a step
         log_every, eval_every, save_every: steps, 0 for never; keep: checkpoints, 0 for all
         ema: decay, 0 for none; max_seconds: stops (resumably) after that time, 0 for never
-        workers: threads that prepare batches ahead, 0 for none
+        workers: threads that prepare batches ahead, 0 for none; processes: processes that do so
+            instead, for a GPU that is fed faster than one interpreter can decode photos
         track: a project name for trackio, if that is installed
     """
 
@@ -105,17 +90,17 @@ class TrainConfig:
     keep: int = 2
     max_seconds: float = 0.0
     workers: int = 0
+    processes: int = 0
     track: str = ""
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot run."""
         if self.steps < 1 or self.accumulate < 1:
             raise ConfigError(f"steps and accumulate must be at least 1, got {self}")
-        counts = (self.log_every, self.eval_every, self.save_every, self.keep, self.workers)
+        names = ("log_every", "eval_every", "save_every", "keep", "workers", "processes")
+        counts = [getattr(self, name) for name in names]
         if min(counts) < 0:
-            raise ConfigError(
-                f"log_every, eval_every, save_every, keep, workers >= 0, got {counts}"
-            )
+            raise ConfigError(f"{', '.join(names)} >= 0, got {counts}")
 
 
 @dataclass(frozen=True)
@@ -201,26 +186,12 @@ class _Run:
         return ledger
 
     def batches(self, start: int) -> Iterator[tuple[int, list[Any]]]:
-        steps = range(start, self.config.steps)
-        if not self.config.workers:
-            yield from ((step, self._load(step)) for step in steps)
-            return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(self.config.workers) as pool:
-            ahead = [pool.submit(self._load, s) for s in steps[: self.config.workers]]
-            for step in steps:
-                batches = ahead.pop(0).result()
-                following = step + self.config.workers
-                if following < self.config.steps:
-                    ahead.append(pool.submit(self._load, following))
-                yield step, batches
-
-    def _load(self, step: int) -> list[Any]:
         a = self.accelerator
-        where = {"rank": a.process_index, "world": a.num_processes}
-        count = self.config.accumulate
-        return [self.data.batch(step * count + i, **where) for i in range(count)]
+        load = Batches(self.data, self.config.accumulate, a.process_index, a.num_processes)
+        steps = range(start, self.config.steps)
+        if self.config.processes:
+            return zip(steps, in_processes(load, steps, self.config.processes), strict=True)
+        return zip(steps, in_threads(load, steps, self.config.workers), strict=True)
 
     def step(
         self, step: int, batches: list[Any], ledger: Ledger

@@ -35,10 +35,13 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.tokenization.sequences.color_palette import palette_to_text
 from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
+from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.calibrate import Calibration, calibrate
+from fourm_lite.training.figures import SearchFigures, ValRecipe
 from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tasks import PretrainTask
+from fourm_lite.training.tokenizer_recipes import open_tokenizer
 from fourm_lite.training.warm_start import start_from_vit
 
 
@@ -80,13 +83,15 @@ class LossRecipe:
     """The loss and its additions; see `training.global_losses`.
 
     Units:
-        soft: modality -> temperature of soft targets; contrast: modality -> weight
+        soft: modality -> temperature of soft targets; contrast, match: modality -> weight
     """
 
     kind: str = "mod"
     soft: Mapping[str, float] = field(default_factory=dict)
     contrast: Mapping[str, float] = field(default_factory=dict)
     contrast_temperature: float = 4.0
+    match: Mapping[str, float] = field(default_factory=dict)
+    match_temperature: float = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,7 @@ class ModelRecipe:
         model: keyword arguments of `FourMConfig`
         data: the source that components read unless they say another, by the name of "train"
         sources: further ones, by the names that components give as their `source`
+        val: figures on unseen photos, at each `train.eval_every`
     """
 
     text: str
@@ -113,6 +119,7 @@ class ModelRecipe:
     start: StartRecipe = field(default_factory=StartRecipe)
     losses: LossRecipe = field(default_factory=LossRecipe)
     sources: Mapping[str, DataRecipe] = field(default_factory=dict)
+    val: ValRecipe | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -310,15 +317,24 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
         soft=soft,
         contrast=dict(recipe.losses.contrast),
         contrast_temperature=recipe.losses.contrast_temperature,
+        match=dict(recipe.losses.match),
+        match_temperature=recipe.losses.match_temperature,
+        tokenizers={name: _tokenizer_of(entries[name]) for name in recipe.losses.match},
     )
+    if recipe.val is not None:
+        task.figures = _figures(recipe.val, model, text)
     return task, stream
 
 
-def _tokenizer_of(entry: Modality) -> Any:
-    from fourm_lite.tokenization.load import load_tokenizer
+def _figures(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchFigures:
+    records = read_records(recipe.captions, split=recipe.split)
+    values = aligned(*_swap([r.id for r in records], read_labels(recipe.labels, recipe.label)))
+    gallery = torch.from_numpy(values[:, 0]).float()
+    tokenizer = _tokenizer_of(model.modality(recipe.target))
+    return SearchFigures(model, tokenizer, text, records, gallery, recipe)
 
+
+def _tokenizer_of(entry: Modality) -> VQTokenizer:
     if entry.tokenizer is None:
         raise ConfigError(f"'{entry.name}' names no tokenizer, and its codes are needed")
-    folder = resolve(entry.tokenizer)
-    weights = folder / "weights"
-    return load_tokenizer(weights if weights.is_dir() else folder)
+    return open_tokenizer(entry.tokenizer).requires_grad_(False)

@@ -17,6 +17,7 @@ from fourm_lite.model.losses import LossKind, pretraining_loss
 from fourm_lite.tokenization.losses import reconstruction_loss
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.global_losses import (
+    embedding_contrast,
     likelihood_contrast,
     soft_cross_entropy,
     whole_rows,
@@ -69,6 +70,8 @@ class PretrainTask:
         kind: "mod" is the mean over modalities, "token" the mean over tokens
         soft: modality -> soft targets float[L, V, V] (`global_losses.soft_targets`)
         contrast: modality -> weight of `likelihood_contrast`; contrast_temperature: its temperature
+        match: modality -> weight of `embedding_contrast`; match_temperature: its temperature
+        tokenizers: of the modalities in `match`
         extra: the config's "extra" entry when saved: data, licence, steps
     """
 
@@ -79,6 +82,9 @@ class PretrainTask:
     soft: Mapping[str, Tensor] = field(default_factory=dict)
     contrast: Mapping[str, float] = field(default_factory=dict)
     contrast_temperature: float = 4.0
+    match: Mapping[str, float] = field(default_factory=dict)
+    match_temperature: float = 0.07
+    tokenizers: Mapping[str, VQTokenizer] = field(default_factory=dict)
 
     def step(self, model: nn.Module, batch: MaskedBatch, generator: torch.Generator) -> Losses:
         """Cross-entropy of the targets."""
@@ -94,7 +100,7 @@ class PretrainTask:
         """What is added for modalities that are asked for whole: soft targets and contrast."""
         total, shown = torch.zeros(()), {}
         present = sum(1 for p in predictions.values() if len(p.ids))
-        for name in {*self.soft, *self.contrast} & set(predictions):
+        for name in sorted({*self.soft, *self.contrast, *self.match} & set(predictions)):
             prediction = predictions[name]
             length = self.model.modality(name).max_tokens
             if not whole_rows(prediction, size, length):
@@ -110,6 +116,15 @@ class PretrainTask:
                 )
                 total = total + self.contrast[name] * pair
                 shown[f"contrast/{name}"] = pair
+            if name in self.match:
+                found = embedding_contrast(
+                    prediction,
+                    self.tokenizers[name].to(total.device),
+                    length,
+                    temperature=self.match_temperature,
+                )
+                total = total + self.match[name] * found
+                shown[f"match/{name}"] = found
         return total, shown
 
     def validate(self) -> dict[str, float]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fourm_lite.data.augment import CropPolicy, random_crop
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.data.pseudolabel import read_labels, unpack_edges
 from fourm_lite.data.sources import read_caption_list
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -22,6 +26,8 @@ from fourm_lite.training.closed_form import start_patches, start_vectors
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tasks import TokenizerTask
 
+CODE_PARTS = ("cls_emb.", "encoder.", "quant_proj.", "quantize.", "input_")
+"""What of a tokenizer's weights decides its tokens."""
 Form = Literal["classes", "edges", "features", "vectors", "photos"]
 
 
@@ -36,6 +42,7 @@ class ValuesRecipe:
         split: of the caption list
         start_count: values that the start without gradients looks at; 0 begins from noise
         hflip: half of the values are mirrored
+        crop: smallest and largest share of a photo's area that is cut out; photos only
     """
 
     form: Form
@@ -45,6 +52,7 @@ class ValuesRecipe:
     split: str = "train"
     start_count: int = 1400
     hflip: bool = True
+    crop: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +63,14 @@ class TokenizerRecipe:
         tokenizer: keyword arguments of `TokenizerConfig`
         centre: sets the config's mean and scale from the values
         loss: a name of `tokenization.losses.LOSSES`
+        start: a tokenizer whose encoder and codes are taken over, such as for another decoder
     """
 
     tokenizer: Mapping[str, Any]
     values: ValuesRecipe
     train: TrainConfig
     loss: str = "mse"
+    start: str | None = None
     centre: bool = False
     batch_size: int = 32
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -139,21 +149,70 @@ def build_tokenizer(recipe: TokenizerRecipe, values: Values) -> VQTokenizer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         tokenizer = VQTokenizer(config)
-    if recipe.values.start_count:
+    if recipe.start is not None:
+        _take_codes(tokenizer, recipe.start)
+    elif recipe.values.start_count:
         generator = torch.Generator().manual_seed(recipe.train.seed)
         start = start_vectors if recipe.values.form == "vectors" else start_patches
         start(tokenizer, sample, generator)
     return tokenizer
 
 
+def _take_codes(tokenizer: VQTokenizer, source: str) -> None:
+    """Writes another tokenizer's encoder and codebook into this one.
+
+    Raises:
+        CheckpointError: they are of another size
+    """
+    theirs = open_tokenizer(source).state_dict()
+    own = tokenizer.state_dict()
+    shared = [name for name in own if name.startswith(CODE_PARTS)]
+    for name in shared:
+        if name not in theirs or theirs[name].shape != own[name].shape:
+            raise CheckpointError(
+                f"'{name}' is {list(own[name].shape)} here and "
+                f"{list(theirs[name].shape) if name in theirs else 'absent'} in {source}; copy the "
+                "sizes of its encoder and codebook into the recipe"
+            )
+    tokenizer.load_state_dict({name: theirs[name] for name in shared}, strict=False)
+
+
+def open_tokenizer(source: str) -> VQTokenizer:
+    """A tokenizer by name, folder or file, or the weights of a shipped one."""
+    from fourm_lite.tokenization.load import load_tokenizer
+
+    folder = resolve(source)
+    weights = folder / "weights"
+    return load_tokenizer(weights if weights.is_dir() else folder)
+
+
 def tokenizer_training(recipe: TokenizerRecipe) -> tuple[TokenizerTask, ArrayStream]:
     """The task and the stream of a recipe, ready for `fit`."""
     values = read_values(recipe.values)
     task = TokenizerTask(build_tokenizer(recipe, values), recipe.loss)
-    flip = _flipped if recipe.values.hflip and recipe.values.form != "vectors" else None
     name = f"{recipe.values.form}:{recipe.values.label}"
-    stream = ArrayStream(values, recipe.batch_size, recipe.train.seed, flip, name)
+    stream = ArrayStream(
+        values, recipe.batch_size, recipe.train.seed, _augmentation(recipe.values), name
+    )
     return task, stream
+
+
+def _augmentation(recipe: ValuesRecipe) -> Any:
+    """What is done to each value that is drawn: (value, rng) -> value, or None."""
+    if recipe.crop is not None:
+        if recipe.form != "photos":
+            raise ConfigError("values.crop cuts photos; labels hold their own crops (pseudolabel)")
+        policy = CropPolicy(scale=recipe.crop, hflip=0.5 if recipe.hflip else 0.0)
+        return partial(_cropped, policy)
+    return _flipped if recipe.hflip and recipe.form != "vectors" else None
+
+
+def _cropped(policy: CropPolicy, value: Tensor, rng: np.random.Generator) -> Tensor:
+    height, width = value.shape[-2:]
+    crop = random_crop(height, width, policy, rng)
+    part = value[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    out = F.interpolate(part[None], (height, width), mode="bicubic", antialias=True)[0]
+    return (out.flip(-1) if crop.hflip else out).clamp(-1, 1)
 
 
 def _flipped(value: Tensor, rng: np.random.Generator) -> Tensor:

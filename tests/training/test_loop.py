@@ -171,10 +171,12 @@ def test_training_lowers_the_loss_of_a_tokenizer(tmp_path):
     assert sum(seen[-10:]) < 0.5 * sum(seen[:10])
 
 
-def test_workers_change_nothing(tmp_path):
-    for workers in (0, 2):
+@pytest.mark.parametrize("how", ["workers", "processes"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_who_prepares_the_batches_changes_nothing(tmp_path, how):
+    for count in (0, 2):
         task, stream = pretraining()
-        fit(task, stream, course(tmp_path / str(workers), steps=4, workers=workers))
+        fit(task, stream, course(tmp_path / str(count), steps=4, **{how: count}))
 
     assert losses(tmp_path / "0") == losses(tmp_path / "2")
 
