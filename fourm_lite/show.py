@@ -11,20 +11,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-MARGIN, TITLE = 8, 18
+MARGIN, LINE = 8, 18
 _INK, _PAPER, _FRAME = (20, 20, 20), (255, 255, 255), (225, 225, 225)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to show: a picture or a text, with a line above it."""
+    """One thing to show: a picture or a text, with a line or several above it."""
 
     title: str
     content: Image | str
 
 
-def contact_sheet(cells: Sequence[Cell], *, side: int = 224, columns: int = 5) -> Image:
-    """All cells on one white sheet.
+def contact_sheet(
+    cells: Sequence[Cell], *, side: int = 224, columns: int = 5, heading: Sequence[str] = ()
+) -> Image:
+    """All cells on one white sheet, under the lines of a heading.
 
     Units:
         side: pixels of a cell; pictures are scaled to fit and keep their shape
@@ -32,14 +34,20 @@ def contact_sheet(cells: Sequence[Cell], *, side: int = 224, columns: int = 5) -
     from PIL import Image, ImageDraw
 
     columns = max(1, min(columns, len(cells)))
-    rows = -(-len(cells) // columns)
-    step_x, step_y = side + MARGIN, side + TITLE + MARGIN
-    sheet = Image.new("RGB", (columns * step_x + MARGIN, max(rows, 1) * step_y + MARGIN), _PAPER)
+    rows = max(1, -(-len(cells) // columns))
+    title = LINE * max((cell.title.count("\n") + 1 for cell in cells), default=1)
+    step_x, step_y = side + MARGIN, side + title + MARGIN
+    width = max(columns * step_x, (side + MARGIN) * (3 if heading else 1)) + MARGIN
+    top = MARGIN + LINE * len(heading)
+    sheet = Image.new("RGB", (width, top + rows * step_y), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(heading):
+        draw.text((MARGIN, MARGIN // 2 + number * LINE), _fitting(line, width), fill=_INK)
     for i, cell in enumerate(cells):
-        x, y = MARGIN + (i % columns) * step_x, MARGIN + (i // columns) * step_y
-        draw.text((x, y), _fitting(cell.title, side), fill=_INK)
-        _place(sheet, draw, cell.content, (x, y + TITLE), side)
+        x, y = MARGIN + (i % columns) * step_x, top + (i // columns) * step_y
+        for number, line in enumerate(cell.title.split("\n")):
+            draw.text((x, y + number * LINE), _fitting(line, side), fill=_INK)
+        _place(sheet, draw, cell.content, (x, y + title), side)
     return sheet
 
 

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from fourm_lite.cli.app import build_app
 
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
+    arguments = _with_tool(arguments)
     try:
         build_app().main(args=arguments, prog_name="fourm-lite")
     except FourMError as error:
@@ -46,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(BAD_REQUEST) from None
     raise SystemExit(0)
+
+
+def _with_tool(arguments: list[str]) -> list[str]:
+    """`index check IDX` as `index-check IDX`; a folder of that name is `index check -o IDX`.
+
+    An index is always made with `-o`, and no tool has it: one cannot be taken for the other.
+    """
+    from fourm_lite.cli.verbs import TOOLS
+
+    if arguments[:1] != ["index"] or len(arguments) < 2 or arguments[1] not in TOOLS:
+        return arguments
+    if any(word == "-o" or word.split("=")[0] == "--out" for word in arguments):
+        return arguments
+    return [f"index-{arguments[1]}", *arguments[2:]]
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:

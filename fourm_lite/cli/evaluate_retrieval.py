@@ -20,17 +20,20 @@ from fourm_lite.cli.search_options import (
     JsonFile,
     Rerank,
     RerankWeights,
+    Samples,
     Seed,
     Split,
     Target,
     TextTokenizer,
     Tokenizers,
+    counts,
     dtype_of,
     numbers,
 )
 from fourm_lite.cli.words import Option
+from fourm_lite.errors import ConfigError
 
-MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR")
+MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
 
 
 def retrieval(
@@ -41,7 +44,7 @@ def retrieval(
     target: Target = None,
     decode: Decode = "expected",
     steps: Annotated[int, Option("--steps", help="Forward passes a query.", min=1)] = 1,
-    samples: Annotated[int, Option("--samples", help="Vectors drawn with sample.", min=1)] = 1,
+    samples: Samples = 1,
     seed: Seed = 0,
     center: Center = True,
     rerank: Rerank = 0,
@@ -52,6 +55,13 @@ def retrieval(
     caption_depth: Annotated[
         int, Option("--caption-depth", help="Of the reranked, so many by log p(caption).", min=1)
     ] = 20,
+    rerank_given: Annotated[
+        str, Option("--rerank-given", help="Words are said from codes, pixels, both; auto: by fit.")
+    ] = "auto",
+    depths: Annotated[
+        str | None, Option("--rerank-depths", help="Also measure these: 0,10,20,50,100.")
+    ] = None,
+    plot: Annotated[Path | None, Option("--plot", help="Draw quality against them (PNG).")] = None,
     tokenizers: Tokenizers = None,
     text_tokenizer: TextTokenizer = None,
     batch_size: BatchSize = 32,
@@ -62,33 +72,53 @@ def retrieval(
     """Measure search on photos with captions, in both directions.
 
     Every caption is a query. The cosine is centred by the mean that the tokenizer was trained
-    around, or by the gallery's where it has none.
+    around, or by the gallery's where it has none. With --rerank the figures under the usual names
+    are the reranked ones; those by cosine alone stand beside them.
 
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.search.evaluate import evaluate_retrieval
+    from fourm_lite.search.evaluate import Reranking, evaluate_retrieval
     from fourm_lite.search.spaces import open_space
 
+    if plot is not None and depths is None:
+        raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
+    how = Reranking(
+        rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
+        fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
+        counts(depths, "--rerank-depths", least=0) if depths else (),
+    )  # fmt: skip
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
         seed=seed, center=center, tokenizers=tokenizers, text_tokenizer=text_tokenizer,
         device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
-    with count_progress("photos") as counts:
+    with count_progress("photos") as told:
         report = evaluate_retrieval(
-            space, data, split, center=center, rerank=rerank,
-            weights=numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
-            fit_split=fit_split, caption_depth=caption_depth, batch_size=batch_size,
-            facts={"data": str(data)}, tell=counts.tell,
+            space, data, split, center=center, rerank=how, batch_size=batch_size,
+            facts={"data": str(data)}, tell=told.tell,
         )  # fmt: skip
+    if plot is not None:
+        _draw(report, plot)
     write_report(report, out)
     if out is None or str(out) != "-":
-        print_table(("", *MEASURES), _rows(report))
+        names = [m.replace("_rank", "") for m in MEASURES]
+        print_table(("", *names), _rows(report), whole=1)
+
+
+def _draw(report: dict[str, Any], path: Path) -> None:
+    from fourm_lite.evaluation.plots import plot_lines
+    from fourm_lite.search.evaluate import depth_lines
+
+    title = f"reranked by likelihood, {report['protocol']['photos']} photos"
+    plot_lines(
+        depth_lines(report), path, title=title, x_label="rerank depth", y_label="share found"
+    )
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
     tables = {"": report, "before: ": report.get("before_rerank", {})}
+    tables |= {f"depth {point['depth']}: ": point for point in report.get("by_depth", [])}
     return [
         (note + name.replace("_", " "), *(f"{100 * table[name][m]:.1f}" if m != "median_rank"
          else f"{table[name][m]:g}" for m in MEASURES))

@@ -22,6 +22,7 @@ from fourm_lite.cli.search_options import (
     Target,
     TextTokenizer,
     Tokenizers,
+    counts,
     dtype_of,
 )
 from fourm_lite.cli.words import Option
@@ -34,7 +35,7 @@ def steps(
     split: Split = "test",
     gallery: Gallery = "model",
     target: Target = None,
-    counts: Annotated[str, Option("--steps", help="Forward passes, with commas.")] = "1,2,4,8,16",
+    passes: Annotated[str, Option("--steps", help="Forward passes, with commas.")] = "1,2,4,8,16",
     decodes: Annotated[
         str, Option("--decode", help="Ways to decode, with commas.")
     ] = "argmax,sample,expected",
@@ -56,8 +57,8 @@ def steps(
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.search.evaluate import evaluate_steps, steps_lines
     from fourm_lite.search.spaces import ModelSpace, open_space
+    from fourm_lite.search.steps import evaluate_steps, steps_lines
 
     space = open_space(
         model, target=target, gallery=gallery, center=center, seed=seed, tokenizers=tokenizers,
@@ -67,7 +68,7 @@ def steps(
         raise ConfigError("a twin encoder has no decoding steps; give a 4M model")
     with count_progress("photos") as told:
         report = evaluate_steps(
-            space, data, split, steps=_counts(counts), decodes=decodes.split(","),  # type: ignore[arg-type]
+            space, data, split, steps=counts(passes, "--steps"), decodes=decodes.split(","),  # type: ignore[arg-type]
             center=center, batch_size=batch_size, most=most, facts={"data": str(data)},
             tell=told.tell,
         )  # fmt: skip
@@ -79,16 +80,6 @@ def steps(
     write_report(report, out)
     if out is None or str(out) != "-":
         print_table(("decode", "steps", "R@1", "R@5", "R@10", "95%", "median", "ms"), _rows(report))
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        found = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--steps expects numbers with commas, got {text!r}") from None
-    if min(found) < 1:
-        raise ConfigError(f"--steps are at least 1, got {text!r}")
-    return found
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:

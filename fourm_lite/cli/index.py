@@ -55,7 +55,8 @@ def index(
     """Index photos, to search them by words, pictures or any modality.
 
     Only what is new or changed is embedded, so a run that was stopped goes on when it is started
-    again. Files that cannot be read are listed with the reason.
+    again. Files that cannot be read are listed with the reason. What one does with an index
+    besides: `fourm-lite index info|check|compact|calibrate IDX`.
 
     Raises:
         FourMError: the model or a source cannot be opened, or the index is of another space

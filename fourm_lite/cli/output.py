@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+BETWEEN, NARROWEST = 3, 8
+"""Letters between two columns, and in the narrowest one that is worth showing."""
+
 
 def print_json(value: Any) -> None:
     """One JSON value; what JSON has no word for (a path) is printed as text."""
@@ -20,14 +23,48 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a line a row, as wide as the terminal allows."""
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int | None = None
+) -> None:
+    """A table as wide as the terminal allows; with `whole`, one line a row.
+
+    Args:
+        head: names of the columns
+        rows: the cells
+        whole: so many columns from the left are shown whole, the others cut to what is left
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: brackets are no markup
-    Console().print(table)
+    console = Console()
+    texts = [[str(cell) for cell in row] for row in rows]
+    names = list(head)
+    if whole is not None:
+        names, *texts = _one_line([names, *texts], whole, console.width)
+    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in texts:
+        table.add_row(*map(Text, row))  # Text: brackets are no markup
+    console.print(table)
+
+
+def _one_line(rows: Sequence[Sequence[str]], whole: int, width: int) -> list[list[str]]:
+    """The rows cut to a width: some columns whole, the others share the rest or are left out."""
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = width - sum(least + BETWEEN for least in longest[:whole])
+    shares: list[int] = []
+    for place in range(whole, len(longest)):
+        left = len(longest) - place
+        share = min(longest[place], max(NARROWEST, room // left - BETWEEN))
+        if share + BETWEEN > room:
+            break
+        shares.append(share)
+        room -= share + BETWEEN
+    limits = [*longest[:whole], *shares]
+    return [[_cut(cell, limit) for cell, limit in zip(row, limits, strict=False)] for row in rows]
+
+
+def _cut(text: str, limit: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

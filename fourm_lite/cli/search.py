@@ -12,6 +12,7 @@ from fourm_lite.cli.search_options import (
     IndexModel,
     Json,
     Rerank,
+    RerankGiven,
     RerankWeights,
     Target,
     Texts,
@@ -53,6 +54,7 @@ def search(
     k: Annotated[int, Option("-k", "--k", help="How many.", min=1)] = 10,
     rerank: Rerank = 0,
     rerank_weights: RerankWeights = None,
+    rerank_given: RerankGiven = None,
     where: Annotated[str | None, Option("--where", help="SQL on columns: 'year > 2020'.")] = None,
     model: IndexModel = None,
     target: Target = None,
@@ -86,7 +88,11 @@ def search(
         "decode": decode, "steps": steps, "device": device,
     }  # fmt: skip
     parts = numbers(rerank_weights or [], "--rerank-weight")
-    hits, facts = _ask(index, model, options, query, (k, rerank, where, parts), (key, ids))
+    how = {
+        "k": k, "rerank": rerank, "where": where, "weights": parts or None,
+        "rerank_given": rerank_given,
+    }  # fmt: skip
+    hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
     facts |= {"query": query.title, "compose": query.way}
     if as_json:
@@ -100,21 +106,20 @@ def _ask(
     model: str | None,
     options: dict[str, Any],
     query: Query,
-    how: tuple[int, int, str | None, dict[str, float]],
+    how: dict[str, Any],
     own: tuple[str | None, str | None],
 ) -> tuple[Hits, dict[str, Any]]:
     """The hits, and what they came from."""
     from fourm_lite.search.vectors import is_vector_file
 
-    k, rerank, where, parts = how
     if is_vector_file(path):
-        if rerank or where:
+        if how["rerank"] or how["where"]:
             raise ConfigError("--rerank and --where need an index; a file of vectors has neither")
-        return _ask_vectors(path, model, options, query, k, own)
+        return _ask_vectors(path, model, options, query, how["k"], own)
     from fourm_lite.search.engine import Search
 
     search = Search.open(path, model, **options)
-    hits = search(query, k, where=where, rerank=rerank, weights=parts or None)
+    hits = search(query, **how)
     manifest = search.index.manifest
     return hits, {"index": path, "space": manifest.space, "rows": len(search.index)}
 
@@ -165,7 +170,7 @@ def _renamed(name: str) -> str:
 def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None) -> None:
     if html is None and sheet is None:
         return
-    from fourm_lite.retrieval.report import Answer, contact_sheet, html_page
+    from fourm_lite.retrieval.report import Answer, answer_sheet, html_page
 
     answer = Answer(query.title, hits, _query_picture(query))
     if html is not None:
@@ -173,7 +178,7 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
         html.write_text(html_page([answer]), encoding="utf-8")
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(answer).save(sheet, "PNG")
+        answer_sheet(answer).save(sheet, "PNG")
 
 
 def _query_picture(query: Query) -> Any:
@@ -202,15 +207,19 @@ def _print_hits(hits: Hits) -> None:
         print("nothing found")
         return
     names = [n for n in hits.columns if any(v is not None for v in hits.columns[n])]
+    # numbers first, the path last: what does not fit the terminal is cut from the right
+    names.sort(key=lambda n: (n != "cosine", n == "uri"))
     rows = [
-        (rank, f"{hit.score:.4f}", hit.id, *(_short(hit.columns[n]) for n in names))
+        (rank, _short(hit.score), hit.id, *(_short(hit.columns[n]) for n in names))
         for rank, hit in enumerate(hits, start=1)
     ]
-    print_table(("", "score", "id", *names), rows)
+    print_table(("", "score", "id", *names), rows, whole=3 + ("cosine" in names))
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
         value = " | ".join(map(str, value))
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4f}"
+    text = str(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

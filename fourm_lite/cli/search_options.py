@@ -48,8 +48,13 @@ Rerank = Annotated[
     int, Option("--rerank", help="Put so many of the first in order by likelihood.", min=0)
 ]
 RerankWeights = Annotated[
-    Texts, Option("--rerank-weight", help="cosine=, codes= or caption=NUMBER. Repeatable.")
+    Texts, Option("--rerank-weight", help="cosine=, codes=, caption= or prior=NUMBER. Repeatable.")
 ]
+RerankGiven = Annotated[
+    str | None,
+    Option("--rerank-given", help="What of a hit words are said from: codes, pixels or both."),
+]
+Samples = Annotated[int, Option("--samples", help="Vectors drawn with sample.", min=1)]
 Json = Annotated[bool, Option("--json", help="Print one JSON value.")]
 JsonFile = Annotated[Path | None, Option("--json", help="Write the report here; - prints it.")]
 
@@ -71,6 +76,17 @@ def numbers(texts: Sequence[str], option: str) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             raise ConfigError(f"{option} expects a number for {name!r}, got {value!r}") from None
+    return found
+
+
+def counts(text: str, option: str, least: int = 1) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} expects numbers with commas, got {text!r}") from None
+    if min(found) < least:
+        raise ConfigError(f"{option} are at least {least}, got {text!r}")
     return found
 
 

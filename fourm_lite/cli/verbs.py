@@ -33,6 +33,9 @@ VERBS: dict[str, Verb] = {
     "evaluate retrieval": Verb(
         "fourm_lite.cli.evaluate_retrieval:retrieval", "Captions to photos and back."
     ),
+    "evaluate same-class": Verb(
+        "fourm_lite.cli.evaluate_same_class:same_class", "Photos of one class: mAP (GPR1200)."
+    ),
     "evaluate steps": Verb(
         "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
     ),
@@ -52,6 +55,9 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("fourm_lite.cli.plan:plan", "Show what a plan of generation does."),
 }
 """Verb to function, in the order of the help. Two words make a group: "evaluate retrieval"."""
+
+TOOLS = {"info", "check", "compact", "calibrate"}
+"""Second words of the verb "index" that name a tool: `index check` is `index-check`."""
 
 GROUPS: dict[str, str] = {"evaluate": "Measure a model on data."}
 """One line of help for the first word of such verbs."""

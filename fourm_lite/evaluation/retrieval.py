@@ -230,9 +230,12 @@ def _report(
     told["nDCG@10"] = float(measured["nDCG@10"].mean())
     told["mAP"] = float(measured["AP"].mean())
     each = {f"R@{k}": metrics.recall_at(ranks, k) for k in KS}
-    each |= {"MRR": metrics.reciprocal_ranks(ranks), "mAP": measured["AP"]}
+    each |= {"MRR": metrics.reciprocal_ranks(ranks)}
+    each |= {"nDCG@10": measured["nDCG@10"], "mAP": measured["AP"]}
     told["interval"] = {
         name: interval(values, groups=groups, draws=draws, seed=seed).to_list()
         for name, values in each.items()
     }
+    median = interval(ranks, groups=groups, statistic=np.median, draws=draws, seed=seed)
+    told["interval"]["median_rank"] = median.to_list()
     return told

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.retrieval.confidence import Method, auroc, calibration_error, evidence_of, fit
+from fourm_lite.retrieval.confidence import (
+    Calibration,
+    Method,
+    auroc,
+    calibration_error,
+    evidence_of,
+    fit,
+)
 from fourm_lite.retrieval.hits import Hits, Id
 from fourm_lite.retrieval.index import Index
 
@@ -19,7 +26,7 @@ class CalibrationReport:
     """How well the stored confidence tells right from wrong answers.
 
     Units:
-        AUROC of the calibrated probability and of the bare cosine; ``error`` is the mean gap
+        AUROC of the calibrated probability and of the bare score; ``error`` is the mean gap
         between told and true shares. All on held-out queries, that the fit has not seen
     """
 
@@ -61,6 +68,27 @@ def calibrate(
         seed: draws the held-out half
     """
     hits = index.search_many(vectors, 2, where, columns=[])
+    calibration, report = learn(
+        hits, right, method=method, names=names, more=more, threshold=threshold, seed=seed
+    )
+    index.set_calibration(calibration)
+    return report
+
+
+def learn(
+    hits: Sequence[Hits],
+    right: Sequence[Collection[Id]],
+    *,
+    method: Method = "logistic",
+    names: Sequence[str] = ("score", "margin"),
+    more: Mapping[str, Any] | None = None,
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> tuple[Calibration, CalibrationReport]:
+    """A calibration of answers in any order (by cosine, or reranked), and how well it does.
+
+    The arguments are those of `calibrate`; the report is of a trial fit on half of the answers.
+    """
     if len(hits) != len(right):
         raise ShapeError(f"{len(hits)} queries came with {len(right)} sets of right ids")
     if not all(len(one) for one in hits):
@@ -71,16 +99,16 @@ def calibrate(
     seen, unseen = order[: len(order) // 2], order[len(order) // 2 :]
     trial = fit({k: v[seen] for k, v in evidence.items()}, truth[seen], method=method)
     p = trial.p_right({k: v[unseen] for k, v in evidence.items()})
-    index.set_calibration(fit(evidence, truth, method=method, threshold=threshold))
-    cosines = np.array([float(one.scores[0]) for one in hits])
-    return CalibrationReport(
+    scores = np.array([float(one.scores[0]) for one in hits])
+    report = CalibrationReport(
         queries=len(truth),
         held_out=len(unseen),
         share_right=float(truth.mean()),
         auroc=auroc(p, truth[unseen]),
-        auroc_of_score=auroc(cosines[unseen], truth[unseen]),
+        auroc_of_score=auroc(scores[unseen], truth[unseen]),
         error=calibration_error(p, truth[unseen]),
     )
+    return fit(evidence, truth, method=method, threshold=threshold), report
 
 
 def _evidence(

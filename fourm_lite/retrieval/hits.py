@@ -56,6 +56,14 @@ class Hits(Sequence[Hit]):
         ids = [self.ids[p] for p in at]
         return Hits(ids, self.scores[at], columns, self.p_right, self.good_match)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Hits]) -> Hits:
+        """Hits of several answers in one list; they have the same columns."""
+        names = list(parts[0].columns) if parts else []
+        columns = {name: [v for part in parts for v in part.columns[name]] for name in names}
+        scores = np.concatenate([part.scores for part in parts]) if parts else np.empty(0)
+        return cls([i for part in parts for i in part.ids], scores.astype(np.float32), columns)
+
     def to_rows(self) -> list[dict[str, Any]]:
         """The hits as plain dictionaries: rank, id, score and the columns."""
         return [

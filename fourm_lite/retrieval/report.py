@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import open_rgb, thumbnail
 from fourm_lite.retrieval.hits import Hit, Hits
 from fourm_lite.retrieval.sources import read_uri
+from fourm_lite.show import Cell, contact_sheet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,10 +26,8 @@ Reader = Callable[[str], bytes]
 """uri -> bytes of the picture."""
 
 SIDE = 224
-MARGIN = 12
-LINE = 16
-SHEET_LINES = 2
-HIDDEN = ("content_hash", "row_hash")
+COSINE = "cosine"
+HIDDEN = ("content_hash", "row_hash", COSINE)
 
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 24px; background: #fafafa; color: #222 }
@@ -38,7 +36,7 @@ ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(232px, 1fr))
      list-style: none; padding: 0 }
 li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px;
      overflow-wrap: anywhere }
-img { max-width: 100%; display: block; margin: 0 auto 6px }
+img { max-width: 100%; display: block; margin: 0 0 6px } li img { margin: 0 auto 6px }
 dl { margin: 6px 0 0; font-size: 13px; color: #555 } dt { font-weight: 600 } dd { margin: 0 0 4px }
 .none { color: #a00 } .score { color: #1f6fb4 }
 """
@@ -53,38 +51,33 @@ class Answer:
     query_image: Image.Image | None = None
 
 
-def contact_sheet(
+def answer_sheet(
     answer: Answer, *, columns: int = 5, side: int = SIDE, read: Reader = read_uri
 ) -> Image.Image:
-    """The hits as one picture: thumbnails in order, with rank, score and name.
+    """The hits as one picture: thumbnails in order, each under its rank, score and name.
 
-    A hit whose file is gone is drawn as an empty cell that says so.
+    What was asked for comes first where it is a picture. A hit whose file is gone is an empty cell
+    that says so.
     """
-    from PIL import Image, ImageDraw
-
     if columns < 1 or side < 16:
         raise ConfigError(f"a sheet has at least 1 column of 16 pixels, got {columns} of {side}")
-    cell = (side + MARGIN, side + SHEET_LINES * LINE + MARGIN)
-    rows = max(1, -(-len(answer.hits) // columns))
-    head = 2 * LINE + MARGIN
-    size = (columns * cell[0] + MARGIN, head + rows * cell[1] + MARGIN)
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, line in enumerate(_heading(answer)):
-        pen.text((MARGIN, MARGIN // 2 + number * LINE), _short(line, size[0]), fill="black")
-    for place, hit in enumerate(answer.hits):
-        left = MARGIN + (place % columns) * cell[0]
-        top = head + (place // columns) * cell[1]
-        picture = _picture(hit, side, read)
-        if isinstance(picture, str):
-            pen.rectangle([left, top, left + side, top + side], outline="#cccccc")
-            pen.text((left + 6, top + 6), _short(picture, side), fill="#aa0000")
-        else:
-            inset = ((side - picture.width) // 2, (side - picture.height) // 2)
-            sheet.paste(picture, (left + inset[0], top + inset[1]))
-        pen.text((left, top + side + 2), f"{place + 1}   {hit.score:.3f}", fill="#1f6fb4")
-        pen.text((left, top + side + 2 + LINE), _short(str(hit.id), side), fill="black")
-    return sheet
+    cells = [
+        Cell(f"{rank}   {score_words(hit)}\n{hit.id}", _picture(hit, side, read))
+        for rank, hit in enumerate(answer.hits, 1)
+    ]
+    if answer.query_image is not None:
+        cells.insert(0, Cell("asked for", thumbnail(answer.query_image, side)))
+    return contact_sheet(cells, side=side, columns=columns, heading=_heading(answer))
+
+
+def score_words(hit: Hit) -> str:
+    """The score of a hit as people read it; after reranking with the cosine beside it."""
+    cosine = hit.columns.get(COSINE)
+    if cosine is None:
+        return f"{hit.score:.3f}"
+    if hit.score != hit.score:
+        return f"cosine {cosine:.3f}, not reranked"
+    return f"{hit.score:.2f}, cosine {cosine:.3f}"
 
 
 def html_page(answers: Sequence[Answer], *, side: int = SIDE, read: Reader = read_uri) -> str:
@@ -103,7 +96,8 @@ def html_page(answers: Sequence[Answer], *, side: int = SIDE, read: Reader = rea
 def _section(answer: Answer, side: int, read: Reader) -> str:
     title, *notes = _heading(answer)
     asked = "" if answer.query_image is None else _image_tag(thumbnail(answer.query_image, side))
-    told = "".join(f'<p class="none">{html.escape(note)}</p>' for note in notes)
+    mark = ' class="none"' if answer.hits.good_match is False else ""
+    told = "".join(f"<p{mark}>{html.escape(note)}</p>" for note in notes)
     cells = "\n".join(_cell(rank, hit, side, read) for rank, hit in enumerate(answer.hits, 1))
     return f"<section><h1>{html.escape(title)}</h1>{asked}{told}\n<ol>\n{cells}\n</ol></section>"
 
@@ -116,20 +110,19 @@ def _cell(rank: int, hit: Hit, side: int, read: Reader) -> str:
         shown = _image_tag(picture)
     facts = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(_words(value))}</dd>"
-        for name, value in hit.columns.items()
+        for name, value in sorted(hit.columns.items(), key=lambda pair: pair[0] == "uri")
         if value is not None and name not in HIDDEN
     )
-    score = f'<span class="score">{hit.score:.3f}</span>'
+    score = f'<span class="score">{html.escape(score_words(hit))}</span>'
     return f"<li>{shown}{rank}. {html.escape(str(hit.id))} {score}<dl>{facts}</dl></li>"
 
 
 def _heading(answer: Answer) -> list[str]:
-    lines = [answer.title]
-    if answer.hits.good_match is False:
-        lines.append("no good match")
-    if answer.hits.p_right is not None:
-        lines[-1] += f" (probability that the first hit is right: {answer.hits.p_right:.2f})"
-    return lines
+    sure = answer.hits.p_right
+    if sure is None:
+        return [answer.title]
+    told = f"probability that the first hit is right: {sure:.2f}"
+    return [answer.title, f"no good match ({told})" if answer.hits.good_match is False else told]
 
 
 def _picture(hit: Hit, side: int, read: Reader) -> Image.Image | str:
@@ -156,9 +149,3 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " · ".join(_words(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _short(text: str, pixels: int) -> str:
-    # About 7 pixels a letter of Pillow's own font, which knows Latin letters only.
-    width = max(8, pixels // 7)
-    return textwrap.shorten(text, width, placeholder="...") or text[:width]

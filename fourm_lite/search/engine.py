@@ -19,10 +19,12 @@ from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest
 from fourm_lite.retrieval.rerank import rerank
-from fourm_lite.search.gallery import LIKELIHOOD, rerank_weights
-from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, codes_of
+from fourm_lite.search.calibrate import DEPTH_KEY, RERANKED, SAMPLES_KEY, rerank_weights
+from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
+from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, Space, open_space
+from fourm_lite.search.weights import Given
 
 INSIDE = ("id", "vector", "content_hash", "row_hash")
 """Columns that are nobody's answer."""
@@ -62,6 +64,7 @@ class Search:
         where: str | None = None,
         rerank: int = 0,
         weights: Mapping[str, float] | None = None,
+        rerank_given: Given | None = None,
         **given: Any,
     ) -> Hits:
         """The k rows that answer a query best.
@@ -72,6 +75,8 @@ class Search:
             where: a SQL condition on the columns
             rerank: how many of the first hits are put in order by likelihood; 0: none
             weights: of the reranker's parts; by default those stored in the index
+            rerank_given: what of a hit the query's words are said from: codes, pixels or both
+                (pixels open the photo of each hit); by default what the index stores
             given: more modalities, such as `caption="a dog"`
 
         Raises:
@@ -84,32 +89,49 @@ class Search:
         columns = [n for n in self.index.info()["columns"] if n not in INSIDE]
         hits = self.index.search(vector, max(k, rerank, 2), where, columns=columns)
         if rerank and len(hits):
-            hits = self._reranked(asked, hits, rerank, weights)
+            hits = self._reranked(asked, hits, rerank, weights, rerank_given)
         else:
             hits = self._confident(asked, hits)
         return _without_codes(hits.take(range(min(k, len(hits)))))
 
     def _reranked(
-        self, asked: Query, hits: Hits, depth: int, weights: Mapping[str, float] | None
+        self,
+        asked: Query,
+        hits: Hits,
+        depth: int,
+        weights: Mapping[str, float] | None,
+        given: Given | None,
     ) -> Hits:
         if not asked.item:
             raise ConfigError("reranking needs something that is wanted, not only what is not")
-        chosen = weights or rerank_weights(self.index.manifest.extra, self.space)
-        reranker = LikelihoodReranker(Likelihood.of(self.space), chosen)
-        return rerank(asked.item, hits, reranker, depth=depth)
+        extra = self.index.manifest.extra
+        stored, usual = rerank_weights(extra, self.space)
+        likelihood = Likelihood.of(self.space)
+        reranker = LikelihoodReranker(likelihood, weights or stored, given=given or usual)
+        found = rerank(asked.item, hits, reranker, depth=depth)
+        # A probability is told for the very order that it was learnt for.
+        if weights is None and given in (None, usual) and depth == extra.get(DEPTH_KEY):
+            calibration = Calibration.of(extra.get(RERANKED))
+            more = {"cosine": float(found.columns["cosine"][0])}
+            return self._sure(asked, found, calibration, more)
+        return found
 
     def _confident(self, asked: Query, hits: Hits) -> Hits:
-        """The hits with their confidence, where it reads a likelihood that needs the model."""
+        """The hits with their confidence, where it reads evidence that needs the model."""
         calibration = Calibration.of(self.index.manifest.calibration)
-        if calibration is None or LIKELIHOOD not in calibration.names or not len(hits):
+        if calibration is None or not {LIKELIHOOD, SPREAD} & set(calibration.names):
             return hits
-        reranker = LikelihoodReranker(Likelihood.of(self.space))
-        if not asked.item:
+        return self._sure(asked, hits, calibration, {})
+
+    def _sure(
+        self, asked: Query, hits: Hits, calibration: Calibration | None, more: dict[str, float]
+    ) -> Hits:
+        if calibration is None or not len(hits):
             return hits
-        said = reranker.parts(asked.item, codes_of(hits.take([0]))).get("caption")
-        if said is None:
-            return hits
-        return with_confidence(hits, calibration, **{LIKELIHOOD: float(said[0])})
+        samples = self.index.manifest.extra.get(SAMPLES_KEY, SAMPLES)
+        first = hits.take([0])
+        found = query_evidence(self.space, asked.item, first, calibration.names, samples)
+        return hits if found is None else with_confidence(hits, calibration, **more, **found)
 
 
 def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:

@@ -1,17 +1,17 @@
 """Reranking with the weights that retrieved: how well query and candidate explain each other.
 
-Three parts, each a number for a pair of query and candidate:
+Four parts, each a number for a pair of query and candidate:
 
 - ``cosine``: the search's own score
 - ``codes``: mean log p(candidate's codes | query), one forward pass a query for any number of
   candidates, whose codes are looked up in the predicted distributions
-- ``caption``: mean log p(query's text | candidate's codes), one teacher-forced pass a pair; the
-  candidates' side is encoded once
+- ``caption``: mean log p(query's text | candidate), one teacher-forced pass a pair; the candidates'
+  side is encoded once. What is given of a candidate is its codes, its pixels or both
+- ``prior``: minus mean log p(candidate) when nothing is given, so that a candidate which is likely
+  anyway does not win by it: log p(x | query) - log p(x) is how much the query explains
 
-The score is their weighted sum. The third part costs most, so it is asked for the first
-``caption_depth`` by the other two; what is behind them stays behind. `fit_weights` chooses the
-weights where right answers are known, by the likelihood of the right candidate under a softmax
-over the candidates.
+The score is their weighted sum (`search.weights`). The third part costs most, so it is asked for
+the first ``caption_depth`` by the cheap ones; what is behind them stays behind.
 """
 
 from __future__ import annotations
@@ -26,20 +26,29 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import ConfigError, ShapeError, suggest
-from fourm_lite.model.likelihood import grid_log_probs, sequence_logits
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.modalities.pictures import open_rgb
+from fourm_lite.model.likelihood import grid_log_probs
+from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.retrieval.hits import Hits
-from fourm_lite.search.spaces import Item, ModelSpace
+from fourm_lite.retrieval.sources import read_uri
+from fourm_lite.search.sheets import Sheet, packed
+from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
+from fourm_lite.search.weights import (
+    CAPTION_DEPTH,
+    DEFAULT_WEIGHTS,
+    Floats,
+    Given,
+    cascade,
+    check_given,
+    check_weights,
+    weighted,
+)
 
-Floats = npt.NDArray[np.float32]
-PARTS = ("cosine", "codes", "caption")
-DEFAULT_WEIGHTS: Mapping[str, float] = {"cosine": 6.5, "codes": 2.7, "caption": 0.3}
-"""Where nothing was fitted: those of an early small model, from 250 photos of its val split."""
-CAPTION_DEPTH = 20
-CHUNK = 128
-NEWTON_STEPS = 50
-RIDGE = 1e-3
+ROWS = 16
+Pictures = Callable[[slice], Sequence[Any]]
+"""Which candidates -> their pictures, opened when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,22 @@ class Likelihood:
 
     @torch.inference_mode()
     def candidates(
-        self, codes: npt.NDArray[Any], *, with_text: bool = True, batch_size: int = 64
+        self,
+        codes: npt.NDArray[Any],
+        pictures: Pictures | None = None,
+        *,
+        given: Given = "codes",
+        with_text: bool = True,
+        batch_size: int = 64,
     ) -> Candidates:
         """Encodes the candidates' side, once for all queries.
+
+        Args:
+            codes: int[K, L] of the target
+            pictures: opens the photos of some candidates; needed where pixels are given
+            given: what of a candidate texts are said from
+            with_text: False where no text is to be said, which needs no encoding
+            batch_size: candidates encoded together
 
         Raises:
             ShapeError: not one row of the target's codes a candidate
@@ -115,23 +137,50 @@ class Likelihood:
             )
         if not with_text or self.text is None or not len(ids):
             return Candidates(ids)
-        batches = [
-            TokenBatch({entry.name: Tokens.given(part, length=entry.max_tokens)})
-            for part in ids.split(batch_size)
-        ]
-        # Codes alone: every row has the same length, nothing is padded, so rows can be joined.
-        return Candidates(
-            ids, Context(torch.cat([model.encode(b).context.tokens for b in batches]))
-        )
+        contexts = []
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            batch = self._given(ids[part], pictures, part, check_given(given))
+            contexts.append(model.encode(batch).context.tokens)
+        # Every row has the same length, nothing is padded, so rows can be joined.
+        return Candidates(ids, Context(torch.cat(contexts)))
+
+    def _given(
+        self, ids: Tensor, pictures: Pictures | None, part: slice, given: Given
+    ) -> TokenBatch:
+        """What is known of some candidates."""
+        entry = self.space.target
+        codes = {entry.name: Tokens.given(ids, length=entry.max_tokens)}
+        if given == "codes":
+            return TokenBatch(codes)
+        if pictures is None:
+            raise ConfigError(f"with given={given!r} the candidates' photos are needed")
+        pixels = self.space.pipe.read([{PICTURE: picture} for picture in pictures(part)])
+        return pixels.with_(codes) if given == "both" else pixels
 
     @torch.inference_mode()
     def codes_scores(self, batch: TokenBatch, candidates: Candidates) -> Floats:
         """Mean log p(candidate's codes | query), float32[B, K], by one forward pass."""
+        return self._codes_scores(batch.without(self.space.target.name), batch.size, candidates)
+
+    @torch.inference_mode()
+    def codes_prior(self, candidates: Candidates) -> Floats:
+        """Mean log p(candidate's codes) when nothing is given, float32[K]."""
+        return self._codes_scores(TokenBatch({}), 1, candidates)[0]
+
+    def _codes_scores(self, batch: TokenBatch, size: int, candidates: Candidates) -> Floats:
         model, name = self.space.pipe.model, self.space.target.name
-        context = model.encode(batch.without(name), batch_size=batch.size).context
-        log_p = grid_log_probs(model, name, context, batch.size)  # [B, L, V]
-        index = candidates.codes.T[None].expand(batch.size, -1, -1)  # [B, L, K]
-        return log_p.gather(2, index).mean(dim=1).cpu().numpy()
+        context = model.encode(batch, batch_size=size).context
+        log_p = grid_log_probs(model, name, context, size)  # [B, L, V]
+        index = candidates.codes.T[None].expand(size, -1, -1)  # [B, L, K]
+        return np.asarray(log_p.gather(2, index).mean(dim=1).cpu().numpy())
+
+    @torch.inference_mode()
+    def text_prior(self, texts: Sequence[Tensor]) -> Floats:
+        """Mean log p(text) when nothing is given, float32[T]."""
+        nothing = self.space.pipe.model.encode(TokenBatch({}), batch_size=1).context
+        pairs = np.stack([np.arange(len(texts)), np.zeros(len(texts), np.int64)], axis=1)
+        return self._text_scores(texts, nothing, pairs, None)
 
     @torch.inference_mode()
     def text_scores(
@@ -151,47 +200,68 @@ class Likelihood:
                 f"this model cannot say a text from '{self.space.target.name}'; rerank by the "
                 "weights cosine and codes"
             )
-        lengths = np.array([len(text) for text in texts])
-        order = np.argsort(lengths[pairs[:, 0]], kind="stable")  # alike lengths together
+        return self._text_scores(texts, candidates.context, pairs, progress)
+
+    def _text_scores(
+        self,
+        texts: Sequence[Tensor],
+        known: Context,
+        pairs: npt.NDArray[np.int64],
+        progress: Callable[[int, int], None] | None,
+    ) -> Floats:
+        device = known.tokens.device
         out = np.empty(len(pairs), np.float32)
-        for start in range(0, len(order), CHUNK):
-            some = order[start : start + CHUNK]
-            chosen = [texts[i] for i in pairs[some, 0]]
-            rows = torch.from_numpy(pairs[some, 1]).to(chosen[0].device)
-            context = candidates.context.select(rows)
-            out[some] = self._mean_log_p(chosen, context).cpu().numpy()
+        rows = packed([len(text) - 1 for text in texts], pairs)
+        done = 0
+        for start in range(0, len(rows), ROWS):
+            some = rows[start : start + ROWS]
+            sheet = Sheet.of([[texts[pairs[p, 0]] for p in row] for row in some])
+            context = known.select(torch.tensor([pairs[row[0], 1] for row in some], device=device))
+            out[np.concatenate(some)] = self._means(sheet, context).cpu().numpy()
+            done += sum(map(len, some))
             if progress is not None:
-                progress(start + len(some), len(order))
+                progress(done, len(pairs))
         return out
 
-    def _mean_log_p(self, texts: Sequence[Tensor], context: Context) -> Tensor:
-        """A text for each row of the context, padded to the longest: float32[B]."""
+    def _means(self, sheet: Sheet, context: Context) -> Tensor:
+        """Mean log p of the texts of a sheet, row by row: float32[texts]."""
         assert self.text is not None
-        ids = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
-        count = torch.tensor([len(text) - 1 for text in texts], device=ids.device)
-        logits = sequence_logits(self.space.pipe.model, self.text, ids[:, :-1], context)
-        log_p = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
-        there = torch.arange(log_p.shape[1], device=ids.device)[None] < count[:, None]
-        return (log_p * there).sum(dim=1) / count
+        model = self.space.pipe.model
+        embedding = model.target(self.text)
+        steps = embedding.step(0, int(sheet.place.max()) + 1)
+        y = embedding.token_emb(sheet.ids) + steps.reshape(-1, steps.shape[-1])[sheet.place]
+        same = sheet.text[:, :, None] == sheet.text[:, None, :]
+        bias = blocked(same.tril(), y.dtype)[:, None]
+        there = sheet.text >= 0
+        logits = model.logits(model.run_decoder(y, context, bias)[there], self.text).float()
+        log_p = logits.log_softmax(dim=-1).gather(1, sheet.next[there][:, None])[:, 0]
+        total = torch.zeros(sheet.count, device=log_p.device)
+        total.index_add_(0, sheet.text[there], log_p)
+        return total / torch.bincount(sheet.text[there], minlength=sheet.count)
 
 
 @dataclass(frozen=True)
 class LikelihoodReranker:
     """Reranks the hits of one query; satisfies `retrieval.rerank.Reranker`.
 
-    The query is an item (modality -> value); hits need the column ``codes``.
+    The query is an item (modality -> value); hits need the column ``codes``, and ``uri`` where
+    pixels are given.
 
     Args:
         likelihood: the model
         weights: of the parts; 0 leaves a part out, and its passes
+        caption_depth: how many are scored by the caption's likelihood too
+        given: what of a candidate texts are said from
     """
 
     likelihood: Likelihood
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
     caption_depth: int = CAPTION_DEPTH
+    given: Given = "codes"
 
     def __post_init__(self) -> None:
         check_weights(self.weights)
+        check_given(self.given)
 
     def __call__(self, query: Item, candidates: Hits) -> Floats:
         """One score a candidate, float32[K].
@@ -201,59 +271,70 @@ class LikelihoodReranker:
         """
         if not len(candidates):
             return np.zeros(0, np.float32)
-        codes = codes_of(candidates)
-        batch = self.likelihood.space.pipe.read([query])
-        texts = [t for t in self.likelihood.texts(batch) if t is not None]
-        parts = {"cosine": candidates.scores, "codes": self._codes(batch, codes)}
+        parts, texts = self._cheap(query, candidates)
         by_text = self.weights.get("caption", 0.0)
         if not by_text or not texts:
             return weighted(parts, self.weights)
 
         def say(rows: npt.NDArray[np.int64]) -> Floats:
-            return by_text * self._said(texts, codes[rows])
+            return by_text * self._said(texts, candidates.take(rows.tolist()))
 
         return cascade(parts, self.weights, self.caption_depth, say)
 
-    def parts(self, query: Item, codes: npt.NDArray[Any]) -> dict[str, Floats]:
-        """The parts ``codes`` and, for a query with a text, ``caption``: float32[K] each."""
+    def parts(self, query: Item, candidates: Hits) -> dict[str, Floats]:
+        """All parts of all candidates, float32[K] each; ``caption`` for a query with a text."""
+        cheap, texts = self._cheap(query, candidates)
+        return {**cheap, "caption": self._said(texts, candidates)} if texts else cheap
+
+    def cheap(self, query: Item, candidates: Hits) -> dict[str, Floats]:
+        """The parts that take one pass for all candidates."""
+        return self._cheap(query, candidates)[0]
+
+    def said(self, query: Item, candidates: Hits) -> Floats | None:
+        """The part ``caption``; None for a query without a text."""
+        texts = self._texts(self.likelihood.space.pipe.read([query]))
+        return self._said(texts, candidates) if texts else None
+
+    def _cheap(self, query: Item, candidates: Hits) -> tuple[dict[str, Floats], list[Tensor]]:
         batch = self.likelihood.space.pipe.read([query])
-        texts = [t for t in self.likelihood.texts(batch) if t is not None]
-        found = {"codes": self._codes(batch, codes)}
-        return {**found, "caption": self._said(texts, codes)} if texts else found
+        ready = self.likelihood.candidates(codes_of(candidates), with_text=False)
+        parts = {
+            "cosine": np.asarray(candidates.scores, np.float32),
+            "codes": np.asarray(self.likelihood.codes_scores(batch, ready)[0]),
+            "prior": -self.likelihood.codes_prior(ready),
+        }
+        return parts, self._texts(batch)
 
-    def _codes(self, batch: TokenBatch, codes: npt.NDArray[Any]) -> Floats:
-        ready = self.likelihood.candidates(codes, with_text=False)
-        return np.asarray(self.likelihood.codes_scores(batch, ready)[0])
+    def _texts(self, batch: TokenBatch) -> list[Tensor]:
+        return [t for t in self.likelihood.texts(batch) if t is not None]
 
-    def _said(self, texts: Sequence[Tensor], codes: npt.NDArray[Any]) -> Floats:
-        pairs = np.stack([np.zeros(len(codes), np.int64), np.arange(len(codes))], axis=1)
-        return self.likelihood.text_scores(texts, self.likelihood.candidates(codes), pairs)
+    def _said(self, texts: Sequence[Tensor], hits: Hits) -> Floats:
+        pictures = None if self.given == "codes" else pictures_of(hits)
+        ready = self.likelihood.candidates(codes_of(hits), pictures, given=self.given)
+        pairs = np.stack([np.zeros(len(hits), np.int64), np.arange(len(hits))], axis=1)
+        return self.likelihood.text_scores(texts, ready, pairs)
 
 
-def cascade(
-    parts: Mapping[str, Floats],
-    weights: Mapping[str, float],
-    depth: int,
-    say: Callable[[npt.NDArray[np.int64]], Floats],
-) -> Floats:
-    """Scores with the costly part for the first `depth` by the cheap ones: float32[K].
+def pictures_of(hits: Hits) -> Pictures:
+    """Opens the photos of hits, where their rows say they are.
 
-    The others keep their order behind these.
-
-    Args:
-        parts: ``cosine`` and ``codes``
-        weights: of all parts
-        depth: how many get the costly part
-        say: candidate numbers -> the costly part, weighted
+    Raises:
+        ConfigError: a row names no photo, or it is not there any more
     """
-    cheap = {n: w for n, w in weights.items() if n in parts and w}
-    first = weighted(parts, cheap)
-    order = first if cheap else parts["cosine"]
-    top = np.argsort(-order, kind="stable")[:depth]
-    best = first[top] + say(top)
-    out = order - order.max() + best.min() - 1.0
-    out[top] = best
-    return np.asarray(out, np.float32)
+    places = hits.columns.get("uri", [None] * len(hits))
+
+    def open_some(part: slice) -> list[Any]:
+        found = []
+        for place in places[part]:
+            if not isinstance(place, str):
+                raise ConfigError(
+                    "reranking by pixels opens the photo of each hit, and these rows name none "
+                    "(column uri); rerank with given='codes'"
+                )
+            found.append(open_rgb(read_uri(place)))
+        return found
+
+    return open_some
 
 
 def codes_of(hits: Hits) -> npt.NDArray[Any]:
@@ -269,94 +350,3 @@ def codes_of(hits: Hits) -> npt.NDArray[Any]:
             "build the index with fourm-lite index and a 4M model"
         )
     return np.stack(codes)
-
-
-def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """The weighted sum of the parts that are there: float32[K].
-
-    Raises:
-        ConfigError: none of the parts that have a weight is there
-    """
-    total = np.zeros(len(next(iter(parts.values()))), np.float64)
-    used = [name for name, weight in weights.items() if weight and name in parts]
-    if not used and any(weights.values()):
-        raise ConfigError(
-            f"this query has the parts {sorted(parts)}, the weights name {dict(weights)}; give "
-            "one of them a weight"
-        )
-    for name in used:
-        total += weights[name] * parts[name].astype(np.float64)
-    return total.astype(np.float32)
-
-
-def model_weights(space: Any) -> Mapping[str, Mapping[str, float]] | None:
-    """The weights of both directions that a model's config holds, as `extra.rerank`."""
-    stored = space.names.get("rerank") if isinstance(space, ModelSpace) else None
-    if not isinstance(stored, Mapping) or not all(isinstance(w, Mapping) for w in stored.values()):
-        return None
-    for weights in stored.values():
-        check_weights(weights)
-    return stored
-
-
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuses unknown parts and weights that are no numbers."""
-    for name, value in weights.items():
-        if name not in PARTS:
-            raise ConfigError(f"there is no part {name!r} to weigh.{suggest(name, PARTS)}")
-        if not np.isfinite(value):
-            raise ConfigError(f"the weight of {name!r} is a finite number, got {value}")
-
-
-def fit_weights(
-    parts: Mapping[str, npt.NDArray[Any]], right: npt.NDArray[np.bool_]
-) -> dict[str, float]:
-    """Weights under which right candidates are likeliest: a softmax over each query's candidates.
-
-    Maximises mean log sum of p(right candidates), p = softmax(sum of weight * part), by Newton's
-    method with a small ridge on standardised parts. The sum's exponential then also is a
-    probability among the candidates, which is what "calibrated" means here.
-
-    Shapes:
-        parts: by name float[Q, K]
-        right: bool[Q, K]; queries without a right candidate, or with nothing else, teach nothing
-    Raises:
-        ConfigError: no query teaches anything
-    Source:
-        McFadden 1974, conditional logit
-    """
-    names = list(parts)
-    check_weights(dict.fromkeys(names, 0.0))
-    x = np.stack([np.asarray(parts[n], np.float64) for n in names], axis=-1)  # [Q, K, P]
-    useful = right.any(axis=1) & ~right.all(axis=1)
-    if not useful.any():
-        raise ConfigError("no query has a right candidate among others; fit on more or deeper ones")
-    x, truth = x[useful], right[useful]
-    x = x - x.mean(axis=1, keepdims=True)
-    scales = np.maximum(x.std(axis=(0, 1)), 1e-9)
-    w = _conditional_logit(x / scales, truth)
-    return dict(zip(names, (w / scales).tolist(), strict=True))
-
-
-def _conditional_logit(
-    x: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    w = np.zeros(x.shape[-1])
-    ridge = RIDGE * np.eye(len(w))
-    for _ in range(NEWTON_STEPS):
-        z = x @ w
-        p = _softmax(z)
-        target = _softmax(np.where(right, z, -np.inf))
-        gradient = np.einsum("qk,qkp->p", p - target, x) / len(x) + ridge @ w
-        mean = np.einsum("qk,qkp->qp", p, x)
-        second = np.einsum("qk,qkp,qkr->pr", p, x, x) - np.einsum("qp,qr->pr", mean, mean)
-        step = np.linalg.solve(second / len(x) + ridge, gradient)
-        w -= np.clip(step, -2.0, 2.0)
-        if np.abs(step).max() < 1e-9:
-            break
-    return w
-
-
-def _softmax(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))

@@ -5,7 +5,8 @@ A pair's parts are the same in both directions; only the weights differ, as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +18,24 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.retrieval import Rescore
 from fourm_lite.search.centre import Floats
 from fourm_lite.search.likelihood import (
-    CAPTION_DEPTH,
     Candidates,
     Likelihood,
-    cascade,
-    fit_weights,
-    weighted,
+    Pictures,
 )
 from fourm_lite.search.spaces import Codes, Item
+from fourm_lite.search.weights import (
+    CAPTION_DEPTH,
+    FIT_QUERIES,
+    Fit,
+    Given,
+    cascade,
+    fit_cascade,
+    weighted,
+)
 
 Ints = npt.NDArray[np.int64]
 Weights = Mapping[str, float]
 Tell = Callable[[str, int, int], None]
-CHEAP = ("cosine", "codes")
-FIT_QUERIES = 500
-"""Queries of each direction that weights are fitted on: three numbers need no more."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,20 @@ class Direction:
         """A table [T, G] with a row a query."""
         return table if self.by_text else table.T
 
+    @property
+    def cheap(self) -> tuple[str, ...]:
+        """The parts that order the candidates first.
+
+        The prior of a candidate text belongs to p(text | photo), so it comes with that; the prior
+        of a photo's codes belongs to p(codes | text).
+        """
+        return ("cosine", "codes", "prior") if self.by_text else ("cosine", "codes")
+
+    @property
+    def costly(self) -> tuple[str, ...]:
+        """The parts that only the first of them get."""
+        return ("caption",) if self.by_text else ("caption", "prior")
+
 
 @dataclass(frozen=True)
 class PairScores:
@@ -62,6 +80,7 @@ class PairScores:
     Shapes:
         cosine, codes: float32[T, G]
         said: float32[T, G], mean log p(caption | photo); NaN until it is asked for
+        priors: float32[G] of the photos' codes and float32[T] of the captions, minus mean log p
     """
 
     likelihood: Likelihood
@@ -70,6 +89,7 @@ class PairScores:
     cosine: Floats
     codes: Floats
     said: Floats
+    priors: tuple[Floats, Floats]
     caption_depth: int = CAPTION_DEPTH
 
     @classmethod
@@ -83,8 +103,10 @@ class PairScores:
         *,
         batch_size: int = 64,
         caption_depth: int = CAPTION_DEPTH,
+        given: Given = "codes",
+        pictures: Pictures | None = None,
     ) -> PairScores:
-        """Embeds nothing anew; one forward pass a caption and one a photo's codes.
+        """Embeds nothing anew; one forward pass a caption and one a photo.
 
         Raises:
             ConfigError: the space is a twin encoder's
@@ -92,7 +114,7 @@ class PairScores:
         likelihood = Likelihood.of(space)
         if codes is None:
             raise ConfigError("reranking by likelihood needs the codes of the gallery")
-        ready = likelihood.candidates(codes)
+        ready = likelihood.candidates(codes, pictures, given=given)
         rows, spoken = [], []
         for start in range(0, len(items), batch_size):
             batch = likelihood.space.pipe.read(items[start : start + batch_size])
@@ -100,26 +122,33 @@ class PairScores:
             spoken += likelihood.texts(batch)
         table = np.concatenate(rows)
         empty = np.full_like(table, np.nan)
+        known = [t for t in spoken if t is not None]
+        says = likelihood.text is not None and len(known) == len(items)
+        own = -likelihood.text_prior(known) if says else np.zeros(len(items), np.float32)
+        priors = (-likelihood.codes_prior(ready), own)
         cosine = texts @ images.T
-        return cls(likelihood, spoken, ready, cosine, table, empty, caption_depth)
+        return cls(likelihood, spoken, ready, cosine, table, empty, priors, caption_depth)
+
+    def with_given(self, given: Given, codes: Codes, pictures: Pictures) -> PairScores:
+        """The same pairs, their texts said from something else of the photos."""
+        ready = self.likelihood.candidates(codes, pictures, given=given)
+        return dataclasses.replace(self, candidates=ready, said=np.full_like(self.said, np.nan))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The parts that this model has."""
-        return ("cosine", "codes", "caption") if self._speaks else ("cosine", "codes")
-
-    @property
-    def _speaks(self) -> bool:
+    def speaks(self) -> bool:
+        """Whether this model can say the captions from the photos."""
         return self.candidates.context is not None and all(t is not None for t in self.texts)
 
-    def parts(self, texts: Ints, images: Ints, names: Sequence[str]) -> dict[str, Floats]:
-        """The named parts of some pairs, of those that are known: float32[P] each.
-
-        Shapes:
-            texts, images: int64[P]
-        """
+    def parts(
+        self, direction: Direction, query: int, found: Ints, names: Sequence[str]
+    ) -> dict[str, Floats]:
+        """The named parts of one query's candidates, as far as they are known: float32[K] each."""
+        texts, images = direction.pairs(query, found)
         tables = {"cosine": self.cosine, "codes": self.codes, "caption": self.said}
-        return {name: tables[name][texts, images] for name in names}
+        prior = self.priors[0] if direction.by_text else self.priors[1]
+        return {
+            name: prior[found] if name == "prior" else tables[name][texts, images] for name in names
+        }
 
     def say(self, texts: Ints, images: Ints, tell: Tell | None = None) -> None:
         """Fills in log p(caption | photo) where it is not known yet.
@@ -139,20 +168,22 @@ class PairScores:
         self, weights: Weights, direction: Direction, depth: int, tell: Tell | None = None
     ) -> Rescore:
         """Scores the first `depth` by cosine of each query; what is costly is asked for at once."""
-        speaks = bool(weights.get("caption")) and "caption" in self.names
-        if speaks:
-            self._say_first(direction, dict(self._first(weights, direction, depth)), tell)
+        costly = [n for n in direction.costly if weights.get(n)] if self.speaks else []
+        if not weights.get("caption"):
+            costly = []
+        if costly:
+            queries = np.arange(len(direction.rows(self.cosine)))
+            self._say_first(direction, self._first(weights, direction, depth, queries), tell)
 
         def score(query: int, found: Ints) -> Floats:
-            texts, images = direction.pairs(query, found)
-            parts = self.parts(texts, images, CHEAP)
-            if not speaks:
+            parts = self.parts(direction, query, found, direction.cheap)
+            if not costly:
                 return weighted(parts, weights)
 
             def say(rows: Ints) -> Floats:
                 # Cosines of equal captions may round otherwise there: what is absent is said now.
-                self.say(texts[rows], images[rows])
-                return weights["caption"] * self.said[texts[rows], images[rows]]
+                self.say(*direction.pairs(query, found[rows]))
+                return weighted(self.parts(direction, query, found[rows], costly), weights)
 
             return cascade(parts, weights, self.caption_depth, say)
 
@@ -167,56 +198,49 @@ class PairScores:
         self.say(texts, images, tell)
 
     def _first(
-        self, weights: Weights, direction: Direction, depth: int, queries: Ints | None = None
-    ) -> Iterator[tuple[int, Ints]]:
-        """For each query the candidates that get the costly part."""
-        cheap = {n: w for n, w in weights.items() if n in CHEAP and w}
+        self, weights: Weights, direction: Direction, depth: int, queries: Ints
+    ) -> dict[int, Ints]:
+        """For each query the candidates that get the costly parts."""
+        cheap = {n: w for n, w in weights.items() if n in direction.cheap and w}
         table = direction.rows(self.cosine)
-        chosen = np.arange(len(table)) if queries is None else queries
-        for query in chosen.tolist():
+        first = {}
+        for query in queries.tolist():
             found = np.argsort(-table[query], kind="stable")[:depth]
-            parts = self.parts(*direction.pairs(query, found), CHEAP)
+            parts = self.parts(direction, query, found, direction.cheap)
             order = weighted(parts, cheap) if cheap else parts["cosine"]
-            yield query, found[np.argsort(-order, kind="stable")[: self.caption_depth]]
+            first[query] = found[np.argsort(-order, kind="stable")[: self.caption_depth]]
+        return first
 
-    def fit(self, direction: Direction, depth: int, tell: Tell | None = None) -> dict[str, float]:
-        """Weights from queries whose right answers are known.
-
-        The cheap parts are weighed on the first `depth` by cosine, then their sum against the
-        costly part on the first `caption_depth` of that order, as they will be used.
-        """
+    def fit(self, direction: Direction, depth: int, tell: Tell | None = None) -> Fit:
+        """Weights from queries whose right answers are known, as a cascade uses them."""
         table = direction.rows(self.cosine)
         queries = _spread(len(table))
-        found = {q: np.argsort(-table[q], kind="stable")[:depth] for q in queries.tolist()}
-        cheap = self._fitted(direction, found, CHEAP)
-        if "caption" not in self.names:
-            return cheap
-        found = dict(self._first(cheap, direction, depth, queries))
-        self._say_first(direction, found, tell)
-        return self._fitted(direction, found, ("caption",), cheap)
+        found = np.stack([np.argsort(-table[q], kind="stable")[:depth] for q in queries])
+        cheap = self._tables(direction, queries, found, direction.cheap)
+        right = np.stack(
+            [self._is_right(direction, q, row) for q, row in zip(queries, found, strict=True)]
+        )
 
-    def _fitted(
-        self,
-        direction: Direction,
-        found: Mapping[int, Ints],
-        names: Sequence[str],
-        cheap: Weights | None = None,
-    ) -> dict[str, float]:
-        """Weights of the named parts; with `cheap` also one factor for their sum."""
-        rows, right = [], []
-        for query, candidates in found.items():
-            texts, images = direction.pairs(query, candidates)
-            row = self.parts(texts, images, names)
-            if cheap is not None:
-                row["cosine"] = weighted(self.parts(texts, images, CHEAP), cheap)
-            rows.append(row)
-            right.append(direction.owner[texts] == images)
-        table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        weights = fit_weights(table, np.stack(right))
-        if cheap is None:
-            return weights
-        factor = weights.pop("cosine")
-        return {**{name: factor * w for name, w in cheap.items()}, **weights}
+        def say(top: Ints) -> dict[str, Floats]:
+            first = np.take_along_axis(found, top, axis=1)
+            self._say_first(direction, dict(zip(queries.tolist(), first, strict=True)), tell)
+            return self._tables(direction, queries, first, direction.costly)
+
+        return fit_cascade(cheap, right, self.caption_depth, say if self.speaks else None)
+
+    def _tables(
+        self, direction: Direction, queries: Ints, found: Ints, names: Sequence[str]
+    ) -> dict[str, Floats]:
+        """The named parts of several queries, float32[Q, K] each."""
+        rows = [
+            self.parts(direction, q, row, names)
+            for q, row in zip(queries.tolist(), found, strict=True)
+        ]
+        return {name: np.stack([row[name] for row in rows]) for name in names}
+
+    def _is_right(self, direction: Direction, query: int, found: Ints) -> npt.NDArray[np.bool_]:
+        texts, images = direction.pairs(int(query), found)
+        return np.asarray(direction.owner[texts] == images)
 
 
 def _spread(count: int) -> Ints:

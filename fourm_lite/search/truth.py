@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.index import Index
-from fourm_lite.search.evaluate import CaptionPack, caption_items
-from fourm_lite.search.gallery import Truth
+from fourm_lite.search.calibrate import Truth
+from fourm_lite.search.packs import CaptionPack, caption_items
 from fourm_lite.search.spaces import Space
 
 

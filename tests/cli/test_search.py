@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from tiny_photos import write_list
 from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite.cli import main
@@ -240,6 +243,53 @@ def test_retrieval_is_measured_under_the_fixed_names(capsys, tmp_path, model, pa
     assert "before: text to image" in " ".join(shown.split())
 
 
+def test_depths_are_measured_and_plotted(capsys, tmp_path, model, pack):
+    words = ("evaluate", "retrieval", "--model", model, "--data", pack, "--split", "test")
+
+    code, shown, err = run(
+        capsys, *words, "--rerank-depths", "0,2,4", "--rerank-given", "codes", "--plot",
+        tmp_path / "p.png", "--json", tmp_path / "o.json",
+    )  # fmt: skip
+
+    assert code == 0, err
+    report = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert [point["depth"] for point in report["by_depth"]] == [0, 2, 4]
+    assert (report["protocol"]["rerank_depth"], report["protocol"]["rerank_given"]) == (4, "codes")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "depth 2: image to text" in " ".join(shown.split())
+    code, _, err = run(capsys, *words, "--plot", tmp_path / "q.png")
+    assert code == 2
+    assert "--rerank-depths" in err
+
+
+def test_photos_of_one_class_are_measured(capsys, tmp_path, model):
+    folder = write_list(tmp_path / "labelled", train=0, val=0, test=3)
+    words = ("evaluate", "same-class", "--model", model, "--data", folder)
+
+    code, shown, err = run(capsys, *words, "--json", tmp_path / "o.json")
+
+    assert code == 0, err
+    report = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    low, high = report["interval"]["mAP"]
+    assert 0 < low <= report["mAP"] <= high <= 1
+    assert report["protocol"]["images"] == 9
+    assert "9 of 3 classes" in shown
+
+
+def test_tools_of_an_index_are_words_behind_index_too(capsys, tmp_path, indexed, model, pack):
+    info = answer(capsys, "index", "info", indexed, "--json")
+    assert info == answer(capsys, "index-info", indexed, "--json")
+    code, _, err = run(capsys, "index", "check", indexed)
+    assert code == 2
+    assert "no approximate index" in err
+
+    # a folder of that name is indexed all the same
+    shutil.copytree(pack / "images", tmp_path / "check")
+    with contextlib.chdir(tmp_path):
+        made = answer(capsys, "index", "check", "-o", "idx", "--model", model, "--json")
+    assert made["rows"] > 0
+
+
 def test_steps_are_measured_and_plotted(capsys, tmp_path, model, pack):
     code, _, err = run(
         capsys, "evaluate", "steps", "--model", model, "--data", pack, "--split", "test", "--steps",
@@ -259,13 +309,16 @@ def test_calibration_answers_with_a_probability_or_says_that_all_are_wrong(
     run(capsys, "index", pack / "images", "-o", tmp_path / "idx", "--model", model)
 
     code, out, err = run(
-        capsys, "index-calibrate", tmp_path / "idx", "--data", pack, "--split", "test", "--json"
-    )
+        capsys, "index", "calibrate", tmp_path / "idx", "--data", pack, "--split", "test",
+        "--rerank", 3, "--samples", 4, "--json",
+    )  # fmt: skip
 
     if code:  # a random model may have no right answer at all
         assert "right and wrong answers" in err
     else:
-        assert 0 <= json.loads(out)["share_right"] <= 1
+        found = json.loads(out)
+        assert 0 <= found["share_right"] <= 1
+        assert 0 <= found["reranked_share_right"] <= 1
 
 
 KILLED = """

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.report import Answer, contact_sheet, html_page
+from fourm_lite.retrieval.report import Answer, answer_sheet, html_page
 
 EVIL = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;"
 
@@ -20,6 +20,12 @@ class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
         self.tags, self.attributes, self.text = [], [], ""
+
+    @classmethod
+    def text_of(cls, page):
+        tags = cls()
+        tags.feed(page)
+        return tags.text
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -78,24 +84,39 @@ def test_a_sheet_shows_hits_in_order_and_marks_what_is_missing(red, tmp_path):
     Image.new("RGB", (50, 50), "blue").save(blue)
     answer = Answer("a query", hits([red, str(blue), str(tmp_path / "gone"), None]))
 
-    sheet = contact_sheet(answer, columns=2, side=50)
+    sheet = answer_sheet(answer, columns=2, side=50)
 
-    assert sheet.size == (2 * 62 + 12, 44 + 2 * 94 + 12)
-    assert sheet.getpixel((12 + 25, 44 + 25)) == (255, 0, 0)
-    assert sheet.getpixel((12 + 62 + 25, 44 + 25)) == (0, 0, 255)
-    assert sheet.getpixel((12 + 25, 44 + 94 + 40)) == (255, 255, 255)
+    step, top = 50 + 2 * 18 + 8, 8 + 18 + 2 * 18  # a cell's height; heading and first title
+    assert sheet.size == (3 * 58 + 8, 8 + 18 + 2 * step)
+    assert sheet.getpixel((8 + 25, top + 25)) == (255, 0, 0)
+    assert sheet.getpixel((8 + 58 + 25, top + 25)) == (0, 0, 255)
+    assert sheet.getpixel((8 + 25, top + step + 46)) == (255, 255, 255)
+
+
+def test_what_was_asked_for_stands_first_and_reranked_scores_keep_their_cosine(red):
+    found = hits([red, red], cosine=[0.8, 0.7])
+    found = Hits(found.ids, np.float32([-12.25, np.nan]), found.columns)
+    answer = Answer("a query", found, Image.new("RGB", (30, 30), "blue"))
+
+    sheet, page = answer_sheet(answer, side=50), html_page([answer])
+
+    assert sheet.getpixel((8 + 25, 8 + 18 + 36 + 25)) == (0, 0, 255)
+    assert sheet.getpixel((8 + 58 + 25, 8 + 18 + 36 + 25)) == (255, 0, 0)
+    assert "-12.25, cosine 0.800" in page
+    assert "cosine 0.700, not reranked" in page
+    assert "nan" not in Tags.text_of(page)
 
 
 def test_no_hits_make_a_sheet_and_a_page_too():
     answer = Answer("nothing", Hits([], np.empty(0, np.float32), p_right=0.0, good_match=False))
 
-    assert contact_sheet(answer).size[0] > 0
+    assert answer_sheet(answer).size[0] > 0
     assert "no good match" in html_page([answer])
     with pytest.raises(ConfigError):
-        contact_sheet(answer, columns=0)
+        answer_sheet(answer, columns=0)
 
 
 def test_a_chinese_name_does_not_stop_a_sheet(red):
     found = Hits(["猫/照片.jpg"], np.float32([0.5]), {"uri": [red]})
 
-    assert contact_sheet(Answer("猫", found)).size[0] > 0
+    assert answer_sheet(Answer("猫", found)).size[0] > 0

@@ -1,18 +1,14 @@
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.index import Index
+from fourm_lite.search.calibrate import RERANKED, Truth, calibrate_index
 from fourm_lite.search.engine import Search
-from fourm_lite.search.gallery import (
-    LIKELIHOOD,
-    Ingest,
-    Truth,
-    calibrate_index,
-    index_photos,
-    open_index,
-)
+from fourm_lite.search.evidence import LIKELIHOOD, SPREAD, spreads
+from fourm_lite.search.gallery import Ingest, index_photos, open_index
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.truth import captions_of
@@ -125,9 +121,10 @@ def test_a_calibrated_index_says_how_sure_it_is(tmp_path, space, pack):
     right = [[f"val{i:02d}", f"test{i:02d}"] for i in range(8)] + [["nothing"]] * 6
     truth = Truth(asked, right)
 
-    report, weights = calibrate_index(index, space, truth)
+    done = calibrate_index(index, space, truth)
 
-    assert (report.queries, weights) == (14, None)
+    assert (done.report.queries, done.weights, done.reranked) == (14, None, None)
+    assert index.manifest.calibration["names"] == ["score", "margin", SPREAD]
     found = Search(index, space)(rgb=photo(1), k=1)
     assert found.p_right > 0.5
     assert found.good_match
@@ -142,15 +139,62 @@ def test_captions_calibrate_with_the_likelihood_and_fit_weights(tmp_path, space,
     first = index.search_many(space.embed_items(truth.items), 1, columns=[])
     right = [h.ids if i % 2 else ["no"] for i, h in enumerate(first)]
 
-    _, weights = calibrate_index(index, space, Truth(truth.items, right), depth=5)
+    done = calibrate_index(index, space, Truth(truth.items, right), depth=5)
 
-    calibration = Index.open(tmp_path / "idx").manifest.calibration
-    assert calibration["names"] == ["score", "margin", LIKELIHOOD]
-    assert set(weights) == {"cosine", "codes", "caption"}
+    manifest = Index.open(tmp_path / "idx").manifest
+    assert manifest.calibration["names"] == ["score", "margin", SPREAD, LIKELIHOOD]
+    assert manifest.extra[RERANKED]["names"] == ["score", "margin", "cosine", SPREAD]
+    assert set(done.weights) == {"cosine", "codes", "prior", "caption"}
+    assert min(done.weights.values()) >= 0
+    assert done.reranked.queries == 24
     search = Search.open(tmp_path / "idx", space.pipe)
     assert 0 <= search(caption="two dogs", k=1).p_right <= 1
     assert search(rgb=photo(0), k=1).p_right is None  # no words, no likelihood of words
-    assert len(search(caption="two dogs", k=3, rerank=5)) == 3
+    reranked = search(caption="two dogs", k=3, rerank=5)
+    assert len(reranked) == 3
+    assert 0 <= reranked.p_right <= 1
+    assert reranked.good_match == (reranked.p_right >= 0.5)
+    # another order than the one that was learnt has no probability
+    assert search(caption="two dogs", k=3, rerank=4).p_right is None
+    assert search(caption="two dogs", k=3, rerank=5, weights={"codes": 1.0}).p_right is None
+
+
+@pytest.mark.parametrize("given", ["pixels", "both"])
+def test_words_can_be_said_from_the_photos_of_the_hits(tmp_path, space, pack, given):
+    index = open_index(tmp_path / "idx", space)
+    index_photos([pack / "images"], index, space)
+    search = Search(index, space)
+
+    hits = search(caption="two dogs", k=4, rerank=4, weights={"caption": 1.0}, rerank_given=given)
+
+    photos = [Image.open(pack / "images" / name) for name in hits.ids]
+    items = [{"rgb": p} for p in photos]
+    if given == "both":
+        codes = index.codes(hits.ids).astype(int).tolist()
+        items = [{**item, "vector_global": row} for item, row in zip(items, codes, strict=True)]
+    said = space.pipe.score({"caption": "two dogs"}, items)[:, 0]
+    assert np.allclose(hits.scores, said, atol=1e-4)
+    assert np.all(np.diff(hits.scores) <= 0)
+
+
+def test_a_photo_that_is_gone_stops_reranking_by_pixels(tmp_path, space):
+    photo(0).save(tmp_path / "a.png")
+    index = open_index(tmp_path / "idx", space)
+    index_photos([tmp_path / "a.png"], index, space)
+    (tmp_path / "a.png").unlink()
+
+    with pytest.raises(ConfigError, match="cannot be read any more"):
+        Search(index, space)(caption="two dogs", k=1, rerank=1, rerank_given="pixels")
+
+
+def test_the_spread_is_that_of_sampled_vectors(space):
+    items = [{"caption": "two dogs"}, {"rgb": photo(1)}]
+
+    found = spreads(space, items, samples=6)
+
+    drawn = space.pipe.embed_samples(items, 6)
+    assert np.allclose(found, 1 - np.linalg.norm(drawn.mean(axis=1), axis=-1), atol=1e-5)
+    assert (found > 0).all()
 
 
 def test_captions_of_photos_that_are_not_indexed_are_refused(tmp_path, space, pack):

@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
+import torch
 
+from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
-from fourm_lite.search.evaluate import (
-    CaptionPack,
-    caption_items,
-    embed_pack,
-    evaluate_retrieval,
-    evaluate_steps,
-    steps_lines,
-)
+from fourm_lite.model.likelihood import sequence_logits
+from fourm_lite.search.evaluate import Reranking, depth_lines, evaluate_retrieval
+from fourm_lite.search.packs import CaptionPack, caption_items, embed_pack
+from fourm_lite.search.pairs import Direction, PairScores
+from fourm_lite.search.steps import evaluate_steps, steps_lines
 
 from .conftest import write_pack
 
@@ -38,12 +37,17 @@ def test_ranks_are_those_of_a_brute_force_over_centred_vectors(space, pack, pipe
 
 def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pack):
     report = evaluate_retrieval(space, pack, "test", rerank=4, draws=10)
-    given = evaluate_retrieval(space, pack, "test", rerank=4, weights={"cosine": 1.0}, draws=10)
+    given = evaluate_retrieval(space, pack, "test", rerank=Reranking(4, {"cosine": 1.0}), draws=10)
 
     assert report["protocol"]["rerank_weights_from"] == "fitted on the split 'val'"
     assert set(report["protocol"]["rerank_weights"]["text_to_image"]) == {
-        "cosine", "codes", "caption",
+        "cosine", "codes", "caption", "prior",
     }  # fmt: skip
+    fits = report["protocol"]["rerank_fits"]
+    assert set(fits) == {"codes", "pixels", "both"}
+    chosen = report["protocol"]["rerank_given"]
+    assert fits[chosen] > max(fits.values()) - 0.04
+    assert chosen == "codes" or fits[chosen] > fits["codes"] + 0.02
     # reranking by the cosine alone changes nothing
     plain = given["before_rerank"]["text_to_image"]
     assert given["text_to_image"]["R@1"] == plain["R@1"]
@@ -52,7 +56,7 @@ def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pa
 
 
 def test_reranking_deeper_than_the_gallery_is_a_full_ranking_by_likelihood(space, pack):
-    report = evaluate_retrieval(space, pack, "test", rerank=99, weights={"codes": 1.0}, draws=5)
+    report = evaluate_retrieval(space, pack, "test", rerank=Reranking(99, {"codes": 1.0}), draws=5)
 
     data = CaptionPack.read(pack, "test")
     codes = space.embed_pictures([p.open_image() for p in data.photos])[1]
@@ -103,3 +107,41 @@ def test_steps_have_a_point_for_each_way_and_number(space, pack):
 def test_a_split_that_is_not_there_is_named(pack):
     with pytest.raises(FourMError, match=r"'tset'.*Did you mean 'test'"):
         CaptionPack.read(pack, "tset")
+
+
+def test_figures_by_depth_begin_with_the_cosine_and_end_with_the_deepest(space, pack):
+    weights = {"cosine": 1.0, "codes": 3.0, "caption": 1.0, "prior": 0.5}
+
+    report = evaluate_retrieval(
+        space, pack, "test", rerank=Reranking(0, weights, depths=(6, 0, 3)), draws=5
+    )
+
+    assert report["protocol"]["rerank_depth"] == 6
+    assert [point["depth"] for point in report["by_depth"]] == [0, 3, 6]
+    first, middle, last = report["by_depth"]
+    alone = evaluate_retrieval(space, pack, "test", rerank=Reranking(3, weights), draws=5)
+    for name in ("text_to_image", "image_to_text"):
+        assert first[name] == report["before_rerank"][name]
+        assert middle[name] == alone[name]
+        assert last[name] == report[name]
+    lines = depth_lines(report)
+    assert [x for x, _ in lines["text to image R@1"]] == [0, 3, 6]
+
+
+def test_a_caption_that_is_likely_anyway_is_held_back_by_its_prior(space, pack):
+    data = embed_pack(CaptionPack.read(pack, "test"), space)
+    pairs = PairScores.of(space, data.items, data.codes, data.texts, data.images)
+    by_photo = Direction(data.pack.owner, False)
+
+    found = pairs.rescore({"caption": 1.0, "prior": 1.0}, by_photo, 99)(0, np.arange(5))
+
+    texts = list(data.pack.captions[:5])
+    said = space.pipe.score({"caption": texts}, {"vector_global": data.codes[0].tolist()})[0]
+    own = pairs.likelihood.text_prior([t for t in pairs.texts if t is not None])[:5]
+    assert np.allclose(found, said - own, atol=1e-4)
+    # what is said of nothing is what a decoder without any context says
+    model, ids = space.pipe.model, pairs.texts[0]
+    with torch.inference_mode():
+        empty = model.encode(TokenBatch({}), batch_size=1).context
+        log_p = sequence_logits(model, "caption", ids[None, :-1], empty)[0].log_softmax(dim=-1)
+    assert own[0] == pytest.approx(float(log_p.gather(1, ids[1:, None]).mean()), abs=1e-4)

@@ -6,9 +6,11 @@ from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.rerank import rerank
-from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, fit_weights
+from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.pairs import Direction, PairScores
+from fourm_lite.search.sheets import packed
 from fourm_lite.search.spaces import open_space
+from fourm_lite.search.weights import fit_weights, log_likelihood
 
 from .conftest import network
 
@@ -24,13 +26,15 @@ def test_codes_are_scored_as_the_pipeline_scores_them(pipe, space, codes):
     reranker = LikelihoodReranker(Likelihood.of(space))
     query = {"caption": "a red circle", "rgb": photo(3)}
 
-    parts = reranker.parts(query, codes)
+    parts = reranker.parts(query, hits_of(codes))
 
     assert np.allclose(parts["codes"], pipe.score({TARGET: list(codes)}, query)[0], atol=1e-5)
 
 
 def test_words_are_scored_from_each_candidate_as_the_pipeline_scores_them(pipe, space, codes):
-    parts = LikelihoodReranker(Likelihood.of(space)).parts({"caption": "two green dogs"}, codes)
+    parts = LikelihoodReranker(Likelihood.of(space)).parts(
+        {"caption": "two green dogs"}, hits_of(codes)
+    )
 
     alone = pipe.score({"caption": "two green dogs"}, [{TARGET: row} for row in codes])
     assert np.allclose(parts["caption"], alone[:, 0], atol=1e-5)
@@ -61,7 +65,7 @@ def test_reranking_puts_the_weighted_sum_in_order(space, codes):
 
     found = rerank(query, hits, reranker, depth=5)
 
-    parts = reranker.parts(query, codes[:5])
+    parts = reranker.parts(query, hits_of(codes).take(range(5)))
     total = 3 * hits.scores[:5] + parts["codes"] + 0.5 * parts["caption"]
     assert found.ids == [f"r{i}" for i in np.argsort(-total, kind="stable")] + ["r5", "r6"]
     assert np.allclose(found.scores[:5], np.sort(total)[::-1], atol=1e-5)
@@ -72,7 +76,7 @@ def test_a_query_without_words_is_reranked_by_codes(space, codes):
 
     scores = reranker({"rgb": photo(0)}, hits_of(codes))
 
-    assert np.allclose(scores, reranker.parts({"rgb": photo(0)}, codes)["codes"])
+    assert np.allclose(scores, reranker.parts({"rgb": photo(0)}, hits_of(codes))["codes"])
 
 
 def test_what_cannot_be_reranked_says_why(space, codes):
@@ -131,7 +135,8 @@ def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
         alone = reranker(item, hits)
         assert np.allclose(forward(i, np.arange(7)), alone, atol=1e-4)
         assert np.allclose([back(g, np.array([i]))[0] for g in range(7)], alone, atol=1e-4)
-    assert set(pairs.fit(by_text, 7)) == set(pairs.fit(by_photo, 7)) == set(weights)
+    fits = [pairs.fit(direction, 7).weights for direction in (by_text, by_photo)]
+    assert set(fits[0]) == set(fits[1]) == {*weights, "prior"}
 
 
 def test_only_the_first_by_the_cheap_parts_are_scored_by_words(space, codes):
@@ -140,8 +145,38 @@ def test_only_the_first_by_the_cheap_parts_are_scored_by_words(space, codes):
 
     scores = LikelihoodReranker(likelihood, weights, caption_depth=3)(query, hits)
 
-    parts = LikelihoodReranker(likelihood).parts(query, codes)
+    parts = LikelihoodReranker(likelihood).parts(query, hits)
     order = np.argsort(-parts["codes"], kind="stable")
     full = parts["codes"] + 3 * parts["caption"]
     assert np.allclose(scores[order[:3]], full[order[:3]], atol=1e-5)
     assert np.argsort(-scores, kind="stable")[3:].tolist() == order[3:].tolist()
+
+
+def test_a_part_that_speaks_against_the_right_ones_is_left_out():
+    rng = np.random.default_rng(2)
+    right = np.eye(20, dtype=bool)
+    noise = rng.normal(0, 0.5, (2, 20, 20))
+    parts = {"cosine": right + noise[0], "caption": noise[1] - right}
+
+    weights = fit_weights(parts, right)
+
+    assert weights["caption"] == 0
+    assert weights["cosine"] == pytest.approx(
+        fit_weights({"cosine": parts["cosine"]}, right)["cosine"]
+    )
+    better = log_likelihood({"cosine": parts["cosine"]}, right, weights)
+    assert better > log_likelihood({"cosine": parts["cosine"]}, right, {"cosine": 0.0})
+
+
+def test_texts_share_rows_by_candidate_and_rows_are_full():
+    pairs = np.array([[t, c] for c in range(3) for t in range(4)])
+
+    rows = packed([3, 5, 9, 2], pairs, most=10)
+
+    assert sorted(np.concatenate(rows).tolist()) == list(range(12))
+    assert all(len({int(pairs[p, 1]) for p in row}) == 1 for row in rows)
+    sizes = [sum([3, 5, 9, 2][pairs[p, 0]] for p in row) for row in rows]
+    assert max(sizes) <= 10
+    assert sizes == sorted(sizes)
+    assert len(rows) == 6
+    assert [len(row) for row in packed([30], np.zeros((2, 2), int), most=10)] == [1, 1]
