@@ -39,6 +39,9 @@ VERBS: dict[str, Verb] = {
     "evaluate steps": Verb(
         "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
     ),
+    "evaluate any2any": Verb(
+        "fourm_lite.cli.evaluate_any2any:any2any", "Every target from every source."
+    ),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
     "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
     "export": Verb("fourm_lite.cli.export:export", "Export a ViT: ONNX, int8 and others."),

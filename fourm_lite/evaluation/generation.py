@@ -139,15 +139,15 @@ def centred_cosines(found: Any, right: Any, mean: Any) -> Measured:
 
 
 def psnr(found: Any, right: Any) -> Measured:
-    """Peak signal-to-noise ratio in dB of pixels in 0..1, the mean over photos.
+    """Peak signal-to-noise ratio in dB of pixels in 0..255, the mean over photos.
 
     Shapes:
-        found, right: float[N, 3, H, W]
+        found, right: N pictures of one shape, such as uint8[N, H, W, 3]
     """
-    one, two = np.asarray(found, np.float32), np.asarray(right, np.float32)
-    _same(one, two)
-    error = np.array([((a - b) ** 2).mean() for a, b in zip(one, two, strict=True)], np.float64)
-    return Measured(-10 * np.log10(np.maximum(error, 1e-10))[:, None])
+    _same(np.asarray(found), np.asarray(right))
+    pairs = zip(found, right, strict=True)  # a photo at a time: the whole as floats is large
+    error = np.array([((a.astype(np.float32) - b) ** 2).mean() for a, b in pairs], np.float64)
+    return Measured(-10 * np.log10(np.maximum(error / 255**2, 1e-10))[:, None])
 
 
 def number_errors(found: Any, right: Any, spread: Any) -> Measured:

@@ -86,7 +86,9 @@ class Reader:
     def text_ids(self, entry: Modality, value: Any) -> list[int]:
         """The ids of a text, its end included; a structured value is said in words first."""
         tokenizer = self.tokenizers.text()
-        if tokenizer.vocab_size != entry.vocab_size:
+        # Fields and numbers stand first in a vocabulary; a format may have just these.
+        is_cut = entry.text_format != "text" and (entry.vocab_size or 0) < tokenizer.vocab_size
+        if tokenizer.vocab_size != entry.vocab_size and not is_cut:
             raise FourMError(
                 f"'{entry.name}' has {entry.vocab_size} words, the text tokenizer "
                 f"{tokenizer.vocab_size}: it belongs to another model"
@@ -94,7 +96,13 @@ class Reader:
         if isinstance(value, Path):
             value = codec_of(entry).read(value.read_bytes())
         text = value if isinstance(value, str) else _said(entry, value)
-        return [*tokenizer.encode(text), tokenizer.eos]
+        ids = [*tokenizer.encode(text), tokenizer.eos]
+        if max(ids) >= (entry.vocab_size or 0):
+            raise FourMError(
+                f"'{entry.name}' says values of the format {entry.text_format!r} alone, got the "
+                f"text {text!r:.80}; give a value, or a text of that form"
+            )
+        return ids
 
     def features(self, entry: Modality, value: Any) -> Tokens:
         """Embeddings float[L, E] of at most the modality's length."""

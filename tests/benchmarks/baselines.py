@@ -35,7 +35,7 @@ from fourm_lite.search.centre import unit
 from fourm_lite.search.evaluate import CaptionPack
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-ALPHAS = (1.0, 3.0, 10.0)
+ALPHAS = (0.3, 1.0, 3.0, 10.0)
 TRIALS = {
     "width": (256, 512),
     "rate": (5e-4, 1e-3, 2e-3),

@@ -1,0 +1,96 @@
+"""The table of all sources and targets, on the shipped model and drawn photos."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fourm_lite.cli import main
+from fourm_lite.demo.drawings import drawings
+from fourm_lite.search.evaluate import CaptionPack
+from fourm_lite.search.references import References, Teachers, read_references, role_of
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+
+    return FourMPipeline.from_pretrained("mini")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """Four drawings with captions, and class maps of them."""
+    folder = tmp_path_factory.mktemp("pack")
+    rows, maps = [], []
+    for number, drawing in enumerate(drawings(4, size=64)):
+        drawing.picture.save(folder / drawing.name)
+        rows.append({"id": str(number), "file": drawing.name, "captions": [drawing.caption, "a"]})
+        maps.append(np.full((8, 8), number, np.uint8))
+    text = "".join(json.dumps(row | {"split": "test"}) + "\n" for row in rows)
+    (folder / "captions.jsonl").write_text(text, encoding="utf-8")
+    np.savez(folder / "maps.npz", ids=[row["id"] for row in rows], semseg=np.stack(maps))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def known(pack, pipe) -> References:
+    photos = CaptionPack.read(pack, "test").photos
+    return read_references(photos, pipe, Teachers(segmentation=pack / "maps.npz"), batch_size=3)
+
+
+def test_every_output_of_the_shipped_model_has_a_role(pipe):
+    found = {role_of(m, pipe) for m in pipe.model.config.outputs}
+
+    assert found == {
+        "caption", "embedding", "segmentation", "edges", "features", "rgb", "palette", "numbers",
+    }  # fmt: skip
+
+
+def test_references_are_those_of_the_photo_and_teachers_that_are_absent_say_nothing(known):
+    assert len(known) == 4
+    assert known.values["segmentation"].shape == (4, 56, 56)
+    assert [int(m[0, 0]) for m in known.values["segmentation"]] == [0, 1, 2, 3]
+    assert known.values["edges"].shape == (4, 224, 224)
+    assert known.values["edges"].any()
+    assert len(known.values["palette"][0]) >= 2
+    assert not {"embedding", "features"} & set(known.values)
+
+
+def test_every_role_can_be_given(known, pipe):
+    for role in ("pixels", "caption", "segmentation", "edges", "rgb"):
+        batch = pipe.read([known.item(row, (role,), pipe) for row in range(2)])
+
+        assert batch.size == 2
+
+
+def test_the_verb_measures_every_cell_and_draws_no_photo(tmp_path, capsys, pack, pipe):
+    words = ["evaluate", "any2any", "--data", str(pack), "--segmentation", str(pack / "maps.npz")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--limit", "2", "--json", str(tmp_path / "out.json")])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 0, err
+    report = json.loads((tmp_path / "out.json").read_text())
+
+    cells = {(row["source"], row["target"]) for row in report["rows"]}
+    assert {s for s, _ in cells} == {
+        "pixels", "caption", "segmentation", "edges", "caption + segmentation", "majority",
+    }  # fmt: skip
+    assert ("caption + segmentation", "caption") not in cells
+    assert ("pixels", "segmentation") in cells
+    assert report["protocol"]["photos"] == 2
+    for row in report["rows"]:
+        for measure in row["measures"].values():
+            low, high = measure["interval"]
+            assert low <= measure["value"] <= high or row["target"] == "segmentation"
+            assert (measure["chance"] is None) == (row["source"] == "majority")
+    assert "mIoU" in out
+
+
+def test_a_gallery_leaves_out_colours_that_come_from_pixels(pack, pipe):
+    from fourm_lite.search.any2any_gallery import _may_show
+
+    assert not _may_show(("pixels",), "rgb")
+    assert _may_show(("caption",), "rgb")
