@@ -25,7 +25,7 @@ from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.search.centre import unit
-from fourm_lite.search.evaluate import CaptionPack, Tell
+from fourm_lite.search.packs import CaptionPack, Tell
 from fourm_lite.search.references import NUMBERS, References, Teachers, read_references, roles
 from fourm_lite.tokenization.sequences import FORMATS
 

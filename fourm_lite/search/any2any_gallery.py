@@ -15,7 +15,7 @@ import numpy as np
 from fourm_lite.modalities.array_codecs import LabelCodec
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.search.any2any import cells
-from fourm_lite.search.evaluate import CaptionPack, Tell
+from fourm_lite.search.packs import CaptionPack, Tell
 from fourm_lite.search.references import References, Teachers, read_references, roles
 from fourm_lite.show import Cell, contact_sheet
 

@@ -32,7 +32,7 @@ from torch.nn import functional
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluation.retrieval import caption_retrieval
 from fourm_lite.search.centre import unit
-from fourm_lite.search.evaluate import CaptionPack
+from fourm_lite.search.packs import CaptionPack
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHAS = (0.3, 1.0, 3.0, 10.0)

@@ -9,7 +9,7 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.search.evaluate import CaptionPack
+from fourm_lite.search.packs import CaptionPack
 from fourm_lite.search.references import References, Teachers, read_references, role_of
 
 
