@@ -34,6 +34,7 @@ _HOMES: dict[str, str] = {
     "open_space": "search.spaces",
     "open_vectors": "search.vectors",
     "register": "modalities.catalog",
+    "register_embedding": "growth.register",
 }
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fourm_lite.errors import ConfigError as ConfigError
     from fourm_lite.errors import FourMError as FourMError
     from fourm_lite.errors import ShapeError as ShapeError
+    from fourm_lite.growth.register import register_embedding as register_embedding
     from fourm_lite.modalities.catalog import MODALITIES as MODALITIES
     from fourm_lite.modalities.catalog import register as register
     from fourm_lite.modalities.spec import Modality as Modality
@@ -85,6 +87,7 @@ __all__ = [
     "open_space",
     "open_vectors",
     "register",
+    "register_embedding",
 ]
 
 

@@ -34,7 +34,7 @@ FLOORS = (
     ("sampling", "backbone", "embedders"),
     ("retrieval", "training", "pipeline", "evaluation"),
     ("search",),
-    ("demo",),
+    ("demo", "growth"),
     ("cli",),
     ("__init__", "__main__"),
 )

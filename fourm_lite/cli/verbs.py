@@ -43,6 +43,10 @@ VERBS: dict[str, Verb] = {
         "fourm_lite.cli.evaluate_any2any:any2any", "Every target from every source."
     ),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
+    "add-embedding": Verb(
+        "fourm_lite.cli.add_embedding:add_embedding",
+        "Make a modality of any embedding network.",
+    ),
     "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
     "export": Verb("fourm_lite.cli.export:export", "Export a ViT: ONNX, int8 and others."),
     "classify": Verb("fourm_lite.cli.classify:classify", "Show the most probable classes."),

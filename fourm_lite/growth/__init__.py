@@ -1,0 +1,1 @@
+"""A checkpoint grows by a modality: the vectors of any embedding network."""

@@ -1,0 +1,119 @@
+"""The folder that comes out: a model with its tokenizers, which opens with nothing else named.
+
+Tokenizers that ship with fourm_lite and hub ids stay references; all others are copied beside the
+weights. Old tensors are those of the source, in their own type, so that they stay as they were.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.growth.model import is_new
+from fourm_lite.io.checkpoint import Checkpoint, write
+from fourm_lite.io.hub import assets
+from fourm_lite.model.fourm import FourM
+from fourm_lite.model.load import extra_of, stored_name
+from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.tokenization.text import TextTokenizer
+from fourm_lite.tokenization.vqvae import VQTokenizer
+
+FOLDER = "tokenizers"
+
+
+def write_model(
+    model: FourM,
+    name: str,
+    source: Checkpoint,
+    out: Path,
+    extra: Mapping[str, Any],
+    *,
+    frozen: bool,
+) -> None:
+    """Writes config and weights; with `frozen` the old tensors are the source's own.
+
+    Raises:
+        CheckpointError: the folder cannot be written
+    """
+    stored = {key: stored_name(key, source) for key in model.state_dict() if not is_new(key, name)}
+    old = source.load(set(stored.values()))
+    usual = _usual_type(old)
+    weights: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if key not in stored:
+            weights[key] = value.to(usual).clone()
+        elif frozen:
+            weights[key] = old[stored[key]].clone()
+        else:
+            weights[key] = value.to(old[stored[key]].dtype).clone()
+    config = {**model.config.to_dict(), "extra": dict(extra)}
+    write(out, config, weights)
+
+
+def _usual_type(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for value in tensors.values():
+        sizes[value.dtype] += value.numel()
+    return sizes.most_common(1)[0][0]
+
+
+def tokenizer_references(
+    tokenizers: Tokenizers, source: Checkpoint, name: str, out: Path
+) -> dict[str, str]:
+    """Where the new model finds each tokenizer; what lies in a folder of the user's is copied."""
+    extra = extra_of(source)
+    named = extra.get("tokenizers", {})
+    named = dict(named) if isinstance(named, Mapping) else {}
+    found = {}
+    for key, place in tokenizers.sources.items():
+        found[key] = _reference(key, place, named.get(key), out)
+    found[name] = f"{FOLDER}/{name}"
+    return found
+
+
+def _reference(key: str, place: Any, named: str | None, out: Path) -> str:
+    beside = out / FOLDER / key
+    relative = f"{FOLDER}/{key}"
+    if isinstance(place, VQTokenizer):
+        place.save(beside)
+        return relative
+    if isinstance(place, TextTokenizer):
+        beside.mkdir(parents=True, exist_ok=True)
+        place.save(beside / "tokenizer.json")
+        return relative
+    path = Path(place).expanduser()
+    if not path.exists():
+        return str(place)  # a hub id, or the original's text tokenizer: "4m"
+    inside = path.resolve()
+    if named is not None and inside.is_relative_to(assets().resolve()) and _is_shelf(named):
+        return named
+    _copy(path, beside)
+    return relative
+
+
+def _is_shelf(named: str) -> bool:
+    """Whether a reference is one that resolves from anywhere, not one beside a model."""
+    return (assets() / named).exists()
+
+
+def _copy(path: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    if path.is_dir():
+        shutil.copytree(path, target)
+        return
+    target.mkdir(parents=True)
+    names = {".json": "tokenizer.json", ".safetensors": "model.safetensors"}
+    if path.suffix not in names:
+        raise ConfigError(f"{path} is no tokenizer: expected a folder, .json or .safetensors")
+    shutil.copyfile(path, target / names[path.suffix])
+    config = path.parent / "config.json"
+    if path.suffix == ".safetensors" and config.is_file():
+        shutil.copyfile(config, target / "config.json")

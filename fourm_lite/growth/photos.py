@@ -1,0 +1,178 @@
+"""The photos of any source as one list: what is learned and what the figures are measured on.
+
+A folder, a folder with captions.jsonl, tar shards, Parquet and JSONL all become records with a
+path. Pictures inside containers are written out once, so that any of them can be read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.data.sources import Record
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.growth.options import MIN_HELD_OUT, MIN_PHOTOS, Options
+from fourm_lite.retrieval.items import Item, Skipped
+from fourm_lite.retrieval.sources import open_sources
+
+CAPTIONS = "captions.jsonl"
+TRAIN, HELD_OUT = "train", "held_out"
+LIST, LEFT_OUT = "photos.jsonl", "skipped.jsonl"
+Tell = Callable[[str, int, int], None]
+"""Called with (what is done, done, in all); 0 in all is not known."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The photos of a run; `split` of a record is "train" or "held_out"."""
+
+    records: tuple[Record, ...]
+    skipped: tuple[Skipped, ...]
+
+    def part(self, name: str) -> list[Record]:
+        """The records of one part."""
+        return [r for r in self.records if r.split == name]
+
+
+def source_paths(photos: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Where the photos lie; of a folder with captions.jsonl, this file.
+
+    Raises:
+        ConfigError: nothing is given, or a path is not there
+    """
+    given = [photos] if isinstance(photos, str | Path) else list(photos)
+    if not given:
+        raise ConfigError("give at least one folder or file of photos")
+    places = [Path(os.path.abspath(Path(path).expanduser())) for path in given]
+    for place in places:
+        if not place.exists():
+            raise ConfigError(f"expected photos at {place}, and there is nothing")
+    return [p / CAPTIONS if (p / CAPTIONS).is_file() else p for p in places]
+
+
+def list_photos(paths: Sequence[Path], options: Options, folder: Path, tell: Tell) -> Listing:
+    """Lists the photos, writes the list into `folder`, and says which are held out.
+
+    Raises:
+        ConfigError: no photo, too few of them, or no such split
+    """
+    if (folder / LIST).is_file():
+        return read_listing(folder)
+    found: list[Record] = []
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
+    for item in open_sources(paths):
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        elif item.id in seen:
+            skipped.append(Skipped(item.uri, f"the id {item.id!r} came before; rename one"))
+        else:
+            seen.add(item.id)
+            found.append(_record(item, folder / "pictures", len(found)))
+            if len(found) % 500 == 0:
+                tell("listing photos", len(found), 0)
+    listing = Listing(tuple(_parted(found, options)), tuple(skipped))
+    _check_counts(listing, paths)
+    _write(folder, listing)
+    return listing
+
+
+def read_listing(folder: Path) -> Listing:
+    """The list behind `list_photos`."""
+    rows = _lines(folder / LIST)
+    records = (Record(r["id"], Path(r["image"]), tuple(r["captions"]), r["part"]) for r in rows)
+    left = _lines(folder / LEFT_OUT)
+    return Listing(tuple(records), tuple(Skipped(r["uri"], r["reason"]) for r in left))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _record(item: Item, folder: Path, number: int) -> Record:
+    """An item as a record with a path; the bytes of a container's member are written out."""
+    path = Path(item.uri)
+    if "::" in item.uri and not path.is_file():
+        path = folder / f"{number:07d}.picture"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(item.read())
+    split = item.columns.get("split")
+    return Record(item.id, path, _captions(item.columns), split if isinstance(split, str) else "")
+
+
+def _captions(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    for name in ("captions", "caption"):
+        value = columns.get(name)
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list | tuple):
+            return tuple(t for t in texts if isinstance(t, str) and t.strip())
+    return ()
+
+
+def _parted(records: Sequence[Record], options: Options) -> list[Record]:
+    splits = {r.split for r in records}
+    train = options.split or ("train" if "train" in splits else None)
+    held: str | float | None = options.held_out
+    if held is None:
+        held = "val" if train is not None and train != "val" and "val" in splits else 0.1
+    for name in (train, held):
+        if isinstance(name, str) and name not in splits:
+            raise UnknownNameError(
+                f"no photo is of the split {name!r}; there are {sorted(splits)}."
+                + suggest(name, splits)
+            )
+    if held == train:
+        raise ConfigError(f"the split {held!r} cannot be both learned and measured on")
+    chosen = [r for r in records if train is None or r.split == train]
+    if isinstance(held, str):
+        measured = [r for r in records if r.split == held]
+        chosen = [r for r in chosen if r.split != held]
+    else:
+        count = max(MIN_HELD_OUT, round(held * len(chosen)))
+        names = {r.id for r in _drawn(chosen, count, options.seed)}
+        measured = [r for r in chosen if r.id in names]
+        chosen = [r for r in chosen if r.id not in names]
+    keep = {r.id for r in _drawn(measured, options.max_held_out, options.seed)}
+    return [
+        *(Record(r.id, r.image, r.captions, TRAIN) for r in chosen),
+        *(Record(r.id, r.image, r.captions, HELD_OUT) for r in measured if r.id in keep),
+    ]
+
+
+def _drawn(records: Iterable[Record], count: int, seed: int) -> list[Record]:
+    """Some of the records, by a hash of their ids: the same ones whatever else the list holds."""
+    return sorted(records, key=lambda r: hashlib.sha256(f"{seed}:{r.id}".encode()).digest())[:count]
+
+
+def _check_counts(listing: Listing, paths: Sequence[Path]) -> None:
+    train, held = len(listing.part(TRAIN)), len(listing.part(HELD_OUT))
+    where = ", ".join(map(str, paths))
+    if not train:
+        first = f"; the first: {listing.skipped[0].reason}" if listing.skipped else ""
+        raise ConfigError(
+            f"expected photos in {where}, found none ({len(listing.skipped)} files were left "
+            f"out{first})"
+        )
+    if train < MIN_PHOTOS or held < MIN_HELD_OUT:
+        raise ConfigError(
+            f"expected at least {MIN_PHOTOS} photos to learn from and {MIN_HELD_OUT} to measure "
+            f"on, {where} gives {train} and {held}; add photos"
+        )
+
+
+def _write(folder: Path, listing: Listing) -> None:
+    rows = [
+        {"id": r.id, "image": str(r.image), "captions": list(r.captions), "part": r.split}
+        for r in listing.records
+    ]
+    left = [{"uri": s.uri, "reason": s.reason} for s in listing.skipped]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in ((LEFT_OUT, left), (LIST, rows)):  # the list last: it says all is written
+        part = folder / f".{name}.part"
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        part.replace(folder / name)

@@ -1,0 +1,106 @@
+"""The book of a run: which stages are done, with which settings, and what they found.
+
+A second call skips what is done. A stage whose settings changed is made anew, and all after it; a
+stage that was killed goes on from what it left in its own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import ConfigError, FourMError
+
+BOOK = "stages.json"
+FORMAT = 1
+
+
+@dataclass
+class Stages:
+    """The stages of one output folder, in their order.
+
+    Units:
+        entries: name -> settings, facts (None while it is unfinished), seconds
+    """
+
+    out: Path
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, out: Path) -> Stages:
+        """The book of a folder; a folder without one must be empty or absent.
+
+        Raises:
+            ConfigError: the folder holds something else, or a book of another format
+        """
+        path = out / BOOK
+        if not path.is_file():
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise ConfigError(
+                    f"--out expects a new folder or one that this command began, and {out} holds "
+                    "other things; choose another folder"
+                )
+            return cls(out)
+        try:
+            book = json.loads(path.read_text(encoding="utf-8"))
+            if book["format"] != FORMAT:
+                raise ConfigError(f"{path} is of format {book['format']}; update fourm_lite")
+            return cls(out, dict(book["stages"]))
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, FourMError):
+                raise
+            raise ConfigError(f"{path} is damaged ({error}); choose another folder") from error
+
+    def settings(self, name: str) -> Mapping[str, Any] | None:
+        """The settings that a stage was begun with."""
+        return self.entries.get(name, {}).get("settings")
+
+    @property
+    def folder(self) -> Path:
+        """Where stages keep what they need to go on; it may be deleted once all is done."""
+        return self.out / "work"
+
+    def run(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        work: Callable[[Path], Mapping[str, Any]],
+    ) -> Mapping[str, Any]:
+        """What a stage found: read from the book, or worked out in `work/<name>`."""
+        wanted = json.loads(json.dumps(settings))
+        entry = self.entries.get(name)
+        if entry is not None and entry["settings"] != wanted:
+            self._forget_from(name)
+            entry = None
+        if entry is not None and entry["facts"] is not None:
+            self.skipped.append(name)
+            return dict(entry["facts"])
+        place = self.folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        self.entries[name] = {"settings": wanted, "facts": None, "seconds": 0.0}
+        self._write()
+        started = time.monotonic()
+        facts = json.loads(json.dumps(work(place)))
+        seconds = round(time.monotonic() - started, 1)
+        self.entries[name] = {"settings": wanted, "facts": facts, "seconds": seconds}
+        self._write()
+        return dict(facts)
+
+    def _forget_from(self, name: str) -> None:
+        names = list(self.entries)
+        for later in names[names.index(name) :]:
+            shutil.rmtree(self.folder / later, ignore_errors=True)
+            del self.entries[later]
+
+    def _write(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        part = self.out / f".{BOOK}.part"
+        book = {"format": FORMAT, "stages": self.entries}
+        part.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+        part.replace(self.out / BOOK)
