@@ -24,8 +24,14 @@ def blocked(attend: Tensor, dtype: torch.dtype) -> Tensor:
 
     The number absorbs any score (a fully blocked row becomes uniform), yet survives the kernels'
     own rescaling, which `finfo.min` would not.
+
+    A GPU's backward pass recomputes exp(score - logarithm of the sum), and at 1e30 the rounding of
+    that difference alone is infinite. Where gradients are wanted there, the number is one that
+    still blocks and is exact enough; a fully blocked row is then only padding, and need not be a
+    mean.
     """
-    fill = -3e4 if dtype == torch.float16 else -1e30
+    learns_on_gpu = attend.device.type != "cpu" and torch.is_grad_enabled()
+    fill = -3e4 if dtype == torch.float16 or learns_on_gpu else -1e30
     zeros = torch.zeros((), dtype=dtype, device=attend.device)
     return torch.where(attend, zeros, torch.full_like(zeros, fill))
 

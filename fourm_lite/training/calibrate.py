@@ -35,8 +35,8 @@ class Calibration:
 
     Units:
         photos, captions: of the training split; penalty: of the ridge regressions
-        word_norm: mean length of the word vectors in the caption table
-        sharpness: see `ReadOut`
+        word_norm: mean length of the word vectors in the caption table, 0 keeps the table
+        sharpness, quiet: see `ReadOut`
     """
 
     target: str
@@ -47,6 +47,7 @@ class Calibration:
     penalty: float = 3.0
     word_norm: float = 150.0
     sharpness: float = 0.2
+    quiet: float = 0.1
 
 
 def parts_of(tokenizer: VQTokenizer, embeddings: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def calibrate(
     weights = torch.cat([torch.ones(len(said)), torch.full((len(photos),), 1.5)])
     joint = ridge(x, y, options.penalty, weights)
     scale = (F.pad(x, (0, 1), value=1.0) @ joint).square().mean()
-    read = ReadOut(sharpness=options.sharpness)
+    read = ReadOut(sharpness=options.sharpness, quiet=options.quiet)
     start_read_out(model, options.target, code_parts(tokenizer), joint, scale, read)
 
 

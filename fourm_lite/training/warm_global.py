@@ -90,7 +90,7 @@ def start_read_out(
     after = float(((d * scale + marker**2) / width).sqrt())  # and after it
     _start_positions(model, name, heads, parts, marker)
     _start_reading(model, linear, parts)
-    _start_gate(model, parts, d, before, options.gate * before / marker)
+    _start_gate(model, parts, d, before, options)
     for number in range(1, len(model.decoder)):
         block = _block(model, number)
         for layer in (block.self_attn.proj, block.cross_attn.proj, block.mlp.fc2):
@@ -121,17 +121,22 @@ def _start_reading(model: FourM, linear: Tensor, parts: int) -> None:
     cross.proj.bias[:parts] = linear[-1]
 
 
-def _start_gate(model: FourM, parts: int, d: int, deviation: float, gate: float) -> None:
-    """gelu(x) - gelu(-x) = x: two units take a channel away unless the position's mark stops it."""
+def _start_gate(model: FourM, parts: int, d: int, before: float, options: ReadOut) -> None:
+    """gelu(x) - gelu(-x) = x: two units take a channel away where another position's mark asks.
+
+    Without any mark nothing is taken away, so the queries of other modalities pass as they are.
+    """
     mlp = _block(model, 0).mlp
     unit = torch.arange(parts)
-    mlp.fc2.weight.mul_(0.1)
+    others = options.gate * before / options.marker  # a mark opens the gates of the other parts
+    mlp.fc2.weight.mul_(options.quiet)
     for sign, start in ((1.0, 0), (-1.0, parts)):
         rows = mlp.fc1.weight[start : start + parts]
         rows.zero_()
+        rows[:, parts : parts + parts // d] = others
+        rows[unit, parts + unit // d] = 0.0
         rows[unit, unit] = sign
-        rows[unit, parts + unit // d] = -gate
-        mlp.fc1.bias[start : start + parts] = 0.0
+        mlp.fc1.bias[start : start + parts] = -options.gate
         columns = mlp.fc2.weight[:, start : start + parts]
         columns.zero_()
-        columns[unit, unit] = -sign * deviation
+        columns[unit, unit] = -sign * before
