@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
-from fourm_lite.model.speed import Int8Linear, compile_blocks, quantize_int8
+from fourm_lite.model.load import load_model
+from fourm_lite.model.speed import Int8Linear, compile_blocks, pack_weights, quantize_int8
 from fourm_lite.nn.linear import FEW_ROWS, project
+from fourm_lite.nn.packed import PackedLinear, can_pack
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 
@@ -44,6 +46,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 MODES: dict[str, tuple[float, Callable[[FourM, TokenBatch], Tensor]]] = {
     "bf16 weights": (0.999, lambda m, b: logits_of(copy.deepcopy(m).bfloat16(), b)),
     "bf16 autocast": (0.999, lambda m, b: logits_of(m, b, autocast=torch.bfloat16)),
+    "packed": (0.999999, lambda m, b: logits_of(pack_weights(m), b)),
     "int8": (0.98, lambda m, b: logits_of(quantize_int8(m), b)),
     "compiled": (
         0.999999,
@@ -103,6 +106,31 @@ def test_a_model_with_int8_weights_is_not_saved_in_part(tmp_path):
     with pytest.raises(FourMError, match="cannot be saved"):
         small.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no MKL")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 4, 196, 777])
+def test_packed_weights_serve_any_number_of_rows_and_come_back_bit_for_bit(rows, bias):
+    layer = nn.Linear(96, 130, bias=bias)
+    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(0))
+    packed = PackedLinear(layer)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), layer(x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(packed.weight, layer.weight)
+    with pytest.raises(FourMError, match="give no gradients"):
+        packed(x.requires_grad_())
+
+
+def test_a_packed_model_is_saved_like_the_one_it_was_made_from(tmp_path):
+    model = model_of("gelu")
+
+    pack_weights(model).save(tmp_path / "model")
+
+    again = load_model(tmp_path / "model").state_dict()
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(t, again[n]) for n, t in model.state_dict().items())
 
 
 @pytest.mark.parametrize("bias", [True, False])
