@@ -13,8 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-WORDS = ["a", "photo", "of", "the", "cat", "dog", "red", "house", "big", "small", "."]
-
 
 def photo(seed: int, height: int = 75, width: int = 100) -> Image.Image:
     """Waves, an edge and noise: every frequency that a resize could get wrong."""
@@ -44,48 +42,6 @@ def seeded():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def bert_tokenizer():
-    import transformers
-
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return transformers.BertTokenizer(vocab={word: i for i, word in enumerate(vocab)})
-
-
-def clip_tokenizer():
-    import transformers
-
-    letters = list("abcdefghijklmnopqrstuvwxyz.")
-    tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    return transformers.CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[])
-
-
-def siglip_tokenizer():
-    """SigLIP's need sentencepiece files; a word list with an end mark has the same interface."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_input_names=["input_ids"],
-    )
-
-
-def siglip2_tokenizer():
-    import transformers
-
-    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz."]
-    return transformers.Siglip2Tokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[])
 
 
 def unit(vectors: torch.Tensor) -> np.ndarray:

@@ -10,106 +10,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny_networks import VIT, align, clip, dinov2, dinov3, siglip, siglip2, transformers
 
 from fourm_lite.embedders.hf import load_hf
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 
-from .conftest import (
-    bert_tokenizer,
-    clip_tokenizer,
-    siglip2_tokenizer,
-    siglip_tokenizer,
-    unit,
-)
-
-transformers = pytest.importorskip("transformers")
+from .conftest import unit
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
-VIT = {
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "patch_size": 8,
-}
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 64,
-}
-
-
-def clip():
-    config = transformers.CLIPConfig(
-        text_config={
-            **TEXT,
-            "max_position_embeddings": 40,
-            "bos_token_id": 54,
-            "eos_token_id": 55,
-            "pad_token_id": 55,
-        },
-        vision_config={**VIT, "image_size": 32},
-        projection_dim=24,
-    )
-    pixels = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    processor = transformers.CLIPProcessor(pixels, clip_tokenizer())
-    return transformers.CLIPModel(config), processor, {"padding": True}
-
-
-def siglip():
-    config = transformers.SiglipConfig(
-        text_config={**TEXT, "max_position_embeddings": 64, "projection_size": 32},
-        vision_config={**VIT, "image_size": 32},
-    )
-    pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
-    processor = transformers.SiglipProcessor(pixels, siglip_tokenizer())
-    return transformers.SiglipModel(config), processor, {"padding": "max_length", "max_length": 64}
-
-
-def siglip2():
-    config = transformers.Siglip2Config(
-        text_config={**TEXT, "max_position_embeddings": 64, "projection_size": 32},
-        vision_config={**VIT, "num_patches": 16},
-    )
-    pixels = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
-    processor = transformers.Siglip2Processor(pixels, siglip2_tokenizer())
-    return transformers.Siglip2Model(config), processor, {"padding": "max_length"}
-
-
-def align():
-    config = transformers.AlignConfig(
-        text_config={**TEXT, "max_position_embeddings": 64},
-        vision_config={
-            "image_size": 48,
-            "width_coefficient": 0.25,
-            "depth_coefficient": 0.1,
-            "hidden_dim": 32,
-            "depth_divisor": 8,
-        },
-        projection_dim=32,
-    )
-    pixels = transformers.EfficientNetImageProcessorPil(
-        size={"height": 52, "width": 52},
-        crop_size={"height": 48, "width": 48},
-        do_center_crop=True,
-        rescale_offset=True,
-        rescale_factor=1 / 127.5,
-        include_top=False,
-        do_normalize=False,
-    )
-    processor = transformers.AlignProcessor(pixels, bert_tokenizer())
-    model = transformers.AlignModel(config)
-    for module in model.modules():  # the library's own start shrinks a signal to 1e-18
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-    return model, processor, {}
-
-
 TWINS = {"clip": clip, "siglip": siglip, "siglip2": siglip2, "align": align}
 
 
@@ -260,28 +169,6 @@ def test_a_mofi_folder_without_preprocessing_takes_that_of_its_readme(
     assert embedder.preprocess.crop == (32, 32)
     assert np.allclose(embedder.embed_image(photos), explicit.embed_image(photos), **CLOSE)
     assert embedder.can == ("image", "text", "patches")
-
-
-def dinov2(**extra):
-    kind = transformers.Dinov2WithRegistersConfig if extra else transformers.Dinov2Config
-    auto = transformers.Dinov2WithRegistersModel if extra else transformers.Dinov2Model
-    config = kind(
-        **{**VIT, "patch_size": 7}, image_size=42, mlp_ratio=2, layerscale_value=1.0, **extra
-    )
-    pixels = transformers.BitImageProcessorPil(
-        size={"shortest_edge": 48},
-        crop_size={"height": 42, "width": 42},
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
-    return auto(config).eval(), pixels
-
-
-def dinov3():
-    pytest.importorskip("torchvision", reason="transformers' DINOv3 processor needs torchvision")
-    config = transformers.DINOv3ViTConfig(**VIT, image_size=32, num_register_tokens=3)
-    pixels = transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
-    return transformers.DINOv3ViTModel(config).eval(), pixels
 
 
 DINOS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_networks import clip, siglip
 
 from fourm_lite.embedders.base import LogitScale
 from fourm_lite.embedders.load import load_embedder
@@ -15,8 +16,6 @@ from fourm_lite.embedders.zeroshot import (
     label_vectors,
 )
 from fourm_lite.errors import ConfigError, FourMError
-
-from .test_hf import clip, siglip
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 

@@ -1,0 +1,166 @@
+"""The page for users of other toolkits: our blocks run, and equal theirs where theirs can run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_networks import align, blip, clip, save_network
+
+from fourm_lite.cli import main
+from fourm_lite.demo.drawings import drawings
+
+PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
+FENCE = re.compile(r"^```([^\n]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SECTIONS = {
+    title: FENCE.findall(text)
+    for title, text in re.findall(
+        r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+}
+THEIRS = {
+    title: text
+    for title, blocks in SECTIONS.items()
+    for info, text in blocks
+    if info.startswith("python theirs")
+}
+
+
+def save_mobileclip(folder):
+    """A small FastViT tower, as timm's `save_for_hf` writes it."""
+    timm = pytest.importorskip("timm")
+    sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)}
+    model = timm.create_model("fastvit_mci0", num_classes=20, **sizes)
+    config = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
+    text = {
+        "architecture": "fastvit_mci0", "num_classes": 20, "model_args": sizes,
+        "pretrained_cfg": {k: v for k, v in config.items() if k not in ("url", "hf_hub_id")},
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(text))
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Tiny networks under the names of the page, drawn photos, features and old vectors."""
+    from fourm_lite.embedders.load import load_embedder
+
+    root = tmp_path_factory.mktemp("world")
+    for name, build in {
+        "openai/clip-vit-base-patch32": clip,
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": clip,
+        "kakaobrain/align-base": align,
+        "Salesforce/blip-itm-base-coco": blip,
+        "mofi-b16-hf": lambda: clip(224, 32),
+    }.items():
+        save_network(build, root / name)
+    (root / "mofi-b16-hf" / "processor_config.json").unlink()  # MOFI's folders have none
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_mobileclip(root / "fastvit_mci0.apple_mclip")
+    (root / "PHOTOS").mkdir()
+    for i, drawing in enumerate(drawings(6, size=96)):
+        drawing.picture.save(root / "PHOTOS" / f"{i}.png")
+    drawing.picture.save(root / "photo.jpg")
+    (root / "features").mkdir()
+    for i in range(3):
+        regions = np.random.default_rng(i).normal(size=(4, 8)).astype(np.float32)
+        np.savez(root / "features" / f"{i}.npz", features=regions)
+    twin = load_embedder(f"hf:{root / 'openai/clip-vit-base-patch32'}")
+    vectors = twin.embed_image(sorted((root / "PHOTOS").iterdir()))
+    (root / "EMBEDDINGS" / "img_emb").mkdir(parents=True)
+    np.save(root / "EMBEDDINGS" / "img_emb" / "img_emb_0.npy", vectors.astype(np.float16))
+    return root
+
+
+def run_ours(title):
+    """Runs our blocks of a section in order, in one namespace."""
+    names: dict[str, object] = {"__name__": "page"}
+    for info, text in SECTIONS[title]:
+        if info == "python":
+            exec(compile(text, f"{PAGE.name}, {title}", "exec"), names)
+        elif info == "sh":
+            for line in text.splitlines():
+                with pytest.raises(SystemExit) as stopped:
+                    main(shlex.split(line)[1:])
+                assert stopped.value.code == 0, line
+    return names
+
+
+def has_length(vectors, count):
+    return len(vectors) == count and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+CHECKS = {
+    "4M's repository": lambda found: (
+        has_length(found["vectors"], 2)
+        and found["nearest"].ids == ["photo"]
+        and isinstance(found["made"]["caption"].text, str)
+        and found["logits"].shape == (1, 10)
+    ),
+    "MOFI": lambda found: found["ours"].shape == (2, 1) and np.ptp(found["ours"]) > 1e-4,
+    "MMT-Retrieval": lambda found: (
+        has_length(found["regions"], 2)
+        and found["cosines"].shape == found["scores"].shape == (2, 2)
+        and 0 < found["scores"].min() < found["scores"].max() < 1
+    ),
+    "MobileCLIP and OpenCLIP": lambda found: (
+        abs(found["probabilities"].sum() - 1) < 1e-5 and has_length(found["photo"], 1)
+    ),
+    "ALIGN in transformers": lambda found: abs(found["ours"].sum() - 1) < 1e-5,
+    "sentence-transformers": lambda found: (
+        found["similarities"].shape == (1, 2) and sorted(i for i, _ in found["ranked"]) == [0, 1]
+    ),
+    "clip-retrieval": lambda found: (
+        [i.removesuffix(".png") for i in found["found"].ids] == list(map(str, found["same"].ids))
+        and np.allclose(found["found"].scores, found["same"].scores, atol=1e-3)
+    ),
+}
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_our_blocks_do_what_theirs_do(title, world, monkeypatch):
+    monkeypatch.chdir(world)
+
+    found = run_ours(title)
+
+    assert CHECKS[title](found)
+
+
+@pytest.mark.parametrize("title", THEIRS)
+def test_their_blocks_give_what_ours_give_where_they_can_run(title, world, monkeypatch):
+    if ("python theirs shortened", THEIRS[title]) in SECTIONS[title]:
+        pytest.skip("a sketch of many calls, for the eye")
+    tops = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse(THEIRS[title]))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    absent = sorted(name for name in tops if importlib.util.find_spec(name) is None)
+    if absent:
+        pytest.skip(f"{', '.join(absent)} is not installed")
+    monkeypatch.chdir(world)
+    names: dict[str, object] = {}
+
+    exec(compile(THEIRS[title], f"{PAGE.name}, {title}, theirs", "exec"), names)
+
+    if "theirs" in names:
+        assert np.allclose(run_ours(title)["ours"], names["theirs"], atol=1e-5, rtol=0)
+
+
+def test_the_page_has_a_section_for_each_toolkit_with_both_sides():
+    assert list(SECTIONS) == list(CHECKS)
+    for title, blocks in SECTIONS.items():
+        kinds = {info.partition(" ")[2].split(" ")[0] for info, _ in blocks}
+        assert kinds == {"", "theirs"}, title
