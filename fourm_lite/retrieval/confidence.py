@@ -200,10 +200,34 @@ def calibration_error(p: Any, right: Any, *, bins: int = 10) -> float:
 
 
 def _fit_logistic(table: Array, truth: npt.NDArray[np.bool_], shared: Any) -> Calibration:
-    """Newton's method with a small ridge, so that separable answers stay finite."""
+    """A logistic regression in which better evidence never lowers the probability.
+
+    Evidence that would get a weight of the wrong sign says nothing beside the others: it gets none.
+    """
     centres, scales = table.mean(0), table.std(0)
     scales = np.where(scales > 0, scales, 1.0)
-    x = np.column_stack([(table - centres) / scales, np.ones(len(table))])
+    signs = np.array([-1.0 if name in FALLING else 1.0 for name in shared["names"]])
+    used = np.ones(len(signs), bool)
+    weights, bias = np.zeros(len(signs)), 0.0
+    while True:
+        weights = np.zeros(len(signs))
+        weights[used], bias = _newton(((table - centres) / scales)[:, used], truth)
+        if (signs * weights >= 0).all():
+            break
+        used[int((signs * weights).argmin())] = False
+    return Calibration(
+        method="logistic",
+        weights=tuple(map(float, weights)),
+        bias=bias,
+        centres=tuple(map(float, centres)),
+        scales=tuple(map(float, scales)),
+        **shared,
+    )
+
+
+def _newton(table: Array, truth: npt.NDArray[np.bool_]) -> tuple[Array, float]:
+    """Weights and bias by Newton's method with a small ridge; separable answers stay finite."""
+    x = np.column_stack([table, np.ones(len(table))])
     y = truth.astype(np.float64)
     ridge = np.diag([RIDGE * len(y)] * table.shape[1] + [0.0])
     weights = np.zeros(x.shape[1])
@@ -215,14 +239,7 @@ def _fit_logistic(table: Array, truth: npt.NDArray[np.bool_], shared: Any) -> Ca
         weights -= np.clip(step, -4.0, 4.0)
         if np.abs(step).max() < 1e-10:
             break
-    return Calibration(
-        method="logistic",
-        weights=tuple(map(float, weights[:-1])),
-        bias=float(weights[-1]),
-        centres=tuple(map(float, centres)),
-        scales=tuple(map(float, scales)),
-        **shared,
-    )
+    return weights[:-1], float(weights[-1])
 
 
 def _table(evidence: Mapping[str, Any], names: tuple[str, ...]) -> Array:

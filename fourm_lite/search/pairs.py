@@ -226,7 +226,11 @@ class PairScores:
             self._say_first(direction, dict(zip(queries.tolist(), first, strict=True)), tell)
             return self._tables(direction, queries, first, direction.costly)
 
-        return fit_cascade(cheap, right, self.caption_depth, say if self.speaks else None)
+        fit = fit_cascade(cheap, right, self.caption_depth, say if self.speaks else None)
+        if direction.by_text or fit.weights.get("caption"):
+            return fit
+        # without log p(caption | photo) there is nothing that its prior could be taken off
+        return dataclasses.replace(fit, weights={**fit.weights, "prior": 0.0})
 
     def _tables(
         self, direction: Direction, queries: Ints, found: Ints, names: Sequence[str]

@@ -80,6 +80,19 @@ def test_better_evidence_never_lowers_the_probability(rng, method, name):
     assert abs(p[-1] - p[0]) > 0.5
 
 
+def test_evidence_that_would_count_the_wrong_way_gets_no_weight(rng):
+    score = rng.normal(size=400)
+    right = score + rng.normal(size=400) > 0
+    against = {"score": score, "margin": -score + rng.normal(0, 2, 400), "spread": score}
+
+    found = fit(against, right)
+
+    assert found.weights[0] > 0
+    assert found.weights[1:] == (0.0, 0.0)
+    better = {"score": score, "margin": against["margin"] + 1, "spread": score - 1}
+    assert np.all(found.p_right(better) >= found.p_right(against))
+
+
 @pytest.mark.parametrize("method", ["logistic", "isotonic"])
 def test_a_calibration_returns_from_json_as_it_was(rng, method):
     evidence, right, _ = answers(rng, 100)
