@@ -42,6 +42,9 @@ VERBS: dict[str, Verb] = {
     "evaluate any2any": Verb(
         "fourm_lite.cli.evaluate_any2any:any2any", "Every target from every source."
     ),
+    "evaluate tokenizers": Verb(
+        "fourm_lite.cli.evaluate_tokenizers:tokenizers", "What tokens keep of values."
+    ),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",

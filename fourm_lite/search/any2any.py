@@ -156,9 +156,13 @@ def _maps(
     plan = EmbeddingPlan(entry, tokenizer, how.decode, how.steps)
     with torch.inference_mode():
         flat = sample_vectors(pipe.model, batch, plan, seeds, pipe.marks)[:, 0].float().cpu()
+    return shaped(flat, tokenizer.config.n_channels, target)
+
+
+def shaped(flat: torch.Tensor, channels: int, target: str) -> Any:
+    """Decoded values as their role is compared: float[B, channels * h * w] -> see `References`."""
     if target == "embedding":
         return flat.numpy()
-    channels = tokenizer.config.n_channels
     side = round((flat.shape[1] / channels) ** 0.5)
     value = flat.reshape(len(flat), channels, side, side)
     if target == "segmentation":

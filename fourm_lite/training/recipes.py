@@ -66,10 +66,10 @@ class StartRecipe:
     """What the weights begin with.
 
     Units:
+        model: a trained model to go on from, of the recipe's sizes and modalities
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
-        model: a trained model to go on from, in place of all else
     """
 
     vit: Path | None = None
@@ -147,15 +147,17 @@ class ModelRecipe:
 
 
 def build_model(recipe: ModelRecipe) -> FourM:
-    """The model of a recipe with the weights that it begins with."""
-    start = recipe.start
-    if start.model is not None:
-        from fourm_lite.model.load import load_model
+    """The model of a recipe with the weights that it begins with.
 
-        return load_model(start.model)
+    Raises:
+        ConfigError: `start.model` is of another size or has other modalities
+    """
+    start = recipe.start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = FourM(recipe.config()).init_weights()
+    if start.model is not None:
+        _go_on_from(model, start.model)
     if start.vit is not None:
         from safetensors.torch import load_file
 
@@ -163,6 +165,27 @@ def build_model(recipe: ModelRecipe) -> FourM:
     if start.calibration is not None:
         _calibrate(recipe, model, start.calibration)
     return model
+
+
+def _go_on_from(model: FourM, source: Path) -> None:
+    """Takes over the weights of a trained model; the recipe's own config stays."""
+    from fourm_lite.model.load import load_model
+
+    theirs = {name: value.float() for name, value in load_model(source).state_dict().items()}
+    own = model.state_dict()
+    other = sorted(n for n in {*own, *theirs} if _shape(own, n) != _shape(theirs, n))
+    if other:
+        name = other[0]
+        raise ConfigError(
+            f"start.model {source} does not fit the recipe: '{name}' is {_shape(theirs, name)} "
+            f"there and {_shape(own, name)} here, and {len(other) - 1} more differ; copy its "
+            "modalities and sizes into the recipe"
+        )
+    model.load_state_dict(theirs)
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
+    return list(state[name].shape) if name in state else None
 
 
 def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:

@@ -197,3 +197,28 @@ def test_token_files_keep_ids_with_dots(root):
 
     assert found == ids
     assert np.array_equal(tokens, values)
+
+
+def test_a_recipe_goes_on_from_a_trained_model_and_keeps_its_own_drop_path(root):
+    first, _ = pretraining(recipe_of(root))
+    first.model.save(root / "first")
+    text = RECIPE.replace(
+        "[data]", f'drop_path_rate_encoder = 0.5\n[start]\nmodel = "{root}/first"\n[data]'
+    )
+
+    second, _ = pretraining(recipe_of(root, text))
+
+    assert second.model.config.drop_path_rate_encoder == 0.5
+    own, theirs = second.model.state_dict(), first.model.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+
+
+def test_a_model_of_another_size_is_no_start(root):
+    first, _ = pretraining(recipe_of(root))
+    first.model.save(root / "first")
+    text = RECIPE.replace("dim = 16", "dim = 32").replace(
+        "[data]", f'[start]\nmodel = "{root}/first"\n[data]'
+    )
+
+    with pytest.raises(ConfigError, match="copy its modalities and sizes"):
+        pretraining(recipe_of(root, text))

@@ -1,0 +1,77 @@
+"""`fourm-lite evaluate tokenizers`: what tokens keep of the values that they stand for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fourm_lite.cli.evaluate_retrieval import write_report
+from fourm_lite.cli.output import print_table
+from fourm_lite.cli.progress_counts import count_progress
+from fourm_lite.cli.search_options import (
+    BatchSize,
+    Data,
+    Device,
+    JsonFile,
+    Split,
+    Tokenizers,
+    file_of,
+)
+from fourm_lite.cli.words import Option
+
+
+def tokenizers(
+    data: Data,
+    model: Annotated[str, Option("--model", "-m", help="4M model: folder, name, hub id")] = "mini",
+    split: Split = "test",
+    teacher: Annotated[
+        str | None,
+        Option("--teacher", help="Network of embedding and feature map: onnx:FILE, ..."),
+    ] = None,
+    segmentation: Annotated[
+        str | None, Option("--segmentation", help="Class maps: an ONNX network, or .npz by id.")
+    ] = None,
+    limit: Annotated[int | None, Option("--limit", help="At most so many photos.", min=2)] = None,
+    names: Tokenizers = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    out: JsonFile = None,
+) -> None:
+    """Measure a model's tokenizers: values against what their own tokens decode to.
+
+    Raises:
+        FourMError: the model, the data or a teacher cannot be used
+    """
+    from fourm_lite.embedders.load import load_embedder
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+    from fourm_lite.search.references import Teachers
+    from fourm_lite.search.tokenizer_report import evaluate_tokenizers
+
+    pipe = FourMPipeline.from_pretrained(model, names, device=device)
+    teachers = Teachers(
+        None if teacher is None else load_embedder(teacher),
+        None if segmentation is None else file_of(segmentation, "--segmentation"),
+    )
+    facts = {"data": str(data), "model": model, "teacher": teacher, "class_maps": segmentation}
+    with count_progress("tokenizers") as told:
+        report = evaluate_tokenizers(
+            pipe, data, split, teachers,
+            limit=limit, batch_size=batch_size, facts=facts, tell=told.tell,
+        )  # fmt: skip
+    write_report(report, out)
+    if out is None or str(out) != "-":
+        print_table(
+            ("modality", "tokens", "codes", "measure", "value", "majority", "used", "perplexity"),
+            _rows(report),
+        )
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            row["modality"], row["tokens"], row["codes"], name,
+            f"{m['value']:.3f}", f"{m['majority']:.3f}",
+            f"{row['codes_used']:.2f}", f"{row['perplexity']:.0f}",
+        )
+        for row in report["rows"]
+        for name, m in row["measures"].items()
+    ]  # fmt: skip
