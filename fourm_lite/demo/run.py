@@ -7,6 +7,7 @@ and says so.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def _index(path: Path, shown: Sequence[Photo], vectors: Floats, space: ModelSpac
 def _search_sections(
     space: ModelSpace, index: Index, shown: Sequence[Photo], gallery: Path
 ) -> list[Section]:
-    prefix = f"fourm-lite index {gallery} -o IDX\nfourm-lite search IDX"
+    prefix = f"fourm-lite index {_quoted(gallery)} -o IDX\nfourm-lite search IDX"
     sections = []
     for words in WORDS:
         hits = index.search(space.embed_items([{"caption": words}]), k=_SHOWN)
@@ -121,11 +122,13 @@ def _search_sections(
     by_picture, by_words = space.embed_items([{"rgb": picture.picture}, {"caption": WORDS[0]}])
     asked = [Card("asked with", picture.picture, picture.path.name)]
     hits = index.search(by_picture, k=_SHOWN)
-    command = f"{prefix} --image {picture.path.name}"
+    command = f"{prefix} --image {_quoted(picture.path)}"
     sections.append(Section("By picture", "", command, [*asked, *_cards(hits, shown)]))
     both = compose([by_picture, by_words])
     hits = index.search(both, k=_SHOWN)
-    command = f'{prefix} --image {picture.path.name} --caption "{WORDS[0]}" --compose arithmetic'
+    command = (
+        f'{prefix} --image {_quoted(picture.path)} --caption "{WORDS[0]}" --compose arithmetic'
+    )
     sections.append(Section("By both", "", command, [*asked, *_cards(hits, shown)]))
     sections.append(_rerank_section(space, index, shown, prefix))
     return sections
@@ -157,8 +160,14 @@ def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
         sure = "" if result.confidence is None else f"mean probability {result.confidence:.2f}"
         cards.append(Card(pipe.model.modality(name).title or name, result.picture, sure))
     flags = " ".join(f"--target {name}" for name in targets)
-    command = f"fourm-lite generate --model {SHIPPED} --input rgb={photo.path.name} {flags}"
+    given = shlex.quote(f"rgb={photo.path.resolve()}")
+    command = f"fourm-lite generate --model {SHIPPED} --input {given} {flags}"
     return Section("Everything else from one photo", "", command, cards)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a command can hold it, from any folder."""
+    return shlex.quote(str(path.resolve()))
 
 
 def _cards(hits: Hits, shown: Sequence[Photo]) -> list[Card]:

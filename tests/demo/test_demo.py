@@ -46,3 +46,20 @@ def test_a_contact_sheet_holds_every_cell():
 
     assert sheet.size == (2 * 72 + 8, 2 * 90 + 8)
     assert len(sheet.crop((8, 26, 72, 90)).getcolors(4096)) > 1
+
+
+def test_commands_on_the_page_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    from fourm_lite.demo.run import run_demo
+
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    for drawing in drawings(3, size=32):
+        drawing.picture.save(photos / drawing.name)
+
+    page = run_demo(photos, tmp_path / "out", say=lambda text: None).read_text()
+
+    quoted = f"&#x27;{photos}&#x27;"
+    assert f"fourm-lite index {quoted} -o IDX" in page
+    assert f"--input &#x27;rgb={photos}/drawing_000.png&#x27;" in page
+    for title in ("Reranked", "Colour palette", "Canny edges", "Semantic segmentation", "Caption"):
+        assert title in page
