@@ -45,6 +45,10 @@ VERBS: dict[str, Verb] = {
     "evaluate tokenizers": Verb(
         "fourm_lite.cli.evaluate_tokenizers:tokenizers", "What tokens keep of values."
     ),
+    "pseudolabel": Verb(
+        "fourm_lite.cli.pseudolabel:pseudolabel", "Label photos by teachers and formulas."
+    ),
+    "tokenize": Verb("fourm_lite.cli.tokenize:tokenize", "Turn labels and photos into tokens."),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",

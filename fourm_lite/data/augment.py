@@ -82,7 +82,9 @@ def to_settings(crop: Sequence[Crop]) -> npt.NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(-1, 5)
 
 
-def from_settings(settings: npt.NDArray[Any], size: int | None = None) -> list[Crop]:
+def from_settings(
+    settings: npt.NDArray[Any], size: int | tuple[int, int] | None = None
+) -> list[Crop]:
     """The crops behind `to_settings`.
 
     Raises:

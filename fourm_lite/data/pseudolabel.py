@@ -11,6 +11,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,10 @@ class Cuts:
 class Labeller(Protocol):
     """Something that says a thing about each crop."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that it makes."""
+        ...
 
     def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
         """One array [B, n, ...] for each of `names`."""
@@ -88,9 +92,17 @@ class OnnxTeacher:
             out[name] = value.reshape(*count, *value.shape[1:])
         return out
 
-    def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
+    def ranks(self) -> dict[str, int]:
+        """Every output of the file, and how many axes it has."""
+        self._open()
+        return {o.name: len(o.shape) for o in self._session.get_outputs()}
+
+    def _open(self) -> None:
         if self._session is None:
             self._session = _onnx_session(self.path, self.threads)
+
+    def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
+        self._open()
         x = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255.0
         result: list[npt.NDArray[Any]] = self._session.run(
             list(self.outputs.values()), {self._session.get_inputs()[0].name: x}
@@ -159,6 +171,9 @@ class GivenMaps:
 
     def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
         """Class maps uint8[B, n, map_size, map_size]."""
+        absent = [r.id for r in cuts.records if r.id not in self.maps]
+        if absent:
+            raise FourMError(f"{len(absent)} photos have no class map, such as {absent[0]!r}")
         rows = [
             [cut_labels(self.maps[r.id], c, of=size, size=self.map_size) for c in crop]
             for r, crop, size in zip(cuts.records, cuts.crops, cuts.sizes, strict=True)
@@ -248,12 +263,13 @@ def pseudolabel(
     out: Path,
     *,
     run: LabelRun | None = None,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the labels of all records to `out/<label>/shard-00000.npz`, what is missing alone.
 
     Each file holds `ids` and `values` [B, n, ...]; the crops stand in `out/crop_settings`.
-    `progress` hears photos done and photos in all.
+    `progress` hears photos done and photos in all; `workers` shards are made at once, by threads.
 
     Raises:
         ConfigError: `out` was begun with other records, crops or seed
@@ -261,14 +277,29 @@ def pseudolabel(
     run = run or LabelRun()
     out = Path(out)
     _claim(out, records, run)
-    for start in range(0, len(records), run.shard_size):
-        part = records[start : start + run.shard_size]
-        shard = f"shard-{start // run.shard_size:05d}.npz"
-        todo = [la for la in labellers if not all((out / n / shard).is_file() for n in la.names)]
-        if todo or not (out / CROPS / shard).is_file():
-            _label_shard(part, todo, out, shard, run)
-        if progress is not None:
-            progress(min(start + run.shard_size, len(records)), len(records))
+    starts = range(0, len(records), run.shard_size)
+    parts = [records[start : start + run.shard_size] for start in starts]
+    pool = ThreadPoolExecutor(max(workers, 1))
+    try:
+        jobs = [
+            pool.submit(_label_missing, part, labellers, out, number, run)
+            for number, part in enumerate(parts)
+        ]
+        for done, job in enumerate(jobs, start=1):
+            job.result()
+            if progress is not None:
+                progress(min(done * run.shard_size, len(records)), len(records))
+    finally:  # after an error, shards that were not begun are not begun
+        pool.shutdown(cancel_futures=True)
+
+
+def _label_missing(
+    part: Sequence[Record], labellers: Sequence[Labeller], out: Path, number: int, run: LabelRun
+) -> None:
+    shard = f"shard-{number:05d}.npz"
+    todo = [la for la in labellers if not all((out / n / shard).is_file() for n in la.names)]
+    if todo or not (out / CROPS / shard).is_file():
+        _label_shard(part, todo, out, shard, run)
 
 
 def _label_shard(

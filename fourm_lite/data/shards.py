@@ -45,12 +45,22 @@ def write_tokens(
         raise ShapeError(
             f"tokens are int[N, crops, tokens] for N ids, got {list(tokens.shape)} and {len(ids)}"
         )
+    for start in range(0, len(ids), shard_size):
+        part = slice(start, start + shard_size)
+        write_shard(token_path(root, folder, start // shard_size), ids[part], tokens[part])
+
+
+def token_path(root: Path, folder: str, number: int) -> Path:
+    """The file of one shard of one modality."""
+    return Path(root) / folder / f"shard-{number:05d}.tar"
+
+
+def write_shard(path: Path, ids: Sequence[str], tokens: Array) -> None:
+    """Writes one shard, int16 where the numbers fit: int[n, crops, ...]."""
     small = tokens.size == 0 or int(tokens.max()) < 2**15
     stored = tokens.astype(np.int16 if small else np.int32)
-    for start in range(0, len(ids), shard_size):
-        part = range(start, min(start + shard_size, len(ids)))
-        path = Path(root) / folder / f"shard-{start // shard_size:05d}.tar"
-        write_tar(path, ((f"{_quoted(ids[i])}.npy", _npy(stored[i])) for i in part))
+    files = ((f"{_quoted(i)}.npy", _npy(row)) for i, row in zip(ids, stored, strict=True))
+    write_tar(path, files)
 
 
 def read_tokens(root: Path, folder: str) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -64,11 +74,23 @@ def read_tokens(root: Path, folder: str) -> tuple[list[str], npt.NDArray[np.int6
         raise FourMError(
             f"expected token shards in {Path(root) / folder}; make them with `fourm-lite tokenize`"
         )
+    parts = [read_shard(path) for path in paths]
+    return [i for ids, _ in parts for i in ids], np.concatenate([rows for _, rows in parts])
+
+
+def read_shard(path: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """One shard: ids, and int64[n, crops, ...].
+
+    Raises:
+        FourMError: the tar cannot be read, or holds something else than arrays
+    """
     ids, rows = [], []
-    for path in paths:
-        for sample in read_tars({folder: path}):
-            ids.append(_unquoted(sample.key))
-            rows.append(np.load(io.BytesIO(sample.files[folder]), allow_pickle=False))
+    for sample in read_tars({"npy": path}):
+        try:
+            rows.append(np.load(io.BytesIO(sample.files["npy"]), allow_pickle=False))
+        except (KeyError, ValueError) as error:
+            raise FourMError(f"{path}: {sample.key!r} holds no .npy array: {error}") from error
+        ids.append(_unquoted(sample.key))
     return ids, np.stack(rows).astype(np.int64)
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fourm_lite.data.augment import CropPolicy, random_crop
 from fourm_lite.data.loader import ArrayStream
-from fourm_lite.data.pseudolabel import read_labels, unpack_edges
+from fourm_lite.data.pseudolabel import read_labels
 from fourm_lite.data.sources import read_caption_list
+from fourm_lite.data.tokenized import FORMS
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
@@ -114,11 +115,12 @@ def read_values(recipe: ValuesRecipe) -> Values:
     arrays = [read_labels(folder, recipe.label)[1] for folder in recipe.labels]
     flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
     ends = np.cumsum([len(a) for a in flat])
-    convert = _FORMS[recipe.form]
+    convert = FORMS[recipe.form]
 
     def read(index: int) -> Tensor:
         which = int(np.searchsorted(ends, index, side="right"))
-        return convert(flat[which][index - int(ends[which]) + len(flat[which])])
+        place = index - int(ends[which]) + len(flat[which])
+        return convert(flat[which][place : place + 1])[0]
 
     return Values(int(ends[-1]), read)
 
@@ -126,14 +128,6 @@ def read_values(recipe: ValuesRecipe) -> Values:
 def _photo(record: Any) -> Tensor:
     pixels = torch.from_numpy(np.array(record.open_image())).permute(2, 0, 1)
     return pixels.float() / 127.5 - 1
-
-
-_FORMS: dict[str, Callable[[Any], Tensor]] = {
-    "classes": lambda a: torch.from_numpy(a.astype(np.int64)),
-    "edges": lambda a: torch.from_numpy(unpack_edges(a)).float()[None] * 2 - 1,
-    "features": lambda a: torch.from_numpy(a.astype(np.float32)),
-    "vectors": lambda a: torch.from_numpy(a.astype(np.float32)),
-}
 
 
 def build_tokenizer(recipe: TokenizerRecipe, values: Values) -> VQTokenizer:

@@ -1,0 +1,70 @@
+"""`fourm-lite tokenize`: labels and photos to token shards, through one or several tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.progress_counts import count_progress
+from fourm_lite.cli.words import Argument, Option
+
+
+def tokenize(
+    source: Annotated[
+        Path, Argument("A folder of `fourm-lite pseudolabel`; or photos: a folder, a list.")
+    ],
+    tokenizer: Annotated[
+        list[str],
+        Option(
+            "--tokenizer",
+            "-t",
+            help="[FOLDER=]NAME_OR_PATH[#LABEL]: a shipped name or a path, perhaps with the folder "
+            "that its tokens go to and the label that it reads ('photos': the pixels). Repeatable.",
+        ),
+    ],
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the tokens.")],
+    photos: Annotated[
+        Path | None, Option("--photos", help="The photos of the labels, for tokenizers of pixels.")
+    ] = None,
+    split: Annotated[str | None, Option("--split", help="Of a list; without it, all.")] = None,
+    crops: Annotated[
+        int, Option("--crops", help="Crops a photo, where there are no labels.", min=1)
+    ] = 1,
+    seed: Annotated[int, Option("--seed", help="Of the crops, where there are no labels.")] = 0,
+    batch_size: Annotated[int, Option("--batch-size", help="Crops at once.", min=1)] = 64,
+    device: Annotated[str, Option("--device", help="Where the tokenizers run.")] = "cpu",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Turn labels and photos into tokens, for training.
+
+    Labels keep the crops that they were made of. Only what is missing is made, so a run that was
+    stopped goes on when it is started again, and further tokenizers can be added later.
+
+    Raises:
+        ConfigError: the folder was begun with other crops or another tokenizer
+        FourMError: a tokenizer, a label or a photo cannot be read
+    """  # fmt: skip
+    from fourm_lite.data.pseudolabel import CROPS, LabelRun
+    from fourm_lite.data.records import read_records
+    from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
+    from fourm_lite.training.token_jobs import open_job
+
+    labelled = (source / CROPS).is_dir()
+    jobs = [open_job(word, source if labelled else None, device=device) for word in tokenizer]
+    if labelled:
+        records = [] if photos is None else read_records(photos, split=split)
+        parts = iter(parts_of_labels(source, records))
+    else:
+        records = read_records(source, split=split)
+        parts = parts_of_photos(records, LabelRun(num_crops=crops, seed=seed))
+    with count_progress("photos") as counts:
+        seen = tokenize_parts(
+            parts, jobs, out, batch_size=batch_size,
+            progress=lambda done: counts.tell("photos", done, len(records)),
+        )  # fmt: skip
+    facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts({**facts, "tokens": ", ".join(job.folder for job in jobs)})

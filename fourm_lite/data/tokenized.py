@@ -1,0 +1,243 @@
+"""Token shards from labels or photos: one set of crops for all tokenizers, resumable.
+
+A shard of tokens holds the photos of one shard of labels. A folder that was begun with other crops
+or another tokenizer is refused, so what it holds belongs together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fourm_lite.data.augment import crops, cut_image, from_settings, to_settings
+from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
+from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
+from fourm_lite.data.sources import Record
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.tokenization.vqvae import VQTokenizer
+
+Array = npt.NDArray[Any]
+PHOTOS = ""
+"""The label of a tokenizer that reads the photos themselves."""
+
+FORMS: dict[str, Callable[[Array], Tensor]] = {
+    "classes": lambda a: torch.from_numpy(a.astype(np.int64)),
+    "edges": lambda a: torch.from_numpy(unpack_edges(a)).float()[:, None] * 2 - 1,
+    "features": lambda a: torch.from_numpy(a.astype(np.float32)),
+    "vectors": lambda a: torch.from_numpy(a.astype(np.float32)),
+}
+"""How a batch of stored labels becomes what a tokenizer reads."""
+
+
+@dataclass(frozen=True)
+class TokenJob:
+    """A tokenizer, what it reads, and where its tokens go.
+
+    Units:
+        folder: of its shards, the `path` of the modality
+        label: name of the label that it reads; `PHOTOS` for the pixels
+    """
+
+    tokenizer: VQTokenizer
+    folder: str
+    label: str = PHOTOS
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.tokenizer.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The photos of one shard and where each crop was cut.
+
+    Shapes:
+        settings: int64[n, crops, 5]
+        labels: name -> [n, crops, ...], read when it is asked for
+    """
+
+    number: int
+    ids: Sequence[str]
+    settings: Array
+    labels: Callable[[str], Array]
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+
+def parts_of_labels(folder: Path, records: Sequence[Record] = ()) -> list[Part]:
+    """The shards of a folder of `pseudolabel`; `records` are its photos, where pixels are wanted.
+
+    Raises:
+        FourMError: it is no such folder
+    """
+    paths = sorted((Path(folder) / CROPS).glob("shard-*.npz"))
+    if not paths:
+        raise FourMError(f"{folder} holds no labels; make them with `fourm-lite pseudolabel`")
+    by_id = {r.id: r for r in records}
+    out = []
+    for number, path in enumerate(paths):
+        ids, settings = _npz(path)
+        out.append(Part(number, ids, settings, _label_reader(Path(folder), path.name), by_id))
+    return out
+
+
+def _label_reader(folder: Path, shard: str) -> Callable[[str], Array]:
+    def read(name: str) -> Array:
+        path = folder / name / shard
+        if not path.is_file():
+            known = sorted(p.name for p in folder.glob("*") if (p / shard).is_file())
+            raise FourMError(f"expected the label {name!r} in {folder}, found {known}")
+        return _npz(path)[1]
+
+    return read
+
+
+def _npz(path: Path) -> tuple[list[str], Array]:
+    with np.load(path, allow_pickle=False) as data:
+        return [str(i) for i in data["ids"]], data["values"]
+
+
+def parts_of_photos(records: Sequence[Record], run: LabelRun) -> Iterator[Part]:
+    """Photos without labels, cut as `pseudolabel` would cut them."""
+    for number, start in enumerate(range(0, len(records), run.shard_size)):
+        part = records[start : start + run.shard_size]
+        rows = []
+        for record in part:
+            image = record.open_image()
+            rng = crop_rng(record.id, run.seed)
+            drawn = crops(image.height, image.width, run.num_crops, run.policy, rng)
+            rows.append(to_settings(drawn))
+        yield Part(number, [r.id for r in part], np.stack(rows), _no_label, {r.id: r for r in part})
+
+
+def _no_label(name: str) -> Array:
+    raise FourMError(
+        f"photos hold no label {name!r}; make it with `fourm-lite pseudolabel` and give its folder"
+    )
+
+
+def tokenize_parts(
+    parts: Iterable[Part],
+    jobs: Sequence[TokenJob],
+    out: Path,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Writes `out/<folder>/shard-00000.tar` for every job, what is missing alone; counts photos.
+
+    Raises:
+        ConfigError: `out` was begun with other crops or another tokenizer
+        FourMError: a label or a photo is missing
+    """
+    out = Path(out)
+    _claim(out, jobs)
+    seen = 0
+    for part in parts:
+        _same_crops(out, part)
+        for job in jobs:
+            path = token_path(out, job.folder, part.number)
+            if not path.is_file():
+                write_shard(path, part.ids, tokens_of(job, part, batch_size))
+        seen += len(part.ids)
+        if progress is not None:
+            progress(seen)
+    return seen
+
+
+def tokens_of(job: TokenJob, part: Part, batch_size: int = 64) -> Array:
+    """Tokens of every crop of a part: int64[n, crops, L]."""
+    count, num_crops = part.settings.shape[:2]
+    device = job.tokenizer.quant_proj.weight.device
+    read = _photo_values if job.label == PHOTOS else _label_values
+    rows = [
+        job.tokenizer.tokenize_flat(values.to(device)).cpu()
+        for values in read(job, part, batch_size)
+    ]
+    return torch.cat(rows).view(count, num_crops, -1).numpy()
+
+
+def _label_values(job: TokenJob, part: Part, batch_size: int) -> Iterator[Tensor]:
+    stored = part.labels(job.label)
+    flat = stored.reshape(-1, *stored.shape[2:])
+    convert = FORMS[form_of(job.tokenizer, flat)]
+    for start in range(0, len(flat), batch_size):
+        yield convert(flat[start : start + batch_size])
+
+
+def form_of(tokenizer: VQTokenizer, values: Array) -> str:
+    """The name in `FORMS` of stored labels that a tokenizer reads."""
+    if tokenizer.config.n_labels is not None:
+        return "classes"
+    if values.dtype == np.uint8:
+        return "edges"
+    return "vectors" if values.ndim == 2 else "features"
+
+
+def _photo_values(job: TokenJob, part: Part, batch_size: int) -> Iterator[Tensor]:
+    absent = [i for i in part.ids if i not in part.records]
+    if absent:
+        raise FourMError(
+            f"the tokenizer of '{job.folder}' reads pixels, and {len(absent)} photos are not "
+            f"there, such as {absent[0]!r}; give their folder or list (--photos)"
+        )
+    batch: list[Tensor] = []
+    for i, settings in zip(part.ids, part.settings, strict=True):
+        image = part.records[i].open_image()
+        for crop in from_settings(settings, job.tokenizer.config.image_size):
+            batch.append(_pixels(job.tokenizer, cut_image(image, crop)))
+            if len(batch) == batch_size:
+                yield torch.stack(batch)
+                batch = []
+    if batch:
+        yield torch.stack(batch)
+
+
+def _pixels(tokenizer: VQTokenizer, image: Any) -> Tensor:
+    """A picture as the tokenizer reads it: in [-1, 1], or by ImageNet's mean and deviation."""
+    if tokenizer.config.undo_std:
+        return normalized(image)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _same_crops(out: Path, part: Part) -> None:
+    path = token_path(out, CROPS, part.number)
+    if not path.is_file():
+        write_shard(path, part.ids, part.settings)
+        return
+    ids, settings = read_shard(path)
+    if ids != list(part.ids) or not np.array_equal(settings, part.settings):
+        raise ConfigError(
+            f"{out} was begun with other photos or crops ({path.name} differs); choose another "
+            "folder"
+        )
+
+
+def _claim(out: Path, jobs: Sequence[TokenJob]) -> None:
+    """Notes which tokenizer made which folder."""
+    path = out / "tokens.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for job in jobs:
+        mine = {"tokenizer": job.fingerprint, "label": job.label}
+        if known.setdefault(job.folder, mine) != mine:
+            raise ConfigError(
+                f"{out / job.folder} was made by another tokenizer or of another label "
+                f"({known[job.folder]}, now {mine}); choose another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(known, indent=1, sort_keys=True))
+    part.replace(path)
