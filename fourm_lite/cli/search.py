@@ -12,6 +12,7 @@ from fourm_lite.cli.search_options import (
     IndexModel,
     Json,
     Rerank,
+    RerankerName,
     RerankGiven,
     RerankWeights,
     Target,
@@ -55,6 +56,7 @@ def search(
     rerank: Rerank = 0,
     rerank_weights: RerankWeights = None,
     rerank_given: RerankGiven = None,
+    reranker: RerankerName = None,
     where: Annotated[str | None, Option("--where", help="SQL on columns: 'year > 2020'.")] = None,
     model: IndexModel = None,
     target: Target = None,
@@ -90,7 +92,7 @@ def search(
     parts = numbers(rerank_weights or [], "--rerank-weight")
     how = {
         "k": k, "rerank": rerank, "where": where, "weights": parts or None,
-        "rerank_given": rerank_given,
+        "rerank_given": rerank_given, "reranker": reranker,
     }  # fmt: skip
     hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
@@ -113,15 +115,22 @@ def _ask(
     from fourm_lite.search.vectors import is_vector_file
 
     if is_vector_file(path):
-        if how["rerank"] or how["where"]:
-            raise ConfigError("--rerank and --where need an index; a file of vectors has neither")
+        if how["rerank"] or how["reranker"] or how["where"]:
+            raise ConfigError(
+                "--rerank, --reranker and --where need an index; a file of vectors has neither "
+                "photos nor codes nor columns to ask for"
+            )
         return _ask_vectors(path, model, options, query, how["k"], own)
     from fourm_lite.search.engine import Search
 
     search = Search.open(path, model, **options)
-    hits = search(query, **how)
-    manifest = search.index.manifest
-    return hits, {"index": path, "space": manifest.space, "rows": len(search.index)}
+    facts = {"index": path, "space": search.index.manifest.space, "rows": len(search.index)}
+    if how["reranker"] is not None:
+        from fourm_lite.embedders.rerankers import load_reranker
+
+        facts["reranker"] = how["reranker"]
+        how = how | {"reranker": load_reranker(how["reranker"], device=options["device"] or "cpu")}
+    return search(query, **how), facts
 
 
 def _ask_vectors(

@@ -54,6 +54,10 @@ RerankGiven = Annotated[
     str | None,
     Option("--rerank-given", help="What of a hit words are said from: codes, pixels or both."),
 ]
+RerankerName = Annotated[
+    str | None,
+    Option("--reranker", help="Rerank by a cross-encoder of words and photos: hf:FOLDER_OR_ID."),
+]
 Samples = Annotated[int, Option("--samples", help="Vectors drawn with sample.", min=1)]
 Json = Annotated[bool, Option("--json", help="Print one JSON value.")]
 JsonFile = Annotated[Path | None, Option("--json", help="Write the report here; - prints it.")]

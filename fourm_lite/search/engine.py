@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.embedders.rerankers import MatchingReranker
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.confidence import Calibration, with_confidence
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest
-from fourm_lite.retrieval.rerank import rerank
+from fourm_lite.retrieval.rerank import Reranker, rerank
 from fourm_lite.search.calibrate import DEPTH_KEY, RERANKED, SAMPLES_KEY, rerank_weights
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
+from fourm_lite.search.matching import as_reranker, check_choices
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, Space, open_space
 from fourm_lite.search.weights import Given
@@ -65,6 +67,7 @@ class Search:
         rerank: int = 0,
         weights: Mapping[str, float] | None = None,
         rerank_given: Given | None = None,
+        reranker: str | MatchingReranker | Reranker | None = None,
         **given: Any,
     ) -> Hits:
         """The k rows that answer a query best.
@@ -77,6 +80,9 @@ class Search:
             weights: of the reranker's parts; by default those stored in the index
             rerank_given: what of a hit the query's words are said from: codes, pixels or both
                 (pixels open the photo of each hit); by default what the index stores
+            reranker: what reranks instead of the likelihood: a cross-encoder that reads the
+                query's caption and the photos at the hits' `uri` (``hf:FOLDER_OR_ID``, or open,
+                from `load_reranker`), or a callable over the wanted item and the hits
             given: more modalities, such as `caption="a dog"`
 
         Raises:
@@ -84,15 +90,22 @@ class Search:
         """
         if k < 1 or rerank < 0:
             raise ConfigError(f"k is at least 1 and rerank at least 0, got {k} and {rerank}")
+        check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
         asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
         vector = asked.vector(self.space)
         columns = [n for n in self.index.info()["columns"] if n not in INSIDE]
         hits = self.index.search(vector, max(k, rerank, 2), where, columns=columns)
-        if rerank and len(hits):
+        if reranker is not None:
+            hits = self._matched(asked, hits, rerank, as_reranker(reranker))
+        elif rerank and len(hits):
             hits = self._reranked(asked, hits, rerank, weights, rerank_given)
         else:
             hits = self._confident(asked, hits)
         return _without_codes(hits.take(range(min(k, len(hits)))))
+
+    def _matched(self, asked: Query, hits: Hits, depth: int, reranker: Reranker) -> Hits:
+        _require_wish(asked)
+        return rerank(asked.item, hits, reranker, depth=depth) if len(hits) else hits
 
     def _reranked(
         self,
@@ -102,8 +115,7 @@ class Search:
         weights: Mapping[str, float] | None,
         given: Given | None,
     ) -> Hits:
-        if not asked.item:
-            raise ConfigError("reranking needs something that is wanted, not only what is not")
+        _require_wish(asked)
         extra = self.index.manifest.extra
         stored, usual = rerank_weights(extra, self.space)
         likelihood = Likelihood.of(self.space)
@@ -170,6 +182,11 @@ def require_same_space(manifest: Manifest, space: Space) -> None:
                 f"query is of '{space.name}' ({name} {value}); search with the model that made "
                 f"the index ({manifest.model}) or build it again"
             )
+
+
+def _require_wish(asked: Query) -> None:
+    if not asked.item:
+        raise ConfigError("reranking needs something that is wanted, not only what is not")
 
 
 def _without_codes(hits: Hits) -> Hits:

@@ -86,7 +86,7 @@ class Likelihood:
         if not isinstance(space, ModelSpace):
             raise ConfigError(
                 "a twin encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
-                "with load_reranker"
+                "(--reranker hf:FOLDER, reranker=)"
             )
         config = space.pipe.model.config
         spoken = {m.name for m in config.outputs if m.kind == "sequence"}
@@ -315,8 +315,12 @@ class LikelihoodReranker:
         return self.likelihood.text_scores(texts, ready, pairs)
 
 
-def pictures_of(hits: Hits) -> Pictures:
+def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pictures:
     """Opens the photos of hits, where their rows say they are.
+
+    Args:
+        hits: rows with a column ``uri``
+        advice: what to do where a row names none
 
     Raises:
         ConfigError: a row names no photo, or it is not there any more
@@ -329,7 +333,7 @@ def pictures_of(hits: Hits) -> Pictures:
             if not isinstance(place, str):
                 raise ConfigError(
                     "reranking by pixels opens the photo of each hit, and these rows name none "
-                    "(column uri); rerank with given='codes'"
+                    f"(column uri); {advice}"
                 )
             found.append(open_rgb(read_uri(place)))
         return found

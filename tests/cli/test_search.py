@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from tiny_networks import blip, save_network
 from tiny_photos import write_list
 from tiny_pipeline import photo, save_pipeline
 
@@ -131,6 +132,25 @@ def test_where_and_rerank_narrow_and_reorder(capsys, indexed):
     assert [h["id"] for h in plain["hits"][4:]] == [h["id"] for h in reranked["hits"][4:]]
     assert reranked["hits"][5]["score"] is None
     assert all("cosine" in h for h in reranked["hits"])
+
+
+def test_a_cross_encoder_reranks_by_the_photos(capsys, indexed, tmp_path):
+    cross = f"hf:{save_network(blip, tmp_path / 'blip')}"
+    words = ("search", indexed, "--caption", "a red circle", "-k", 12, "--reranker", cross)
+
+    found = answer(capsys, *words, "--rerank", 100, "--json")
+    code, _, err = run(capsys, *words)
+    np.save(tmp_path / "v.npy", np.eye(10, dtype=np.float32))
+    refused, _, why = run(capsys, "search", tmp_path / "v.npy", *words[2:], "--rerank", 5)
+
+    scores = [hit["score"] for hit in found["hits"]]
+    assert found["reranker"] == cross
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < s < 1 for s in scores)
+    assert len({hit["id"] for hit in found["hits"]}) == 12
+    assert (code, refused) == (2, 2)
+    assert "--rerank 100" in err
+    assert "need an index" in why
 
 
 def test_pages_and_sheets_show_the_hits_and_escape_their_words(capsys, indexed, tmp_path):

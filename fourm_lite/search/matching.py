@@ -1,0 +1,86 @@
+"""Reranking by a cross-encoder of text and picture: BLIP's matching head, ViLT.
+
+It reads the words of the query and the photo of each hit, one pass a pair; the index and the
+model that searched it need know nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.embedders.rerankers import MatchingReranker, load_reranker
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.rerank import Reranker
+from fourm_lite.search.base import TEXT, Item
+from fourm_lite.search.centre import Floats
+from fourm_lite.search.likelihood import pictures_of
+
+PHOTOS = 16
+"""How many photos are open at once."""
+
+
+@dataclass(frozen=True)
+class PhotoMatching:
+    """Scores the hits of one worded query by their photos; satisfies `retrieval.rerank.Reranker`.
+
+    The query is an item (modality -> value) with a text; its other values count in the search
+    only. Hits need the column ``uri``.
+    """
+
+    encoder: MatchingReranker
+
+    def __call__(self, query: Item, candidates: Hits) -> Floats:
+        """One score a candidate, float32[K]: BLIP's probability of a match, ViLT's logit.
+
+        Raises:
+            ConfigError: the query has no words, or a hit names no photo that is there
+        """
+        words = query.get(TEXT, query.get("text"))
+        if not isinstance(words, str):
+            raise ConfigError(
+                f"'{self.encoder.name}' compares words with photos: the query needs a caption, it "
+                f"has {sorted(query)}; add one, or rerank by likelihood (without a reranker)"
+            )
+        advice = "index the photos with fourm-lite index, or rerank without a reranker"
+        pictures = pictures_of(candidates, advice=advice)
+        parts = [
+            self.encoder.score([words] * len(some), some)
+            for start in range(0, len(candidates), PHOTOS)
+            if (some := pictures(slice(start, start + PHOTOS)))
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def as_reranker(given: str | MatchingReranker | Reranker) -> Reranker:
+    """What reranks the hits of a search: the name of a cross-encoder, an open one, or any callable.
+
+    Raises:
+        ConfigError: the name is of no matching cross-encoder
+    """
+    if isinstance(given, str):
+        given = load_reranker(given)
+    return PhotoMatching(given) if isinstance(given, MatchingReranker) else given
+
+
+def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
+    """Refuses what does not go together with a reranker.
+
+    Raises:
+        ConfigError: no depth is given, or parts of the likelihood that it replaces
+    """
+    if reranker is None:
+        return
+    if not depth:
+        raise ConfigError(
+            "a reranker puts the first hits in order: say how many (rerank=100, --rerank 100)"
+        )
+    given = [name for name, value in parts.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} belongs to reranking by likelihood, which the reranker replaces; "
+            "leave one of them out"
+        )
