@@ -245,7 +245,7 @@ def open_space(
     if is_embedder(model):
         options = {"device": device} if device else {}
         embedder = load_embedder(model, **options)  # type: ignore[arg-type]
-        return TwinSpace(embedder, str(model) if isinstance(model, str) else "")
+        return TwinSpace(embedder, _lasting_spec(model) if isinstance(model, str) else "")
     pipe = _pipeline(model, tokenizers, text_tokenizer, device, dtype)
     entry = pipe.embedding_target(target)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
@@ -290,3 +290,10 @@ def _lasting(source: str | Path) -> str:
     """A path that still works from another folder; a name stays a name."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else str(source)
+
+
+def _lasting_spec(spec: str) -> str:
+    """The same for the specification of an embedder: `hf:FOLDER?option=value`."""
+    family, _, rest = spec.partition(":")
+    source, mark, options = rest.partition("?")
+    return f"{family}:{_lasting(source)}{mark}{options}"
