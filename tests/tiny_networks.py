@@ -1,12 +1,15 @@
-"""Tiny networks with random weights, built by transformers itself: a model with its processor.
+"""Tiny networks with random weights, built by their own libraries, and folders that hold them.
 
 Nothing here reaches the network: tokenizers are word lists, weights come from the global generator.
 """
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 transformers = pytest.importorskip("transformers")
 
@@ -29,6 +32,22 @@ def save_network(build, folder, seed=0):
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_timm(model, architecture, arguments, edge, folder):
+    """What timm's `save_for_hf` writes, without its network calls."""
+    config = {**model.pretrained_cfg, "input_size": (3, edge, edge)}
+    text = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "model_args": arguments,
+        "pretrained_cfg": {k: v for k, v in config.items() if k not in ("url", "hf_hub_id")},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(text))
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
 
 
 def spread(model):

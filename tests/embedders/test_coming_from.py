@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import re
 import shlex
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny_networks import align, blip, clip, save_network
+from tiny_networks import align, blip, clip, save_network, save_timm
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
+
+timm = pytest.importorskip("timm")
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
 FENCE = re.compile(r"^```([^\n]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -32,23 +32,6 @@ THEIRS = {
     for info, text in blocks
     if info.startswith("python theirs")
 }
-
-
-def save_mobileclip(folder):
-    """A small FastViT tower, as timm's `save_for_hf` writes it."""
-    timm = pytest.importorskip("timm")
-    sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)}
-    model = timm.create_model("fastvit_mci0", num_classes=20, **sizes)
-    config = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
-    text = {
-        "architecture": "fastvit_mci0", "num_classes": 20, "model_args": sizes,
-        "pretrained_cfg": {k: v for k, v in config.items() if k not in ("url", "hf_hub_id")},
-    }  # fmt: skip
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(text))
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +51,9 @@ def world(tmp_path_factory):
     (root / "mofi-b16-hf" / "processor_config.json").unlink()  # MOFI's folders have none
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_mobileclip(root / "fastvit_mci0.apple_mclip")
+        sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)}
+        tower = timm.create_model("fastvit_mci0", num_classes=20, **sizes)
+    save_timm(tower, "fastvit_mci0", sizes, 64, root / "fastvit_mci0.apple_mclip")
     (root / "PHOTOS").mkdir()
     for i, drawing in enumerate(drawings(6, size=96)):
         drawing.picture.save(root / "PHOTOS" / f"{i}.png")

@@ -153,6 +153,23 @@ def test_a_twin_encoder_gives_the_patches_of_its_image_tower(name, prefix, twin_
     assert np.allclose(patches, states[:, prefix:], **CLOSE)
 
 
+def mofi_features(model, photos, size=32):
+    """As MOFI's README computes them."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    mean, deviation = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    transform = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Resize(size, antialias=False),
+            transforms.CenterCrop(size),
+            transforms.Normalize(mean, deviation),
+        ]
+    )
+    with torch.inference_mode():
+        pixels = torch.stack([transform(photo) for photo in photos])
+        return unit(model.get_image_features(pixels).pooler_output)
+
+
 def test_a_mofi_folder_without_preprocessing_takes_that_of_its_readme(
     twin_folders, photos, tmp_path, caplog
 ):
@@ -167,7 +184,10 @@ def test_a_mofi_folder_without_preprocessing_takes_that_of_its_readme(
     assert embedder.preprocess == explicit.preprocess
     assert embedder.preprocess.engine == "plain"
     assert embedder.preprocess.crop == (32, 32)
-    assert np.allclose(embedder.embed_image(photos), explicit.embed_image(photos), **CLOSE)
+    batched, single = embedder.embed_image(photos), explicit.embed_image(photos, batch_size=1)
+    want = mofi_features(model, photos)
+    assert np.allclose(batched, want, **CLOSE)
+    assert np.allclose(single, want, **CLOSE)
     assert embedder.can == ("image", "text", "patches")
 
 
@@ -192,7 +212,9 @@ def test_dino_gives_its_class_token_and_its_patch_map(name, photos, tmp_path):
     explicit = load_embedder(f"hf:{tmp_path}", output="class_token")
 
     raw = embedder.embed_image(photos, normalize=False)
+    single = np.concatenate([embedder.embed_image(p, normalize=False) for p in photos])
     assert np.allclose(raw, states[:, 0], **CLOSE)
+    assert np.allclose(single, states[:, 0], **CLOSE)
     assert np.allclose(explicit.embed_image(photos, normalize=False), raw, **CLOSE)
     assert np.allclose(embedder.embed_patches(photos), states[:, num_prefix:], **CLOSE)
     assert embedder.embed_patches(photos[:0]).shape == (0, 0, 32)

@@ -12,7 +12,6 @@ from PIL import Image
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 
-onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 TEACHER = Path(__file__).parents[3] / "shared" / "data" / "teacher" / "mobilenet_v2_imagenet.onnx"
@@ -21,6 +20,7 @@ TEACHER = Path(__file__).parents[3] / "shared" / "data" / "teacher" / "mobilenet
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """A mean over pixels and a pooled map, in ONNX; [B, 3, 8, 8] -> [B, 3] and [B, 3, 4, 4]."""
+    onnx = pytest.importorskip("onnx", reason="onnx, which writes the file, is not installed")
     helper, kinds = onnx.helper, onnx.TensorProto
     nodes = [
         helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_networks import save_timm
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
@@ -36,22 +35,6 @@ MODELS = {
 }
 
 
-def save(model, architecture, arguments, edge, folder):
-    """What timm's `save_for_hf` writes, without its network calls."""
-    config = {**model.pretrained_cfg, "input_size": (3, edge, edge)}
-    text = {
-        "architecture": architecture,
-        "num_classes": model.num_classes,
-        "model_args": arguments,
-        "pretrained_cfg": {k: v for k, v in config.items() if k not in ("url", "hf_hub_id")},
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(text))
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
-    )
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Each family once: the folder, the model in evaluation mode and timm's own transform."""
@@ -61,7 +44,7 @@ def folders(tmp_path_factory):
         for name, (architecture, arguments, classes, edge) in MODELS.items():
             model = timm.create_model(architecture, num_classes=classes, **arguments).eval()
             folder = tmp_path_factory.mktemp("timm") / "model"
-            save(model, architecture, arguments, edge, folder)
+            save_timm(model, architecture, arguments, edge, folder)
             config = {**model.pretrained_cfg, "input_size": (3, edge, edge)}
             resolved = timm_data.resolve_data_config({}, pretrained_cfg=config)
             made[name] = folder, model, timm_data.create_transform(**resolved, is_training=False)
@@ -112,8 +95,10 @@ def test_a_classifier_loses_its_head_and_gives_its_pooled_features(folders, phot
         want = model.forward_head(states, pre_logits=True).numpy()
 
     embedder = load_embedder(f"timm:{folder}")
+    single = np.concatenate([embedder.embed_image(p, normalize=False) for p in photos])
 
     assert np.allclose(embedder.embed_image(photos, normalize=False), want, **CLOSE)
+    assert np.allclose(single, want, **CLOSE)
     maps = states.flatten(2).transpose(1, 2).numpy()
     assert np.allclose(embedder.embed_patches(photos), maps, **CLOSE)
     with pytest.raises(ConfigError, match="no class token"):
