@@ -29,12 +29,21 @@ from fourm_lite.training.labelled import (
 )
 from fourm_lite.training.photos import readable
 from fourm_lite.training.probe import choose_linear, fit_linear, photo_features
+from fourm_lite.training.tokenizer_recipes import open_tokenizer
 
 ModelOption = Annotated[
     str, Option("--model", "-m", help="A 4M model, an FMViT, or an embedder: timm:NAME, hf:FOLDER.")
 ]
 DataOption = Annotated[str, Option("--data", help="Training photos with labels.")]
 TestOption = Annotated[str, Option("--test-data", help="Test photos; by default those of --data.")]
+FeaturesOption = Annotated[
+    str,
+    Option(
+        "--features",
+        help="Of a 4M model: encoder (mean of its tokens) or embedding (the expected global "
+        "embedding). Of an embedder: raw, or a tokenizer's name: tokenized and decoded.",
+    ),
+]
 JsonOption = Annotated[str, Option("--json", help="Write the report to this file.")]
 
 
@@ -58,6 +67,7 @@ def knn(
     data: DataOption,
     test_data: TestOption = "",
     as_json: JsonOption = "",
+    features: FeaturesOption = "",
     k: Annotated[int, Option("--k", help="Neighbours.", min=1)] = 20,
     temperature: Annotated[float, Option(help="Of the votes.")] = 0.07,
 ) -> None:
@@ -66,7 +76,7 @@ def knn(
     Raises:
         FourMError: the photos or the model cannot be used
     """
-    found = features_of(model, data, test_data)
+    found = features_of(model, data, test_data, features)
     x, y = found.train
     answers = knn_predict(x.numpy(), y.numpy(), found.test[0].numpy(), k=k, temperature=temperature)
     _tell(found, answers, {"what": "kNN", "k": k, "temperature": temperature}, as_json)
@@ -77,6 +87,7 @@ def probe(
     data: DataOption,
     test_data: TestOption = "",
     as_json: JsonOption = "",
+    features: FeaturesOption = "",
 ) -> None:
     """Classify photos by a linear map of frozen features.
 
@@ -85,7 +96,7 @@ def probe(
     Raises:
         FourMError: the photos or the model cannot be used
     """
-    found = features_of(model, data, test_data)
+    found = features_of(model, data, test_data, features)
     classes = len(found.sets[0].classes)
     train, val = _with_validation(found)
     linear = choose_linear(train, val, classes)
@@ -98,6 +109,7 @@ def fewshot(
     data: DataOption,
     test_data: TestOption = "",
     as_json: JsonOption = "",
+    features: FeaturesOption = "",
     shots: Annotated[str, Option(help="Photos a class, the first is the headline.")] = "5,20",
     draws: Annotated[int, Option(help="Training sets drawn for each.", min=1)] = 5,
     seed: Annotated[int, Option(help="Of the drawing.")] = 0,
@@ -108,7 +120,7 @@ def fewshot(
         FourMError: the photos or the model cannot be used
     """
     numbers = _numbers(shots)
-    found = features_of(model, data, test_data)
+    found = features_of(model, data, test_data, features)
     by_shots = {n: _few_shot_answers(found, n, draws, seed) for n in numbers}
     protocol = {"what": "few-shot linear probe", "shots": numbers[0], "draws": draws, "seed": seed,
                 "l2": _FEW_SHOT_L2, "accuracy_is": "the mean over the draws"}  # fmt: skip
@@ -159,7 +171,7 @@ def _with_validation(found: Features) -> tuple[tuple[Tensor, Tensor], tuple[Tens
     return (x[parts[0]], y[parts[0]]), (x[parts[1]], y[parts[1]])
 
 
-def features_of(model: str, data: str, test_data: str) -> Features:
+def features_of(model: str, data: str, test_data: str, features: str = "") -> Features:
     """Features of the photos that a protocol needs.
 
     Of `--data` the photos of the split "train" are learnt from (all, where no split is named), of
@@ -179,10 +191,10 @@ def features_of(model: str, data: str, test_data: str) -> Features:
         val = readable(read_labelled(data, split="val", classes=train.classes))
     if train.multi_label:
         raise ConfigError("kNN, probe and few-shot protocols are for one label a photo")
-    embed = feature_function(model)
+    embed, what = feature_function(model, features)
     protocol = {
         "model": model,
-        "features": "mean of the encoder's tokens, normed",
+        "features": what,
         "data": data,
         "test_data": asked,
         "train_photos": len(train),
@@ -190,8 +202,6 @@ def features_of(model: str, data: str, test_data: str) -> Features:
         "classes": len(train.classes),
         "skipped": [vars(s) for part in (train, test) for s in part.skipped],
     }
-    if model.partition(":")[0] in FAMILIES:
-        protocol["features"] = "the embedder's vectors, raw"
     return Features(
         (embed(train), train.labels),
         None if val is None else (embed(val), val.labels),
@@ -201,18 +211,49 @@ def features_of(model: str, data: str, test_data: str) -> Features:
     )
 
 
-def feature_function(model: str) -> Callable[[LabelledSet], Tensor]:
-    """What turns labelled photos into features float[N, D]."""
+Embed = Callable[[LabelledSet], Tensor]
+
+
+def feature_function(model: str, features: str = "") -> tuple[Embed, str]:
+    """What turns labelled photos into features float[N, D], and what these are.
+
+    Raises:
+        FourMError: the model or tokenizer cannot be used
+    """
     if model.partition(":")[0] in FAMILIES:
-        embedder = load_embedder(model)
-
-        def embed(part: LabelledSet) -> Tensor:
-            pictures = (photo.record.open_image() for photo in part.photos)
-            return torch.from_numpy(embedder.embed_image(pictures, normalize=False))
-
-        return embed
+        return _network_features(model, features)
+    if features == "embedding":
+        return _generated_features(model), "the expected global embedding, from pixels"
+    if features not in ("", "encoder"):
+        raise ConfigError(f"--features of a 4M model is encoder or embedding, got {features!r}")
     vit = FMViT.from_pretrained(model, head=HeadConfig(num_classes=0))
-    return lambda part: photo_features(vit, part)
+    return lambda part: photo_features(vit, part), "mean of the encoder's tokens, normed"
+
+
+def _network_features(model: str, tokenizer: str) -> tuple[Embed, str]:
+    embedder = load_embedder(model)
+
+    def embed(part: LabelledSet) -> Tensor:
+        pictures = (photo.record.open_image() for photo in part.photos)
+        return torch.from_numpy(embedder.embed_image(pictures, normalize=False))
+
+    if tokenizer in ("", "raw"):
+        return embed, "the embedder's vectors, raw"
+    codes = open_tokenizer(tokenizer)
+    decoded: Embed = lambda part: codes.detokenize(codes.tokenize(embed(part)))  # noqa: E731
+    return decoded, f"the embedder's vectors, tokenized and decoded by {tokenizer}"
+
+
+def _generated_features(model: str) -> Embed:
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+
+    pipe = FourMPipeline.from_pretrained(model)
+
+    def embed(part: LabelledSet) -> Tensor:
+        pictures = [{"rgb": photo.record.open_image()} for photo in part.photos]
+        return torch.from_numpy(pipe.embed(pictures))
+
+    return embed
 
 
 def _tell(

@@ -46,7 +46,10 @@ def evaluate_tokenizers(
         split: which of its photos
         teachers: who says what a photo is, for class maps, embeddings and feature maps
         limit: at most so many photos, drawn evenly
+        batch_size: photos at once
         draws: of the bootstrap
+        facts: more to write into the protocol
+        tell: told of progress
 
     Returns:
         "rows": one a tokenizer: its measures with intervals and the majority's value, the share of

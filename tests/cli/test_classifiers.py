@@ -74,6 +74,18 @@ def test_evaluate_writes_the_report(capsys, model, photos, tmp_path, protocol):
         assert set(report["by_shots"]) == {"5", "20"}
 
 
+def test_neighbours_are_asked_by_the_embedding_that_a_model_generates(capsys, photos, tmp_path):
+    path = tmp_path / "out.json"
+    words = ["--model", "mini", "--features", "embedding", "--data", photos, "--json", path]
+
+    code, _, err = run(capsys, "evaluate", "knn", *words)
+
+    assert code == 0, err
+    report = json.loads(path.read_text())
+    assert report["protocol"]["features"] == "the expected global embedding, from pixels"
+    assert report["accuracy"] > 0.5
+
+
 def test_folders_of_classes_are_asked_whole(capsys, model, tmp_path):
     train, test = write_classes(tmp_path / "a", 5), write_classes(tmp_path / "b", 3)
     words = ["--model", model, "--data", train, "--test-data", test]
@@ -90,6 +102,7 @@ def test_folders_of_classes_are_asked_whole(capsys, model, tmp_path):
         (["evaluate", "knn", "--data", "{classes}"], "names no test photos"),
         (["evaluate", "fewshot", "--data", "{photos}", "--shots", "0"], "--shots"),
         (["evaluate", "knn", "--data", "nowhere"], "found none at nowhere"),
+        (["evaluate", "knn", "--data", "{photos}", "--features", "odd"], "encoder or embedding"),
         (["finetune", "nowhere", "--out", "{out}"], "found none at nowhere"),
         (["finetune", "{photos}", "--out", "{out}", "--head", "odd"], "--head is one of"),
         (["classify", "x.png"], "has no trained classifier"),
