@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from fourm_lite.cli.app import build_app
 
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
-    arguments = _with_tool(arguments)
+    arguments = _with_labels(_with_tool(arguments))
     try:
         build_app().main(args=arguments, prog_name="fourm-lite")
     except FourMError as error:
@@ -61,6 +61,32 @@ def _with_tool(arguments: list[str]) -> list[str]:
     if any(word == "-o" or word.split("=")[0] == "--out" for word in arguments):
         return arguments
     return [f"index-{arguments[1]}", *arguments[2:]]
+
+
+def _with_labels(arguments: list[str]) -> list[str]:
+    """`classify --labels cat dog x.jpg` as `classify --labels cat --labels dog x.jpg`.
+
+    Words after the first end at an option, a picture's name or a file: a label that is called so
+    gets a `--labels` of its own.
+    """
+    if arguments[:1] != ["classify"] or "--labels" not in arguments:
+        return arguments
+    from pathlib import Path
+
+    from fourm_lite.modalities.pictures import SUFFIXES
+
+    out: list[str] = []
+    several = False
+    for word in arguments:
+        first = bool(out) and out[-1] == "--labels"
+        several = first or (
+            several
+            and not word.startswith("-")
+            and Path(word).suffix.lower() not in SUFFIXES
+            and not Path(word).is_file()
+        )
+        out += ["--labels", word] if several and not first else [word]
+    return out
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:

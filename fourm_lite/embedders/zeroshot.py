@@ -65,10 +65,11 @@ class ZeroShotClassifier:
         self.embedder = embedder
         self.labels = _label_names(labels)
         self.activation = activation
-        self.logit_scale = _scale(embedder, scale)
         if activation not in ("softmax", "sigmoid"):
             raise ConfigError(f"activation is softmax or sigmoid, got '{activation}'")
+        # Before the scale: a network that reads no text has none either, and should say the former
         self.vectors = label_vectors(embedder, labels, templates=templates)
+        self.logit_scale = _scale(embedder, scale)
 
     def __call__(self, images: Any, batch_size: int = 32) -> Classification:
         """The photos' scores."""
@@ -86,8 +87,7 @@ class ZeroShotClassifier:
         if self.activation == "sigmoid":
             probabilities = np.exp(-np.logaddexp(0.0, -logits))
         else:
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities = weights / weights.sum(axis=1, keepdims=True)
+            return by_softmax(self.labels, logits)
         return Classification(
             self.labels, logits.astype(np.float32), probabilities.astype(np.float32)
         )
@@ -126,15 +126,39 @@ def label_vectors(
     Shapes:
         returns: float32[C, E]
     """
+    prompts = label_prompts(labels, templates)
+    vectors = embedder.embed_text([prompt for group in prompts.values() for prompt in group])
+    return unit_length(mean_by_label(vectors, prompts).astype(np.float32))
+
+
+def label_prompts(labels: Labels, templates: Sequence[str] = ("{}",)) -> dict[str, list[str]]:
+    """The sentences of each label: all its names in all templates.
+
+    Raises:
+        ConfigError: no labels, two equal ones, or a template without `{}`
+    """
     without = [t for t in templates if "{}" not in t]
     if without or not templates:
         raise ConfigError(f"a template holds '{{}}' for the label, got {without or 'no template'}")
-    names = _names(labels)
-    prompts = [[t.replace("{}", n) for n in group for t in templates] for group in names.values()]
-    vectors = embedder.embed_text([prompt for group in prompts for prompt in group])
-    splits = np.cumsum([len(group) for group in prompts])[:-1]
-    means = [part.mean(axis=0) for part in np.split(vectors.astype(np.float64), splits)]
-    return unit_length(np.stack(means).astype(np.float32))
+    return {
+        label: [t.replace("{}", name) for name in names for t in templates]
+        for label, names in _names(labels).items()
+    }
+
+
+def mean_by_label(rows: Any, prompts: Mapping[str, Sequence[str]]) -> Any:
+    """Rows [P, ...] of all sentences in order as their means float64[C, ...], one a label."""
+    splits = np.cumsum([len(group) for group in prompts.values()])[:-1]
+    return np.stack([p.mean(axis=0) for p in np.split(np.asarray(rows, np.float64), splits)])
+
+
+def by_softmax(labels: Sequence[str], logits: Any) -> Classification:
+    """Logits [N, C] with their softmax."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    return Classification(
+        tuple(labels), logits.astype(np.float32), probabilities.astype(np.float32)
+    )
 
 
 def _names(labels: Labels) -> dict[str, Sequence[str]]:
@@ -163,6 +187,6 @@ def _scale(embedder: NetworkEmbedder, given: float | None) -> LogitScale:
     if embedder.logit_scale is None:
         raise FourMError(
             f"'{embedder.name}' has no scale of its own for a softmax over labels; "
-            f"pass scale=100.0 (CLIP's) or so"
+            f"pass scale=100.0 (CLIP's) or so, `--temperature 0.01` on the command line"
         )
     return embedder.logit_scale

@@ -1,0 +1,156 @@
+"""`classify --labels`: twin encoders, 4M models both ways, and requests that cannot be answered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_networks import clip, dinov2, save_network
+from tiny_pipeline import photo, save_pipeline
+
+from fourm_lite import FourMPipeline
+from fourm_lite.cli import main
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.errors import ConfigError
+from fourm_lite.search.centre import Centre
+from fourm_lite.search.spaces import open_space
+from fourm_lite.search.zeroshot import classify_by_embedding
+
+LABELS = ["a red cat", "a dog", "the blue house"]
+TEMPLATES = ["a photo of {}", "two {}"]
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return stopped.value.code, out, err
+
+
+def chances(result):
+    return [{c["label"]: c["probability"] for c in r["top"]} for r in result]
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    return save_network(clip, tmp_path_factory.mktemp("twin") / "clip")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        photo(i).save(folder / f"{i}.png")
+    return [folder / "0.png", folder / "1.png"]
+
+
+@pytest.mark.parametrize("options", [(), ("--temperature", "0.5")])
+def test_a_twin_encoder_has_its_own_scale(capsys, twin, paths, options):
+    words = [word for label in LABELS for word in ("--labels", label)]
+    words += [word for form in TEMPLATES for word in ("--template", form)]
+    model = ("--model", f"hf:{twin}")
+
+    code, shown, err = run(capsys, "classify", *paths, *words, *model, *options, "--json")
+
+    assert code == 0, err
+    embedder = load_embedder(f"hf:{twin}")
+    sentences = [embedder.embed_text([f.format(n) for f in TEMPLATES]).mean(0) for n in LABELS]
+    vectors = np.stack([v / np.linalg.norm(v) for v in sentences])
+    scale = 2.0 if options else embedder.logit_scale.scale
+    logits = torch.from_numpy(embedder.embed_image(paths) @ vectors.T * scale)
+    for got, want in zip(chances(json.loads(shown)), logits.softmax(1).tolist(), strict=True):
+        assert got == pytest.approx(dict(zip(LABELS, want, strict=True)), abs=1e-5)
+
+
+def test_a_model_judges_by_its_expected_vectors(capsys, model, paths):
+    words = ("--labels", *LABELS, *paths, "--template", "a photo of {}", "--top", "2")
+
+    code, shown, err = run(capsys, "classify", *words, "--model", model, "--json")
+
+    assert code == 0, err
+    pipe = FourMPipeline.from_pretrained(model)
+    texts = pipe.embed([{"caption": f"a photo of {label}"} for label in LABELS])
+    logits = torch.from_numpy(pipe.embed([{"rgb": path} for path in paths]) @ texts.T / 0.1)
+    for result, row in zip(json.loads(shown), logits.softmax(1), strict=True):
+        best = row.argsort(descending=True).tolist()[:2]
+        assert [c["label"] for c in result["top"]] == [LABELS[i] for i in best]
+        found = [c["probability"] for c in result["top"]]
+        assert found == pytest.approx(row[best].tolist(), abs=1e-4)
+
+
+def test_a_models_centre_is_taken_off(model, paths):
+    space = open_space(model)
+    mean = space.raw_items([{"caption": "two birds"}]).mean(axis=(0, 1))
+    centred = replace(space, centre=Centre(mean, "test"))
+
+    plain = classify_by_embedding(space, paths, LABELS)
+    other = classify_by_embedding(centred, paths, LABELS)
+
+    words = centred.embed_items([{"caption": label} for label in LABELS])
+    photos = centred.embed_items([{"rgb": path} for path in paths])
+    assert np.allclose(other.logits, photos @ words.T / 0.1, atol=1e-4)
+    assert not np.allclose(other.logits, plain.logits, atol=1e-2)
+    with pytest.raises(ConfigError, match="above 0"):
+        classify_by_embedding(space, paths, LABELS, temperature=0.0)
+
+
+def test_a_model_judges_by_the_likelihood_of_words(capsys, model, paths, tmp_path):
+    words = ("--by", "likelihood", "--labels", *LABELS, "--model", model, "--json")
+    words += tuple(word for form in TEMPLATES for word in ("--template", form))
+
+    code, shown, err = run(capsys, "classify", *paths, tmp_path / "none.png", *words)
+
+    assert code == 0, err
+    *results, missing = json.loads(shown)
+    assert "none.png" in missing["error"]
+    pipe = FourMPipeline.from_pretrained(model)
+    sentences = [form.format(label) for label in LABELS for form in TEMPLATES]
+    scores = pipe.score({"caption": sentences}, [{"rgb": path} for path in paths])
+    logits = torch.from_numpy(scores.reshape(2, 3, 2).mean(2))
+    for got, want in zip(chances(results), logits.softmax(1).tolist(), strict=True):
+        assert got == pytest.approx(dict(zip(LABELS, want, strict=True)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "cat"], "two or more different classes"),
+        (["--labels", "cat", "cat"], "two or more different classes"),
+        (["--labels", "cat", "dog", "--template", "a photo"], "a template holds '{}'"),
+        (["--labels", "cat", "dog", "--by", "magic"], "--by is one of embedding, likelihood"),
+        (["--labels", "cat", "dog", "--temperature", "0"], "--temperature is above 0"),
+        (["--template", "a {}"], "--template needs --labels"),
+        (["--by", "likelihood"], "--by needs --labels"),
+        ([], "--labels"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_one_line(capsys, model, paths, words, message):
+    code, _, err = run(capsys, "classify", paths[0], "--model", model, *words)
+
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_image_only_network_and_a_twin_with_a_models_options_are_refused(
+    capsys, twin, paths, tmp_path
+):
+    save_network(dinov2, tmp_path / "net")
+    labels = ("--labels", "cat", "dog")
+
+    for words, message in [
+        (("--model", f"hf:{tmp_path / 'net'}"), "text"),
+        (("--model", f"hf:{twin}", "--by", "likelihood"), "is a twin encoder"),
+    ]:
+        code, _, err = run(capsys, "classify", paths[0], *labels, *words)
+        assert code == 2
+        assert message in err
+        assert "Traceback" not in err
