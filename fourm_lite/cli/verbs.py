@@ -56,6 +56,10 @@ VERBS: dict[str, Verb] = {
     ),
     "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
     "export": Verb("fourm_lite.cli.export:export", "Export a ViT: ONNX, int8 and others."),
+    "convert": Verb("fourm_lite.cli.convert:convert", "Turn a .pth file into safetensors."),
+    "split-features": Verb(
+        "fourm_lite.cli.split_features:split_features", "Cut a file of region features by item."
+    ),
     "classify": Verb("fourm_lite.cli.classify:classify", "Show the most probable classes."),
     "evaluate knn": Verb(
         "fourm_lite.cli.evaluate_photos:knn", "Frozen features: nearest neighbours."

@@ -1,11 +1,13 @@
 """Published `.pth`, `.pt` and `.bin` files to safetensors: the only place that opens such a file.
 
-It is opened with `weights_only=True`, so nothing in it is executed. ImageBind's file is recognised
-by its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's files become timm folders.
+It is opened with `weights_only=True`, so nothing in it is executed; the script's options, an
+`argparse.Namespace` of plain values, may lie beside the weights. ImageBind's file is recognised by
+its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's files become timm folders.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import math
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
 # Where training scripts put the weights inside a file
-NESTS = ("state_dict", "model", "model_state_dict", "module", "teacher", "student")
+NESTS = ("model_ema", "state_dict", "model", "model_state_dict", "module", "teacher", "student")
 VISION = "vision."
 
 
@@ -99,7 +101,9 @@ def read_pth(path: Path) -> Weights:
     if not path.is_file():
         raise CheckpointError(f"expected a .pth, .pt or .bin file, '{path}' does not exist")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # A Namespace only keeps what it is given; what lies in it is judged by the same rules
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(
             f"'{path}' holds more than tensors and is not opened, since that could run code: "

@@ -157,13 +157,15 @@ def split_features(source: str | Path, folder: str | Path) -> FeatureStore:
     or the arrays `ids`, `features` [N, R, E] and, if any, `boxes` [N, R, 4].
 
     Raises:
-        ConfigError: another suffix, or an id that comes twice
+        ConfigError: another suffix, no such file, or an id that comes twice
         FourMError: a row cannot be read; the message names the line
     """
     source, root = Path(source), Path(folder)
     readers = {".tsv": _tsv_items, ".npz": _npz_items}
     if source.suffix not in readers:
         raise ConfigError(f"expected a .tsv or .npz file, got '{source.name}'")
+    if not source.is_file():
+        raise ConfigError(f"expected a file of features, '{source}' does not exist")
     root.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     for key, item in readers[source.suffix](source):

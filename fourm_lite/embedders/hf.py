@@ -103,7 +103,7 @@ def load_model(
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"'{source}' is no transformers folder or Hub id with safetensors weights: {error}. "
-            f"A .bin or .pth file is turned into safetensors by convert_pth(src, dst)"
+            "A .bin or .pth file is turned into safetensors by `fourm-lite convert FILE -o OUT`"
         ) from error
     missing = sorted(key for key in found["missing_keys"] if not key.endswith("position_ids"))
     poolers = [key for key in missing if "pooler." in key]

@@ -224,7 +224,7 @@ def read_imagebind(folder: Path) -> ImageBindVision:
     if not all(path.is_file() for path in paths):
         raise CheckpointError(
             f"'{folder}' must hold config.json and model.safetensors; make it from the published "
-            f"imagebind_huge.pth with convert_pth(src, dst)"
+            "imagebind_huge.pth with `fourm-lite convert FILE -o OUT`"
         )
     with without_storage():
         model = ImageBindVision(ImageBindConfig.read(paths[0]))

@@ -79,7 +79,7 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
             raise CheckpointError(
                 f"an open_clip folder holds open_clip_config.json and open_clip_model.safetensors, "
                 f"'{source}' holds {names}; a .bin or .pt file is turned into safetensors by "
-                f"convert_pth(src, dst)"
+                "`fourm-lite convert FILE -o OUT`"
             )
         return f"local-dir:{folder}", None
     if source.startswith("hf-hub:"):

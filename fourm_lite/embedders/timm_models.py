@@ -93,7 +93,7 @@ def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
         raise CheckpointError(
             f"a timm folder holds config.json and model.safetensors, '{folder}' holds "
             f"{sorted(p.name for p in folder.iterdir())}; a .bin or .pth file is turned into "
-            f"safetensors by convert_pth(src, dst)"
+            "safetensors by `fourm-lite convert FILE -o OUT`"
         )
     config = json.loads(config_file.read_text(encoding="utf-8"))
     missing = [key for key in ("architecture", "pretrained_cfg") if key not in config]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,7 @@ def _header_length(path: Path, start: bytes, total: int) -> int:
     if start.startswith(_PICKLES):
         raise CheckpointError(
             f"{path} should be a safetensors file, but holds a pickle; pickles can run code and "
-            "are never read: convert it with torch.load(weights_only=True) and "
-            "safetensors.torch.save_file"
+            f"are never read: convert it with `fourm-lite convert {shlex.quote(str(path))} -o OUT`"
         )
     if len(start) < 8:
         raise CheckpointError(f"{path} should be a safetensors file, got only {total} bytes")

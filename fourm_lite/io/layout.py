@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,24 +106,11 @@ def _front_matter(readme: Path) -> dict[str, str]:
 
 
 def refuse_pickle(path: Path) -> CheckpointError:
-    """The error for a pickled checkpoint, with the script that converts it."""
+    """The error for a pickled checkpoint, with the command that converts it."""
     return CheckpointError(
         f"expected a .safetensors file or a folder, got the pickle {path}: pickles can run code "
-        f"and are never read. Convert it once, then write its config.json beside the result:\n"
-        f"{conversion_script(path)}"
-    )
-
-
-def conversion_script(path: Path) -> str:
-    """A script that turns a training checkpoint (.pth) into model.safetensors."""
-    return (
-        "import argparse, torch\n"
-        "from safetensors.torch import save_file\n"
-        "torch.serialization.add_safe_globals([argparse.Namespace])\n"
-        f"state = torch.load({str(path)!r}, map_location='cpu', weights_only=True)\n"
-        "state = state.get('model_ema') or state.get('model') or state\n"
-        "save_file({k: v.detach().clone().contiguous() for k, v in state.items()},\n"
-        "          'model.safetensors', metadata={'format': 'pt'})\n"
+        f"and are never read. Convert it once with `fourm-lite convert {shlex.quote(str(path))} "
+        f"-o OUT`, then write its {CONFIG} beside the result"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fourm_lite.cli import main
 from fourm_lite.embedders.convert import CONVERSIONS, convert_pth, read_pth
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder
@@ -87,7 +88,8 @@ def test_a_plain_file_keeps_its_names_and_unties_its_tensors(tmp_path):
 
 def test_a_file_with_code_is_not_opened(tmp_path):
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "module.pth")
-    torch.save({"args": argparse.Namespace(x=1), "w": torch.ones(1)}, tmp_path / "args.pth")
+    options = argparse.Namespace(net=nn.Linear(2, 2))
+    torch.save({"args": options, "model": {"w": torch.ones(1)}}, tmp_path / "args.pth")
 
     for name in ("module.pth", "args.pth"):
         with pytest.raises(CheckpointError, match=f"{name}.*more than tensors"):
@@ -111,3 +113,42 @@ def test_wrong_files_and_families_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no checkpoint of 'imagebind'"):
         convert_pth(tmp_path / "net.pth", tmp_path / "out", family="imagebind")
     assert json.dumps(sorted(CONVERSIONS)) == '["dinov2", "imagebind", "plain"]'
+
+
+def test_a_training_checkpoint_is_converted_on_the_command_line(capsys, tmp_path):
+    weights = {"module.a": torch.arange(6.0).reshape(2, 3).t(), "b": torch.ones(2).half()}
+    options = argparse.Namespace(lr=0.1, name="run", nested=argparse.Namespace(x=[1, None]))
+    torch.save({"model": weights, "epoch": 3, "args": options}, tmp_path / "run.pth")
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", str(tmp_path / "run.pth"), "-o", str(tmp_path / "out"), "--json"])
+
+    shown = json.loads(capsys.readouterr().out)
+    assert stopped.value.code == 0
+    assert shown == {
+        "folder": str(tmp_path / "out"), "family": "plain", "tensors": 2, "left_out": [],
+    }  # fmt: skip
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(stored["a"], weights["module.a"])
+    assert stored["b"].dtype == torch.float16
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+def test_averaged_weights_come_first(tmp_path):
+    both = {"model": {"w": torch.zeros(1)}, "model_ema": {"w": torch.ones(1)}}
+    torch.save(both, tmp_path / "run.pth")
+
+    assert torch.equal(read_pth(tmp_path / "run.pth")["w"], torch.ones(1))
+
+
+def test_a_file_with_code_is_refused_on_the_command_line(capsys, tmp_path):
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "module.pth")
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", str(tmp_path / "module.pth"), "-o", str(tmp_path / "out")])
+
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "more than tensors" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import pickle
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fourm_lite.cli import main
 from fourm_lite.embedders.features import Features, FeatureStore, read_features, split_features
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 
@@ -164,3 +166,22 @@ def test_pickles_nan_and_wrong_boxes_are_refused(tmp_path):
         Features(np.ones((2, 3), np.float32), np.ones((1, 4), np.float32))
     with pytest.raises(ShapeError, match=r"\[R, E\]"):
         Features(np.ones(3, np.float32))
+
+
+def test_the_command_line_splits_and_names_a_bad_file(items, tsv, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["split-features", str(tsv), "-o", str(tmp_path / "split"), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert stopped.value.code == 0
+    assert shown == {"folder": str(tmp_path / "split"), "items": 3}
+    store = FeatureStore.open(tmp_path / "split")
+    assert all(same(store[key], item) for key, item in items.items())
+
+    with pytest.raises(FourMError, match=r"none\.tsv' does not exist"):
+        split_features(tmp_path / "none.tsv", tmp_path / "other")
+    with pytest.raises(SystemExit) as stopped:
+        main(["split-features", str(tmp_path / "regions.csv"), "-o", str(tmp_path / "other")])
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "expected a .tsv or .npz file, got 'regions.csv'" in " ".join(err.split())
+    assert not (tmp_path / "other").exists()

@@ -307,7 +307,7 @@ def test_a_folder_without_preprocessing_or_weights_says_what_to_do(tmp_path):
 
     with pytest.raises(ConfigError, match=r"preprocessor_config\.json.*imagenet"):
         load_embedder(f"hf:{tmp_path / 'bare'}")
-    with pytest.raises(CheckpointError, match="convert_pth"):
+    with pytest.raises(CheckpointError, match="fourm-lite convert FILE -o OUT"):
         load_embedder(f"hf:{tmp_path / 'pickled'}")
     with pytest.raises(CheckpointError, match="no/such"):
         load_embedder("hf:no/such")

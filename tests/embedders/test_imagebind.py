@@ -209,7 +209,7 @@ def test_pictures_are_resized_and_cropped_as_imagebind_publishes(folder, photos)
 
 def test_wrong_folders_and_pictures_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="convert_pth"):
+    with pytest.raises(CheckpointError, match="fourm-lite convert FILE -o OUT"):
         load_embedder(f"imagebind:{tmp_path / 'empty'}")
     with pytest.raises(CheckpointError, match="nothing"):
         load_embedder(f"imagebind:{tmp_path / 'nothing'}")

@@ -87,5 +87,5 @@ def test_names_without_weights_and_folders_without_safetensors_are_refused(tmp_p
         load_embedder("open_clip:ViT-B-32")
     with pytest.raises(ConfigError, match="Did you mean 'ViT-B-32'"):
         load_embedder("open_clip:ViT-B-3/openai")
-    with pytest.raises(CheckpointError, match="convert_pth"):
+    with pytest.raises(CheckpointError, match="fourm-lite convert FILE -o OUT"):
         load_embedder(f"open_clip:{tmp_path}")

@@ -133,7 +133,7 @@ def test_wrong_names_folders_and_weights_are_refused(folders, tmp_path):
         load_embedder("timm:vit_smal_patch14_dinov2")
     with pytest.raises(CheckpointError, match="save_for_hf"):  # no network here
         load_embedder("timm:vit_small_patch14_dinov2")
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin.*convert_pth"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin.*fourm-lite convert FILE -o OUT"):
         load_embedder(f"timm:{tmp_path / 'half'}")
     with pytest.raises(CheckpointError, match="does not fit"):
         load_embedder(f"timm:{tmp_path / 'other'}")

@@ -1,10 +1,12 @@
 import argparse
 import json
+import shlex
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fourm_lite.cli import main
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.checkpoint import read, write
 
@@ -199,7 +201,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path, suffix):
     path.write_bytes(b"\x80\x02")
 
     for source in (path, tmp_path):
-        with pytest.raises(CheckpointError, match="weights_only=True"):
+        with pytest.raises(CheckpointError, match=r"fourm-lite convert .* -o OUT"):
             read(source)
 
 
@@ -207,20 +209,22 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(tmp_path):
     torch.save(WEIGHTS, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
 
-    with pytest.raises(CheckpointError, match="holds a pickle"):
+    with pytest.raises(CheckpointError, match=r"holds a pickle.*fourm-lite convert .* -o OUT"):
         read(tmp_path)
 
 
 def test_the_conversion_in_the_message_works(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pth"
+    path = tmp_path / "my checkpoint.pth"
     model = {"a.weight": WEIGHTS["a.weight"].t()}
     torch.save({"model": model, "epoch": 1, "args": argparse.Namespace(lr=1)}, path)
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    script = str(caught.value).split("\n", 1)[1]
-
+    program, *words = shlex.split(str(caught.value).split("`")[1])
     monkeypatch.chdir(tmp_path)
-    exec(script, {})
-    (tmp_path / "config.json").write_text("{}")
 
-    assert torch.equal(read(tmp_path).load()["a.weight"], WEIGHTS["a.weight"].t())
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+
+    assert (program, stopped.value.code) == ("fourm-lite", 0)
+    (tmp_path / "OUT" / "config.json").write_text("{}")
+    assert torch.equal(read(tmp_path / "OUT").load()["a.weight"], WEIGHTS["a.weight"].t())

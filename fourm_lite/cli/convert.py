@@ -1,0 +1,31 @@
+"""`fourm-lite convert`: a published .pth file to safetensors; nothing in the file is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.words import Argument, Option
+from fourm_lite.embedders.convert import convert_pth
+
+
+def convert(
+    file: Annotated[str, Argument("a .pth, .pt, .bin or .ckpt file")],
+    out: Annotated[Path, Option("--out", "-o", help="The folder that is written.")],
+    family: Annotated[
+        str | None, Option("--family", help="imagebind, dinov2 or plain; by its keys by default.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Turn a .pth file into model.safetensors, for ImageBind and DINOv2 with config.json.
+
+    Raises:
+        FourMError: the file needs more than tensors and plain options to be read
+    """
+    done = convert_pth(file, out, family=family)
+    facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
+    if as_json:
+        print_json(facts | {"left_out": list(done.left_out)})
+        return
+    print_facts(facts | {"left out": f"{len(done.left_out)} tensors" if done.left_out else None})
