@@ -130,7 +130,13 @@ def find_file(source: str, name: str, revision: str | None = None) -> Path | Non
         path = Path(source) / name
         return path if path.is_file() else None
     import transformers.utils.hub as hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    try:
+        validate_repo_id(source)
+    except HFValidationError:  # a folder that is not there, transformers would ask the Hub for it
+        return None
     found = hub.cached_file(
         source,
         name,

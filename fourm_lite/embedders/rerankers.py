@@ -7,6 +7,7 @@ probability for BLIP (its matching head has two classes) and a logit for ViLT.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -141,8 +142,14 @@ def load_reranker(
     import json
 
     source = source.removeprefix("hf:")
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
     path = find_file(source, "config.json")
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path else None
+    if path is None:
+        raise ConfigError(
+            f"expected a transformers folder or Hub id of a matching cross-encoder, '{source}' has "
+            "no config.json; give one of BLIP ITM or ViLT, such as hf:Salesforce/blip-itm-base-coco"
+        )
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if kind not in CLASSES:
         raise ConfigError(
             f"expected a matching cross-encoder, one of {sorted(CLASSES)}, got '{kind}' in "

@@ -311,6 +311,8 @@ def test_a_folder_without_preprocessing_or_weights_says_what_to_do(tmp_path):
         load_embedder(f"hf:{tmp_path / 'pickled'}")
     with pytest.raises(CheckpointError, match="no/such"):
         load_embedder("hf:no/such")
+    with pytest.raises(CheckpointError, match="nothing' is no transformers folder"):
+        load_embedder(f"hf:{tmp_path / 'nothing'}")
 
 
 @pytest.mark.usefixtures("seeded")

@@ -80,4 +80,6 @@ def test_sides_that_do_not_pair_and_other_models_are_refused(folders, photos, te
         reranker.rank("a cat", photos, ids=["a"])
     with pytest.raises(ConfigError, match="'bert'"):
         load_reranker(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no config\.json; give one of BLIP"):
+        load_reranker(f"hf:{tmp_path / 'nothing'}")
     assert reranker.score([], photos).shape == (0,)
