@@ -10,13 +10,16 @@ from fourm_lite.cli.output import print_table
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     BatchSize,
+    ClassMaps,
     Data,
     Decode,
     Device,
     Dtype,
     JsonFile,
+    PhotoLimit,
     Seed,
     Split,
+    Teacher,
     Tokenizers,
     dtype_of,
     file_of,
@@ -28,14 +31,9 @@ def any2any(
     data: Data,
     model: Annotated[str, Option("--model", "-m", help="4M model: folder, name, hub id")] = "mini",
     split: Split = "test",
-    teacher: Annotated[
-        str | None,
-        Option("--teacher", help="Network of embedding and feature map: onnx:FILE, ..."),
-    ] = None,
-    segmentation: Annotated[
-        str | None, Option("--segmentation", help="Class maps: an ONNX network, or .npz by id.")
-    ] = None,
-    limit: Annotated[int | None, Option("--limit", help="At most so many photos.", min=2)] = None,
+    teacher: Teacher = None,
+    segmentation: ClassMaps = None,
+    limit: PhotoLimit = None,
     decode: Decode = "expected",
     steps: Annotated[int, Option("--steps", help="Forward passes of a map.", min=1)] = 1,
     temperature: Annotated[

@@ -9,10 +9,13 @@ from fourm_lite.cli.output import print_table
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     BatchSize,
+    ClassMaps,
     Data,
     Device,
     JsonFile,
+    PhotoLimit,
     Split,
+    Teacher,
     Tokenizers,
     file_of,
 )
@@ -23,14 +26,9 @@ def tokenizers(
     data: Data,
     model: Annotated[str, Option("--model", "-m", help="4M model: folder, name, hub id")] = "mini",
     split: Split = "test",
-    teacher: Annotated[
-        str | None,
-        Option("--teacher", help="Network of embedding and feature map: onnx:FILE, ..."),
-    ] = None,
-    segmentation: Annotated[
-        str | None, Option("--segmentation", help="Class maps: an ONNX network, or .npz by id.")
-    ] = None,
-    limit: Annotated[int | None, Option("--limit", help="At most so many photos.", min=2)] = None,
+    teacher: Teacher = None,
+    segmentation: ClassMaps = None,
+    limit: PhotoLimit = None,
     names: Tokenizers = None,
     batch_size: BatchSize = 32,
     device: Device = None,

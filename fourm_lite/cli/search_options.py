@@ -62,6 +62,15 @@ Samples = Annotated[int, Option("--samples", help="Vectors drawn with sample.", 
 Json = Annotated[bool, Option("--json", help="Print one JSON value.")]
 JsonFile = Annotated[Path | None, Option("--json", help="Write the report here; - prints it.")]
 
+Teacher = Annotated[
+    str | None,
+    Option("--teacher", help="Network of embedding and feature map: onnx:FILE, ..."),
+]
+ClassMaps = Annotated[
+    str | None, Option("--segmentation", help="Class maps: an ONNX network, or .npz by id.")
+]
+PhotoLimit = Annotated[int | None, Option("--limit", help="At most so many photos.", min=2)]
+
 
 def pair(text: str, option: str) -> tuple[str, str]:
     """NAME=VALUE as its two halves."""

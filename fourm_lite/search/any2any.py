@@ -87,9 +87,7 @@ def evaluate_any2any(
         value, interval, and chance; "protocol"
     """
     how = how or How()
-    photos = CaptionPack.read(folder, split).photos
-    if limit is not None and limit < len(photos):
-        photos = tuple(photos[i] for i in np.linspace(0, len(photos) - 1, limit).astype(int))
+    photos = CaptionPack.read(folder, split).spread(limit)
     if len(photos) < 2:
         raise ConfigError("chance needs at least two photos")
     known = read_references(photos, pipe, teachers, batch_size=how.batch_size)

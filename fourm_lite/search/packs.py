@@ -59,6 +59,14 @@ class CaptionPack:
         left_out = len(records) - len(photos)
         return cls(tuple(photos), tuple(texts), np.array(owner), split, left_out)
 
+    def spread(self, limit: int | None) -> tuple[Record, ...]:
+        """At most `limit` of the photos, drawn evenly; all of them for None."""
+        if limit is None or limit >= len(self.photos):
+            return self.photos
+        return tuple(
+            self.photos[i] for i in np.linspace(0, len(self.photos) - 1, limit).astype(int)
+        )
+
     def pictures(self, batch_size: int) -> Iterator[list[Image]]:
         """The photos, some at a time.
 

@@ -55,9 +55,7 @@ def evaluate_tokenizers(
         "rows": one a tokenizer: its measures with intervals and the majority's value, the share of
         codes in use, their perplexity; of embeddings also how many neighbours stay; "protocol"
     """
-    photos = CaptionPack.read(folder, split).photos
-    if limit is not None and limit < len(photos):
-        photos = tuple(photos[i] for i in np.linspace(0, len(photos) - 1, limit).astype(int))
+    photos = CaptionPack.read(folder, split).spread(limit)
     known = read_references(photos, pipe, teachers, batch_size=batch_size)
     judge = Judge.of(known, pipe)
     rows = []
