@@ -6,6 +6,7 @@ Nothing here reaches the network: tokenizers are word lists, weights come from t
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ SMALL = {
 }
 VIT = {**SMALL, "patch_size": 8}
 TEXT = {**SMALL, "vocab_size": 64}
+OPEN_CLIP_TEXT = {
+    "context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1
+}  # fmt: skip
+OPEN_CLIP = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": OPEN_CLIP_TEXT,
+}
 
 
 def save_network(build, folder, seed=0):
@@ -48,6 +57,22 @@ def save_timm(model, architecture, arguments, edge, folder):
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
     )
+
+
+def save_open_clip(config, preprocess, folder):
+    """An OpenCLIP model of random weights in a folder, as its library's `push_to_hf_hub` writes."""
+    import open_clip
+
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(**{k: config[k] for k in ("embed_dim", "vision_cfg", "text_cfg")})
+    model.logit_scale.data.fill_(math.log(100.0))  # where training ends
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(text))
+    weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
 
 
 def spread(model):

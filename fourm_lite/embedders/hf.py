@@ -63,21 +63,30 @@ def load_hf(
     """
     if output not in ("auto", "class_token", "pooled", "mean_patch"):
         raise ConfigError(f"output is auto, class_token, pooled or mean_patch, got '{output}'")
-    model, untrained = load_model("AutoModel", source, device=device, revision=revision)
-    prepare = _preprocess(source, model, preprocess, revision)
+    folder = network_folder(source)
+    model, untrained = load_model("AutoModel", folder, device=device, revision=revision)
+    prepare = _preprocess(folder, model, preprocess, revision)
     twin = hasattr(model, "get_image_features")
     if untrained and output == "auto":
         output = "class_token"  # a classifier's file has no weights for the base model's pooler
     image = _twin_image(model, prepare) if twin else _image_network(model, prepare, output)
     return NetworkEmbedder(
         f"hf:{source}",
-        Towers(image, _text_tower(source, model, revision), _patch_tower(model, prepare)),
+        Towers(image, _text_tower(folder, model, revision), _patch_tower(model, prepare)),
         identity=lambda: fingerprint_module(model),
         preprocess=prepare,
         logit_scale=logit_scale(model),
         facts={"output": "projected" if twin else output},
         label=f"hf:{model.config.model_type}",
     )
+
+
+def network_folder(source: str) -> str:
+    """The folder with the network: older sentence-transformers keep it in `0_CLIPModel`."""
+    if (Path(source) / "config.json").is_file():
+        return source
+    inside = sorted(Path(source).glob("0_*/config.json"))
+    return str(inside[0].parent) if inside else source
 
 
 def load_model(

@@ -82,7 +82,7 @@ class VectorFile:
 def open_vectors(
     path: str | Path, *, key: str | None = None, ids: str | Path | None = None
 ) -> VectorFile:
-    """Vectors of a .npy, .npz, .safetensors, .parquet, .faiss file or a LanceDB table.
+    """Vectors of a .npy, .npz, .safetensors, .parquet, .faiss, .index file or a LanceDB table.
 
     Args:
         path: the file, or the folder `NAME.lance` of a table
@@ -276,10 +276,18 @@ def _faiss(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise FourMError("a FAISS file needs faiss: pip install 'fourm-lite[faiss]'") from error
     try:
-        index = faiss.read_index(str(path))
-        return {"vectors": index.reconstruct_n(0, index.ntotal)}
+        whole, found = faiss.read_index(str(path)), {}
+        index = whole
+        if hasattr(whole, "id_map"):
+            found["ids"] = faiss.vector_to_array(whole.id_map)
+            index = faiss.downcast_index(whole.index)  # lives as long as `whole` does
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:
+            lists.make_direct_map()
+        return {"vectors": index.reconstruct_n(0, index.ntotal), **found}
     except RuntimeError as error:  # faiss raises nothing finer
-        raise ConfigError(f"{path.name}: faiss cannot give its vectors back: {error}") from error
+        reason = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"{path.name}: faiss cannot give its vectors back: {reason}") from error
 
 
 def _arrow(table: Any) -> dict[str, Any]:
@@ -317,4 +325,5 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".parquet": _parquet,
     ".lance": _lance,
     ".faiss": _faiss,
+    ".index": _faiss,  # what autofaiss and clip-retrieval call them
 }

@@ -153,6 +153,17 @@ def test_a_twin_encoder_gives_the_patches_of_its_image_tower(name, prefix, twin_
     assert np.allclose(patches, states[:, prefix:], **CLOSE)
 
 
+def test_a_folder_of_older_sentence_transformers_is_opened(twin_folders, photos, texts, tmp_path):
+    folder = twin_folders["clip"][0]
+    shutil.copytree(folder, tmp_path / "0_CLIPModel")
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "0_CLIPModel"}]')
+
+    ours, usual = (load_embedder(f"hf:{f}") for f in (tmp_path, folder))
+
+    assert np.array_equal(ours.embed_image(photos), usual.embed_image(photos))
+    assert np.array_equal(ours.embed_text(texts), usual.embed_text(texts))
+
+
 def mofi_features(model, photos, size=32):
     """As MOFI's README computes them."""
     transforms = pytest.importorskip("torchvision.transforms")

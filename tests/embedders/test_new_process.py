@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_networks import (
+    OPEN_CLIP,
     align,
     clip,
     dinov2,
     dinov3,
+    save_open_clip,
     save_timm,
     siglip,
     siglip2,
@@ -27,6 +29,7 @@ from tiny_networks import (
 
 from .conftest import photo, unit
 from .test_hf import image_features, mofi_features
+from .test_timm_models import MODELS as TIMM
 
 timm = pytest.importorskip("timm")
 timm_data = pytest.importorskip("timm.data")
@@ -84,16 +87,27 @@ def dino_case(folder, build, photos):
         return unit(model(**pixels(photos, return_tensors="pt")).last_hidden_state[:, 0]), None
 
 
-def timm_case(folder, photos):
-    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 42}
-    model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, **sizes).eval()
-    save_timm(model, "vit_small_patch14_dinov2", sizes, 42, folder)
-    config = {**model.pretrained_cfg, "input_size": (3, 42, 42)}
+def timm_case(folder, name, photos):
+    architecture, arguments, classes, edge = TIMM[name]
+    model = timm.create_model(architecture, num_classes=classes, **arguments).eval()
+    save_timm(model, architecture, arguments, edge, folder)
+    config = {**model.pretrained_cfg, "input_size": (3, edge, edge)}
     resolved = timm_data.resolve_data_config({}, pretrained_cfg=config)
     transform = timm_data.create_transform(**resolved, is_training=False)
     with torch.inference_mode():
         pixels = torch.stack([transform(photo) for photo in photos])
-        return unit(model.forward_features(pixels)[:, 0]), None
+        dino = name.startswith("dino")
+        return unit(model.forward_features(pixels)[:, 0] if dino else model(pixels)), None
+
+
+def open_clip_case(folder, photos, texts):
+    library = pytest.importorskip("open_clip", reason="the extra [open_clip] is not installed")
+    save_open_clip(OPEN_CLIP, {}, folder)
+    model, _, transform = library.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = library.get_tokenizer(f"local-dir:{folder}")
+    with torch.inference_mode():
+        pixels = torch.stack([transform(photo) for photo in photos])
+        return unit(model.eval().encode_image(pixels)), unit(model.encode_text(tokenizer(texts)))
 
 
 def onnx_case(squares):
@@ -121,24 +135,39 @@ def test_a_new_process_offline_gives_the_libraries_vectors(photos, texts, tmp_pa
         cases[build.__name__] = dino_case(tmp_path / build.__name__, build, photos)
     for name, (_, words) in cases.items():
         work[name] = f"hf:{name}", files, texts if words is not None else []
-    cases["timm"] = timm_case(tmp_path / "timm", photos)
-    work["timm"] = "timm:timm", files, []
+    for name in ("dinov2", "dinov3", "mobileclip"):
+        folder = f"timm-{name}"
+        cases[folder] = timm_case(tmp_path / folder, name, photos)
+        work[folder] = f"timm:{folder}", files, []
     if TEACHER.is_file():  # of its input's size, so that nothing is resized
         squares = [photo(seed, 224, 224) for seed in range(3)]
         cases["onnx"] = onnx_case(squares)
         work["onnx"] = f"onnx:{TEACHER}", saved(squares, tmp_path / "squares"), []
-    (tmp_path / "work.json").write_text(json.dumps(work), encoding="utf-8")
+
+    compare(cases, work, tmp_path)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_openclips_vectors_come_from_a_new_process_too(photos, texts, tmp_path):
+    cases = {"zoo": open_clip_case(tmp_path / "zoo", photos, texts)}
+
+    compare(cases, {"zoo": ("open_clip:zoo", saved(photos, tmp_path / "photos"), texts)}, tmp_path)
+
+
+def compare(cases, work, folder):
+    """Runs the child over `work` and holds its vectors against those of `cases`."""
+    (folder / "work.json").write_text(json.dumps(work), encoding="utf-8")
 
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-c", CHILD], cwd=folder, capture_output=True, text=True,
         env={
-            **os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"),
+            **os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "empty"),
             "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path),
         },
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(tmp_path / "found.npz") as found:
+    with np.load(folder / "found.npz") as found:
         for name, (images, words) in cases.items():
             for kind, want in (("image", images), ("text", words)):
                 if want is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from tiny_networks import OPEN_CLIP, OPEN_CLIP_TEXT, save_open_clip
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError
@@ -18,13 +16,8 @@ open_clip = pytest.importorskip("open_clip", reason="the extra [open_clip] is no
 pytest.importorskip("torchvision")
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
-TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 CONFIGS = {
-    "clip": {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-        "text_cfg": TEXT,
-    },
+    "clip": OPEN_CLIP,
     "mobileclip": {
         "embed_dim": 12,
         "vision_cfg": {
@@ -33,7 +26,7 @@ CONFIGS = {
             "timm_proj": None,
             "image_size": 64,
         },
-        "text_cfg": {**TEXT, "no_causal_mask": True},
+        "text_cfg": {**OPEN_CLIP_TEXT, "no_causal_mask": True},
         "custom_text": True,
     },
 }
@@ -45,19 +38,9 @@ PREPROCESS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    made = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for name, config in CONFIGS.items():
-            folder = tmp_path_factory.mktemp(name)
-            text = {"model_cfg": config, "preprocess_cfg": PREPROCESS[name]}
-            (folder / "open_clip_config.json").write_text(json.dumps(text))
-            kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
-            parts = {k: config[k] for k in ("embed_dim", "vision_cfg", "text_cfg")}
-            model = kind(**parts)
-            weights = {k: v.contiguous() for k, v in model.state_dict().items()}
-            save_file(weights, folder / "open_clip_model.safetensors")
-            made[name] = folder
+    made = {name: tmp_path_factory.mktemp(name) for name in CONFIGS}
+    for name, folder in made.items():
+        save_open_clip(CONFIGS[name], PREPROCESS[name], folder)
     return made
 
 

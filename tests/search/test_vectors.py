@@ -58,7 +58,16 @@ def write_lance(path, raw):
     return path / "mine.lance", {}
 
 
-WRITERS = [write_npy, write_npz, write_safetensors, write_parquet, write_lance]
+def write_faiss(path, raw):
+    faiss = pytest.importorskip("faiss", reason="the extra [faiss] is not installed")
+    index = faiss.IndexFlatIP(raw.shape[1])
+    index.add(raw)
+    faiss.write_index(index, str(path / "v.faiss"))
+    (path / "ids.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    return path / "v.faiss", {"ids": path / "ids.txt"}
+
+
+WRITERS = [write_npy, write_npz, write_safetensors, write_parquet, write_lance, write_faiss]
 
 
 def digest(path):
@@ -82,6 +91,30 @@ def test_a_file_of_any_format_is_searched_and_left_as_it_was(tmp_path, space, ra
     assert hits.ids == [NAMES[i] for i in order]
     assert np.allclose(hits.scores, scores[order], atol=1e-5)
     assert search.info["centre"] == "gallery"
+
+
+@pytest.mark.parametrize("recipe", ["Flat", "IVF2,Flat", "HNSW4,Flat", "L2norm,IVF2,Flat"])
+def test_a_faiss_index_of_any_kind_gives_its_vectors_and_ids_back(tmp_path, raw, recipe):
+    faiss = pytest.importorskip("faiss", reason="the extra [faiss] is not installed")
+    plain = faiss.index_factory(raw.shape[1], recipe)
+    plain.train(raw)
+    named = faiss.IndexIDMap(plain)
+    named.add_with_ids(raw, np.arange(100, 100 + len(raw)))
+    faiss.write_index(named, str(tmp_path / "named.index"))
+
+    found = open_vectors(tmp_path / "named.index")
+
+    expected = unit(raw) if "L2norm" in recipe else raw
+    assert found.ids == list(range(100, 100 + len(raw)))
+    assert np.allclose(found.rows(0), expected, atol=1e-5)
+
+
+def test_a_faiss_file_that_is_none_says_so(tmp_path):
+    pytest.importorskip("faiss", reason="the extra [faiss] is not installed")
+    (tmp_path / "broken.faiss").write_bytes(b"not an index")
+
+    with pytest.raises(ConfigError, match="faiss cannot give its vectors back"):
+        open_vectors(tmp_path / "broken.faiss")
 
 
 def test_columns_beside_the_vectors_come_with_the_hits(tmp_path, space, raw):
