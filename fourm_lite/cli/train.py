@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.errors import ConfigError
 
 
 def train(
@@ -29,13 +27,14 @@ def train(
         ConfigError: the recipe is wrong
         FourMError: there is a run already and --resume is missing, or the loss is not finite
     """
+    from fourm_lite.io.recipe import read_toml
     from fourm_lite.training.loop import fit
     from fourm_lite.training.recipes import ModelRecipe, pretraining
     from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
 
     given = {"steps": steps, "out": out}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    if _is_tokenizer(recipe):
+    if "tokenizer" in read_toml(recipe):
         tokenizer = TokenizerRecipe.read(recipe)
         config = replace(tokenizer.train, **changes)
         task, values = tokenizer_training(tokenizer)
@@ -50,14 +49,6 @@ def train(
         print_json(facts)
     else:
         print_facts(facts)
-
-
-def _is_tokenizer(recipe: Path) -> bool:
-    try:
-        content = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the recipe {recipe}: {error}") from error
-    return "tokenizer" in content
 
 
 def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:

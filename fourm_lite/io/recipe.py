@@ -2,16 +2,18 @@
 
 The dataclass is the schema: its fields are the keys, its types are checked, its defaults are the
 only defaults. An unknown key is refused with the nearest one suggested; errors tell where in the
-file they are ("optim.lr").
+file they are ("optim.lr"). A file may name another as its `base` and say only what differs.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,26 +24,66 @@ MAX_BYTES = 4 << 20
 
 
 def from_toml(cls: type[T], path: str | Path) -> T:
-    """The recipe in a TOML file.
+    """The recipe in a TOML file and its bases.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or see `from_dict`
+        ConfigError: the file is missing or no TOML, or see `from_dict` and `read_toml`
+    """
+    data = read_toml(path)
+    try:
+        return from_dict(cls, data)
+    except ConfigError as error:
+        raise ConfigError(f"{Path(path).expanduser()}: {error}") from error
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, over those of the file that it names as its `base`.
+
+    A base lies beside the file that names it. Tables are joined key by key; of anything else, lists
+    too, the value of the nearer file stands.
+
+    Raises:
+        ConfigError: a file is missing, too large or no TOML; or bases form a circle
     """
     place = Path(path).expanduser()
+    chain: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while (key := os.path.abspath(place)) not in seen:
+        seen.add(key)
+        data = _parsed(place)
+        chain.append(data)
+        base = data.pop("base", None)
+        if base is None:
+            return reduce(_joined, reversed(chain))
+        if not isinstance(base, str):
+            raise ConfigError(f"{place}: 'base' should be a path, got {_shown(base)}")
+        place = place.parent / base
+    raise ConfigError(f"{Path(path)}: its bases come back to {place}; leave one `base` out")
+
+
+def _parsed(place: Path) -> dict[str, Any]:
+    """The tables of one file."""
     try:
         with place.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError(f"{place} is too large for a recipe (more than {MAX_BYTES} bytes)")
-        data = tomllib.loads(text.decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {place}: {error.strerror or error}") from error
+        return tomllib.loads(text.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{place} should be TOML: {error}") from error
-    try:
-        return from_dict(cls, data)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the recipe {place}: {reason}") from error
+
+
+def _joined(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, table by table."""
+    both = {
+        key: _joined(base[key], value)
+        for key, value in own.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+    }
+    return {**base, **own, **both}
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:

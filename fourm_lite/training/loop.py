@@ -69,7 +69,8 @@ class TrainConfig:
     """How long and how a run goes.
 
     Units:
-        steps: optimiser steps in all; accumulate: batches a step
+        steps: optimiser steps in all, 0 leaves it to whoever runs it (--steps); accumulate: batches
+            a step
         log_every, eval_every, save_every: steps, 0 for never; keep: checkpoints, 0 for all
         ema: decay, 0 for none; max_seconds: stops (resumably) after that time, 0 for never
         workers: threads that prepare batches ahead, 0 for none; processes: processes that do so
@@ -77,8 +78,8 @@ class TrainConfig:
         track: a project name for trackio, if that is installed
     """
 
-    steps: int
     out: Path
+    steps: int = 0
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     accumulate: int = 1
@@ -95,8 +96,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot run."""
-        if self.steps < 1 or self.accumulate < 1:
-            raise ConfigError(f"steps and accumulate must be at least 1, got {self}")
+        if self.steps < 0 or self.accumulate < 1:
+            raise ConfigError(f"steps must be at least 0, accumulate at least 1, got {self}")
         names = ("log_every", "eval_every", "save_every", "keep", "workers", "processes")
         counts = [getattr(self, name) for name in names]
         if min(counts) < 0:
@@ -123,9 +124,12 @@ def fit(
     """Trains a task; writes `log.jsonl`, `step-*` folders and, at the end, `final/` under `out`.
 
     Raises:
+        ConfigError: `config` says no number of steps
         FourMError: the loss is not finite; or the folder holds a run and `resume` is False
         CheckpointError: the run to resume is of another model
     """
+    if not config.steps:
+        raise ConfigError("the recipe says no number of steps; give one (--steps)")
     run = _Run(task, data, config)
     ledger = run.restore(resume)
     run.history.open(ledger.step, run.is_main)

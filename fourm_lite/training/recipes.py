@@ -321,13 +321,14 @@ def check_sources(components: Sequence[Component], samples: Mapping[str, Aligned
 def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     """The task and the stream of a recipe, ready for `fit`."""
     text = load_text_tokenizer(resolve(recipe.text))
-    model = build_model(recipe)
-    entries = model.config.modalities
+    entries = recipe.config().modalities
+    # The data before the model: what is missing is told before gigabytes of weights are drawn.
     samples = {
         name: read_samples(data, _read_of(name, recipe.components, entries), text)
         for name, data in {"train": recipe.data, **recipe.sources}.items()
     }
     check_sources(recipe.components, samples)
+    model = build_model(recipe)
     stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
     soft = {
         name: soft_targets(_tokenizer_of(entries[name]), temperature)

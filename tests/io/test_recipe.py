@@ -127,3 +127,28 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfinputs = []\n[optim]\nlr = 1")
 
     assert from_toml(Recipe, path).inputs == ()
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path):
+    (tmp_path / "all.toml").write_text(
+        'inputs = ["a", "b"]\nsteps = 5\n[optim]\nlr = 1\nschedule = "linear"\n[guidance]\na = 1.0'
+    )
+    (tmp_path / "more.toml").write_text('base = "all.toml"\nsteps = 7\n[guidance]\nb = 2.0')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "own.toml").write_text(
+        'base = "../more.toml"\ninputs = ["c"]\n[optim]\nlr = 3'
+    )
+
+    assert from_toml(Recipe, tmp_path / "deep" / "own.toml") == Recipe(
+        inputs=("c",), optim=Optim(3.0, "linear"), steps=7, guidance={"a": 1.0, "b": 2.0}
+    )
+
+
+def test_bases_that_lead_nowhere_are_told(tmp_path):
+    wrong = {"itself": '"me.toml"', "none": '"none.toml"', "number": "3", "name": '"a\\u0000b"'}
+    for what, base in wrong.items():
+        (tmp_path / "me.toml").write_text(f"base = {base}\ninputs = []\n[optim]\nlr = 1")
+
+        with pytest.raises(ConfigError, match=r"come back|cannot read|should be a path") as caught:
+            from_toml(Recipe, tmp_path / "me.toml")
+        assert str(tmp_path) in str(caught.value), what

@@ -272,7 +272,15 @@ def test_noise_of_a_step_leaves_the_global_state_alone():
     assert not torch.equal(first[0], other)
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"accumulate": 0}, {"keep": -1}])
+@pytest.mark.parametrize("changes", [{"steps": -1}, {"accumulate": 0}, {"keep": -1}])
 def test_impossible_courses_are_refused(tmp_path, changes):
     with pytest.raises(ConfigError):
         TrainConfig(out=tmp_path, **{"steps": 3, **changes})
+
+
+def test_a_course_without_an_end_is_not_begun(tmp_path):
+    task, stream = tokenizing()
+
+    with pytest.raises(ConfigError, match="--steps"):
+        fit(task, stream, course(tmp_path / "run", steps=0))
+    assert not (tmp_path / "run").exists()
