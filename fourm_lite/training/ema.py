@@ -42,8 +42,8 @@ class Ema:
         finally:
             _fill(model, own)
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Takes up a saved average.
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuses a saved average of other parameters.
 
         Raises:
             CheckpointError: it is of another model
@@ -51,9 +51,11 @@ class Ema:
         if set(tensors) != set(self.average):
             lone = sorted(set(tensors) ^ set(self.average))
             raise CheckpointError(f"the saved average is of another model: {lone[:5]} differ")
+
+    def take(self, model: nn.Module, updates: int) -> None:
+        """Takes the weights of now for the average of so many updates."""
         self.updates = updates
-        for name, value in tensors.items():
-            self.average[name] = value.to(self.average[name])
+        self.average = {n: p.detach().clone() for n, p in _trained(model)}
 
 
 def plain_name(name: str) -> str:

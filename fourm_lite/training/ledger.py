@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from fourm_lite.errors import CheckpointError
 from fourm_lite.training.ema import Ema, plain_name
+from fourm_lite.training.processes import whole_weights
 
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -69,6 +70,7 @@ def save_state(
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights, state = get_state_dict(model, optimizer, options=options)
+    average = {} if ema is None else _whole_average(model, ema)
     target = Path(folder) / f"step-{ledger.step:08d}"
     if _is_writer():
         part = Path(folder) / f".part-{ledger.step:08d}"
@@ -78,7 +80,7 @@ def save_state(
         moments = cast("Mapping[str, Mapping[str, Any]]", state["state"])
         save_file(_apart(_flat(moments)), part / "optimizer.safetensors")
         if ema is not None:
-            save_file(_apart(ema.average), part / "ema.safetensors")
+            save_file(average, part / "ema.safetensors")
         book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
         (part / "state.json").write_text(json.dumps(book, indent=1))
         shutil.rmtree(target, ignore_errors=True)
@@ -110,12 +112,32 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
         set_optimizer_state_dict(model, optimizer, cast("Any", state), options=partly)
         _forget_untouched(model, optimizer, {str(name) for name in _nested(tensors)})
         if ema is not None:
-            ema.load(load_file(path / "ema.safetensors"), int(book["ema_updates"]))
+            _load_average(path / "ema.safetensors", model, ema, int(book["ema_updates"]))
         return Ledger(**book["ledger"])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"cannot go on from {path}: {error}; start afresh in another folder, or without resume"
         ) from error
+
+
+def _whole_average(model: nn.Module, ema: Ema) -> dict[str, Tensor]:
+    """The averaged weights, whole on the first process also where each keeps a part."""
+    with ema.applied(model):
+        weights = whole_weights(model)
+        # copies: on a CPU these are the model's own tensors, which the block's end changes
+        return _apart({name: weights[name] for name in ema.average if name in weights})
+
+
+def _load_average(path: Path, model: nn.Module, ema: Ema, updates: int) -> None:
+    """Takes a saved average up, each process its part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    saved = load_file(path)
+    ema.check(saved)
+    with ema.applied(model):
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(model, cast("dict[str, Any]", saved), options=options)
+        ema.take(model, updates)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -25,6 +25,7 @@ from fourm_lite.training.feed import Batches, Stream, in_processes, in_threads
 from fourm_lite.training.ledger import Ledger, checkpoints, load_state, prune, save_state
 from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
+from fourm_lite.training.processes import any_of, is_sharded, make_accelerator, whole_state
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -139,7 +140,7 @@ def fit(
         for step, batches in run.batches(ledger.step):
             ledger, numbers = run.step(step, batches, ledger)
             run.after(ledger, numbers, progress)
-            if config.max_seconds and time.monotonic() - started > config.max_seconds:
+            if config.max_seconds and run.is_late(started):
                 break
     finally:
         run.history.close()
@@ -152,10 +153,8 @@ class _Run:
     """The moving parts of one call of `fit`."""
 
     def __init__(self, task: Task, data: Stream, config: TrainConfig) -> None:
-        from accelerate import Accelerator
-
         self.task, self.data, self.config = task, data, config
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        self.accelerator = make_accelerator(config.precision)
         self.optimizer = make_optimizer(task.model, config.optim)
         self.model, self.optimizer = self.accelerator.prepare(task.model, self.optimizer)
         self.ema = Ema(self.model, config.ema) if config.ema else None
@@ -170,6 +169,10 @@ class _Run:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         assert isinstance(inner, torch.optim.Optimizer)
         return inner
+
+    def is_late(self, started: float) -> bool:
+        """Whether the time of any process is up; the others stop with it."""
+        return any_of(self.accelerator, time.monotonic() - started > self.config.max_seconds)
 
     def restore(self, resume: bool) -> Ledger:
         found = checkpoints(self.config.out)
@@ -250,8 +253,7 @@ class _Run:
 
     def _update(self) -> float:
         limit = self.config.optim.clip or float("inf")
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trained, limit)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -276,8 +278,10 @@ class _Run:
         """Figures of the averaged weights, or of the weights if there is no average."""
         averaged = self.ema.applied(self.model) if self.ema else nullcontext()
         self.model.eval()
+        # a sharded model computes on all processes or on none
+        takes_part = self.is_main or is_sharded(self.accelerator)
         with averaged, torch.no_grad():
-            figures = self.task.validate() if self.is_main else {}
+            figures = self.task.validate() if takes_part else {}
         self.model.train()
         return {f"val/{name}": value for name, value in figures.items()}
 
@@ -292,10 +296,11 @@ class _Run:
             self.save(ledger)
         self.accelerator.wait_for_everyone()
         self.model.eval()
-        if done and self.is_main:
-            averaged = self.ema.applied(self.model) if self.ema else nullcontext()
-            with averaged:
-                self.task.save(self.config.out / "final")
+        averaged = self.ema.applied(self.model) if self.ema else nullcontext()
+        if done:
+            with averaged, whole_state(self.task.model, self.accelerator):
+                if self.is_main:
+                    self.task.save(self.config.out / "final")
         self.accelerator.wait_for_everyone()
 
 

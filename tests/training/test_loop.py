@@ -2,126 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
-from torch import nn
+from tiny_training import TASKS, classifying, course, losses, pretraining, tokenizing
 
-from fourm_lite.data.loader import ArrayStream, Component, MaskedStream
+from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.modalities.spec import IN, Modality
-from fourm_lite.model.config import FourMConfig
-from fourm_lite.model.fourm import FourM
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.spans import Marks
-from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.ledger import checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.noise import scoped_noise
-from fourm_lite.training.optim import OptimConfig
-from fourm_lite.training.tasks import ClassifyTask, PretrainTask, TokenizerTask
-
-MODALITIES = {
-    "pix": Modality(
-        name="pix", kind="pixels", channels=3, patch_size=4, grid=(2, 2), max_tokens=4,
-        directions=IN,
-    ),
-    "map": Modality(name="map", kind="grid", vocab_size=11, grid=(3, 3), max_tokens=9),
-    "words": Modality(name="words", kind="sequence", vocab_size=40, max_tokens=8),
-}  # fmt: skip
-MARKS = Marks(pad=0, eos=1, sentinels=tuple(range(2, 12)))
-
-
-class Toys:
-    """Seven aligned samples."""
-
-    fingerprint = "toys"
-
-    def __len__(self):
-        return 7
-
-    def sample(self, index, names, source):
-        g = torch.Generator().manual_seed(index)
-        values = {
-            "pix": torch.randn(3, 8, 8, generator=g),
-            "map": torch.randint(0, 11, (9,), generator=g),
-            "words": torch.randint(12, 40, (5,), generator=g).tolist(),
-        }
-        return {n: values[n] for n in names}
-
-
-class PairStream:
-    """Pictures with labels."""
-
-    fingerprint = "pairs"
-
-    def epoch(self, step):
-        return step * 4 / 16
-
-    def batch(self, step, *, rank=0, world=1):
-        g = torch.Generator().manual_seed(step)
-        return Pair(torch.randn(4, 3, 8, 8, generator=g), torch.randint(0, 3, (4,), generator=g))
-
-
-class Pair(tuple):
-    def __new__(cls, *items):
-        return super().__new__(cls, items)
-
-
-def pretraining():
-    torch.manual_seed(1)
-    entries = tuple(MODALITIES.values())
-    config = FourMConfig(
-        inputs=entries, outputs=entries[1:], dim=16, num_heads=2, encoder_depth=2,
-        decoder_depth=1, drop_path_rate_encoder=0.3, drop_path_rate_decoder=0.3,
-    )  # fmt: skip
-    components = [
-        Component(inputs={"pix": 1, "words": 1}, targets={"map": 1, "words": 1},
-                  input_budget=(3, 8), target_budget=(4, 8), batch_size=3),
-        Component(inputs={"map": 1}, targets={"map": 1}, input_budget=(2, 4),
-                  target_budget=(2, 5), batch_size=2, weight=0.5),
-    ]  # fmt: skip
-    stream = MaskedStream({"train": Toys()}, components, MODALITIES, MARKS, seed=3)
-    return PretrainTask(FourM(config).init_weights()), stream
-
-
-def tokenizing(quant_type="lucid"):
-    torch.manual_seed(2)
-    heads = {"num_codebooks": 2} if quant_type == "memcodes" else {}
-    config = TokenizerConfig(
-        image_size=4, n_channels=2, patch_proj=False, patch_size=1, codebook_size=8,
-        latent_dim=8, enc_type="BottleneckMLP/B_1-Wi_12", dec_type="BottleneckMLP/B_1-Wi_12",
-        quant_type=quant_type, threshold_ema_dead_code=1.0, **heads,
-    )  # fmt: skip
-    values = torch.randn(10, 2, 4, 4, generator=torch.Generator().manual_seed(5))
-    return TokenizerTask(VQTokenizer(config)), ArrayStream(values, 3, seed=1, name="maps")
-
-
-def classifying():
-    torch.manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-    model.save = lambda folder: folder.mkdir()
-    return ClassifyTask(model), PairStream()
-
-
-TASKS = {
-    "pretrain": pretraining,
-    "lucid": tokenizing,
-    "memcodes": lambda: tokenizing("memcodes"),
-    "classify": classifying,
-}
-
-
-def course(out, steps=10, **changes):
-    optim = OptimConfig(lr=1e-2, warmup_steps=2, clip=1.0)
-    base = {"optim": optim, "log_every": 1, "save_every": 5, "keep": 2, "ema": 0.9}
-    return TrainConfig(steps=steps, out=out, **{**base, **changes})
-
-
-def losses(out):
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 class Stop(Exception):

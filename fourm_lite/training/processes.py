@@ -1,0 +1,77 @@
+"""Several processes in one run: what is asked of accelerate, decisions that all of them take, and
+whole weights where FSDP keeps a part of them on each.
+
+Unusual: FSDP is that of `fully_shard` (version 2), which leaves a model's own class and names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_lite.errors import ConfigError
+
+
+def make_accelerator(precision: str) -> Any:
+    """An accelerator for one run, whatever the precision of the run before it in this process.
+
+    Raises:
+        ConfigError: it was launched with the first version of FSDP
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    before = AcceleratorState._shared_state.get("_mixed_precision", precision)
+    if before != precision:  # accelerate keeps one for the whole process
+        AcceleratorState._reset_state()
+    # The batch of a mixture touches the tables of its own modalities alone.
+    some_unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[some_unused])
+    if is_sharded(accelerator) and not getattr(accelerator, "is_fsdp2", False):
+        raise ConfigError(
+            "this loop shards weights with FSDP 2, got version 1; launch it with "
+            "`accelerate launch --use_fsdp --fsdp_version 2`"
+        )
+    return accelerator
+
+
+def is_sharded(accelerator: Any) -> bool:
+    """Whether each process keeps only a part of the weights."""
+    return str(accelerator.distributed_type).endswith("FSDP")
+
+
+def any_of(accelerator: Any, own: bool) -> bool:
+    """Whether it is so on any process: the same answer on all of them."""
+    if accelerator.num_processes == 1:
+        return own
+    return bool(accelerator.reduce(torch.tensor(float(own), device=accelerator.device)) > 0)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Names and whole values of a model's state on the first process; call it on every one."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: Any = get_model_state_dict(model, options=options)
+    return dict(weights)
+
+
+@contextmanager
+def whole_state(model: nn.Module, accelerator: Any) -> Iterator[None]:
+    """Inside the block the `state_dict` of a sharded model holds whole weights, on the first
+    process.
+    """
+    if not is_sharded(accelerator):
+        yield
+        return
+    weights = whole_weights(model)
+    model.state_dict = lambda: weights  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del model.state_dict
