@@ -19,7 +19,7 @@ from fourm_lite.batch import TokenBatch
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.model.packing import take_first
-from fourm_lite.nn import attention
+from fourm_lite.nn import attention, linear
 from fourm_lite.sampling.autoregressive import Ends
 from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.passes import Pass, without
@@ -28,13 +28,16 @@ from fourm_lite.tokenization.spans import Marks
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Attention written out, with its scores in memory, as the original does it."""
+    """Attention written out, its scores in memory, and torch's own linear maps: the original's."""
 
     def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         attend = None if bias is None else bias == 0
         return attention.eager_attention(q, k, v, attend)
 
-    with patch.object(attention, "fused_attention", plain):
+    with (
+        patch.object(attention, "fused_attention", plain),
+        patch.object(linear, "_plain_inference", lambda *_: False),
+    ):
         yield
 
 

@@ -16,6 +16,7 @@ from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
+from fourm_lite.nn.linear import project
 from fourm_lite.nn.posemb import sincos_1d, sincos_2d
 
 
@@ -113,7 +114,7 @@ class PixelEncoder(Embedding):
         """float[B, C, H, W] -> float[B, L, D]."""
         p = self.patch_size
         patches = rearrange(tokens.value, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
-        return self.proj(patches.to(self.proj.weight.dtype))
+        return project(self.proj, patches.to(self.proj.weight.dtype))
 
 
 class FeatureEncoder(Embedding):
@@ -126,7 +127,7 @@ class FeatureEncoder(Embedding):
 
     def content(self, tokens: Tokens) -> Tensor:
         """float[B, L, E] -> float[B, L, D]."""
-        return self.emb_proj(tokens.value.to(self.emb_proj.weight.dtype))
+        return project(self.emb_proj, tokens.value.to(self.emb_proj.weight.dtype))
 
 
 EncoderEmbedding = TokenEncoder | PixelEncoder | FeatureEncoder

@@ -170,7 +170,7 @@ class FourM(nn.Module):
         for block in self.encoder:
             x = self._call(block, x, bias)
         output = self.encoder_norm(x)
-        tokens = self.decoder_proj_context(output) + packed.pos
+        tokens = project(self.decoder_proj_context, output) + packed.pos
         present = packed.valid.any(dim=1) if trimmed and bias is not None else None
         if present is not None:
             present = None if bool(present.all()) else present[:, None, None]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.linear import prefers_onednn
 from fourm_lite.nn.packed import PackedLinear, can_pack, replace_linear
 
 _LARGEST = 63  # inputs are 7-bit: without VNNI, a sum of two 8-bit products overflows 16 bits
@@ -140,8 +141,8 @@ def pack_weights(model: FourM) -> FourM:
 
     The same numbers up to rounding, faster wherever a product has few rows: texts of several items,
     guided images. Let go of the model that is given, which does not change, to free its weights;
-    while both are there the memory is twice as much. Where torch has no MKL the model itself is
-    returned.
+    while both are there the memory is twice as much. Where torch has no MKL, or multiplies plain
+    weights faster by oneDNN (CPUs that are not Intel's), the model itself is returned.
 
     Raises:
         FourMError: the weights are not float32 on the CPU
@@ -149,7 +150,8 @@ def pack_weights(model: FourM) -> FourM:
     Example:
         >>> fast = pack_weights(load_model("mini"))  # doctest: +SKIP
     """
-    return _with_linear(model, PackedLinear) if can_pack() else model
+    worth_it = can_pack() and not prefers_onednn()
+    return _with_linear(model, PackedLinear) if worth_it else model
 
 
 def _with_linear(model: FourM, make: Callable[[nn.Linear], nn.Module]) -> FourM:

@@ -145,7 +145,9 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a context float[B, N, D]: two float[B, heads, N, d]."""
-        k, v = rearrange(self.kv(context), "b n (c h d) -> c b h n d", c=2, h=self.num_heads)
+        k, v = rearrange(
+            project(self.kv, context), "b n (c h d) -> c b h n d", c=2, h=self.num_heads
+        )
         return self.k_norm(k), v
 
     def forward(

@@ -1,10 +1,17 @@
-"""A linear map of very few rows on the CPU, as in decoding a text: bound by reading the weights.
+"""A linear map on the CPU without gradients, by the fastest float32 product for its shape.
 
-Unusual: the product is written as `W x^T`, for which BLAS does not copy the weights into another
-layout first. Measured on 2-6 rows of 4M-21_B's shapes: 22 % faster (docs/performance.md).
+Unusual: torch multiplies with MKL, which is slower than it need be in two places. With a few rows,
+as in decoding a text, it copies the weights into another layout; written as `W x^T` it does not.
+On CPUs that are not Intel's, oneDNN's product is ahead of MKL's for one row and for many, from
+plain weights too. Both are measured in docs/performance.md. The choice depends on the machine and
+on the number of rows alone, so a call gives the same bits every time.
 """
 
 from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +25,41 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
     Shapes:
         x: float[..., D_in]; returns float[..., D_out]
     """
-    if type(layer) is nn.Linear and x.ndim == 3 and _few(x):
-        rows = torch.mm(layer.weight, x.flatten(0, 1).t()).t().contiguous()
-        if layer.bias is not None:
-            rows += layer.bias
-        return rows.unflatten(0, x.shape[:2])
+    if type(layer) is not nn.Linear or not _plain_inference(x, layer.weight):
+        return layer(x)
+    rows = x.numel() // x.shape[-1]
+    if 1 < rows <= FEW_ROWS:
+        return _few(layer, x)
+    if rows and prefers_onednn():
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+        return y
     return layer(x)
 
 
-def _few(x: Tensor) -> bool:
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether this torch has both libraries and the CPU is one on which MKL holds back."""
+    both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    return both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not _by_intel()
+
+
+def _by_intel() -> bool:
+    try:
+        named = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        named = platform.processor()
+    return "GenuineIntel" in named
+
+
+def _few(layer: nn.Linear, x: Tensor) -> Tensor:
+    rows = torch.mm(layer.weight, x.flatten(0, -2).t()).t().contiguous()
+    if layer.bias is not None:
+        rows += layer.bias
+    return rows.view(*x.shape[:-1], layer.out_features)
+
+
+def _plain_inference(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
         return False
-    plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and 1 < x.shape[0] * x.shape[1] <= FEW_ROWS
+    plain = x.dtype == weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return plain and not torch.is_autocast_enabled("cpu")

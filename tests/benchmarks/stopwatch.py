@@ -7,6 +7,7 @@ float32 matrix product beside the cases, the best of all repeats counts, and rat
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
@@ -44,6 +45,12 @@ def random_model(inputs: Sequence[str], outputs: Sequence[str]) -> FourM:
             if "norm" not in name:
                 weight.normal_(std=0.02, generator=generator)
     return model.eval()
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _onednn_flops(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    """What torch does not count itself: `fourm_lite.nn.linear` on CPUs that are not Intel's."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def flops(run: Callable[[], object]) -> int:

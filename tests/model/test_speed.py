@@ -16,6 +16,7 @@ from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.model.speed import Int8Linear, compile_blocks, pack_weights, quantize_int8
+from fourm_lite.nn import linear
 from fourm_lite.nn.linear import FEW_ROWS, project
 from fourm_lite.nn.packed import PackedLinear, can_pack
 from fourm_lite.sampling.plan import Plan, Target
@@ -150,14 +151,19 @@ def test_an_int8_map_rounds_each_token_by_itself(bias):
     assert small(x[:, :0]).shape == (2, 0, 48)
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1, 40])
 @pytest.mark.parametrize("bias", [True, False])
-def test_few_rows_are_projected_as_many_are(rows, bias):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_map_gives_the_same_by_whichever_product(rows, bias, onednn, monkeypatch):
+    if onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(linear, "prefers_onednn", lambda: onednn)
     layer = nn.Linear(12, 20, bias=bias)
     x = torch.randn(rows, 1, 12, generator=torch.Generator().manual_seed(0))
 
     with torch.inference_mode():
-        fast = project(layer, x)
+        fast, flat = project(layer, x), project(layer, x[:, 0])
 
+    assert torch.equal(fast[:, 0], flat)
     torch.testing.assert_close(fast, layer(x).detach(), rtol=1e-6, atol=1e-6)
     assert project(layer, x).requires_grad
