@@ -3,18 +3,14 @@
     python -m pytest tests/benchmarks/bench_forward.py -m bench -s
     python tests/benchmarks/bench_forward.py --cpu-time      # 1 thread, CPU seconds
 
-Its FLOPs over its time, as a share of a large float32 matrix product in the same run. Other jobs
-take the cores for seconds at a time, so the product is repeated for about as long as the forward
-takes, just before and just after it, and the median of these shares counts.
+Its FLOPs over its time, as a share of a large float32 matrix product in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,7 +21,7 @@ if __name__ == "__main__":
 
     sys.path[:0] = [str(Path(__file__).parents[i]) for i in (0, 1, 2)]
 
-from benchmarks.stopwatch import SIZE, flops, machine, random_model
+from benchmarks.stopwatch import flops, machine, random_model, share_of_product
 
 from fourm_lite.batch import TokenBatch, Tokens
 
@@ -43,53 +39,12 @@ def measure(*, threads: int = 2, repeats: int = 8, cpu_time: bool = False) -> di
             model(batch, 196, 16)
 
     clock = time.process_time if cpu_time else time.perf_counter
-    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-
-    def products() -> None:
-        for _ in range(products_for(work)):
-            matrix @ matrix
-
-    work = flops(forward)
-    shares, rates, largest = in_turns(forward, work, products, clock, repeats)
     figures = {
-        "bench": "forward", "clock": clock.__name__, "forward_s": work / statistics.median(rates),
-        "GFLOP/s": statistics.median(rates) / 1e9,
-        "calibration_GFLOP/s": statistics.median(largest) / 1e9,
-        "share": statistics.median(shares), "shares": [round(x, 3) for x in shares], **machine(),
+        "bench": "forward", "clock": clock.__name__,
+        **share_of_product(forward, flops(forward), repeats=repeats, clock=clock), **machine(),
     }  # fmt: skip
     print(json.dumps(figures), flush=True)
     return figures
-
-
-def products_for(work: int) -> int:
-    """How many products of the calibration are about as much work."""
-    return max(1, round(work / (2 * SIZE**3)))
-
-
-def in_turns(
-    forward: Callable[[], None],
-    work: int,
-    products: Callable[[], None],
-    clock: Callable[[], float],
-    repeats: int,
-) -> tuple[list[float], list[float], list[float]]:
-    """Of every round the share, the forward's rate and that of the products around it, FLOP/s."""
-    large = products_for(work) * 2 * SIZE**3
-
-    def rate(run: Callable[[], None], amount: int) -> float:
-        start = clock()
-        run()
-        return amount / (clock() - start)
-
-    forward()  # warm
-    before, shares, rates, largest = rate(products, large), [], [], []
-    for _ in range(repeats):
-        rates.append(rate(forward, work))
-        after = rate(products, large)
-        largest.append((before + after) / 2)
-        shares.append(rates[-1] / largest[-1])
-        before = after
-    return shares, rates, largest
 
 
 @pytest.mark.bench

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -88,6 +89,45 @@ def interleaved(
                     synchronized(timed, device)
                     best[one] = min(best[one], clock() - start)
     return {**best, "FLOP/s": 2 * matrix**3 / best.pop("calibration")}
+
+
+def share_of_product(
+    run: Callable[[], object], work: int, *, repeats: int, clock: Callable[[], float]
+) -> dict[str, object]:
+    """The rate of `run`, which is `work` FLOPs, as a share of a large product's beside it.
+
+    Other jobs take the cores for seconds at a time. So the product is repeated for about as long as
+    `run` takes, just before and just after it, and medians count: a short one would catch moments
+    in which nobody else ran.
+    """
+    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    count = max(1, round(work / (2 * SIZE**3)))
+
+    def products() -> None:
+        for _ in range(count):
+            matrix @ matrix
+
+    def rate(one: Callable[[], object], amount: int) -> float:
+        start = clock()
+        one()
+        return amount / (clock() - start)
+
+    run()  # warm
+    large = count * 2 * SIZE**3
+    before, rates, beside = rate(products, large), [], []
+    for _ in range(repeats):
+        rates.append(rate(run, work))
+        after = rate(products, large)
+        beside.append((before + after) / 2)
+        before = after
+    shares = [own / large for own, large in zip(rates, beside, strict=True)]
+    return {
+        "seconds": work / statistics.median(rates),
+        "GFLOP/s": statistics.median(rates) / 1e9,
+        "calibration_GFLOP/s": statistics.median(beside) / 1e9,
+        "share": statistics.median(shares),
+        "shares": [round(share, 3) for share in shares],
+    }
 
 
 def peak_gb(script: str, *arguments: str) -> float:
