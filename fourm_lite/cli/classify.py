@@ -19,7 +19,9 @@ def classify(
     model: Annotated[
         str, Option("--model", "-m", help="A classifier's folder; with --labels mini, hf:..., ...")
     ],
-    labels: Annotated[Texts, Option("--labels", help="Classes in words. Repeatable.")] = None,
+    labels: Annotated[
+        Texts, Option("--labels", help="Classes in words, or LABEL=NAME|NAME.")
+    ] = None,
     templates: Annotated[
         Texts, Option("--template", help="'a photo of a {}'. Repeatable, averaged.")
     ] = None,

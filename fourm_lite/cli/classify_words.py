@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fourm_lite.embedders.images import as_rgb, open_image
-from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.zeroshot import Classification, ZeroShotClassifier, label_prompts
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.search.spaces import ModelSpace, is_embedder, open_space
-from fourm_lite.search.zeroshot import (
-    EMBEDDING_TEMPERATURE,
-    LIKELIHOOD_TEMPERATURE,
-    classify_by_embedding,
-    classify_by_likelihood,
-)
-
-WAYS = ("embedding", "likelihood")
-BATCH = 32
-Judge = Callable[[list[Any]], Classification]
+from fourm_lite.search.zeroshot import BATCH, Judge, open_judge
 
 
 def by_words(
@@ -29,10 +17,8 @@ def by_words(
     top: int,
     *,
     templates: Sequence[str] | None,
-    by: str | None,
     temperature: float | None,
-    device: str | None,
-    **options: str | None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """The labels of photos, most probable first, or why a photo cannot be read.
 
@@ -41,62 +27,44 @@ def by_words(
             the model has no use for
         FourMError: the network reads no text
     """
-    if len(set(labels)) < 2:
-        raise ConfigError(
-            f"--labels needs two or more different classes to tell apart, got {list(labels)}; "
-            "add what else the photo could show"
-        )
-    forms = tuple(templates or ("{}",))
-    label_prompts(labels, forms)  # before a large model is loaded
-    if temperature is not None and not temperature > 0:
-        raise ConfigError(f"--temperature is above 0, got {temperature}")
-    if is_embedder(model):
-        given = [f"--{n.replace('_', '-')}" for n, v in {"by": by, **options}.items() if v]
-        if given:
-            raise ConfigError(f"{', '.join(given)}: for 4M models; '{model}' is a twin encoder")
-        judge = _twin(model, labels, forms, temperature, device)
-    else:
-        judge = _model(model, labels, forms, temperature, by or WAYS[0], device, options)
+    judge = judge_of(model, labels, templates, temperature, **options)
     results: list[dict[str, Any]] = []
     for start in range(0, len(photos), BATCH):
         results += _judged(judge, photos[start : start + BATCH], top)
     return results
 
 
-def _twin(
+def judge_of(
     model: str,
     labels: Sequence[str],
-    templates: tuple[str, ...],
+    templates: Sequence[str] | None,
     temperature: float | None,
-    device: str | None,
+    **options: Any,
 ) -> Judge:
-    embedder = load_embedder(model, **({"device": device} if device else {}))
-    scale = None if temperature is None else 1 / temperature
-    return ZeroShotClassifier(embedder, labels, templates=templates, scale=scale)
+    """What judges by the classes of a command line.
 
-
-def _model(
-    model: str,
-    labels: Sequence[str],
-    templates: tuple[str, ...],
-    temperature: float | None,
-    by: str,
-    device: str | None,
-    options: dict[str, str | None],
-) -> Judge:
-    if by not in WAYS:
-        raise ConfigError(f"--by is one of {', '.join(WAYS)}, got '{by}'")
-    space = open_space(model, device=device, **options)  # type: ignore[arg-type]
-    assert isinstance(space, ModelSpace)
-    if by == "likelihood":
-        warmth = temperature or LIKELIHOOD_TEMPERATURE
-        return lambda pictures: classify_by_likelihood(
-            space.pipe, pictures, labels, templates=templates, temperature=warmth
+    Raises:
+        ConfigError: fewer than two labels, two equal ones, or what `open_judge` refuses
+    """
+    named = names_of(labels)
+    if len(named) < 2 or len(named) < len(labels):
+        raise ConfigError(
+            f"--labels needs two or more different classes to tell apart, got {list(labels)}; "
+            "add what else the photo could show"
         )
-    warmth = temperature or EMBEDDING_TEMPERATURE
-    return lambda pictures: classify_by_embedding(
-        space, pictures, labels, templates=templates, temperature=warmth
-    )
+    if temperature is not None and not temperature > 0:
+        raise ConfigError(f"--temperature is above 0, got {temperature}")
+    forms = tuple(templates or ("{}",))
+    return open_judge(model, named, templates=forms, temperature=temperature, **options)
+
+
+def names_of(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Labels with the names that stand for them: "dog", or "dog=a dog|puppies"."""
+    pairs = [(label, label.partition("=")) for label in labels]
+    return {
+        name.strip() if names else label: [n.strip() for n in (names or label).split("|")]
+        for label, (name, _, names) in pairs
+    }
 
 
 def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any]]:

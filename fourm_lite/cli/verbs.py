@@ -36,6 +36,9 @@ VERBS: dict[str, Verb] = {
     "evaluate same-class": Verb(
         "fourm_lite.cli.evaluate_same_class:same_class", "Photos of one class: mAP (GPR1200)."
     ),
+    "evaluate zeroshot": Verb(
+        "fourm_lite.cli.evaluate_zeroshot:zeroshot", "Classes in words: accuracy."
+    ),
     "evaluate steps": Verb(
         "fourm_lite.cli.evaluate_steps:steps", "Quality of search against decoding steps."
     ),

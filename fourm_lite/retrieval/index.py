@@ -103,7 +103,8 @@ class Index:
         manifest = read_manifest(address)
         if manifest is None:
             raise ConfigError(
-                f"there is no index at {address} (no manifest.json); make one with Index.create"
+                f"there is no index at {address} (no manifest.json); make one with "
+                "`fourm-lite index PHOTOS -o IDX` or Index.create"
             )
         return cls(address, manifest, memory_limit=memory_limit, decode=decode, options=options)
 

@@ -13,11 +13,12 @@ from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite import FourMPipeline
 from fourm_lite.cli import main
+from fourm_lite.embedders import zeroshot
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.centre import Centre
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.zeroshot import classify_by_embedding
+from fourm_lite.search.zeroshot import EMBEDDING_TEMPERATURE, classify_by_embedding
 
 LABELS = ["a red cat", "a dog", "the blue house"]
 TEMPLATES = ["a photo of {}", "two {}"]
@@ -78,12 +79,74 @@ def test_a_model_judges_by_its_expected_vectors(capsys, model, paths):
     assert code == 0, err
     pipe = FourMPipeline.from_pretrained(model)
     texts = pipe.embed([{"caption": f"a photo of {label}"} for label in LABELS])
-    logits = torch.from_numpy(pipe.embed([{"rgb": path} for path in paths]) @ texts.T / 0.1)
+    logits = torch.from_numpy(
+        pipe.embed([{"rgb": path} for path in paths]) @ texts.T / EMBEDDING_TEMPERATURE
+    )
     for result, row in zip(json.loads(shown), logits.softmax(1), strict=True):
         best = row.argsort(descending=True).tolist()[:2]
         assert [c["label"] for c in result["top"]] == [LABELS[i] for i in best]
         found = [c["probability"] for c in result["top"]]
         assert found == pytest.approx(row[best].tolist(), abs=1e-4)
+
+
+def test_a_class_may_have_several_names(capsys, twin, paths):
+    words = ("--labels", "cat=a red cat|the cat", "--labels", "dog")
+
+    code, shown, err = run(capsys, "classify", *paths, *words, "--model", f"hf:{twin}", "--json")
+
+    assert code == 0, err
+    names = {"cat": ["a red cat", "the cat"], "dog": "dog"}
+    want = zeroshot.classify(load_embedder(f"hf:{twin}"), paths, names).probabilities
+    for got, row in zip(chances(json.loads(shown)), want.tolist(), strict=True):
+        assert got == pytest.approx(dict(zip(names, row, strict=True)), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Seven drawings of three classes with labels.jsonl, one of them unreadable."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = []
+    for i in range(7):
+        photo(i).save(folder / f"{i}.png")
+        rows.append({"id": str(i), "file": f"{i}.png", "label": LABELS[i % 3], "split": "test"})
+    (folder / "6.png").write_text("no picture")
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("by", [None, "embedding", "likelihood"])
+def test_accuracy_is_that_of_the_answers(capsys, twin, model, labelled, tmp_path, by):
+    source = f"hf:{twin}" if by is None else model
+    ask = ("--model", source, *(("--by", by) if by else ()), "--template", "a photo of {}")
+    out = tmp_path / "report.json"
+
+    code, _, err = run(capsys, "evaluate", "zeroshot", "--data", labelled, *ask, "--json", out)
+    photos = [labelled / f"{i}.png" for i in range(6)]
+    _, shown, _ = run(capsys, "classify", *photos, "--labels", *sorted(LABELS), *ask, "--json")
+
+    assert code == 0, err
+    report = json.loads(out.read_text(encoding="utf-8"))
+    answers = [r["label"] for r in json.loads(shown)]
+    right = [answer == LABELS[i % 3] for i, answer in enumerate(answers)]
+    assert report["accuracy"] == pytest.approx(np.mean(right))
+    found = [row[LABELS[i % 3]] for i, row in enumerate(chances(json.loads(shown)))]
+    assert report["log_loss"] == pytest.approx(-np.log(found).mean(), abs=1e-4)
+    assert report["best_temperature"] > 0
+    assert [skip["id"] for skip in report["protocol"]["skipped"]] == ["6"]
+
+
+def test_a_part_of_the_photos_and_other_words_can_be_asked(capsys, twin, labelled, tmp_path):
+    ask = ("evaluate", "zeroshot", "--data", labelled, "--model", f"hf:{twin}")
+
+    code, shown, err = run(
+        capsys, *ask, "--limit", "3", "--labels", "a dog=dog|puppy", "--json", "-"
+    )
+    wrong, _, refusal = run(capsys, *ask, "--labels", "a fish=fish")
+
+    assert code == 0, err
+    assert json.loads(shown)["protocol"]["test_photos"] == 3
+    assert wrong == 2
+    assert "has no class 'a fish'" in " ".join(refusal.split())
 
 
 def test_a_models_centre_is_taken_off(model, paths):
@@ -96,7 +159,7 @@ def test_a_models_centre_is_taken_off(model, paths):
 
     words = centred.embed_items([{"caption": label} for label in LABELS])
     photos = centred.embed_items([{"rgb": path} for path in paths])
-    assert np.allclose(other.logits, photos @ words.T / 0.1, atol=1e-4)
+    assert np.allclose(other.logits, photos @ words.T / EMBEDDING_TEMPERATURE, atol=1e-4)
     assert not np.allclose(other.logits, plain.logits, atol=1e-2)
     with pytest.raises(ConfigError, match="above 0"):
         classify_by_embedding(space, paths, LABELS, temperature=0.0)
@@ -113,7 +176,9 @@ def test_a_model_judges_by_the_likelihood_of_words(capsys, model, paths, tmp_pat
     assert "none.png" in missing["error"]
     pipe = FourMPipeline.from_pretrained(model)
     sentences = [form.format(label) for label in LABELS for form in TEMPLATES]
-    scores = pipe.score({"caption": sentences}, [{"rgb": path} for path in paths])
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    scores = pipe.score({"caption": sentences}, [{"rgb": path} for path in [*paths, grey]])
+    scores = scores[:2] - scores[2:]
     logits = torch.from_numpy(scores.reshape(2, 3, 2).mean(2))
     for got, want in zip(chances(results), logits.softmax(1).tolist(), strict=True):
         assert got == pytest.approx(dict(zip(LABELS, want, strict=True)), abs=1e-5)
