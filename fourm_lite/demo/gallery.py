@@ -1,4 +1,6 @@
-"""What the demo searches: the user's photos, or photos inside installed packages and drawings."""
+"""What the demo searches, and what it asks for: the user's photos, or photos inside installed
+packages and drawings.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +8,74 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from fourm_lite.data.records import ENDINGS
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 
-# Photographs that come with packages which many environments hold: (package, folder).
-_INSTALLED = (("sklearn", "datasets/images"), ("skimage", "data"))
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"})
+# Photographs that come with packages which many environments hold, people first: package, file,
+# and words that ask for it.
+_INSTALLED = (
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a woman in a uniform"),
+    ("skimage", "data/astronaut.png", "a woman smiles"),
+    ("sklearn", "datasets/images/china.jpg", "a tall building with trees"),
+    ("skimage", "data/chelsea.png", "a cat"),
+    ("skimage", "data/coffee.png", ""),
+    ("skimage", "data/rocket.jpg", ""),
+    ("sklearn", "datasets/images/flower.jpg", ""),
+)
+_OF_DRAWINGS = ("red on white", "a blue ball", "a green sign")
+EXAMPLES = ("a dog runs through the grass", "two people at the beach", "a red flower")
+"""What is asked of photos that are not known."""
 
 
 def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -> Path:
     """A folder of pictures: `photos` itself, or one that is filled here.
 
     Raises:
-        ConfigError: `photos` holds no picture
+        ConfigError: `photos` is no folder, or holds no picture
     """
     if photos is not None:
-        if not photos.is_dir() or not any(p.suffix.lower() in _PICTURES for p in photos.rglob("*")):
-            raise ConfigError(f"--photos expects a folder with pictures, got {photos}")
+        if not photos.is_dir():
+            raise ConfigError(f"--photos expects a folder with pictures, there is none at {photos}")
+        if not pictures(photos):
+            known = ", ".join(sorted(ENDINGS))
+            raise ConfigError(
+                f"--photos expects a folder with pictures, {photos} holds none; known endings: "
+                f"{known}"
+            )
         return photos
     folder.mkdir(parents=True, exist_ok=True)
-    for source in installed_photos():
+    for source, _ in _installed():
         shutil.copyfile(source, folder / source.name)
     for drawing in drawings(num_drawings):
         drawing.picture.save(folder / drawing.name)
     return folder
 
 
-def installed_photos() -> list[Path]:
-    """Photographs inside installed packages."""
-    found: list[Path] = []
-    for package, below in _INSTALLED:
+def pictures(folder: Path) -> list[Path]:
+    """The files below a folder whose names end as those of pictures do; drawings of ours last."""
+    found = [p for p in folder.rglob("*") if p.suffix[1:].lower() in ENDINGS and p.is_file()]
+    return sorted(found, key=lambda p: (is_drawing(p), p))
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether a picture of the gallery is one of `drawings`."""
+    return path.name.startswith("drawing_") and path.suffix == ".png"
+
+
+def questions(photos: Path | None) -> tuple[str, ...]:
+    """Three captions to search the gallery with; of our own gallery they suit what it holds."""
+    if photos is not None:
+        return EXAMPLES
+    of_photos = [words for _, words in _installed() if words]
+    return (*of_photos[:2], *_OF_DRAWINGS)[:3]
+
+
+def _installed() -> list[tuple[Path, str]]:
+    """Photographs inside installed packages, each with words that ask for it."""
+    found: list[tuple[Path, str]] = []
+    for package, below, words in _INSTALLED:
         spec = find_spec(package)
-        for root in spec.submodule_search_locations or [] if spec else []:
-            place = Path(root) / below
-            found += sorted(p for p in place.glob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+        roots = spec.submodule_search_locations or [] if spec else []
+        found += [(Path(root) / below, words) for root in roots if (Path(root) / below).is_file()]
     return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fourm_lite.demo.drawings import drawings
+from fourm_lite.demo.gallery import EXAMPLES
 from fourm_lite.demo.random_weights import write_random_family
 from fourm_lite.errors import CheckpointError
 
 SHIPPED = "mini"
-WORDS = ("a dog runs through the grass", "two people at the beach", "a red flower")
 
 
 def example_model(folder: str | Path = "random_model") -> Path:
@@ -20,4 +20,4 @@ def example_model(folder: str | Path = "random_model") -> Path:
         return shipped(SHIPPED)
     except CheckpointError:
         captions = [d.caption for d in drawings(216, size=8)]
-        return write_random_family(Path(folder), [*captions, *WORDS] * 3)
+        return write_random_family(Path(folder), [*captions, *EXAMPLES] * 3)

@@ -17,15 +17,17 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 24px aut
        color: #222; background: #fafafa }
 h1 { font-size: 26px } h2 { font-size: 19px; margin-top: 36px }
 pre { background: #272822; color: #f8f8f2; padding: 10px 12px; border-radius: 6px;
-      overflow-x: auto }
+      white-space: pre-wrap; overflow-wrap: anywhere }
 ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 14px }
 * { box-sizing: border-box }
 li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px; width: 176px }
 img { width: 100%; display: block; image-rendering: auto; border-radius: 3px }
 small { display: block; color: #555; overflow-wrap: anywhere } b { font-size: 13px }
 .warning { background: #fff3cd; border: 1px solid #e0c060; padding: 10px 12px; border-radius: 6px }
-blockquote { margin: 0; font-size: 13px; min-height: 40px; overflow-wrap: anywhere }
+blockquote { margin: 0; font-size: 13px; min-height: 40px; overflow-wrap: anywhere;
+             white-space: pre-line }
 """
+_LEAST = 160  # pixels that a card shows
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Section:
     cards: Sequence[Card] = ()
 
 
-def render(title: str, sections: Sequence[Section], *, warning: str = "") -> str:
+def render(title: str, sections: Sequence[Section], *, text: str = "", warning: str = "") -> str:
     """The page; every text is escaped, pictures are embedded."""
     banner = f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
+    banner += f"<p>{html.escape(text)}</p>" if text else ""
     body = "\n".join(_section(s) for s in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -82,9 +85,14 @@ def _card(card: Card) -> str:
 
 
 def _embedded(picture: Image) -> str:
-    """A picture as a data address, at most 320 pixels wide."""
+    """A picture as a data address, at most 320 pixels wide; a small map as whole squares."""
+    from PIL import Image
+
     small = picture.convert("RGB")
     small.thumbnail((320, 320))
+    if (times := _LEAST // max(small.size)) > 1:
+        size = (small.width * times, small.height * times)
+        small = small.resize(size, Image.Resampling.NEAREST)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=86)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fourm_lite.demo.gallery import make_gallery
-from fourm_lite.demo.models import SHIPPED, WORDS, example_model
+from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
+from fourm_lite.demo.models import SHIPPED, example_model
 from fourm_lite.demo.page import Card, Section, render
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import open_picture, to_rgb
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.retrieval.compose import compose
-from fourm_lite.retrieval.exact import Floats
-from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
+from fourm_lite.search.engine import Search
+from fourm_lite.search.gallery import open_index
+from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, open_space
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ RANDOM = (
     "These weights are random: no trained model ships with this version, so what the searches find "
     "and what is generated means nothing. Everything else is the real thing."
 )
+TITLE = "fourm_lite: search anything with anything"
 _SHOWN, _DEPTH, _MOST = 6, 20, 500
 Say = Callable[[str], None]
 
@@ -57,34 +57,54 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
         say: told what is being done
 
     Raises:
-        FourMError: the folder holds no picture that can be read
+        FourMError: the folder holds no picture that can be read, or `out` is no folder
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out expects a folder for the page, {out} is none and cannot be made "
+            f"({error.strerror}); name another"
+        ) from error
+    gallery = make_gallery(photos, out / "gallery")
     model = example_model(out / "random_model")
     is_random = model.parent == out
     say(f"model: {model}" + (" (random weights)" if is_random else ""))
     pipe = FourMPipeline.from_pretrained(model)
-    gallery = make_gallery(photos, out / "gallery")
     shown = _readable(gallery, say)
     say(f"embedding {len(shown)} pictures")
     space = open_space(pipe)
     assert isinstance(space, ModelSpace)
-    vectors = space.embed_items([{"rgb": p.picture} for p in shown])
-    index = _index(out / "index", shown, vectors, space)
+    search = Search(_index(out / "index", shown, space), space)
     say("searching")
-    sections = _search_sections(space, index, shown, gallery)
+    sections = [
+        _search_section(search, asked, shown, gallery)
+        for asked in _searches(shown, questions(photos))
+    ]
     say("generating")
     sections.append(_generate_section(pipe, shown[0]))
     page = out / "demo.html"
     warning = RANDOM if is_random else ""
-    page.write_text(render("fourm_lite: search anything with anything", sections, warning=warning))
+    text = _introduction(shown, gallery)
+    page.write_text(render(TITLE, sections, text=text, warning=warning), encoding="utf-8")
     return page
+
+
+def _introduction(shown: Sequence[Photo], gallery: Path) -> str:
+    drawn = sum(is_drawing(p.path) for p in shown)
+    counts = (("photo", len(shown) - drawn), ("drawing", drawn))
+    kinds = [f"{n} {word}{'s' if n > 1 else ''}" for word, n in counts if n]
+    return (
+        f"{' and '.join(kinds)} of {gallery.resolve()}, seen by the model as pixels alone. The "
+        "commands make each part again from a terminal in which fourm-lite is installed; IDX is a "
+        "folder for the index. A number under a picture is its similarity to what was asked."
+    )
 
 
 def _readable(gallery: Path, say: Say) -> list[Photo]:
     """The pictures that open, at most 500; the others are named."""
     found: list[Photo] = []
-    for path in sorted(p for p in gallery.rglob("*") if p.is_file()):
+    for path in pictures(gallery):
         try:
             picture = to_rgb(open_picture(path.read_bytes()))
         except (FourMError, OSError) as error:
@@ -100,56 +120,71 @@ def _readable(gallery: Path, say: Say) -> list[Photo]:
     return found
 
 
-def _index(path: Path, shown: Sequence[Photo], vectors: Floats, space: ModelSpace) -> Index:
-    import shutil
-
+def _index(path: Path, shown: Sequence[Photo], space: ModelSpace) -> Index:
     shutil.rmtree(path, ignore_errors=True)
-    index = Index.create(path, space=space.name)
-    index.add([str(i) for i in range(len(shown))], vectors, name=[p.path.name for p in shown])
+    index = open_index(path, space)
+    vectors, codes = space.embed_pictures([p.picture for p in shown])
+    uris = [str(p.path.resolve()) for p in shown]
+    index.add([str(i) for i in range(len(shown))], vectors, codes=codes, uri=uris)
     return index
 
 
-def _search_sections(
-    space: ModelSpace, index: Index, shown: Sequence[Photo], gallery: Path
-) -> list[Section]:
-    prefix = f"fourm-lite index {_quoted(gallery)} -o IDX\nfourm-lite search IDX"
-    sections = []
-    for words in WORDS:
-        hits = index.search(space.embed_items([{"caption": words}]), k=_SHOWN)
-        command = f'{prefix} --caption "{words}"'
-        sections.append(Section(f"By words: {words}", "", command, _cards(hits, shown)))
-    picture = shown[min(1, len(shown) - 1)]
-    by_picture, by_words = space.embed_items([{"rgb": picture.picture}, {"caption": WORDS[0]}])
-    asked = [Card("asked with", picture.picture, picture.path.name)]
-    hits = index.search(by_picture, k=_SHOWN)
-    command = f"{prefix} --image {_quoted(picture.path)}"
-    sections.append(Section("By picture", "", command, [*asked, *_cards(hits, shown)]))
-    both = compose([by_picture, by_words])
-    hits = index.search(both, k=_SHOWN)
-    command = (
-        f'{prefix} --image {_quoted(picture.path)} --caption "{WORDS[0]}" --compose arithmetic'
+@dataclass(frozen=True)
+class _Asked:
+    """One search: what is asked, and how the hits are put in order."""
+
+    title: str
+    words: str = ""
+    photo: Photo | None = None
+    rerank: int = 0
+    text: str = ""
+
+    @property
+    def query(self) -> Query:
+        picture = {} if self.photo is None else {"rgb": self.photo.picture}
+        words = {"caption": self.words} if self.words else {}
+        return Query.of({**picture, **words}, compose="arithmetic" if picture and words else None)
+
+    @property
+    def flags(self) -> str:
+        """The same for the command line."""
+        picture = f"--image {_quoted(self.photo.path)}" if self.photo else ""
+        words = f"--caption {shlex.quote(self.words)}" if self.words else ""
+        both = "--compose arithmetic" if picture and words else ""
+        rerank = f"--rerank {self.rerank}" if self.rerank else ""
+        return " ".join(filter(None, (picture, words, both, rerank)))
+
+
+def _searches(shown: Sequence[Photo], asked_for: Sequence[str]) -> list[_Asked]:
+    """By words, by a picture, by both, and reranked."""
+    # in our own gallery a drawing: there are others like it
+    second = shown[min(1, len(shown) - 1)]
+    picture, words = next((p for p in shown if is_drawing(p.path)), second), asked_for[-1]
+    first, depth = asked_for[0], min(_DEPTH, len(shown))
+    how = (
+        f"The first {depth} hits, put in order by how well they explain the words: the numbers are "
+        "log probabilities."
     )
-    sections.append(Section("By both", "", command, [*asked, *_cards(hits, shown)]))
-    sections.append(_rerank_section(space, index, shown, prefix))
-    return sections
-
-
-def _rerank_section(
-    space: ModelSpace, index: Index, shown: Sequence[Photo], prefix: str
-) -> Section:
-    words = WORDS[0]
-    hits = index.search(space.embed_items([{"caption": words}]), k=min(_DEPTH, len(shown)))
-    pictures = [{"rgb": shown[int(i)].picture} for i in hits.ids]
-    scores = space.pipe.score({"caption": words}, pictures)[:, 0]
-    order = np.argsort(-scores, kind="stable")[:_SHOWN]
-    cards = [
-        Card(f"{rank}. log p {scores[i]:.2f}", pictures[i]["rgb"], f"was {i + 1}.")
-        for rank, i in enumerate(order.tolist(), 1)
+    return [
+        *(_Asked(f"By words: {w}", w) for w in asked_for),
+        _Asked("By picture", photo=picture),
+        _Asked(f"By both: a picture and {words}", words, picture),
+        _Asked(f"Reranked: {first}", first, rerank=depth, text=how),
     ]
-    text = f"The first {len(hits)} hits, put in order by how well they explain the words."
-    return Section(
-        f"Reranked: {words}", text, f'{prefix} --caption "{words}" --rerank {len(hits)}', cards
-    )
+
+
+def _search_section(
+    search: Search, asked: _Asked, shown: Sequence[Photo], gallery: Path
+) -> Section:
+    hits = search(asked.query, _SHOWN, rerank=asked.rerank)
+    cards = [
+        Card(f"{rank}. {hit.score:.3f}", shown[int(hit.id)].picture, shown[int(hit.id)].path.name)
+        for rank, hit in enumerate(hits, 1)
+    ]
+    if asked.photo is not None:
+        cards = [Card("asked with", asked.photo.picture, asked.photo.path.name), *cards]
+    command = f"fourm-lite index {_quoted(gallery)} -o IDX\nfourm-lite search IDX {asked.flags}"
+    return Section(asked.title, asked.text, command, cards)
 
 
 def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
@@ -168,11 +203,3 @@ def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
 def _quoted(path: Path) -> str:
     """A path as a command can hold it, from any folder."""
     return shlex.quote(str(path.resolve()))
-
-
-def _cards(hits: Hits, shown: Sequence[Photo]) -> list[Card]:
-    found: list[Card] = []
-    for rank, hit in enumerate(hits, 1):
-        photo = shown[int(hit.id)]
-        found.append(Card(f"{rank}. {hit.score:.3f}", photo.picture, photo.path.name))
-    return found

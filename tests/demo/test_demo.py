@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.demo.gallery import make_gallery
+from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
 from fourm_lite.demo.page import Card, Section, render
+from fourm_lite.demo.run import run_demo
 from fourm_lite.errors import ConfigError
 from fourm_lite.show import Cell, contact_sheet
 
@@ -22,20 +23,41 @@ def test_the_gallery_of_nobody_holds_drawings(tmp_path):
     assert len(list(gallery.glob("drawing_*.png"))) == 5
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_pictures_or_none_at_all_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
 
-    with pytest.raises(ConfigError, match="folder with pictures"):
+    with pytest.raises(ConfigError, match="holds none"):
         make_gallery(tmp_path, tmp_path / "gallery")
+    with pytest.raises(ConfigError, match="there is none at"):
+        make_gallery(tmp_path / "gone", tmp_path / "gallery")
+
+
+def test_photos_come_before_drawings_and_the_words_suit_them(tmp_path):
+    found = pictures(make_gallery(None, tmp_path / "gallery", num_drawings=5))
+
+    assert [is_drawing(p) for p in found] == sorted(is_drawing(p) for p in found)
+    assert len(set(questions(None))) == len(questions(tmp_path)) == 3
+    assert not set(questions(None)) & set(questions(tmp_path))
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_place_of_the_pages_folder_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ConfigError, match="--out expects a folder"):
+        run_demo(tmp_path, tmp_path / "file" / below)
+
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_page_escapes_what_it_shows():
     evil = "<script>alert('x')</script>"
+    sections = [Section(evil, evil, evil, [Card(evil, evil, evil)])]
 
-    page = render(evil, [Section(evil, evil, evil, [Card(evil, evil, evil)])], warning=evil)
+    page = render(evil, sections, text=evil, warning=evil)
 
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 7
+    assert page.count("&lt;script&gt;") >= 8
 
 
 def test_a_contact_sheet_holds_every_cell():
@@ -49,8 +71,6 @@ def test_a_contact_sheet_holds_every_cell():
 
 
 def test_commands_on_the_page_can_be_pasted_whatever_the_folder_is_called(tmp_path):
-    from fourm_lite.demo.run import run_demo
-
     photos = tmp_path / "my photos"
     photos.mkdir()
     for drawing in drawings(3, size=32):
@@ -63,3 +83,17 @@ def test_commands_on_the_page_can_be_pasted_whatever_the_folder_is_called(tmp_pa
     assert f"--input &#x27;rgb={photos}/drawing_000.png&#x27;" in page
     for title in ("Reranked", "Colour palette", "Canny edges", "Semantic segmentation", "Caption"):
         assert title in page
+
+
+def test_one_photo_is_a_gallery_and_what_is_cut_off_is_left_out(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (drawing,) = drawings(1, size=64)
+    drawing.picture.save(photos / "a.png")
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    told = []
+
+    page = run_demo(photos, tmp_path / "out", say=told.append).read_text()
+
+    assert "1 photo of" in page
+    assert any("b.png" in line for line in told)
