@@ -30,12 +30,13 @@ MARKS = Marks(pad=0, eos=1, sentinels=tuple(range(2, 12)))
 
 
 class Toys:
-    """Seven aligned samples."""
+    """A few aligned samples."""
 
-    fingerprint = "toys"
+    def __init__(self, count=7):
+        self.count, self.fingerprint = count, f"toys {count}"
 
     def __len__(self):
-        return 7
+        return self.count
 
     def sample(self, index, names, source):
         g = torch.Generator().manual_seed(index)
@@ -84,6 +85,21 @@ def pretraining():
     ]  # fmt: skip
     stream = MaskedStream({"train": Toys()}, components, MODALITIES, MARKS, seed=3)
     return PretrainTask(tiny_fourm(drop_path=0.3)), stream
+
+
+def mixed_pretraining():
+    """Two sources of other sizes, three components."""
+    rest = {"target_budget": (3, 6), "batch_size": 2}
+    components = [
+        Component(inputs={"pix": 1, "words": 1}, targets={"map": 1}, input_budget=(3, 8), **rest),
+        Component(inputs={"words": 1}, targets={"words": 1}, input_budget=(2, 5), source="more",
+                  weight=0.7, **rest),
+        Component(inputs={"map": 1}, targets={"words": 1}, input_budget=(2, 4), source="more",
+                  weight=0.5, **rest),
+    ]  # fmt: skip
+    sources = {"train": Toys(), "more": Toys(11)}
+    stream = MaskedStream(sources, components, MODALITIES, MARKS, seed=5)
+    return PretrainTask(tiny_fourm(drop_path=0.2)), stream
 
 
 def even_pretraining(batch_size):

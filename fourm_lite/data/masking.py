@@ -53,10 +53,10 @@ def grid_mask(
         returns: inputs bool[n], targets bool[n], never both at one cell
     """
     # The cell's own number after sorting is its rank; the original takes the inverse permutation.
-    ranks = source.uniforms(n).argsort()
+    ranks = source.uniforms(n).argsort().numpy()
     inputs = ranks < input_budget
     wanted = n if target_budget is None else input_budget + target_budget
-    return inputs, (ranks >= input_budget) & (ranks < wanted)
+    return torch.from_numpy(inputs), torch.from_numpy(~inputs & (ranks < wanted))
 
 
 def mask_grid(

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.tokenization.randomness import RandomSource
 
 CROPS = "crop_settings"
+_CAPTIONS = 1 << 16  # whose tokens are kept, about 20 MB
 Array = npt.NDArray[Any]
 Writer = Callable[[int, int, RandomSource], Chunks | None]
 """What a sequence modality says of record i, crop k, as chunks of token ids; None: nothing."""
@@ -125,9 +127,16 @@ def aligned(ids: Sequence[str], wanted: Sequence[str], values: Array) -> Array:
 
 def normalized(image: Any) -> Tensor:
     """A PIL picture as the model reads it: float32[3, H, W] by ImageNet's mean and deviation."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
-    return (pixels - mean) / torch.tensor(IMAGENET_STD)[:, None, None]
+    pixels, table = np.asarray(image, dtype=np.uint8), _normal_values()
+    return torch.from_numpy(np.stack([table[c][pixels[:, :, c]] for c in range(3)]))
+
+
+@cache
+def _normal_values() -> npt.NDArray[np.float32]:
+    """The normalized value of each byte of each channel: float32[3, 256]."""
+    mean, std = torch.tensor(IMAGENET_MEAN)[:, None], torch.tensor(IMAGENET_STD)[:, None]
+    values: npt.NDArray[np.float32] = ((torch.arange(256).float() / 255 - mean) / std).numpy()
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +218,10 @@ class AlignedSamples:
 
 def caption_writer(records: Sequence[Record], encode: Callable[[str], list[int]]) -> Writer:
     """Says one of the captions of a photo, drawn anew each time."""
+    known = lru_cache(_CAPTIONS)(encode)
 
     def write(index: int, crop: int, source: RandomSource) -> Chunks | None:
         captions = records[index].captions
-        return [[i] for i in encode(captions[source.below(len(captions))])] if captions else None
+        return [[i] for i in known(captions[source.below(len(captions))])] if captions else None
 
     return write

@@ -53,7 +53,7 @@ class TorchSource:
         self._torch = generator
         # torch has no public Dirichlet with a generator, so NumPy's is seeded from ours.
         seed = int(torch.randint(2**62, (), generator=generator))
-        self._numpy = np.random.default_rng(seed)
+        self._numpy = np.random.Generator(np.random.PCG64(seed))
 
     @classmethod
     def seeded(cls, seed: int) -> TorchSource:
@@ -74,7 +74,7 @@ class TorchSource:
 
     def below(self, n: int) -> int:
         """A whole number in 0..n-1."""
-        return int(self._numpy.integers(n))
+        return int(self._numpy.integers(n)) if n != 1 else 0
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """The items in a random order; the argument is unchanged."""
@@ -82,6 +82,12 @@ class TorchSource:
 
     def dirichlet(self, alphas: Sequence[float]) -> list[float]:
         """Shares that add up to 1; a zero among the positive `alphas` gets nothing."""
+        positive = [alpha for alpha in alphas if alpha > 0]
+        if len(positive) == 1 and positive[0] >= 0.1:
+            # What NumPy draws for one, without its checks; the share may be 1 - 1e-16 there too.
+            drawn = self._numpy.standard_gamma(positive[0])
+            share = drawn * (1.0 / drawn) if drawn else 1.0
+            return [share if alpha > 0 else 0.0 for alpha in alphas]
         return _dirichlet(self._numpy, alphas)
 
 

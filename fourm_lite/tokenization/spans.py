@@ -147,12 +147,21 @@ def draw_spans(
     if budget is not None and budget <= 0:
         hidden = mask_chunk_spans(chunks, [False] * len(chunks), marks)
         return Spans((), hidden.targets)
+    lengths = [len(chunk) for chunk in chunks]
     while True:
-        kept = source.uniforms(len(chunks)) < probability
-        spans = mask_chunk_spans(chunks, kept.tolist(), marks)
-        if budget is None or len(spans.inputs) <= budget:
-            return spans
+        kept = (source.uniforms(len(chunks)) < probability).tolist()
+        if budget is None or _input_length(lengths, kept) <= budget:
+            return mask_chunk_spans(chunks, kept, marks)
         probability *= KEEP_DECAY
+
+
+def _input_length(lengths: Sequence[int], keep: Sequence[bool]) -> int:
+    """Tokens of the input of `mask_chunk_spans`: what is kept, and a sentinel for each run."""
+    total, before = 0, True
+    for length, kept in zip(lengths, keep, strict=True):
+        total += length if kept else before
+        before = kept
+    return total
 
 
 def _keep_probability(keep: KeepScheme, source: RandomSource) -> float:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from fourm_lite.data.masking import (
     stack_masked,
     want,
 )
+from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD, normalized
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.tokenization.randomness import TorchSource
-from fourm_lite.tokenization.spans import Marks, merge_spans
+from fourm_lite.tokenization.spans import Marks, _input_length, mask_chunk_spans, merge_spans
 
 MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 84)))
 GRID = Modality(name="tok@64", kind="grid", vocab_size=50, grid=(4, 4), max_tokens=16)
@@ -277,3 +279,34 @@ def test_a_batch_holds_its_samples_and_leaves_absent_ones_empty():
 def test_an_empty_batch_is_an_error():
     with pytest.raises(ShapeError, match="at least one sample"):
         stack_masked([])
+
+
+def test_one_share_is_what_numpy_draws_for_one():
+    for alpha in (0.05, 0.1, 1.0, 3.0):
+        ours = TorchSource.seeded(3)
+        seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(3)))
+        numpy = np.random.default_rng(seed)
+        for _ in range(50):
+            assert ours.dirichlet([0.0, alpha]) == [0.0, float(numpy.dirichlet([alpha])[0])]
+        assert ours.uniform() == numpy.random()
+
+
+def test_the_length_of_an_input_is_known_before_it_is_made():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        n = int(rng.integers(9))
+        chunks = [[20] * int(k) for k in rng.integers(1, 4, n)]
+        keep = (rng.random(n) < 0.5).tolist()
+
+        made = mask_chunk_spans(chunks, keep, MARKS)
+
+        assert _input_length([len(c) for c in chunks], keep) == len(made.inputs)
+
+
+def test_pixels_from_a_table_are_the_formulas_own():
+    pixels = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+
+    expected = (torch.from_numpy(pixels).float() / 255 - mean) / std
+
+    assert torch.equal(normalized(pixels), expected.permute(2, 0, 1))

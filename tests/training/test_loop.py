@@ -6,13 +6,24 @@ import math
 
 import pytest
 import torch
-from tiny_training import TASKS, classifying, course, losses, pretraining, tokenizing
+from safetensors.torch import load_file
+from tiny_training import (
+    TASKS,
+    classifying,
+    course,
+    losses,
+    mixed_pretraining,
+    pretraining,
+    tokenizing,
+)
 
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.training.ledger import checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.noise import scoped_noise
+
+RUNS = ("straight", "parts")
 
 
 class Stop(Exception):
@@ -49,6 +60,25 @@ def test_a_run_killed_in_mid_epoch_and_resumed_is_the_straight_run(tmp_path, nam
     )
     for key, value in task.model.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fifty_steps_and_fifty_more_are_a_hundred_with_sources_and_processes(tmp_path):
+    changes = {"save_every": 50, "processes": 2}
+    task, stream = mixed_pretraining()
+    fit(task, stream, course(tmp_path / "straight", steps=100, **changes))
+
+    task, stream = mixed_pretraining()
+    with pytest.raises(Stop):
+        fit(task, stream, course(tmp_path / "parts", steps=100, **changes), progress=stop_at(50))
+    task, stream = mixed_pretraining()
+    assert stream.epoch(50) % 1 > 0.01
+    fit(task, stream, course(tmp_path / "parts", steps=100, **changes), resume=True)
+
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "straight"), abs=1e-6)
+    final, again = (load_file(tmp_path / run / "final" / "model.safetensors") for run in RUNS)
+    for name, value in final.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=1e-6)
 
 
 def test_training_lowers_the_loss_of_a_tokenizer(tmp_path):
