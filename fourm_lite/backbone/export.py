@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError, suggest
 
@@ -103,15 +104,6 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Path:
     return Path(out)
 
 
-def quantized(model: FMViT) -> nn.Module:
-    """The model with int8 linear maps in its blocks; the patches and the head stay float32."""
-    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-
-    chosen = {f"encoder.{i}": per_channel_dynamic_qconfig for i in range(len(model.encoder))}
-    with _quiet():
-        return quantize_dynamic(copy.deepcopy(model).eval(), chosen, dtype=torch.qint8)
-
-
 def compiled(model: FMViT) -> Run:
     """The model by `torch.compile`; the first call compiles."""
     run: Run = torch.compile(model.eval(), dynamic=False)
@@ -128,12 +120,20 @@ FORMS = ("export", "onnx", "onnx-int8", "compile", "bf16", "int8")
 
 
 def report(
-    model: FMViT, images: Tensor, *, forms: Sequence[str] = FORMS, out: Path, repeats: int = 3
+    model: FMViT,
+    images: Tensor,
+    *,
+    forms: Sequence[str] = FORMS,
+    out: Path,
+    batch: int = 8,
+    repeats: int = 3,
+    ranges_from: Tensor | None = None,
 ) -> list[Agreement]:
     """Makes the named forms, writes their files to `out`, and measures them on images.
 
     Shapes:
-        images: float[B, C, H, W]
+        images: float[B, C, H, W]; all are compared, the first `batch` are timed
+        ranges_from: float[n, C, H, W], other images, for int8; without them it is slower
     Raises:
         ConfigError: a form that is not known
     """
@@ -141,22 +141,25 @@ def report(
         if form not in FORMS:
             raise ConfigError(f"a form is one of {FORMS}, got {form!r}.{suggest(form, FORMS)}")
     model.eval()
-    with torch.inference_mode():
-        want = model(images)
-        base = seconds_of(model, images, repeats)
+    want, base = _measured(model, images, batch, repeats)
     lines = [Agreement("float32", 0.0, 1.0, base, 1.0)]
     for form in forms:
-        run = make(model, form, out)
-        with torch.inference_mode():
-            got = run(images)
-            seconds = seconds_of(run, images, repeats)
+        run = make(model, form, out, ranges_from=ranges_from)
+        got, seconds = _measured(run, images, batch, repeats)
         top1 = float((got.argmax(-1) == want.argmax(-1)).float().mean())
         difference = float((got - want).abs().max())
         lines.append(Agreement(form, difference, top1, seconds, base / seconds))
     return lines
 
 
-def make(model: FMViT, form: str, out: Path) -> Run:
+@torch.inference_mode()
+def _measured(run: Run, images: Tensor, batch: int, repeats: int) -> tuple[Tensor, float]:
+    """The logits of all images, and the seconds of one batch."""
+    logits = torch.cat([run(part) for part in images.split(batch)])
+    return logits, seconds_of(run, images[:batch], repeats)
+
+
+def make(model: FMViT, form: str, out: Path, *, ranges_from: Tensor | None = None) -> Run:
     """One form as a function of images, its file (if it has one) under `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if form == "export":
@@ -171,7 +174,7 @@ def make(model: FMViT, form: str, out: Path) -> Run:
     plain: dict[str, Callable[[FMViT], Run]] = {
         "compile": compiled,
         "bf16": in_bfloat16,
-        "int8": quantized,
+        "int8": lambda vit: quantized(vit, ranges_from),
     }
     return plain[form](model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from einops import rearrange
@@ -36,8 +36,8 @@ def take_indices(count: int, indices: Indices) -> tuple[list[int], int]:
 
 def collect(
     embedded: Embedded, blocks: Iterable[nn.Module], *, registers: Tensor | None, call: Call
-) -> list[Tensor]:
-    """The tokens float[B, N, D] after each block; registers go through the blocks and are dropped.
+) -> Iterator[Tensor]:
+    """The tokens float[B, N, D] after each block in turn; registers go with them and are dropped.
 
     Shapes:
         registers: float[1, R, D] or None
@@ -48,11 +48,9 @@ def collect(
         x = torch.cat([registers.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         valid = None if valid is None else nn.functional.pad(valid, (skip, 0), value=True)
     bias = None if valid is None else blocked(valid, x.dtype)[:, None, None, :]
-    out = []
     for block in blocks:
         x = call(block, x, bias)
-        out.append(x[:, skip:] if skip else x)
-    return out
+        yield x[:, skip:] if skip else x
 
 
 def as_format(tokens: Tensor, output_fmt: str, grid: tuple[int, int] | None) -> Tensor:

@@ -7,7 +7,8 @@ it gives the numbers of the original; for other sizes the position table is resi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,10 +233,13 @@ class FMViT(nn.Module):
             ShapeError: wrong channels, or a side that is not a multiple of the patch
             ConfigError: a modality that this model does not read
         """
-        embedded = self.embed(x)
-        return self.encoder_norm(self._run(embedded)[-1])
+        return self._features(self.embed(x))
 
-    def _run(self, embedded: Embedded, last: int | None = None) -> list[Tensor]:
+    def _features(self, embedded: Embedded) -> Tensor:
+        (tokens,) = deque(self._run(embedded), maxlen=1)  # the others are let go of at once
+        return self.encoder_norm(tokens)
+
+    def _run(self, embedded: Embedded, last: int | None = None) -> Iterator[Tensor]:
         """The tokens after every block up to the one numbered `last`, registers taken away."""
         return collect(
             embedded,
@@ -274,7 +278,7 @@ class FMViT(nn.Module):
         """
         chosen, last = take_indices(len(self.encoder), indices)
         embedded = self.embed(x)
-        every = self._run(embedded, last if stop_early else None)
+        every = list(self._run(embedded, last if stop_early else None))
         maps = [self.encoder_norm(every[i]) if norm else every[i] for i in chosen]
         maps = [as_format(m, output_fmt, embedded.grid) for m in maps]
         if output_dict:
@@ -335,8 +339,7 @@ class FMViT(nn.Module):
         self, x: Tensor | TokenBatch | Mapping[str, Tokens], *, pre_logits: bool
     ) -> Tensor:
         embedded = self.embed(x)
-        features = self.encoder_norm(self._run(embedded)[-1])
-        return self.forward_head(features, pre_logits, valid=embedded.valid)
+        return self.forward_head(self._features(embedded), pre_logits, valid=embedded.valid)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits float[..., K] as probabilities: of one class, or of each with `multi_label`."""

@@ -14,13 +14,18 @@ from fourm_lite.cli.words import Argument, Option
 from fourm_lite.training.labelled import Photo, read_labelled
 from fourm_lite.training.photos import read_pixels
 
+RANGE_PHOTOS = 16
+
 
 def export(
     model: Annotated[str, Argument("a classifier, or any model that reads pixels")],
     out: Annotated[Path, Option("--out", "-o", help="The folder that the files go to.")],
     forms: Annotated[str, Option(help="Some of the forms, with commas between.")] = ",".join(FORMS),
-    photos: Annotated[str, Option(help="Photos to compare on; by default noise.")] = "",
-    batch: Annotated[int, Option(help="Images to compare on.", min=1)] = 8,
+    photos: Annotated[
+        str, Option(help="Photos to compare on, and for int8's ranges; by default noise.")
+    ] = "",
+    images: Annotated[int, Option(help="Images to compare on.", min=1)] = 64,
+    batch: Annotated[int, Option(help="Images at a time, also to measure speed.", min=1)] = 8,
     threads: Annotated[int, Option(help="CPU threads; 0: as many as there are.")] = 0,
     as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
@@ -32,7 +37,8 @@ def export(
     vit = FMViT.from_pretrained(model)
     if threads:
         torch.set_num_threads(threads)
-    lines = report(vit, _images(vit, photos, batch), forms=forms.split(","), out=out)
+    compared, others = _images(vit, photos, images)
+    lines = report(vit, compared, forms=forms.split(","), out=out, batch=batch, ranges_from=others)
     if as_json:
         print_json([vars(line) for line in lines])
         return
@@ -44,9 +50,16 @@ def export(
     print_table(("form", "largest difference", "same top-1", "ms a batch", "speed"), rows)
 
 
-def _images(vit: FMViT, photos: str, batch: int) -> torch.Tensor:
+def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What is compared, and other photos (spread over all) that int8 takes its ranges from."""
     if not photos:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(batch, *vit.input_size, generator=generator)
-    chosen: tuple[Photo, ...] = read_labelled(photos).photos[:batch]
-    return torch.stack([read_pixels(photo, vit.input_size[1:]) for photo in chosen])
+        return torch.randn(count, *vit.input_size, generator=generator), None
+    found: tuple[Photo, ...] = read_labelled(photos).photos
+    rest = found[count:] or found
+    others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
+    size = vit.input_size[1:]
+    images, ranges = (
+        torch.stack([read_pixels(p, size) for p in part]) for part in (found[:count], others)
+    )
+    return images, ranges

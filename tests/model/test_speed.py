@@ -15,17 +15,16 @@ from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
-from fourm_lite.model.speed import Int8Linear, compile_blocks, pack_weights, quantize_int8
+from fourm_lite.model.speed import compile_blocks, pack_weights, quantize_int8
 from fourm_lite.nn import linear
+from fourm_lite.nn.int8 import Int8Linear, can_int8
 from fourm_lite.nn.linear import FEW_ROWS, project
 from fourm_lite.nn.packed import PackedLinear, can_pack
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 
 GIVEN = ["rgb@16", "tok_depth@16", "t5"]
-pytestmark = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="no int8 kernels here"
-)
+pytestmark = pytest.mark.skipif(not can_int8(), reason="no int8 products here")
 
 
 def model_of(style: str) -> FourM:

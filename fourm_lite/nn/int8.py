@@ -1,0 +1,168 @@
+"""Linear maps with int8 weights and inputs, for the CPU.
+
+A scale for each output everywhere. `Int8Linear` scales each token as it comes, so that what an item
+gives does not depend on its neighbours in the batch. `RangedInt8Linear` is told the range of its
+inputs beforehand: one pass less over the inputs and none over the outputs.
+
+Unusual: without VNNI the CPU adds two products of neighbouring inputs in 16 bits and saturates.
+The weights of a row are scaled so that no two neighbours can reach that, which costs them a
+fraction of a bit and leaves the inputs all 8. There fbgemm is the faster with few rows, as in
+decoding a text, oneDNN with many (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_lite.errors import FourMError
+
+_LARGEST = 127
+_FBGEMM = "fbgemm"
+
+
+def can_int8() -> bool:
+    """Whether this torch has the int8 products of oneDNN and of fbgemm (x86 builds do)."""
+    onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return bool(onednn) and _FBGEMM in torch.backends.quantized.supported_engines
+
+
+def has_vnni() -> bool:
+    """Whether int8 products run on the CPU's own instructions, which add in 32 bits."""
+    probe = getattr(torch.cpu, "_is_vnni_supported", None)
+    return probe is not None and bool(probe())
+
+
+class _Int8(nn.Module):
+    """What both forms share: int8 weights, and that these cannot be told back."""
+
+    def __init__(self, layer: nn.Linear, *, onednn: bool) -> None:
+        super().__init__()
+        if not can_int8():
+            raise FourMError(
+                "int8 weights need torch's oneDNN and fbgemm (x86 CPUs), which this build lacks; "
+                "use float32 or bfloat16"
+            )
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias, self.onednn = layer.bias, onednn
+        weight = layer.weight.detach().float().cpu()
+        self.scales = _scales(weight) if has_vnni() else unsaturated_scales(weight)
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        self.packed = (_for_onednn if onednn else _for_fbgemm)(weight, self.scales, self.zeros)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps float[..., in_features] to float[..., out_features]."""
+        if x.device.type != "cpu":
+            raise FourMError(
+                f"int8 weights run on the CPU only, the input is on {x.device}; use bfloat16 there"
+            )
+        rows = x.reshape(-1, self.in_features).float()
+        if not len(rows):
+            return x.new_zeros(*x.shape[:-1], self.out_features)
+        return self._mapped(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _mapped(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _product(self, rows: Tensor, scale: float, zero: int, bias: Tensor | None) -> Tensor:
+        """The product with rows rounded to (-zero ... 255 - zero) * scale."""
+        if not self.onednn:
+            y: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+                rows, scale, zero, self.packed
+            )
+            return y if bias is None else y.add_(bias)
+        whole = torch.quantize_per_tensor(rows, scale, zero, torch.quint8).int_repr()
+        y = torch.ops.onednn.qlinear_pointwise(
+            whole, scale, zero, self.packed, self.scales, self.zeros,
+            bias, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return y
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise FourMError(
+            "a model with int8 weights cannot be saved; save the model that it was made from, and "
+            "quantize again after loading"
+        )
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class Int8Linear(_Int8):
+    """A linear map with int8 weights (a scale for each output) and int8 inputs (one each token).
+
+    Args:
+        layer: of any float dtype, on the CPU
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer, onednn=has_vnni())
+
+    def _mapped(self, rows: Tensor) -> Tensor:
+        low, high = rows.aminmax(dim=1, keepdim=True)
+        largest = torch.maximum(-low, high).clamp_min(1e-30)
+        y = self._product(rows / largest, 1 / _LARGEST, _LARGEST + 1, None).mul_(largest)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+class RangedInt8Linear(_Int8):
+    """A linear map with int8 weights (a scale for each output) and inputs rounded in one range.
+
+    Inputs outside of the range are cut off at its ends.
+
+    Args:
+        layer: of any float dtype, on the CPU
+        low, high: the smallest and largest input
+    """
+
+    def __init__(self, layer: nn.Linear, low: float, high: float) -> None:
+        super().__init__(layer, onednn=True)
+        low, high = min(low, 0.0), max(high, 0.0)  # zero itself is kept exactly
+        self.scale = max(high - low, 1e-30) / 255
+        self.zero = round(-low / self.scale)
+
+    def _mapped(self, rows: Tensor) -> Tensor:
+        return self._product(rows, self.scale, self.zero, self.bias)
+
+
+def _rounded(weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Weights as torch's own int8 tensor."""
+    with warnings.catch_warnings():  # torch tells once a process that these tensors will go
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+
+
+def _for_onednn(weight: Tensor, scales: Tensor, zeros: Tensor) -> Any:
+    return torch.ops.onednn.qlinear_prepack(_rounded(weight, scales, zeros).int_repr(), None)
+
+
+def _for_fbgemm(weight: Tensor, scales: Tensor, zeros: Tensor) -> Any:
+    before = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = _FBGEMM
+        with warnings.catch_warnings():  # torch plans to move these kernels to torchao
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.ops.quantized.linear_prepack(_rounded(weight, scales, zeros), None)
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def _scales(weight: Tensor) -> Tensor:
+    """A scale for each row of float32[n, k] with which its largest weight is 127."""
+    return weight.abs().amax(dim=1).clamp_min(1e-30) / 127
+
+
+def unsaturated_scales(weight: Tensor) -> Tensor:
+    """A scale for each row of float32[n, k] with which no sum of two products leaves 16 bits.
+
+    The CPU adds the products of inputs 0 and 1, 2 and 3, ...; an input is at most 255, so two
+    neighbouring weights of one sign may be 128 together.
+    """
+    pairs = nn.functional.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
+    sums = [(sign * pairs).clamp_min(0).sum(dim=2).amax(dim=1) for sign in (1, -1)]
+    # 127 and not 128: each of the two may be rounded up
+    return torch.maximum(*sums).clamp_min(1e-30) / 127
