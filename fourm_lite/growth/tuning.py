@@ -186,7 +186,10 @@ def tune(
         facts["cross_entropy_of_start"] = round(start_logits(grown, entry, tokenizer, batches), 4)
     size = entry.max_tokens * (entry.vocab_size or 0) ** 2
     soft = {entry.name: soft_targets(tokenizer, SOFT)} if size <= MAX_SOFT else {}
-    task = PretrainTask(grown, soft=soft, contrast={entry.name: 0.5})
+    task = PretrainTask(
+        grown, soft=soft, contrast={entry.name: 0.5}, match={entry.name: 1.0},
+        tokenizers={entry.name: tokenizer},
+    )  # fmt: skip
     result = fit(
         task, stream, _train_config(entry, options, run), resume=True,
         progress=lambda step, steps, _: tell("fine-tuning", step, steps),
