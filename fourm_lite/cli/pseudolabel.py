@@ -35,6 +35,14 @@ def pseudolabel(
     maps: Annotated[
         Path | None, Option("--maps", help="Class maps made before: .npz of ids and maps.")
     ] = None,
+    words: Annotated[
+        str | None,
+        Option(
+            "--words",
+            help="NAME=LABELS@LIST: texts alone; vectors NAME by regression from the words of "
+            "LIST's train captions to that label in the folder LABELS.",
+        ),
+    ] = None,
     map_size: Annotated[int, Option("--map-size", help="Side of a class map.", min=1)] = 56,
     crops: Annotated[
         int, Option("--crops", help="Crops a photo; the first is the centre.", min=1)
@@ -54,34 +62,79 @@ def pseudolabel(
         ConfigError: the folder was begun with other photos, crops or seed
         FourMError: a photo or a network cannot be read
     """
+    if words is not None:
+        return _texts(photos, words, out, as_json)
     from fourm_lite.data.augment import CropPolicy
-    from fourm_lite.data.pseudolabel import Labeller, LabelRun, SegmentationTeacher
-    from fourm_lite.data.pseudolabel import pseudolabel as label
-    from fourm_lite.data.records import read_records
-    from fourm_lite.data.teachers import formulas, given_maps, onnx_teachers
+    from fourm_lite.data.pseudolabel import Labeller, LabelRun
+    from fourm_lite.data.teachers import formulas, onnx_teachers
 
     made: list[Labeller] = formulas([n.strip() for n in labels.split(",") if n.strip()])
     made += onnx_teachers(teacher or [], size=size)
     made += [_network(word, "vector") for word in embedder or []]
     made += [_network(word, "map") for word in features or []]
-    if segmentation is not None:
-        made.append(SegmentationTeacher(segmentation, map_size=map_size))
-    if maps is not None:
-        made.append(given_maps(maps, map_size=map_size))
-    names = _checked([name for labeller in made for name in labeller.names])
-    records = read_records(photos, split=split)
+    made += _class_maps(segmentation, maps, map_size)
     policy = CropPolicy(size=size, scale=LabelRun().policy.scale)
     run = LabelRun(num_crops=crops, policy=policy, seed=seed, shard_size=shard_size)
+    count = _photos(photos, split, made, out, run, workers)
+    names = [name for labeller in made for name in labeller.names]
+    return _tell({"folder": out, "photos": count, "crops": crops, "labels": names}, as_json)
+
+
+def _photos(
+    photos: Path, split: str | None, made: list[Any], out: Path, run: Any, workers: int
+) -> int:
+    """Labels photos; returns how many."""
+    from fourm_lite.data.pseudolabel import pseudolabel as label
+    from fourm_lite.data.records import read_records
+
+    _check([name for labeller in made for name in labeller.names])
+    records = read_records(photos, split=split)
     with count_progress("photos") as counts:
         label(records, made, out, run=run, workers=workers, progress=partial(counts.tell, "photos"))
-    facts = {"folder": out, "photos": len(records), "crops": crops, "labels": names}
+    return len(records)
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_facts({**facts, "labels": ", ".join(names)})
+        print_facts({**facts, "labels": ", ".join(facts["labels"])})
 
 
-def _checked(names: list[str]) -> list[str]:
+def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list[Any]:
+    """The labellers of class maps that are asked for."""
+    from fourm_lite.data.pseudolabel import SegmentationTeacher
+    from fourm_lite.data.teachers import given_maps
+
+    made: list[Any] = []
+    if segmentation is not None:
+        made.append(SegmentationTeacher(segmentation, map_size=size))
+    if maps is not None:
+        made.append(given_maps(maps, map_size=size))
+    return made
+
+
+def _texts(texts: Path, words: str, out: Path, as_json: bool) -> None:
+    """Labels texts without photos by a regression from words."""
+    from fourm_lite.data.records import read_records
+    from fourm_lite.data.text_labels import Said, label_texts
+    from fourm_lite.errors import ConfigError
+
+    name, equals, rest = words.partition("=")
+    labels, at, known = rest.rpartition("@")
+    if not (name and equals and labels and at and known):
+        raise ConfigError(
+            "--words is written NAME=LABELS@LIST, such as "
+            f"dino=runs/labels/train@captions.jsonl, got {words!r}"
+        )
+    records = read_records(texts)
+    said = Said.read(Path(labels), name, read_records(known, split="train"))
+    label_texts(records, name, said, out)
+    facts = {"folder": out, "texts": len(records), "captions": len(said.captions)}
+    _tell({**facts, "labels": [name]}, as_json)
+
+
+def _check(names: list[str]) -> None:
     from fourm_lite.errors import ConfigError
 
     if not names:
@@ -89,7 +142,6 @@ def _checked(names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two sources make the label {twice[0]!r}; give one of them another name")
-    return names
 
 
 def _network(word: str, kind: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ class Component:
         input_budget, target_budget: tokens of a sample, drawn evenly from low..high
         inputs, targets: modality -> Dirichlet weight
         keep: modality -> how large a part of a sequence stays in the input
+        labels: what a teacher says of the samples, for losses: neither given nor predicted
         source: which of the loader's samples it reads
     """
 
@@ -62,6 +63,7 @@ class Component:
     batch_size: int
     weight: float = 1.0
     keep: Mapping[str, KeepScheme] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     source: str = "train"
     name: str = ""
 
@@ -92,17 +94,22 @@ class Component:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """A batch with the budgets that it is packed to: the most tokens that a row of it has."""
+    """A batch with the budgets that it is packed to: the most tokens that a row of it has.
+
+    Shapes:
+        labels: name -> float[B, ...], what a teacher says of the rows
+    """
 
     batch: TokenBatch
     input_budget: int
     target_budget: int
     component: str = ""
+    labels: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The same on another device."""
-        moved = self.batch.to(device)
-        return MaskedBatch(moved, self.input_budget, self.target_budget, self.component)
+        labels = {name: value.to(device) for name, value in self.labels.items()}
+        return replace(self, batch=self.batch.to(device), labels=labels)
 
 
 class MaskedStream:
@@ -135,7 +142,10 @@ class MaskedStream:
     def fingerprint(self) -> str:
         """A hash of the samples, the components and the seed."""
         rows = [[n, s.fingerprint, len(s)] for n, s in sorted(self.samples.items())]
-        parts = [{k: _plain(v) for k, v in vars(c).items()} for c in self.components]
+        parts = [
+            {k: _plain(v) for k, v in vars(c).items() if k != "labels" or v}
+            for c in self.components
+        ]
         text = json.dumps([rows, parts, self.seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -166,17 +176,23 @@ class MaskedStream:
         which, turn = self.turn(step)
         component, masker = self.components[which], self._maskers[which]
         samples = self.samples[component.source]
-        rows = []
+        rows, labels = [], []
         for slot in range(component.batch_size):
             # Each component goes through its samples pass by pass; processes take turns in it.
             place = (turn * component.batch_size + slot) * world + rank
             index = self._orders[which][place]
             source = TorchSource.seeded(_mixed(self.seed, place, which))
-            rows.append(masker(samples.sample(index, component.names, source), source))
+            sample = samples.sample(index, [*component.names, *component.labels], source)
+            rows.append(masker(sample, source))
+            labels.append([sample[name] for name in component.labels])
         batch = stack_masked(rows)
         given = _longest([t.inputs for t in batch.values()])
         wanted = _longest([t.targets for t in batch.values()])
-        return MaskedBatch(batch, given, wanted, component.name)
+        said = {
+            name: torch.stack([row[i] for row in labels])  # type: ignore[misc]
+            for i, name in enumerate(component.labels)
+        }
+        return MaskedBatch(batch, given, wanted, component.name, said)
 
 
 class Orders:

@@ -25,6 +25,7 @@ from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.onnx import fold_weights
 from fourm_lite.modalities.codec_types import Crop
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def _onnx_session(path: Path, threads: int) -> Any:
         raise FourMError(f"expected an ONNX file, found none at {path}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    fold_weights(options, Path(path))
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -276,7 +278,7 @@ def pseudolabel(
     """
     run = run or LabelRun()
     out = Path(out)
-    _claim(out, records, run)
+    claim(out, records, run)
     starts = range(0, len(records), run.shard_size)
     parts = [records[start : start + run.shard_size] for start in starts]
     pool = ThreadPoolExecutor(max(workers, 1))
@@ -333,7 +335,12 @@ def crop_rng(identity: str, seed: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def _claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
+def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
+    """Notes what a folder of labels is made of.
+
+    Raises:
+        ConfigError: it was begun with other records, crops or seed
+    """
     digest = hashlib.sha256("\n".join(r.id for r in records).encode()).hexdigest()
     mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
     path = out / "run.json"

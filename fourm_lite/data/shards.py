@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.data.augment import cut_image, from_settings
+from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.data.sources import Record, read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
@@ -150,6 +151,7 @@ class AlignedSamples:
         settings: int64[N, crops, 5]; None: photos are read whole
         texts: sequence modality -> what it says
         pixels: pixel modality -> side in pixels
+        labels: what a teacher says: name -> [N, crops, ...], read where it is asked for
     """
 
     records: Sequence[Record]
@@ -157,10 +159,12 @@ class AlignedSamples:
     settings: Array | None = None
     texts: Mapping[str, Writer] = field(default_factory=dict)
     pixels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, LabelRows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that all tables agree."""
         counts = {name: values.shape[:2] for name, values in self.tokens.items()}
+        counts |= {name: values.shape[:2] for name, values in self.labels.items()}
         if self.settings is not None:
             counts[CROPS] = self.settings.shape[:2]
         if len(set(counts.values())) > 1 or any(c[0] != len(self.records) for c in counts.values()):
@@ -174,7 +178,7 @@ class AlignedSamples:
     @property
     def fingerprint(self) -> str:
         """A hash of the ids and of what is known of them."""
-        names = sorted((*self.tokens, *self.texts, *self.pixels))
+        names = sorted((*self.tokens, *self.texts, *self.pixels, *self.labels))
         text = "\n".join([*names, str(self.num_crops), *(r.id for r in self.records)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -182,12 +186,13 @@ class AlignedSamples:
     def names(self) -> frozenset[str]:
         """The modalities that some of the samples have."""
         pixels = self.pixels if any(r.has_photo for r in self.records) else ()
-        return frozenset((*self.tokens, *self.texts, *pixels))
+        return frozenset((*self.tokens, *self.texts, *pixels, *self.labels))
 
     @property
     def num_crops(self) -> int:
         """Crops of each photo."""
-        tables = [*self.tokens.values(), *([] if self.settings is None else [self.settings])]
+        tables: list[Any] = [*self.tokens.values(), *self.labels.values()]
+        tables += [] if self.settings is None else [self.settings]
         return tables[0].shape[1] if tables else 1
 
     def sample(self, index: int, names: Sequence[str], source: RandomSource) -> Sample:
@@ -205,6 +210,8 @@ class AlignedSamples:
                 out |= {} if text is None else {name: text}
             elif name in self.pixels and self.records[index].has_photo:
                 out[name] = normalized(self.photo(index, crop, self.pixels[name]))
+            elif name in self.labels:
+                out[name] = torch.from_numpy(self.labels[name].at(index, crop)).float()
         return out
 
     def photo(self, index: int, crop: int, size: int) -> Any:

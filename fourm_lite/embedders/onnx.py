@@ -19,6 +19,7 @@ from torch import Tensor
 from fourm_lite.embedders.base import NetworkEmbedder, Towers
 from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.io.onnx import fold_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,6 +83,7 @@ def _session(path: Path, device: str) -> Any:
         raise ConfigError(f"onnxruntime offers {onnxruntime.get_available_providers()}: {device}?")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    fold_weights(options, path)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's own types have no common base

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.evaluation.retrieval import caption_retrieval
-from fourm_lite.growth.baseline import ridge_from_words
 from fourm_lite.growth.figures import tokenized, unit
 from fourm_lite.growth.photos import Tell
 from fourm_lite.growth.tuning import Sources

@@ -281,7 +281,16 @@ class FourM(nn.Module):
         Shapes:
             returns: for every target modality logits float[n, V] and ids int64[n]
         """
-        encoded = self.encode(batch, input_budget)
+        return self.predictions(self.encode(batch, input_budget), batch, target_budget, order)
+
+    def predictions(
+        self,
+        encoded: Encoded,
+        batch: TokenBatch,
+        target_budget: int,
+        order: Sequence[str] | None = None,
+    ) -> dict[str, Prediction]:
+        """The decoder's half of `forward`."""
         targets = self.pack_targets(batch, target_budget, order=order)
         y = self.decode(targets, encoded)
         return {
@@ -312,7 +321,11 @@ class FourM(nn.Module):
         if extra:
             config["extra"] = dict(extra)
         is_file = Path(folder).suffix == ".safetensors"
-        return (write_single if is_file else write)(folder, config, self.state_dict())
+        return (write_single if is_file else write)(folder, config, self.saved_state())
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The tensors that `save` writes."""
+        return dict(self.state_dict())
 
 
 def _key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor | None:

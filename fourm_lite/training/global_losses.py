@@ -79,9 +79,29 @@ def directions(tokenizer: VQTokenizer, latents: Tensor) -> Tensor:
         latents: float[B, latent_dim, Hq, Wq] -> float[B, E]
     """
     vectors = tokenizer.decode(latents).float().flatten(1)
-    if tokenizer.config.mean is not None:
-        vectors = vectors - tokenizer.input_mean.float()
-    return F.normalize(vectors, dim=1)
+    return F.normalize(_centred(tokenizer, vectors), dim=1)
+
+
+def embedding_regression(
+    prediction: Prediction, tokenizer: VQTokenizer, length: int, vectors: Tensor
+) -> Tensor:
+    """One less the cosine of the expected embedding and the teacher's own vector.
+
+    Among a few dozen pictures the contrast is soon won and teaches nothing more; this goes on to
+    pull the embedding to its place. The vector is the real one, not what its tokens keep of it.
+
+    Shapes:
+        prediction: all `length` tokens of every row; vectors: float[B, E]
+    """
+    probs = rearrange(prediction.logits.float().softmax(-1), "(b l) v -> b l v", l=length)
+    with torch.autocast(probs.device.type, enabled=False):
+        found = directions(tokenizer, tokenizer.expected_latents(probs))
+        wanted = F.normalize(_centred(tokenizer, vectors.float()), dim=1)
+    return (1 - (found * wanted).sum(dim=1)).mean()
+
+
+def _centred(tokenizer: VQTokenizer, vectors: Tensor) -> Tensor:
+    return vectors if tokenizer.config.mean is None else vectors - tokenizer.input_mean.float()
 
 
 def embedding_contrast(

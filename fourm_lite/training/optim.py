@@ -108,7 +108,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     groups = param_groups(model.named_parameters(), config)
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen")
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> float:

@@ -16,8 +16,10 @@ from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.losses import LossKind, pretraining_loss
 from fourm_lite.tokenization.losses import reconstruction_loss
 from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.training.distill import Guess, unexplained
 from fourm_lite.training.global_losses import (
     embedding_contrast,
+    embedding_regression,
     likelihood_contrast,
     soft_cross_entropy,
     whole_rows,
@@ -71,7 +73,11 @@ class PretrainTask:
         soft: modality -> soft targets float[L, V, V] (`global_losses.soft_targets`)
         contrast: modality -> weight of `likelihood_contrast`; contrast_temperature: its temperature
         match: modality -> weight of `embedding_contrast`; match_temperature: its temperature
-        tokenizers: of the modalities in `match`
+        regress: modality -> weight of `embedding_regression`, in batches that hold the label of its
+            tokenizer's name
+        distill: label of a feature map -> weight of `distill.unexplained`; the model is then a
+            `DistilledFourM`
+        tokenizers: of the modalities in `match` and `regress`
         extra: the config's "extra" entry when saved: data, licence, steps
     """
 
@@ -85,22 +91,36 @@ class PretrainTask:
     match: Mapping[str, float] = field(default_factory=dict)
     match_temperature: float = 0.07
     tokenizers: Mapping[str, VQTokenizer] = field(default_factory=dict)
+    regress: Mapping[str, float] = field(default_factory=dict)
+    distill: Mapping[str, float] = field(default_factory=dict)
 
     def step(self, model: nn.Module, batch: MaskedBatch, generator: torch.Generator) -> Losses:
         """Cross-entropy of the targets."""
-        predictions = model(batch.batch, batch.input_budget, batch.target_budget)
+        maps = {n: v for n, v in batch.labels.items() if n in self.distill}
+        sizes = (batch.input_budget, batch.target_budget)
+        guesses: Mapping[str, Guess] = {}
+        if self.distill:
+            grids = {n: (v.shape[-2], v.shape[-1]) for n, v in maps.items()}
+            predictions, guesses = model(batch.batch, *sizes, maps=grids)
+        else:
+            predictions = model(batch.batch, *sizes)
         loss, parts = pretraining_loss(predictions, self.kind)
         shown = {f"loss/{n}": v for n, v in parts.items() if len(predictions[n].ids)}
-        further, more = self._further(predictions, batch.batch.size, parts)
+        further, more = self._further(predictions, batch, parts)
+        for name, guess in guesses.items():
+            more[f"distill/{name}"] = unexplained(guess, maps[name])
+            further = further + self.distill[name] * more[f"distill/{name}"]
         return Losses(loss + further, {**shown, **more}, batch.batch.size)
 
     def _further(
-        self, predictions: Mapping[str, Prediction], size: int, parts: Mapping[str, Tensor]
+        self, predictions: Mapping[str, Prediction], batch: MaskedBatch, parts: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is added for modalities that are asked for whole: soft targets and contrast."""
+        """What is added for modalities that are asked for whole: soft targets, contrast, cosine."""
         total, shown = torch.zeros(()), {}
+        size = batch.batch.size
         present = sum(1 for p in predictions.values() if len(p.ids))
-        for name in sorted({*self.soft, *self.contrast, *self.match} & set(predictions)):
+        known = {*self.soft, *self.contrast, *self.match, *self.regress}
+        for name in sorted(known & set(predictions)):
             prediction = predictions[name]
             length = self.model.modality(name).max_tokens
             if not whole_rows(prediction, size, length):
@@ -125,6 +145,12 @@ class PretrainTask:
                 )
                 total = total + self.match[name] * found
                 shown[f"match/{name}"] = found
+            label = self.model.modality(name).tokenizer or ""
+            if name in self.regress and label in batch.labels:
+                tokenizer = self.tokenizers[name].to(total.device)
+                apart = embedding_regression(prediction, tokenizer, length, batch.labels[label])
+                total = total + self.regress[name] * apart
+                shown[f"regress/{name}"] = apart
         return total, shown
 
     def validate(self) -> dict[str, float]:

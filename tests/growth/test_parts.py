@@ -12,8 +12,8 @@ from growth_pack import WORDS
 from tiny import tiny_batch, tiny_model
 from tiny_pipeline import photo
 
+from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError
-from fourm_lite.growth.baseline import ridge_from_words
 from fourm_lite.growth.figures import code_use, tokenizer_figures
 from fourm_lite.growth.model import grow, new_modality
 from fourm_lite.growth.options import Options

@@ -8,7 +8,11 @@ from fourm_lite.model.fourm import Prediction
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.figures import ranks
-from fourm_lite.training.global_losses import directions, embedding_contrast
+from fourm_lite.training.global_losses import (
+    directions,
+    embedding_contrast,
+    embedding_regression,
+)
 
 LENGTH, VOCAB = 4, 8
 
@@ -69,3 +73,17 @@ def test_ranks_count_from_one_and_ties_do_not_push_back():
     scores = torch.tensor([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.4, 0.4, 0.1]])
 
     assert ranks(scores, torch.tensor([0, 2, 1])).tolist() == [1, 3, 1]
+
+
+def test_the_regression_is_one_less_the_centred_cosine_to_the_real_vector():
+    tokenizer = make_tokenizer()
+    ids = torch.randint(VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(4))
+    own = tokenizer.detokenize(ids)
+    sure = predicted(ids, 200.0)
+
+    there = embedding_regression(sure, tokenizer, LENGTH, own)
+    opposite = embedding_regression(sure, tokenizer, LENGTH, 2 * tokenizer.input_mean - own)
+
+    torch.testing.assert_close(there, torch.tensor(0.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(opposite, torch.tensor(2.0), atol=1e-4, rtol=0)
+    embedding_regression(predicted(ids, 1.0), tokenizer, LENGTH, own).backward()

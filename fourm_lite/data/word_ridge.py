@@ -1,4 +1,7 @@
-"""What a model must beat from caption to vector: ridge regression from words, no network at all."""
+"""From captions to vectors by ridge regression from words: no network at all.
+
+A model must beat it, and may learn from it: what it says of texts without photos is their goal.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.growth.vectors import Floats
-
+Floats = npt.NDArray[np.float32]
 WORD = re.compile(r"[a-z0-9']+")
 MAX_WORDS = 4000
 PENALTY = 3.0

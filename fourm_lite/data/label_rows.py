@@ -1,0 +1,90 @@
+"""Labels of `pseudolabel` as a table that stays on disk: feature maps are larger than memory."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import FourMError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """One label of some photos, in an order of its own.
+
+    Shapes:
+        shards: [n, crops, ...] each, mapped from their files
+        places: int64[N, 2], shard and row of each photo
+    """
+
+    shards: Sequence[Array]
+    places: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path, name: str, wanted: Sequence[str]) -> LabelRows:
+        """The label `name` of a folder of `pseudolabel`, in the order of the ids `wanted`.
+
+        Raises:
+            FourMError: there is no such label, or it lacks a photo
+        """
+        paths = sorted((Path(folder) / name).glob("shard-*.npz"))
+        if not paths:
+            known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
+            raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
+        where: dict[str, tuple[int, int]] = {}
+        for number, path in enumerate(paths):
+            with np.load(path, allow_pickle=False) as data:
+                where |= {str(i): (number, row) for row, i in enumerate(data["ids"])}
+        missing = [i for i in wanted if i not in where]
+        if missing:
+            raise FourMError(
+                f"{len(missing)} samples have no label {name!r} in {folder}, such as {missing[0]!r}"
+            )
+        places = np.array([where[i] for i in wanted], dtype=np.int64).reshape(-1, 2)
+        return cls([mapped(path, "values") for path in paths], places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, crops, ...]."""
+        return (len(self.places), *self.shards[0].shape[1:])
+
+    def at(self, index: int, crop: int) -> Array:
+        """One crop of one photo, read from disk: [...]."""
+        shard, row = self.places[index]
+        return np.array(self.shards[shard][row, crop])
+
+
+def mapped(path: Path, name: str) -> Array:
+    """An array of an uncompressed npz file, mapped and not read; a compressed one is read.
+
+    Source:
+        numpy's npz is a zip of npy files; the data of a stored member lie in one piece
+    """
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            with np.load(path, allow_pickle=False) as data:
+                whole: Array = data[name]
+                return whole
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            shape, fortran, dtype = (
+                read(file) if version == (1, 0) else np.lib.format.read_array_header_2_0(file)
+            )
+            header = file.tell()
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)  # of the local header: lengths of name and extra field
+        lengths = np.frombuffer(file.read(4), dtype="<u2")
+    start = member.header_offset + 30 + int(lengths.sum()) + header
+    return np.memmap(
+        path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C"
+    )

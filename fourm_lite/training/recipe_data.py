@@ -1,0 +1,177 @@
+"""The sources of a recipe: its photos, captions, tokens and labels as aligned samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.data.label_rows import LabelRows
+from fourm_lite.data.loader import Component
+from fourm_lite.data.pseudolabel import METADATA, read_labels
+from fourm_lite.data.records import read_records
+from fourm_lite.data.shards import (
+    CROPS,
+    AlignedSamples,
+    Writer,
+    aligned,
+    caption_writer,
+    read_tokens,
+)
+from fourm_lite.data.sources import Record
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.tokenization.sequences.color_palette import palette_to_text
+from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
+from fourm_lite.tokenization.text import TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """One source of samples: photos, captions, or photos with captions.
+
+    Units:
+        captions: a JSONL or Parquet list, a folder of photos, or captions alone (.txt, .txt.gz)
+        split: which of the list's splits, "" for all
+        tokens: folder of token shards; labels: folder of pseudo-labels (palette, numbers)
+    """
+
+    captions: Path
+    split: str = "train"
+    tokens: Path | None = None
+    labels: Path | None = None
+
+
+def read_samples(
+    data: DataRecipe,
+    modalities: Mapping[str, Modality],
+    text: TextTokenizer,
+    labels: Iterable[str] = (),
+) -> AlignedSamples:
+    """The samples of one source: its photos, captions, tokens and labels.
+
+    Units:
+        labels: names of what a teacher says, which losses ask for
+    Raises:
+        FourMError: tokens or labels of a modality are missing, or lack a photo
+        ConfigError: tokens and labels were cut at different places
+    """
+    records = read_records(data.captions, split=data.split)
+    ids = [r.id for r in records]
+    tokens = {
+        m.name: aligned(*in_order(ids, read_tokens(data.tokens, m.path)))
+        for m in modalities.values()
+        if m.kind == "grid" and data.tokens is not None
+    }
+    return AlignedSamples(
+        records=records,
+        tokens=tokens,
+        settings=_settings(data, ids),
+        texts=_writers(records, data, modalities, text),
+        pixels={m.name: m.image_size or 224 for m in modalities.values() if m.kind == "pixels"},
+        labels={name: _label_rows(data, name, ids) for name in sorted(labels)},
+    )
+
+
+def _label_rows(data: DataRecipe, name: str, ids: Sequence[str]) -> LabelRows:
+    if data.labels is None:
+        raise ConfigError(
+            f"a component asks for the label {name!r} of {data.captions}, and its source names no "
+            "folder of labels; give `labels` (made by fourm-lite pseudolabel)"
+        )
+    return LabelRows.read(data.labels, name, ids)
+
+
+def _settings(data: DataRecipe, ids: Sequence[str]) -> Any:
+    """Where the crops of a source were cut: int64[N, crops, 5], or None if nothing was cut."""
+    found = []
+    if data.tokens is not None:
+        found.append(aligned(*in_order(ids, read_tokens(data.tokens, CROPS))))
+    if data.labels is not None:
+        found.append(aligned(*in_order(ids, read_labels(data.labels, CROPS))))
+    if len(found) == 2 and not np.array_equal(found[0], found[1]):
+        raise ConfigError(
+            f"{data.tokens} and {data.labels} hold other crops of the photos, so a palette would "
+            "tell of another place than the tokens; make the tokens of these labels "
+            "(fourm-lite tokenize)"
+        )
+    return found[0] if found else None
+
+
+def in_order(
+    ids: Sequence[str], found: tuple[list[str], Any]
+) -> tuple[list[str], Sequence[str], Any]:
+    """The arguments of `aligned`: found ids and values in the order of `ids`."""
+    return found[0], ids, found[1]
+
+
+def _writers(
+    records: Sequence[Record],
+    data: DataRecipe,
+    modalities: Mapping[str, Modality],
+    text: TextTokenizer,
+) -> dict[str, Writer]:
+    out: dict[str, Writer] = {}
+    for m in modalities.values():
+        if m.kind != "sequence":
+            continue
+        if m.stem == "caption" and any(r.captions for r in records):
+            out[m.name] = caption_writer(records, text.encode)
+        elif m.stem != "caption" and data.labels is not None:
+            if m.stem not in _LABEL_TEXTS:
+                raise ConfigError(
+                    f"no text can be made for '{m.name}'.{suggest(m.stem, _LABEL_TEXTS)} Known: "
+                    f"caption, {', '.join(_LABEL_TEXTS)}"
+                )
+            values = aligned(*in_order([r.id for r in records], read_labels(data.labels, m.stem)))
+            out[m.name] = _label_writer(values, _LABEL_TEXTS[m.stem], text)
+    return out
+
+
+def _palette_chunks(row: Any, bins: int) -> list[str]:
+    return [palette_to_text((int(r), int(g), int(b)) for r, g, b in row if r >= 0)]
+
+
+def _metadata_chunks(row: Any, bins: int) -> list[str]:
+    numbers = dict(zip(METADATA, (float(v) for v in row), strict=True))
+    return metadata_to_chunks(numbers, bins=bins)
+
+
+_LABEL_TEXTS = {"color_palette": _palette_chunks, "metadata": _metadata_chunks}
+
+
+def _label_writer(values: Any, chunks: Any, text: TextTokenizer) -> Writer:
+    def write(index: int, crop: int, source: Any) -> Any:
+        return [text.encode(chunk) for chunk in chunks(values[index, crop], text.bins)]
+
+    return write
+
+
+def read_of(
+    source: str, components: Sequence[Component], entries: Mapping[str, Modality]
+) -> dict[str, Modality]:
+    """The modalities that some component reads of a source."""
+    names = {name for c in components if c.source == source for name in c.names}
+    return {name: entry for name, entry in entries.items() if name in names}
+
+
+def check_sources(components: Sequence[Component], samples: Mapping[str, AlignedSamples]) -> None:
+    """Refuses a component whose source holds nothing of one of its modalities.
+
+    Raises:
+        ConfigError: see above
+    """
+    for number, component in enumerate(components):
+        if component.source not in samples:
+            continue  # the stream names the sources that there are
+        known = samples[component.source].names
+        absent = [name for name in component.names if name not in known]
+        if absent:
+            raise ConfigError(
+                f"component {component.name or number!r} reads {absent} of the source "
+                f"{component.source!r}, which holds {sorted(known)}; leave them out, or make their "
+                "tokens and labels (fourm-lite pseudolabel, fourm-lite tokenize)"
+            )

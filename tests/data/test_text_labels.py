@@ -1,0 +1,101 @@
+"""Texts get vectors from words, in the form of labels; labels are read from disk where they lie."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fourm_lite.cli import main
+from fourm_lite.data.label_rows import LabelRows, mapped
+from fourm_lite.data.pseudolabel import read_labels, write_npz
+from fourm_lite.data.text_labels import Said, vectors_of_texts
+from fourm_lite.errors import FourMError
+
+DOGS, SEA = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0]
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """Photos (not on disk) with captions, and labels of two crops each."""
+    said = [("a brown dog runs", DOGS), ("waves of the sea", SEA)] * 6
+    rows = [
+        {"id": f"p.{i}", "file": f"{i}.jpg", "captions": [text, text], "split": "train"}
+        for i, (text, _) in enumerate(said)
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    values = np.array([[vector, [9.0, 9.0, 9.0]] for _, vector in said], dtype=np.float32)
+    for number, part in enumerate((slice(0, 7), slice(7, 12))):
+        ids = np.array([r["id"] for r in rows[part]])
+        path = tmp_path / "labels" / "net" / f"shard-{number:05d}.npz"
+        write_npz(path, ids=ids, values=values[part])
+    return tmp_path
+
+
+def test_a_text_gets_the_vector_of_its_words_at_the_length_of_photos():
+    captions = ["a brown dog runs", "waves of the sea"] * 3
+    said = Said(captions, np.array([DOGS, SEA] * 3, dtype=np.float32))
+
+    dog, sea, nothing = vectors_of_texts(["brown dog", "sea", "xyz"], said)
+
+    assert dog[0] > 3 > 1 > dog[1]
+    assert sea[1] > 3 > 1 > sea[0]
+    mean = said.vectors.mean(axis=0)
+    assert np.linalg.norm(dog - mean) == pytest.approx(8**0.5, rel=1e-5)
+    assert np.allclose(nothing, mean)
+
+
+def test_the_verb_writes_labels_that_a_source_can_read(pack, capsys):
+    (pack / "texts.txt").write_text("a dog\nthe sea\n")
+    words = f"net={pack / 'labels'}@{pack / 'captions.jsonl'}"
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["pseudolabel", str(pack / "texts.txt"), "-o", str(pack / "t"), "--words", words])
+
+    assert stopped.value.code == 0
+    ids, values = read_labels(pack / "t", "net")
+    assert len(ids) == 2
+    assert values.shape == (2, 1, 3)
+    assert values[:, 0].argmax(axis=1).tolist() == [0, 1]
+    assert read_labels(pack / "t", "crop_settings")[1].shape == (2, 1, 5)
+
+
+@pytest.mark.parametrize("words", ["net", "net=labels", "=labels@list", "net=@list"])
+def test_a_word_of_another_form_is_refused(tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["pseudolabel", str(tmp_path), "-o", str(tmp_path / "t"), "--words", words])
+
+    assert stopped.value.code != 0
+    assert "NAME=LABELS@LIST" in capsys.readouterr().err
+
+
+def test_photos_without_captions_teach_no_words():
+    with pytest.raises(FourMError, match="photos with captions"):
+        Said.read(None, "net", [])
+
+
+def test_labels_are_read_row_by_row_in_the_order_asked_for(pack):
+    wanted = ["p.11", "p.0", "p.7"]
+
+    rows = LabelRows.read(pack / "labels", "net", wanted)
+
+    assert rows.shape == (3, 2, 3)
+    assert all(isinstance(shard, np.memmap) for shard in rows.shards)
+    assert rows.at(0, 0).tolist() == SEA
+    assert rows.at(1, 0).tolist() == DOGS
+    assert rows.at(2, 1).tolist() == [9.0, 9.0, 9.0]
+
+
+def test_labels_that_are_missing_are_named(pack):
+    with pytest.raises(FourMError, match=r"labels 'other' in .*found \['net'\]"):
+        LabelRows.read(pack / "labels", "other", [])
+    with pytest.raises(FourMError, match=r"1 samples have no label 'net'.*'q'"):
+        LabelRows.read(pack / "labels", "net", ["p.1", "q"])
+
+
+def test_a_compressed_file_is_read_whole(tmp_path):
+    values = np.arange(12.0).reshape(3, 4)
+    np.savez_compressed(tmp_path / "x.npz", values=values)
+
+    assert np.array_equal(mapped(tmp_path / "x.npz", "values"), values)
