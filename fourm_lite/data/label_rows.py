@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fourm_lite.data.pseudolabel import label_paths
 from fourm_lite.errors import FourMError
 
 Array = npt.NDArray[Any]
@@ -35,10 +36,7 @@ class LabelRows:
         Raises:
             FourMError: there is no such label, or it lacks a photo
         """
-        paths = sorted((Path(folder) / name).glob("shard-*.npz"))
-        if not paths:
-            known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
-            raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
+        paths = label_paths(folder, name)
         where: dict[str, tuple[int, int]] = {}
         for number, path in enumerate(paths):
             with np.load(path, allow_pickle=False) as data:

@@ -371,8 +371,8 @@ def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
     part.replace(path)
 
 
-def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
-    """All shards of one label, joined: ids and [N, n, ...].
+def label_paths(folder: Path, name: str) -> list[Path]:
+    """The shards of one label, in order.
 
     Raises:
         FourMError: the folder holds no such label
@@ -381,6 +381,16 @@ def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
     if not paths:
         known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
         raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
+    return paths
+
+
+def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
+    """All shards of one label, joined: ids and [N, n, ...].
+
+    Raises:
+        FourMError: the folder holds no such label
+    """
+    paths = label_paths(folder, name)
     ids: list[str] = []
     values = []
     for path in paths:
