@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,32 @@ from typing import Annotated, Any
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.words import Argument, Option
+
+BATCH = 128
+"""Texts that a model reads at once."""
+
+Words = Annotated[
+    str | None,
+    Option(
+        "--words",
+        help="NAME=LABELS@LIST: texts alone; vectors NAME by regression from the words of LIST's "
+        "train captions to that label in the folder LABELS. Where the texts are those captions, "
+        "each by a regression that has not seen its photo.",
+    ),
+]
+Model = Annotated[
+    str | None, Option("--model", help="With --words and --share: whose vectors are mixed in.")
+]
+Share = Annotated[
+    float,
+    Option(
+        "--share",
+        help="With --words: weight of a second opinion, the vector of --model or, for captions of "
+        "LIST, of their own photo.",
+        min=0.0,
+        max=1.0,
+    ),
+]
 
 
 def pseudolabel(
@@ -35,14 +62,9 @@ def pseudolabel(
     maps: Annotated[
         Path | None, Option("--maps", help="Class maps made before: .npz of ids and maps.")
     ] = None,
-    words: Annotated[
-        str | None,
-        Option(
-            "--words",
-            help="NAME=LABELS@LIST: texts alone; vectors NAME by regression from the words of "
-            "LIST's train captions to that label in the folder LABELS.",
-        ),
-    ] = None,
+    words: Words = None,
+    model: Model = None,
+    share: Share = 0.0,
     map_size: Annotated[int, Option("--map-size", help="Side of a class map.", min=1)] = 56,
     crops: Annotated[
         int, Option("--crops", help="Crops a photo; the first is the centre.", min=1)
@@ -63,7 +85,7 @@ def pseudolabel(
         FourMError: a photo or a network cannot be read
     """
     if words is not None:
-        return _texts(photos, words, out, as_json)
+        return _texts(photos, split, words, (model, share), out, as_json)
     from fourm_lite.data.augment import CropPolicy
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
     from fourm_lite.data.teachers import formulas, onnx_teachers
@@ -114,10 +136,17 @@ def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list
     return made
 
 
-def _texts(texts: Path, words: str, out: Path, as_json: bool) -> None:
+def _texts(
+    texts: Path,
+    split: str | None,
+    words: str,
+    second: tuple[str | None, float],
+    out: Path,
+    as_json: bool,
+) -> None:
     """Labels texts without photos by a regression from words."""
-    from fourm_lite.data.records import read_records
-    from fourm_lite.data.text_labels import Said, label_texts
+    from fourm_lite.data.records import read_records, read_spoken
+    from fourm_lite.data.text_labels import Said, label_texts, vectors_of_captions, vectors_of_texts
     from fourm_lite.errors import ConfigError
 
     name, equals, rest = words.partition("=")
@@ -127,11 +156,42 @@ def _texts(texts: Path, words: str, out: Path, as_json: bool) -> None:
             "--words is written NAME=LABELS@LIST, such as "
             f"dino=runs/labels/train@captions.jsonl, got {words!r}"
         )
-    records = read_records(texts)
+    model, share = second
+    records = read_spoken(texts, split=split)
     said = Said.read(Path(labels), name, read_records(known, split="train"))
-    label_texts(records, name, said, out)
+    asked = [r.captions[0] for r in records]
+    if asked == list(said.captions):
+        vectors = vectors_of_captions(said, share=share)
+    elif share and model is None:
+        raise ConfigError(f"--share {share} needs --model: these texts have no photos of their own")
+    else:
+        opinion = None if model is None else partial(_predicted, model, name)
+        vectors = vectors_of_texts(asked, said, opinion=opinion, share=share)
+    label_texts(records, name, vectors, out)
     facts = {"folder": out, "texts": len(records), "captions": len(said.captions)}
     _tell({**facts, "labels": [name]}, as_json)
+
+
+def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
+    """What a model predicts of texts, of the embedding whose tokenizer is `name`."""
+    import numpy as np
+
+    from fourm_lite.errors import ConfigError
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+    from fourm_lite.search.spaces import open_space
+
+    pipe = FourMPipeline.from_pretrained(model)
+    found = [m.name for m in pipe.model.config.outputs if m.tokenizer == name]
+    if not found:
+        raise ConfigError(f"{model} predicts no embedding whose tokenizer is {name!r}")
+    space = open_space(pipe, target=found[0])
+    items = [{"caption": text} for text in texts]
+    parts = []
+    with count_progress("texts") as counts:
+        for start in range(0, len(items), BATCH):
+            parts.append(space.raw_items(items[start : start + BATCH])[:, 0])
+            counts.tell("texts", min(start + BATCH, len(items)), len(items))
+    return np.concatenate(parts)
 
 
 def _check(names: list[str]) -> None:

@@ -83,3 +83,18 @@ def read_texts(path: Path) -> list[Record]:
         Record(f"{i:06d}-{hashlib.sha256(line.encode()).hexdigest()[:8]}", b"", (line,))
         for i, line in enumerate(lines)
     ]
+
+
+def read_spoken(path: str | Path, *, split: str | None = None) -> list[Record]:
+    """The captions of a source as texts of their own: one record each, no photo.
+
+    Raises:
+        as `read_records`; FourMError: a record has no caption
+    """
+    records = read_records(path, split=split)
+    silent = [r.id for r in records if not r.captions]
+    if silent:
+        raise FourMError(f"{len(silent)} records of {path} have no caption, such as {silent[0]!r}")
+    if not any(r.has_photo for r in records):
+        return records
+    return [Record(f"{r.id}#{k}", b"", (c,)) for r in records for k, c in enumerate(r.captions)]

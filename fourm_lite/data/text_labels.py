@@ -1,12 +1,16 @@
-"""Vectors for texts without photos: what a ridge regression from words says, as labels.
+"""Vectors for texts: what a ridge regression from words says, as labels.
 
 The regression learns from photos with captions whose vectors a teacher made before. Its answer is a
 direction; it is given the length that photos have on average, so that a tokenizer knows it.
+
+A caption of one of those photos is answered by a regression that has not seen the photo: a model
+that learns from these answers learns what words mean, where the photo's own vector would have it
+learn the captions by heart. Part of a second opinion can be mixed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import FourMError
 
 Floats = npt.NDArray[np.float32]
+Opinion = Callable[[Sequence[str]], Floats]
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,12 @@ class Said:
 
     Shapes:
         vectors: float32[len(captions), E]
+        photos: int64[len(captions)], the number of each caption's photo
     """
 
     captions: Sequence[str]
     vectors: Floats
+    photos: npt.NDArray[np.int64]
 
     @classmethod
     def read(cls, labels: Path, name: str, records: Sequence[Record]) -> Said:
@@ -49,38 +57,99 @@ class Said:
             raise FourMError(f"expected vectors, the label {name!r} is {list(values.shape[2:])}")
         rows = aligned(ids, [r.id for r in spoken], values)[:, 0].astype(np.float32)
         counts = [len(r.captions) for r in spoken]
-        return cls([c for r in spoken for c in r.captions], np.repeat(rows, counts, axis=0))
+        which = np.repeat(np.arange(len(spoken)), counts)
+        return cls([c for r in spoken for c in r.captions], rows[which], which)
+
+    @property
+    def mean(self) -> Floats:
+        """The mean vector: float32[E]."""
+        made: Floats = self.vectors.mean(axis=0)
+        return made
+
+    @property
+    def length(self) -> float:
+        """How far photos are from the mean, on average."""
+        return float(np.linalg.norm(self.vectors - self.mean, axis=1).mean())
+
+    def directions(self) -> Floats:
+        """The vectors less their mean, of unit length."""
+        return _unit(self.vectors - self.mean)
 
 
-def vectors_of_texts(texts: Sequence[str], said: Said) -> Floats:
+def regressed(texts: Sequence[str], said: Said) -> Floats:
+    """The direction that the words of each text have: float32[len(texts), E], of unit length."""
+    return _unit(ridge_from_words(said.captions, said.directions(), texts))
+
+
+def regressed_apart(said: Said, folds: int = FOLDS) -> Floats:
+    """The same for the captions themselves, each by a regression that has not seen its photo.
+
+    Raises:
+        FourMError: there are fewer photos than folds
+    """
+    count = len(set(said.photos.tolist()))
+    if count < folds:
+        raise FourMError(f"expected at least {folds} photos with captions, found {count}")
+    made, known = np.empty_like(said.vectors), said.directions()
+    fold = said.photos % folds
+    for k in range(folds):
+        own = fold == k
+        others = [c for c, mine in zip(said.captions, own, strict=True) if not mine]
+        asked = [c for c, mine in zip(said.captions, own, strict=True) if mine]
+        made[own] = ridge_from_words(others, known[~own], asked)
+    return _unit(made)
+
+
+def vectors_of_texts(
+    texts: Sequence[str], said: Said, *, opinion: Opinion | None = None, share: float = 0.0
+) -> Floats:
     """What the words of texts say: the mean vector plus a predicted direction of usual length.
 
     Shapes:
         returns: float32[len(texts), E]
+    Units:
+        opinion: a second one, vectors float32[len(texts), E] of texts
+        share: its weight beside the regression, 0..1
     """
-    mean = said.vectors.mean(axis=0)
-    centred = said.vectors - mean
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    found = ridge_from_words(said.captions, centred / np.maximum(lengths, 1e-12), texts)
-    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-    made: Floats = (mean + found * lengths.mean()).astype(np.float32)
+    found = regressed(texts, said)
+    return _mixed(found, opinion(texts) if opinion is not None else None, share, said)
+
+
+def vectors_of_captions(said: Said, *, share: float = 0.0) -> Floats:
+    """The same for the captions that the regression learns from, by `regressed_apart`.
+
+    Shapes:
+        returns: float32[len(said.captions), E]
+    Units:
+        share: weight of the photo's own vector, the second opinion here
+    """
+    return _mixed(regressed_apart(said), said.vectors, share, said)
+
+
+def _mixed(found: Floats, second: Floats | None, share: float, said: Said) -> Floats:
+    if second is not None and share:
+        found = _unit((1 - share) * found + share * _unit(second - said.mean))
+    made: Floats = (said.mean + found * said.length).astype(np.float32)
+    return made
+
+
+def _unit(rows: Floats) -> Floats:
+    made: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return made
 
 
 def label_texts(
-    records: Sequence[Record], name: str, said: Said, out: Path, *, shard_size: int = 2048
+    records: Sequence[Record], name: str, vectors: Floats, out: Path, *, shard_size: int = 2048
 ) -> None:
     """Writes the label `name` of texts as `pseudolabel` writes that of photos; their crop is empty.
 
+    Shapes:
+        vectors: float32[len(records), E]
     Raises:
-        FourMError: a record has no caption
         ConfigError: `out` was begun with other texts
     """
-    silent = [r.id for r in records if not r.captions]
-    if silent:
-        raise FourMError(f"{len(silent)} records have no caption, such as {silent[0]!r}")
     claim(Path(out), records, LabelRun(shard_size=shard_size))
-    values = vectors_of_texts([r.captions[0] for r in records], said)[:, None]
+    values = vectors[:, None]
     whole: npt.NDArray[Any] = np.zeros((len(records), 1, 5), np.int64)
     for number, start in enumerate(range(0, len(records), shard_size)):
         part = slice(start, start + shard_size)

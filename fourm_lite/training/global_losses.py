@@ -82,21 +82,28 @@ def directions(tokenizer: VQTokenizer, latents: Tensor) -> Tensor:
     return F.normalize(_centred(tokenizer, vectors), dim=1)
 
 
-def embedding_regression(
-    prediction: Prediction, tokenizer: VQTokenizer, length: int, vectors: Tensor
-) -> Tensor:
+def expected_directions(prediction: Prediction, tokenizer: VQTokenizer, length: int) -> Tensor:
+    """The expected embedding of each row as `directions`: what a search by one pass uses.
+
+    Shapes:
+        prediction: all `length` tokens of every row
+        returns: float[B, E]
+    """
+    probs = rearrange(prediction.logits.float().softmax(-1), "(b l) v -> b l v", l=length)
+    with torch.autocast(probs.device.type, enabled=False):
+        return directions(tokenizer, tokenizer.expected_latents(probs))
+
+
+def embedding_regression(found: Tensor, tokenizer: VQTokenizer, vectors: Tensor) -> Tensor:
     """One less the cosine of the expected embedding and the teacher's own vector.
 
     Among a few dozen pictures the contrast is soon won and teaches nothing more; this goes on to
     pull the embedding to its place. The vector is the real one, not what its tokens keep of it.
 
     Shapes:
-        prediction: all `length` tokens of every row; vectors: float[B, E]
+        found: float[B, E], `expected_directions`; vectors: float[B, E]
     """
-    probs = rearrange(prediction.logits.float().softmax(-1), "(b l) v -> b l v", l=length)
-    with torch.autocast(probs.device.type, enabled=False):
-        found = directions(tokenizer, tokenizer.expected_latents(probs))
-        wanted = F.normalize(_centred(tokenizer, vectors.float()), dim=1)
+    wanted = F.normalize(_centred(tokenizer, vectors.float()), dim=1)
     return (1 - (found * wanted).sum(dim=1)).mean()
 
 
@@ -105,22 +112,18 @@ def _centred(tokenizer: VQTokenizer, vectors: Tensor) -> Tensor:
 
 
 def embedding_contrast(
-    prediction: Prediction, tokenizer: VQTokenizer, length: int, *, temperature: float
+    found: Tensor, tokenizer: VQTokenizer, ids: Tensor, *, temperature: float
 ) -> Tensor:
     """Picks each row's own embedding among those of all rows, by the cosine to the expected one.
 
-    The expected embedding is what a search by one pass uses, so this trains the search itself:
-    InfoNCE between it and the embeddings that the rows' own tokens decode to, both ways.
+    This trains the search itself: InfoNCE between the expected embeddings and those that the rows'
+    own tokens decode to, both ways.
 
     Shapes:
-        prediction: all `length` tokens of every row
+        found: float[B, E], `expected_directions`; ids: int64[B, L]
     """
-    probs = rearrange(prediction.logits.float().softmax(-1), "(b l) v -> b l v", l=length)
-    ids = rearrange(prediction.ids, "(b l) -> b l", l=length)
-    with torch.autocast(probs.device.type, enabled=False):
-        found = directions(tokenizer, tokenizer.expected_latents(probs))
-        with torch.no_grad():
-            wanted = directions(tokenizer, tokenizer.lookup(ids))
+    with torch.no_grad(), torch.autocast(found.device.type, enabled=False):
+        wanted = directions(tokenizer, tokenizer.lookup(ids))
     scores = found @ wanted.T / temperature
     own = torch.arange(len(ids), device=ids.device)
     return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))

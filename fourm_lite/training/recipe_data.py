@@ -1,4 +1,4 @@
-"""The sources of a recipe: its photos, captions, tokens and labels as aligned samples."""
+"""The data of a recipe: its mixture, and its sources as aligned samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.loader import Component
 from fourm_lite.data.pseudolabel import METADATA, read_labels
-from fourm_lite.data.records import read_records
+from fourm_lite.data.records import read_records, read_spoken
 from fourm_lite.data.shards import (
     CROPS,
     AlignedSamples,
@@ -23,6 +23,7 @@ from fourm_lite.data.shards import (
 )
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.tokenization.sequences.color_palette import palette_to_text
 from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
@@ -37,12 +38,35 @@ class DataRecipe:
         captions: a JSONL or Parquet list, a folder of photos, or captions alone (.txt, .txt.gz)
         split: which of the list's splits, "" for all
         tokens: folder of token shards; labels: folder of pseudo-labels (palette, numbers)
+        texts: each caption is a sample of its own, and photos are not read
     """
 
     captions: Path
     split: str = "train"
     tokens: Path | None = None
     labels: Path | None = None
+    texts: bool = False
+
+
+def changed(
+    components: Sequence[Component], changes: Mapping[str, Mapping[str, Any]]
+) -> tuple[Component, ...]:
+    """The components with what differs of them, without those whose weight became 0.
+
+    Raises:
+        ConfigError: no component has such a name, or it has no such key
+    """
+    known = {c.name: c for c in components}
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"changes: there is no component {name!r}.{suggest(name, known)}")
+    made = []
+    for component in components:
+        change = changes.get(component.name, {})
+        if change.get("weight") != 0:
+            where = f"changes.{component.name}"
+            made.append(from_dict(Component, {**vars(component), **change}, where=where))
+    return tuple(made)
 
 
 def read_samples(
@@ -59,7 +83,8 @@ def read_samples(
         FourMError: tokens or labels of a modality are missing, or lack a photo
         ConfigError: tokens and labels were cut at different places
     """
-    records = read_records(data.captions, split=data.split)
+    read = read_spoken if data.texts else read_records
+    records = read(data.captions, split=data.split)
     ids = [r.id for r in records]
     tokens = {
         m.name: aligned(*in_order(ids, read_tokens(data.tokens, m.path)))

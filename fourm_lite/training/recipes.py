@@ -35,6 +35,7 @@ from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.recipe_data import (
     DataRecipe,
+    changed,
     check_sources,
     in_order,
     read_of,
@@ -93,6 +94,8 @@ class ModelRecipe:
         data: the source that components read unless they say another, by the name of "train"
         sources: further ones, by the names that components give as their `source`
         val: figures on unseen photos, at each `train.eval_every`
+        changes: name of a component -> what of it differs; a weight of 0 leaves it out. So a recipe
+            changes a mixture that its base describes.
     """
 
     text: str
@@ -108,11 +111,13 @@ class ModelRecipe:
     sources: Mapping[str, DataRecipe] = field(default_factory=dict)
     val: ValRecipe | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses a further source by the name of the first."""
+        """Changes the components; refuses a further source by the name of the first."""
         if "train" in self.sources:
             raise ConfigError("[data] is the source 'train'; give sources.train another name")
+        object.__setattr__(self, "components", changed(self.components, self.changes))
 
     @classmethod
     def read(cls, path: Path) -> ModelRecipe:
@@ -208,6 +213,7 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
             {label for c in recipe.components if c.source == name for label in c.labels},
         )
         for name, data in {"train": recipe.data, **recipe.sources}.items()
+        if name == "train" or any(c.source == name for c in recipe.components)
     }
     check_sources(recipe.components, samples)
     model = build_model(recipe, _channels(recipe.losses.distill, samples))

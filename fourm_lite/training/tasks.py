@@ -20,6 +20,7 @@ from fourm_lite.training.distill import Guess, unexplained
 from fourm_lite.training.global_losses import (
     embedding_contrast,
     embedding_regression,
+    expected_directions,
     likelihood_contrast,
     soft_cross_entropy,
     whole_rows,
@@ -136,22 +137,32 @@ class PretrainTask:
                 )
                 total = total + self.contrast[name] * pair
                 shown[f"contrast/{name}"] = pair
-            if name in self.match:
-                found = embedding_contrast(
-                    prediction,
-                    self.tokenizers[name].to(total.device),
-                    length,
-                    temperature=self.match_temperature,
-                )
-                total = total + self.match[name] * found
-                shown[f"match/{name}"] = found
-            label = self.model.modality(name).tokenizer or ""
-            if name in self.regress and label in batch.labels:
-                tokenizer = self.tokenizers[name].to(total.device)
-                apart = embedding_regression(prediction, tokenizer, length, batch.labels[label])
-                total = total + self.regress[name] * apart
-                shown[f"regress/{name}"] = apart
+            more, told = self._of_embedding(name, prediction, batch, length)
+            total = total + more
+            shown |= told
         return total, shown
+
+    def _of_embedding(
+        self, name: str, prediction: Prediction, batch: MaskedBatch, length: int
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The losses on the expected embedding, which is decoded once."""
+        vectors = batch.labels.get(self.model.modality(name).tokenizer or "")
+        match = self.match.get(name, 0.0)
+        regress = self.regress.get(name, 0.0) if vectors is not None else 0.0
+        if not match and not regress:
+            return 0.0, {}
+        tokenizer = self.tokenizers[name].to(prediction.logits.device)
+        found = expected_directions(prediction, tokenizer, length)
+        shown = {}
+        if match:
+            ids = prediction.ids.unflatten(0, (-1, length))
+            shown[f"match/{name}"] = embedding_contrast(
+                found, tokenizer, ids, temperature=self.match_temperature
+            )
+        if regress and vectors is not None:
+            shown[f"regress/{name}"] = embedding_regression(found, tokenizer, vectors)
+        weights = {f"match/{name}": match, f"regress/{name}": regress}
+        return sum(weights[k] * v for k, v in shown.items()), shown
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation data."""

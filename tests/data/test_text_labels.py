@@ -10,8 +10,9 @@ import pytest
 from fourm_lite.cli import main
 from fourm_lite.data.label_rows import LabelRows, mapped
 from fourm_lite.data.pseudolabel import read_labels, write_npz
-from fourm_lite.data.text_labels import Said, vectors_of_texts
+from fourm_lite.data.text_labels import Said, regressed_apart, vectors_of_captions, vectors_of_texts
 from fourm_lite.errors import FourMError
+from fourm_lite.training.recipe_data import DataRecipe, read_samples
 
 DOGS, SEA = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0]
 
@@ -35,7 +36,7 @@ def pack(tmp_path):
 
 def test_a_text_gets_the_vector_of_its_words_at_the_length_of_photos():
     captions = ["a brown dog runs", "waves of the sea"] * 3
-    said = Said(captions, np.array([DOGS, SEA] * 3, dtype=np.float32))
+    said = Said(captions, np.array([DOGS, SEA] * 3, dtype=np.float32), np.arange(6))
 
     dog, sea, nothing = vectors_of_texts(["brown dog", "sea", "xyz"], said)
 
@@ -44,6 +45,52 @@ def test_a_text_gets_the_vector_of_its_words_at_the_length_of_photos():
     mean = said.vectors.mean(axis=0)
     assert np.linalg.norm(dog - mean) == pytest.approx(8**0.5, rel=1e-5)
     assert np.allclose(nothing, mean)
+
+
+def test_a_second_opinion_turns_the_vector_and_keeps_its_length():
+    said = Said(
+        ["a brown dog runs", "waves of the sea"] * 3,
+        np.array([DOGS, SEA] * 3, dtype=np.float32),
+        np.arange(6),
+    )
+
+    def sky_always(texts):
+        return said.mean + np.array([[0.0, 0.0, 9.0]] * len(texts), dtype=np.float32)
+
+    alone, mixed, other = (
+        (vectors_of_texts(["dog"], said, opinion=sky_always, share=share)[0] - said.mean)
+        / said.length
+        for share in (0.0, 0.5, 1.0)
+    )
+
+    assert np.allclose(alone[2], 0.0, atol=1e-6)
+    assert mixed[2] == pytest.approx(0.5**0.5, abs=1e-3)  # the two are at right angles
+    assert np.allclose(other, [0.0, 0.0, 1.0], atol=1e-6)
+    assert np.linalg.norm(mixed) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_caption_is_answered_by_a_regression_that_has_not_seen_its_photo():
+    # Each photo has a word of its own beside the word of its kind; by heart, it would tell.
+    kinds = [DOGS, SEA] * 5
+    captions = [f"{'dog' if k is DOGS else 'sea'} own{i}" for i, k in enumerate(kinds)]
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(10, 3)).astype(np.float32)
+    said = Said(captions * 2, np.tile(np.array(kinds) + own, (2, 1)), np.tile(np.arange(10), 2))
+
+    apart = regressed_apart(said)
+    seen = vectors_of_texts(captions, said) - said.mean
+    near = (apart[:10] * said.directions()[:10]).sum(axis=1)
+
+    assert near.mean() < (seen / said.length * said.directions()[:10]).sum(axis=1).mean()
+    assert near.mean() > 0.3
+    whole = vectors_of_captions(said, share=1.0)
+    assert np.allclose((whole - said.mean) / said.length, said.directions(), atol=1e-5)
+
+
+def test_folds_need_photos():
+    said = Said(["a", "a"], np.zeros((2, 3), np.float32), np.array([0, 0]))
+    with pytest.raises(FourMError, match="at least 5 photos"):
+        regressed_apart(said)
 
 
 def test_the_verb_writes_labels_that_a_source_can_read(pack, capsys):
@@ -59,6 +106,36 @@ def test_the_verb_writes_labels_that_a_source_can_read(pack, capsys):
     assert values.shape == (2, 1, 3)
     assert values[:, 0].argmax(axis=1).tolist() == [0, 1]
     assert read_labels(pack / "t", "crop_settings")[1].shape == (2, 1, 5)
+
+
+def test_the_verb_labels_the_captions_of_the_list_itself(pack, capsys):
+    listed = str(pack / "captions.jsonl")
+    words = f"net={pack / 'labels'}@{listed}"
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["pseudolabel", listed, "-o", str(pack / "t"), "--words", words, "--share", "0.3"])
+
+    assert stopped.value.code == 0
+    ids, values = read_labels(pack / "t", "net")
+    assert ids[:3] == ["p.0#0", "p.0#1", "p.1#0"]
+    assert values[:, 0].argmax(axis=1).tolist() == [0, 0, 1, 1] * 6
+    read = read_samples(
+        DataRecipe(captions=pack / "captions.jsonl", labels=pack / "t", texts=True),
+        {}, None, ["net"],
+    )  # fmt: skip
+    assert len(read) == 24
+
+
+def test_a_share_of_a_model_needs_the_model(pack, capsys):
+    (pack / "texts.txt").write_text("a dog\n")
+    words = f"net={pack / 'labels'}@{pack / 'captions.jsonl'}"
+    text, out = str(pack / "texts.txt"), str(pack / "t")
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["pseudolabel", text, "-o", out, "--words", words, "--share", "0.3"])
+
+    assert stopped.value.code != 0
+    assert "--model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["net", "net=labels", "=labels@list", "net=@list"])

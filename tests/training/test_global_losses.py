@@ -12,6 +12,7 @@ from fourm_lite.training.global_losses import (
     directions,
     embedding_contrast,
     embedding_regression,
+    expected_directions,
 )
 
 LENGTH, VOCAB = 4, 8
@@ -33,6 +34,19 @@ def predicted(ids: torch.Tensor, sharpness: float) -> Prediction:
     return Prediction(logits.requires_grad_(), ids.flatten())
 
 
+def contrast(prediction: Prediction, ids: torch.Tensor, temperature: float) -> torch.Tensor:
+    tokenizer = make_tokenizer()
+    found = expected_directions(prediction, tokenizer, LENGTH)
+    return embedding_contrast(found, tokenizer, ids, temperature=temperature)
+
+
+def regression(prediction: Prediction, vectors: torch.Tensor) -> torch.Tensor:
+    tokenizer = make_tokenizer()
+    return embedding_regression(
+        expected_directions(prediction, tokenizer, LENGTH), tokenizer, vectors
+    )
+
+
 def test_directions_are_unit_and_centred():
     tokenizer = make_tokenizer()
     ids = torch.randint(VOCAB, (5, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -45,11 +59,10 @@ def test_directions_are_unit_and_centred():
 
 
 def test_a_sure_and_right_prediction_has_less_loss_than_an_even_one():
-    tokenizer = make_tokenizer()
     ids = torch.randint(VOCAB, (6, LENGTH), generator=torch.Generator().manual_seed(2))
 
-    sure = embedding_contrast(predicted(ids, 50.0), tokenizer, LENGTH, temperature=0.02)
-    even = embedding_contrast(predicted(ids, 0.0), tokenizer, LENGTH, temperature=0.02)
+    sure = contrast(predicted(ids, 50.0), ids, 0.02)
+    even = contrast(predicted(ids, 0.0), ids, 0.02)
 
     # All rows are alike where nothing is known: no better than a guess among six.
     guess = torch.tensor(6.0).log()
@@ -62,7 +75,8 @@ def test_its_gradient_reaches_the_logits_alone():
     ids = torch.randint(VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(3))
     prediction = predicted(ids, 1.0)
 
-    embedding_contrast(prediction, tokenizer, LENGTH, temperature=0.1).backward()
+    found = expected_directions(prediction, tokenizer, LENGTH)
+    embedding_contrast(found, tokenizer, ids, temperature=0.1).backward()
 
     assert prediction.logits.grad is not None
     assert prediction.logits.grad.abs().sum() > 0
@@ -81,9 +95,9 @@ def test_the_regression_is_one_less_the_centred_cosine_to_the_real_vector():
     own = tokenizer.detokenize(ids)
     sure = predicted(ids, 200.0)
 
-    there = embedding_regression(sure, tokenizer, LENGTH, own)
-    opposite = embedding_regression(sure, tokenizer, LENGTH, 2 * tokenizer.input_mean - own)
+    there = regression(sure, own)
+    opposite = regression(sure, 2 * tokenizer.input_mean - own)
 
     torch.testing.assert_close(there, torch.tensor(0.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(opposite, torch.tensor(2.0), atol=1e-4, rtol=0)
-    embedding_regression(predicted(ids, 1.0), tokenizer, LENGTH, own).backward()
+    regression(predicted(ids, 1.0), own).backward()

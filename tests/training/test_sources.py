@@ -133,6 +133,37 @@ def test_passes_are_counted_over_the_largest_source(root):
     assert stream.epoch(6) == pytest.approx(6 * 2 / 3 / 4)
 
 
+def test_a_recipe_changes_the_mixture_of_its_base(root):
+    recipe_of(root)
+    own = 'base = "recipe.toml"\n[changes]\ntext = { weight = 5, input_budget = [2, 4] }\n'
+    (root / "own.toml").write_text(own + "numbers = { weight = 0 }\n")
+
+    recipe = ModelRecipe.read(root / "own.toml")
+    _, stream = pretraining(recipe)
+
+    assert [(c.name, c.weight, c.input_budget) for c in recipe.components] == [
+        ("pairs", 1.0, (4, 4)),
+        ("text", 5.0, (2, 4)),
+    ]
+    assert set(stream.samples) == {"train", "words"}  # what nothing reads is not opened
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("txt = { weight = 1 }", "no component 'txt'.*'text'"),
+        ("text = { wieght = 1 }", "no key 'changes.text.wieght'.*'weight'"),
+        ("text = { batch_size = 0 }", "changes.text: .*batch_size >= 1"),
+    ],
+)
+def test_a_change_of_nothing_known_is_refused(root, change, told):
+    recipe_of(root)
+    (root / "own.toml").write_text(f'base = "recipe.toml"\n[changes]\n{change}\n')
+
+    with pytest.raises(ConfigError, match=told):
+        ModelRecipe.read(root / "own.toml")
+
+
 def test_a_source_that_lacks_a_modality_is_refused(root):
     wrong = RECIPE.replace("inputs = {{ caption = 1 }}", 'inputs = {{ "rgb@224" = 1 }}')
 
