@@ -178,13 +178,14 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
 
     from fourm_lite.errors import ConfigError
     from fourm_lite.pipeline.pipeline import FourMPipeline
-    from fourm_lite.search.spaces import open_space
+    from fourm_lite.search.spaces import ModelSpace, open_space
 
     pipe = FourMPipeline.from_pretrained(model)
     found = [m.name for m in pipe.model.config.outputs if m.tokenizer == name]
     if not found:
         raise ConfigError(f"{model} predicts no embedding whose tokenizer is {name!r}")
     space = open_space(pipe, target=found[0])
+    assert isinstance(space, ModelSpace)
     items = [{"caption": text} for text in texts]
     parts = []
     with count_progress("texts") as counts:

@@ -138,6 +138,33 @@ def test_a_share_of_a_model_needs_the_model(pack, capsys):
     assert "--model" in capsys.readouterr().err
 
 
+def test_a_model_says_its_part_of_texts_without_photos(tmp_path, capsys):
+    rows = [
+        {"id": str(i), "file": f"{i}.jpg", "captions": ["a dog", "grass"], "split": "train"}
+        for i in range(6)
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    values = np.random.default_rng(0).normal(size=(6, 1, 1280)).astype(np.float32)
+    ids = np.array([r["id"] for r in rows])
+    name = "mobilenet_global"
+    write_npz(tmp_path / "labels" / name / "shard-00000.npz", ids=ids, values=values)
+    (tmp_path / "texts.txt").write_text("a dog on grass\nthe sea\n")
+    words = f"{name}={tmp_path / 'labels'}@{tmp_path / 'list.jsonl'}"
+
+    made = {}
+    for share in ("0", "1"):
+        out = tmp_path / f"t{share}"
+        call = ["pseudolabel", str(tmp_path / "texts.txt"), "-o", str(out), "--words", words]
+        with pytest.raises(SystemExit) as stopped:
+            main([*call, "--model", "mini", "--share", share])
+        assert stopped.value.code == 0
+        made[share] = read_labels(out, name)[1][:, 0] - values.mean(axis=(0, 1))
+
+    lengths = np.linalg.norm(list(made.values()), axis=-1)
+    assert np.allclose(lengths[1], lengths[1][0], rtol=1e-3)
+    assert not np.allclose(made["0"], made["1"])
+
+
 @pytest.mark.parametrize("words", ["net", "net=labels", "=labels@list", "net=@list"])
 def test_a_word_of_another_form_is_refused(tmp_path, capsys, words):
     with pytest.raises(SystemExit) as stopped:
