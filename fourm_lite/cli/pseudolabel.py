@@ -37,6 +37,16 @@ Share = Annotated[
     ),
 ]
 
+Spread = Annotated[
+    float,
+    Option(
+        "--spread",
+        help="With --words: less of what photos vary in most, for search; 0 none, 0.5 whitens.",
+        min=0.0,
+        max=1.0,
+    ),
+]
+
 
 def pseudolabel(
     photos: Annotated[Path, Argument("A folder of photos, a .jsonl or .parquet list.")],
@@ -65,6 +75,7 @@ def pseudolabel(
     words: Words = None,
     model: Model = None,
     share: Share = 0.0,
+    spread: Spread = 0.0,
     map_size: Annotated[int, Option("--map-size", help="Side of a class map.", min=1)] = 56,
     crops: Annotated[
         int, Option("--crops", help="Crops a photo; the first is the centre.", min=1)
@@ -85,7 +96,7 @@ def pseudolabel(
         FourMError: a photo or a network cannot be read
     """
     if words is not None:
-        return _texts(photos, split, words, (model, share), out, as_json)
+        return _texts(photos, split, words, (model, share, spread), out, as_json)
     from fourm_lite.data.augment import CropPolicy
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
     from fourm_lite.data.teachers import formulas, onnx_teachers
@@ -140,7 +151,7 @@ def _texts(
     texts: Path,
     split: str | None,
     words: str,
-    second: tuple[str | None, float],
+    second: tuple[str | None, float, float],
     out: Path,
     as_json: bool,
 ) -> None:
@@ -156,17 +167,17 @@ def _texts(
             "--words is written NAME=LABELS@LIST, such as "
             f"dino=runs/labels/train@captions.jsonl, got {words!r}"
         )
-    model, share = second
+    model, share, power = second
     records = read_spoken(texts, split=split)
     said = Said.read(Path(labels), name, read_records(known, split="train"))
     asked = [r.captions[0] for r in records]
     if asked == list(said.captions):
-        vectors = vectors_of_captions(said, share=share)
+        vectors = vectors_of_captions(said, share=share, power=power)
     elif share and model is None:
         raise ConfigError(f"--share {share} needs --model: these texts have no photos of their own")
     else:
         opinion = None if model is None else partial(_predicted, model, name)
-        vectors = vectors_of_texts(asked, said, opinion=opinion, share=share)
+        vectors = vectors_of_texts(asked, said, opinion=opinion, share=share, power=power)
     label_texts(records, name, vectors, out)
     facts = {"folder": out, "texts": len(records), "captions": len(said.captions)}
     _tell({**facts, "labels": [name]}, as_json)

@@ -6,6 +6,10 @@ direction; it is given the length that photos have on average, so that a tokeniz
 A caption of one of those photos is answered by a regression that has not seen the photo: a model
 that learns from these answers learns what words mean, where the photo's own vector would have it
 learn the captions by heart. Part of a second opinion can be mixed in.
+
+The best guess of a vector is the mean of all that fit, and has most of its length in the few
+directions that photos differ in most. For a search, which asks what tells one photo from the
+others, it is better spread over more of them: whitened in part.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from fourm_lite.errors import FourMError
 Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
 FOLDS = 5
+_LEAST = 1e-3
+"""Variances below this share of the largest count as it, where vectors are spread."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,21 @@ class Said:
         """The vectors less their mean, of unit length."""
         return _unit(self.vectors - self.mean)
 
+    def spread(self, found: Floats, power: float) -> Floats:
+        """Directions less along what photos vary in most: by their variance to the minus `power`.
+
+        Shapes:
+            found: float32[N, E]; returns the same, of unit length
+        Units:
+            power: 0 changes nothing, 0.5 makes all variances of photos alike
+        """
+        if not power:
+            return found
+        photos = self.directions()[np.unique(self.photos, return_index=True)[1]]
+        variance, axes = np.linalg.eigh(photos.T @ photos / len(photos))
+        share = np.maximum(variance, 0.0) / variance.max() + _LEAST
+        return _unit((found @ axes * share**-power @ axes.T).astype(np.float32))
+
 
 def regressed(texts: Sequence[str], said: Said) -> Floats:
     """The direction that the words of each text have: float32[len(texts), E], of unit length."""
@@ -101,7 +122,12 @@ def regressed_apart(said: Said, folds: int = FOLDS) -> Floats:
 
 
 def vectors_of_texts(
-    texts: Sequence[str], said: Said, *, opinion: Opinion | None = None, share: float = 0.0
+    texts: Sequence[str],
+    said: Said,
+    *,
+    opinion: Opinion | None = None,
+    share: float = 0.0,
+    power: float = 0.0,
 ) -> Floats:
     """What the words of texts say: the mean vector plus a predicted direction of usual length.
 
@@ -110,26 +136,28 @@ def vectors_of_texts(
     Units:
         opinion: a second one, vectors float32[len(texts), E] of texts
         share: its weight beside the regression, 0..1
+        power: of `Said.spread`
     """
-    found = regressed(texts, said)
-    return _mixed(found, opinion(texts) if opinion is not None else None, share, said)
+    second = opinion(texts) if opinion is not None and share else None
+    return _made(regressed(texts, said), second, said, share, power)
 
 
-def vectors_of_captions(said: Said, *, share: float = 0.0) -> Floats:
+def vectors_of_captions(said: Said, *, share: float = 0.0, power: float = 0.0) -> Floats:
     """The same for the captions that the regression learns from, by `regressed_apart`.
 
     Shapes:
         returns: float32[len(said.captions), E]
     Units:
         share: weight of the photo's own vector, the second opinion here
+        power: of `Said.spread`
     """
-    return _mixed(regressed_apart(said), said.vectors, share, said)
+    return _made(regressed_apart(said), said.vectors, said, share, power)
 
 
-def _mixed(found: Floats, second: Floats | None, share: float, said: Said) -> Floats:
+def _made(found: Floats, second: Floats | None, said: Said, share: float, power: float) -> Floats:
     if second is not None and share:
         found = _unit((1 - share) * found + share * _unit(second - said.mean))
-    made: Floats = (said.mean + found * said.length).astype(np.float32)
+    made: Floats = (said.mean + said.spread(found, power) * said.length).astype(np.float32)
     return made
 
 

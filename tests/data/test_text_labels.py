@@ -87,6 +87,22 @@ def test_a_caption_is_answered_by_a_regression_that_has_not_seen_its_photo():
     assert np.allclose((whole - said.mean) / said.length, said.directions(), atol=1e-5)
 
 
+def test_vectors_are_spread_over_the_directions_of_photos():
+    rng = np.random.default_rng(0)
+    scales = np.array([8.0, 2.0, 1.0], dtype=np.float32)
+    photos = rng.normal(size=(4000, 3)).astype(np.float32) * scales
+    said = Said(["x"] * 4000, photos, np.arange(4000))
+
+    plain = np.array([[1.0, 1.0, 1.0]], np.float32) / 3**0.5
+    same, half = said.spread(plain, 0.0), said.spread(plain, 0.5)
+
+    assert np.array_equal(same, plain)
+    # Directions are of unit length, so their spread is not `scales` but follows it.
+    spreads = said.directions().std(axis=0)
+    expected = plain[0] / spreads
+    assert np.allclose(half[0], expected / np.linalg.norm(expected), atol=0.02)
+
+
 def test_folds_need_photos():
     said = Said(["a", "a"], np.zeros((2, 3), np.float32), np.array([0, 0]))
     with pytest.raises(FourMError, match="at least 5 photos"):
