@@ -18,6 +18,7 @@ from fourm_lite.cli.search_options import (
     Dtype,
     Gallery,
     JsonFile,
+    QuerySpread,
     Rerank,
     RerankWeights,
     Samples,
@@ -47,6 +48,7 @@ def retrieval(
     samples: Samples = 1,
     seed: Seed = 0,
     center: Center = True,
+    spread: QuerySpread = None,
     rerank: Rerank = 0,
     rerank_weights: RerankWeights = None,
     fit_split: Annotated[
@@ -79,7 +81,7 @@ def retrieval(
         FourMError: the model or the data cannot be used
     """
     from fourm_lite.search.evaluate import Reranking, evaluate_retrieval
-    from fourm_lite.search.spaces import open_space
+    from fourm_lite.search.spaces import open_space, spread_of
 
     if plot is not None and depths is None:
         raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
@@ -90,13 +92,13 @@ def retrieval(
     )  # fmt: skip
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
-        seed=seed, center=center, tokenizers=tokenizers, text_tokenizer=text_tokenizer,
-        device=device, dtype=dtype_of(dtype),
+        seed=seed, center=center, spread=spread, tokenizers=tokenizers,
+        text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
     with count_progress("photos") as told:
         report = evaluate_retrieval(
             space, data, split, center=center, rerank=how, batch_size=batch_size,
-            facts={"data": str(data)}, tell=told.tell,
+            facts={"data": str(data), **spread_of(space)}, tell=told.tell,
         )  # fmt: skip
     if plot is not None:
         _draw(report, plot)

@@ -44,6 +44,9 @@ Device = Annotated[str | None, Option("--device", help="cpu, cuda, ...")]
 Data = Annotated[Path, Option("--data", help="Folder with captions.jsonl.")]
 Split = Annotated[str, Option("--split", help="Which lines of captions.jsonl.")]
 Seed = Annotated[int, Option("--seed", help="Of what is sampled.")]
+QuerySpread = Annotated[
+    float | None, Option("--spread", help="Of queries: in place of the model's; 0 for none.")
+]
 Rerank = Annotated[
     int, Option("--rerank", help="Put so many of the first in order by likelihood.", min=0)
 ]

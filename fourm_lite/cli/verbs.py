@@ -52,6 +52,7 @@ VERBS: dict[str, Verb] = {
         "fourm_lite.cli.pseudolabel:pseudolabel", "Label photos by teachers and formulas."
     ),
     "tokenize": Verb("fourm_lite.cli.tokenize:tokenize", "Turn labels and photos into tokens."),
+    "spread": Verb("fourm_lite.cli.spread:spread", "Learn how a model's queries are spread."),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",

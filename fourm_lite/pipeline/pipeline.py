@@ -58,6 +58,7 @@ class FourMPipeline:
 
     model: FourM
     tokenizers: Tokenizers
+    folder: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -91,7 +92,7 @@ class FourMPipeline:
             folder, named = _named_tokenizers(model)
             model = load_model(model, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
         found = Tokenizers.find(tokenizers, folder, named, device=device)
-        return cls(model, found)
+        return cls(model, found, folder)
 
     @property
     def marks(self) -> Marks:

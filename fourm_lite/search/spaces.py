@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fourm_lite.pipeline.teacher import teacher_vectors
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
+from fourm_lite.search.spread import Spread, read_spread
 from fourm_lite.search.twin import TwinSpace
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
@@ -63,6 +64,7 @@ class ModelSpace:
         samples: with decode="sample": vectors drawn and averaged
         teacher: the network that embeds galleries; None: the model does, from pixels
         centre: what is taken off both sides
+        spread: what is done to queries after that
         seed: of what is sampled
         names: what the model and the gallery were asked for by, to be written down
     """
@@ -74,6 +76,7 @@ class ModelSpace:
     samples: int = 1
     teacher: NetworkEmbedder | None = None
     centre: Centre = field(default_factory=Centre)
+    spread: Spread | None = None
     seed: int = 0
     names: Mapping[str, Any] = field(default_factory=dict)
 
@@ -115,11 +118,12 @@ class ModelSpace:
     def embed_items(
         self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:
-        """Unit vectors float32[N, E] of any subsets of modalities."""
+        """Unit vectors float32[N, E] of any subsets of modalities, to search by."""
         parts = []
         for start in range(0, len(items), batch_size):
             raw = self.raw_items(items[start : start + batch_size])
-            parts.append(unit(self.centre(raw).mean(axis=1)))
+            found = unit(self.centre(raw).mean(axis=1))
+            parts.append(found if self.spread is None else self.spread(found))
             if progress is not None:
                 progress(min(start + batch_size, len(items)), len(items))
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
@@ -221,6 +225,7 @@ def open_space(
     samples: int = 1,
     seed: int = 0,
     center: bool = True,
+    spread: float | None = None,
     tokenizers: Any = None,
     text_tokenizer: str | None = None,
     device: str | None = None,
@@ -237,6 +242,8 @@ def open_space(
         samples: vectors drawn and averaged with "sample"
         seed: of what is sampled
         center: whether the tokenizer's mean, where it has one, is taken off
+        spread: power of the spread of queries that is kept beside the model (`search.spread`), in
+            place of its own; 0 for none
         tokenizers: as `FourMPipeline.from_pretrained`
         text_tokenizer: replaces the text tokenizer alone
         device: where the networks run
@@ -258,8 +265,27 @@ def open_space(
         pipe, entry, decode, steps, samples,
         teacher=None if gallery == MODEL else load_embedder(gallery),
         centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
+        spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,
     )  # fmt: skip
+
+
+def _spread(pipe: FourMPipeline, entry: Modality, power: float | None) -> Spread | None:
+    found = read_spread(pipe.folder, entry.name)
+    if found is None and power:
+        raise FourMError(
+            f"a spread of queries was asked for, and none is kept beside the model for "
+            f"{entry.name}; learn it with fourm-lite spread"
+        )
+    if found is None or power == 0:
+        return None
+    return found if power is None else replace(found, power=power)
+
+
+def spread_of(space: Space) -> dict[str, float]:
+    """The power by which a space spreads its queries, for a protocol."""
+    held = space.spread if isinstance(space, ModelSpace) else None
+    return {"query_spread": 0.0 if held is None else held.power}
 
 
 def tokenizer_centre(tokenizer: VQTokenizer) -> Centre:
