@@ -25,6 +25,7 @@ from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
+from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.teacher import teacher_vectors
 from fourm_lite.pipeline.tokenizers import places
@@ -118,15 +119,27 @@ class ModelSpace:
     def embed_items(
         self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:
-        """Unit vectors float32[N, E] of any subsets of modalities, to search by."""
+        """Unit vectors float32[N, E] of any subsets of modalities, to search by.
+
+        They are spread where they are guessed: not where pixels or the vector's codes are given, as
+        a photo shall find itself.
+        """
         parts = []
         for start in range(0, len(items), batch_size):
-            raw = self.raw_items(items[start : start + batch_size])
-            found = unit(self.centre(raw).mean(axis=1))
-            parts.append(found if self.spread is None else self.spread(found))
+            part = items[start : start + batch_size]
+            found = unit(self.centre(self.raw_items(part)).mean(axis=1))
+            guessed = np.array([self._is_guessed(item) for item in part])
+            if self.spread is not None and guessed.any():
+                found[guessed] = self.spread(found[guessed])
+            parts.append(found)
             if progress is not None:
                 progress(min(start + batch_size, len(items)), len(items))
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    def _is_guessed(self, item: Item) -> bool:
+        entries = {m.name: m for m in self.pipe.model.config.inputs}
+        given = [entries[find_modality(key, entries, role="input")] for key in item]
+        return not any(m.kind == "pixels" or m.name == self.target.name for m in given)
 
     def raw_items(self, items: Sequence[Item]) -> Floats:
         """Decoded vectors float32[N, samples, E] in the network's own scale, not centred.

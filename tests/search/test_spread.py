@@ -100,6 +100,10 @@ def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not
 
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))
     assert np.array_equal(space.embed_pictures([picture])[0], plain.embed_pictures([picture])[0])
+    # What is seen is not spread: a photo finds itself. Items of both kinds may stand in one list.
+    both = space.embed_items([{"rgb": picture}, {"caption": "a dog"}])
+    assert np.allclose(both[0], space.embed_pictures([picture])[0][0], atol=1e-5)
+    assert np.allclose(both[1], asked[0], atol=1e-5)
 
 
 def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
