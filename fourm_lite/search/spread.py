@@ -68,9 +68,9 @@ class Spread:
         path = Path(folder) / FILE
         told = {"format": "1", "target": self.target, "power": json.dumps(self.power)}
         # safetensors writes the memory as it lies, whatever the strides say.
-        axes = np.ascontiguousarray(self.axes, dtype=np.float16)
-        tensors = {"axes": axes, "variance": np.ascontiguousarray(self.variance)}
-        save_file(tensors, path, metadata=told)
+        axes = np.ascontiguousarray(self.axes.astype(np.float16))
+        variance = np.ascontiguousarray(self.variance)
+        save_file({"axes": axes, "variance": variance}, path, metadata=told)
         return path
 
 
