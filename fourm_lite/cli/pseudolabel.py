@@ -151,7 +151,7 @@ def _texts(
     texts: Path,
     split: str | None,
     words: str,
-    second: tuple[str | None, float, float],
+    mix: tuple[str | None, float, float],
     out: Path,
     as_json: bool,
 ) -> None:
@@ -167,7 +167,7 @@ def _texts(
             "--words is written NAME=LABELS@LIST, such as "
             f"dino=runs/labels/train@captions.jsonl, got {words!r}"
         )
-    model, share, power = second
+    model, share, power = mix
     records = read_spoken(texts, split=split)
     said = Said.read(Path(labels), name, read_records(known, split="train"))
     asked = [r.captions[0] for r in records]

@@ -31,17 +31,14 @@ def spread(
     Raises:
         FourMError: the labels or the model cannot be read
     """
-    from fourm_lite.data.pseudolabel import read_labels
-    from fourm_lite.errors import FourMError
+    from fourm_lite.data.label_rows import read_vectors
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.spaces import tokenizer_centre
     from fourm_lite.search.spread import fit_spread
 
     pipe = FourMPipeline.from_pretrained(model)
     entry = pipe.embedding_target(target)
-    ids, values = read_labels(labels, name)
-    if values.ndim != 3:
-        raise FourMError(f"expected vectors, the label {name!r} is {list(values.shape[2:])}")
+    ids, values = read_vectors(labels, name)
     vectors = tokenizer_centre(pipe.tokenizers.vq(entry))(values[:, 0])
     path = fit_spread(vectors, entry.name, axes=axes, power=power).save(model)
     facts = {"file": path, "photos": len(ids), "target": entry.name, "axes": axes, "power": power}

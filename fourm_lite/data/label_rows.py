@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.pseudolabel import label_paths
+from fourm_lite.data.pseudolabel import label_paths, read_labels
 from fourm_lite.errors import FourMError
 
 Array = npt.NDArray[Any]
@@ -86,3 +86,15 @@ def mapped(path: Path, name: str) -> Array:
     return np.memmap(
         path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C"
     )
+
+
+def read_vectors(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
+    """A label that is a vector, as `read_labels`: ids and [N, n, E].
+
+    Raises:
+        FourMError: there is no such label, or it is no vector
+    """
+    ids, values = read_labels(folder, name)
+    if values.ndim != 3:
+        raise FourMError(f"expected vectors, the label {name!r} is {list(values.shape[2:])}")
+    return ids, values

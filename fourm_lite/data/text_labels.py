@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, read_labels, write_npz
+from fourm_lite.data.label_rows import read_vectors
+from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, write_npz
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.sources import Record
 from fourm_lite.data.word_ridge import ridge_from_words
@@ -58,9 +59,7 @@ class Said:
         spoken = [r for r in records if r.captions]
         if not spoken:
             raise FourMError("a regression from words needs photos with captions, found none")
-        ids, values = read_labels(labels, name)
-        if values.ndim != 3:
-            raise FourMError(f"expected vectors, the label {name!r} is {list(values.shape[2:])}")
+        ids, values = read_vectors(labels, name)
         rows = aligned(ids, [r.id for r in spoken], values)[:, 0].astype(np.float32)
         counts = [len(r.captions) for r in spoken]
         which = np.repeat(np.arange(len(spoken)), counts)
@@ -92,9 +91,19 @@ class Said:
         if not power:
             return found
         photos = self.directions()[np.unique(self.photos, return_index=True)[1]]
-        variance, axes = np.linalg.eigh(photos.T @ photos / len(photos))
-        share = np.maximum(variance, 0.0) / variance.max() + _LEAST
-        return _unit((found @ axes * share**-power @ axes.T).astype(np.float32))
+        return _unit(found @ spreading(photos, power))
+
+
+def spreading(photos: Floats, power: float) -> Floats:
+    """What spreads directions: times the variance of photos along each axis to the minus `power`.
+
+    Shapes:
+        photos: float32[N, E], centred; returns float32[E, E], symmetric
+    """
+    variance, axes = np.linalg.eigh(photos.T @ photos / len(photos))
+    share = np.maximum(variance, 0.0) / variance.max() + _LEAST
+    made: Floats = ((axes * share**-power) @ axes.T).astype(np.float32)
+    return made
 
 
 def regressed(texts: Sequence[str], said: Said) -> Floats:

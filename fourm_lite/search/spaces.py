@@ -128,8 +128,8 @@ class ModelSpace:
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             found = unit(self.centre(self.raw_items(part)).mean(axis=1))
-            guessed = np.array([self._is_guessed(item) for item in part])
-            if self.spread is not None and guessed.any():
+            if self.spread is not None:
+                guessed = np.array([self._is_guessed(item) for item in part])
                 found[guessed] = self.spread(found[guessed])
             parts.append(found)
             if progress is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fourm_lite.errors import CheckpointError, ConfigError
@@ -109,7 +109,7 @@ def read_spread(folder: Path | None, target: str) -> Spread | None:
             axes = file.get_tensor("axes").astype(np.float32)
             variance = file.get_tensor("variance").astype(np.float32)
         return Spread(target, axes, variance, float(json.loads(told["power"])))
-    except Exception as error:
+    except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; make it again (fourm-lite spread) or remove it"
         ) from error

@@ -4,7 +4,7 @@
 
 1. Ridge regression from the TF-IDF weights of a caption's words to the teacher's embedding; its
    alpha is chosen on `val`. One row with centred cosine, one without centring, and one to vectors
-   that are whitened in part (`Said.spread`), as the ones are that `mini` learns from texts.
+   that are whitened in part (`spreading`), as the ones are that `mini` learns from texts.
 2. A contrastive dual encoder: a 2-layer transformer over words, a linear map of the embedding,
    InfoNCE, 6 epochs. Its settings were chosen on `val` by `--tune`, which prints every trial.
 
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fourm_lite.data.text_labels import spreading
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluation.retrieval import caption_retrieval
 from fourm_lite.search.centre import unit
@@ -37,6 +38,7 @@ from fourm_lite.search.packs import CaptionPack
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHAS = (0.3, 1.0, 3.0, 10.0)
+SPREAD = 0.3
 TRIALS = {
     "width": (256, 512),
     "rate": (5e-4, 1e-3, 2e-3),
@@ -100,13 +102,6 @@ class Ridge:
         return measure(texts, part.images - self.centre, part, facts)
 
 
-def spread(directions: np.ndarray, power: float = 0.3, least: float = 1e-3) -> np.ndarray:
-    """Directions float32[N, E] times their variance along each axis to the minus `power`."""
-    variance, axes = np.linalg.eigh(directions.T @ directions / len(directions))
-    share = np.maximum(variance, 0) / variance.max() + least
-    return directions @ ((axes * share**-power) @ axes.T).astype(np.float32)
-
-
 def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
     """Ridge regressions with and without centring, each with the alpha that is best on `val`."""
     from scipy.linalg import cho_factor, cho_solve
@@ -117,10 +112,11 @@ def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
     x_mean = np.asarray(x.mean(axis=0), np.float32)
     gram = (x.T @ x).toarray() - x.shape[0] * x_mean.T @ x_mean
     mean = train.images.mean(axis=0)
+    centred = unit(train.images - mean)
     goals = {  # name -> (what is predicted of each photo, what photos are centred by)
-        "ridge": (unit(train.images - mean), mean),
+        "ridge": (centred, mean),
         "ridge, not centred": (train.images, np.zeros_like(mean)),
-        "ridge, spread": (spread(unit(train.images - mean)), mean),
+        "ridge, spread": (centred @ spreading(centred, SPREAD), mean),
     }
     y = np.concatenate([goal for goal, _ in goals.values()], axis=1)[train.pack.owner]
     right = x.T @ y - x_mean.T @ y.sum(axis=0, keepdims=True)

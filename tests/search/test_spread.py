@@ -23,6 +23,13 @@ def photos(count=400, width=12):
     return unit((np.random.default_rng(0).normal(size=(count, width)) * scales @ turn).astype("f4"))
 
 
+def mini_without_a_spread(root):
+    source, folder = resolve("mini"), root / "model"
+    load_model(source).save(folder)
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    return folder
+
+
 def test_half_a_power_makes_the_variances_of_kept_axes_alike():
     rows = photos()
     spread = fit_spread(rows, TARGET, axes=6, power=0.5)
@@ -73,10 +80,7 @@ def test_a_damaged_file_and_wrong_numbers_are_told(tmp_path):
 
 
 def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not(tmp_path, capsys):
-    folder = tmp_path / "model"
-    source = resolve("mini")
-    load_model(source).save(folder)
-    (folder / "config.json").write_text((source / "config.json").read_text())
+    folder = mini_without_a_spread(tmp_path)
     values = np.random.default_rng(0).gamma(1.0, size=(70, 1, 1280)).astype(np.float32)
     ids = np.array([str(i) for i in range(70)])
     write_npz(tmp_path / "labels" / "net" / "shard-00000.npz", ids=ids, values=values)
@@ -107,10 +111,7 @@ def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not
 
 
 def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
-    source = resolve("mini")
-    folder = tmp_path / "model"
-    load_model(source).save(folder)
-    (folder / "config.json").write_text((source / "config.json").read_text())
+    folder = mini_without_a_spread(tmp_path)
 
     with pytest.raises(FourMError, match="none is kept beside the model"):
         open_space(str(folder), spread=0.3)
