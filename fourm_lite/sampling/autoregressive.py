@@ -15,6 +15,7 @@ from torch import Tensor
 from fourm_lite.batch import Tokens
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
+from fourm_lite.sampling.amounts import at_median
 from fourm_lite.sampling.state import Job
 from fourm_lite.tokenization.spans import Marks, merge_spans
 
@@ -72,6 +73,7 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
     caches = _caches(job, total)
     if len(active) < size:
         caches = _select(caches, active, size, len(job.passes))
+    amounts = _amounts(job)
     ids, ended = ends.start[active], torch.zeros(size, dtype=torch.bool, device=ends.start.device)
     for t in range(total):
         if not len(active):
@@ -79,7 +81,7 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
         logits = _next_logits(job, ids, t, caches)
         if keep_logits:
             said.logits.append(logits[:, 0])
-        drawn = job.randomness.draw(logits, job.step)
+        drawn = job.randomness.draw(at_median(logits, amounts), job.step)
         ids = drawn.ids[:, 0]
         for row, token, p in zip(
             active.tolist(), ids.tolist(), drawn.confidence[:, 0].tolist(), strict=True
@@ -96,6 +98,13 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
             job = replace(job, randomness=job.randomness.rows(index))
             active, ids = active[index], ids[index]
     return said
+
+
+def _amounts(job: Job) -> Tensor:
+    """The number words that are taken at their median: int64[n]."""
+    size = job.model.modality(job.name).vocab_size or 0
+    known = job.marks.amounts if job.step.amounts == "median" else ()
+    return torch.tensor([i for i in known if i < size], device=job.tokens.value.device).long()
 
 
 def _staying(active: Tensor, ended: Tensor, limit: Tensor, said: int, original: bool) -> Tensor:

@@ -24,7 +24,12 @@ from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.tokenization.spans import Marks
 
-LEGACY_MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 204)))
+LEGACY_MARKS = Marks(
+    pad=0,
+    eos=3,
+    sentinels=tuple(range(4, 204)),
+    amounts=tuple(range(204, 1204)),
+)
 """The ids of 4M's text vocabulary."""
 
 

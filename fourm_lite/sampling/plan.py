@@ -17,7 +17,7 @@ from fourm_lite.io.recipe import from_dict, from_toml
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import Modality, Scheme
 from fourm_lite.sampling.conditioning import Conditioning
-from fourm_lite.sampling.target import Guidance, Target, default_choice, schedule
+from fourm_lite.sampling.target import Amounts, Guidance, Target, default_choice, schedule
 
 __all__ = ["Plan", "Step", "Target"]
 
@@ -44,6 +44,7 @@ class Step:
     top_p: float | None = None
     max_tokens: int | None = None
     copies: int = 1
+    amounts: Amounts = "words"
     index: int = 0
     first: bool = True
     last: bool = True
@@ -180,10 +181,12 @@ def _steps_of(
 ) -> list[Step]:
     guidance, conditions = rules.of(target)
     counts, temperatures = schedule(target, entry, original=original)
+    choice = default_choice(entry, target.scheme)
+    amounts = "words" if original else choice.amounts
     return [
         Step(
             target=target.modality,
-            scheme=default_choice(entry, target.scheme).scheme,
+            scheme=choice.scheme,
             num_tokens=count,
             temperature=temperature,
             guidance=guidance,
@@ -192,6 +195,7 @@ def _steps_of(
             top_p=target.top_p,
             max_tokens=target.max_tokens,
             copies=target.copies,
+            amounts=target.amounts or amounts,
             index=start + i,
             first=i == 0,
             last=i == min(len(counts), len(temperatures)) - 1,

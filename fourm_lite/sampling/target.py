@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import from_dict
@@ -15,6 +15,12 @@ from fourm_lite.sampling.schedule import Order, Temperature, as_temperature, tok
 
 Guidance = float | Mapping[str, float]
 """One scale for all conditions together, or a weight for each; 1.0 is no guidance."""
+
+Amounts = Literal["words", "median"]
+"""How amounts (`v0=117`) are chosen: as any other word, or at the median of what is expected."""
+
+_OF_AMOUNTS = frozenset({"color_palette", "metadata"})  # formats whose v0 says how much; a place
+# of a box or a pose may be expected in two spots with nothing between them
 
 _SMALL_GRID = 16  # tokens of a global embedding: few enough for one step
 _PARALLEL: tuple[Scheme, ...] = ("maskgit", "roar")
@@ -28,12 +34,14 @@ class Choice:
     steps: int | None
     order: Order
     temperature: float
+    amounts: Amounts = "words"
 
 
 # A global embedding is one argmax step. Pictures need several steps to agree with themselves, and
 # argmax makes them dull: MaskGIT and ROAR settings are those that their papers and 4M start from.
 # Texts are best cool.
 _SEQUENCE = Choice("autoregressive", None, "linear", 0.3)
+_AMOUNTS = Choice("autoregressive", None, "linear", 0.3, "median")
 _OF_SCHEME: dict[Scheme, Choice] = {
     "maskgit": Choice("maskgit", 8, "cosine", 1.0),
     "roar": Choice("roar", 25, "linear", 1.0),
@@ -63,7 +71,7 @@ def default_choice(modality: Modality, scheme: Scheme | None = None) -> Choice:
             f"'{modality.name}' is a {modality.kind} and decoded by {fitting}, not by {scheme}"
         )
     if is_text:
-        return _SEQUENCE
+        return _AMOUNTS if modality.text_format in _OF_AMOUNTS else _SEQUENCE
     if modality.max_tokens <= _SMALL_GRID:
         return _SMALL[scheme or "roar"]
     return _OF_SCHEME[scheme or modality.scheme]
@@ -84,6 +92,8 @@ class Target:
         top_p: keeps the likeliest ids that make up this share of the probability; 0 is off
         max_tokens: sequences: tokens at most
         copies: sequences: how often the item is sampled, the results joined (dense SAM)
+        amounts: sequences: number words `v0=..` at the "median" of what is expected, or drawn
+            as any other of the "words"; None: the median for palettes and metadata
     Raises:
         ConfigError: a value that means nothing
     """
@@ -98,6 +108,7 @@ class Target:
     top_p: float | None = None
     max_tokens: int | None = None
     copies: int = 1
+    amounts: Amounts | None = None
 
     def __post_init__(self) -> None:
         """Refuses what no modality could make sense of."""
@@ -114,6 +125,10 @@ class Target:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ConfigError(f"'{self.modality}': {name} must be 1 or more, got {value!r}")
+        if self.amounts not in (None, "words", "median"):
+            raise ConfigError(
+                f"'{self.modality}': amounts must be 'words' or 'median', got {self.amounts!r}"
+            )
         if self.order is not None:
             token_counts(1, 1, self.order)
         if self.temperature is not None:
@@ -173,8 +188,8 @@ def _check_sequence(target: Target, entry: Modality) -> None:
 
 
 def _check_grid(target: Target, entry: Modality) -> None:
-    if target.max_tokens is not None or target.copies != 1:
+    if target.max_tokens is not None or target.copies != 1 or target.amounts is not None:
         raise ConfigError(
-            f"'{entry.name}' is a grid of {entry.max_tokens} tokens: max_tokens and copies are for "
-            "sequences"
+            f"'{entry.name}' is a grid of {entry.max_tokens} tokens: max_tokens, copies and "
+            "amounts are for sequences"
         )

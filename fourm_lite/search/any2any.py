@@ -1,7 +1,7 @@
 """From every source to every target: generated values measured beside chance and a constant guess.
 
-Each target is generated from its sources alone, texts greedily, maps and embeddings as expected
-values, and compared with the photo's own value. *Chance* compares the same values with another
+Each target is generated from its sources alone, texts greedily, amounts in them at their median,
+maps and embeddings as expected values, and compared with the photo's own value. *Chance* compares the same values with another
 photo's; the *majority* row guesses one value for all photos, made of the measured photos' own, so
 it knows more than it should.
 """
@@ -107,6 +107,7 @@ def evaluate_any2any(
         "decode": how.decode,
         "steps": how.steps,
         "text_temperature": how.temperature,
+        "amounts": "median",
         "seed": how.seed,
         "chance": "the same values against another photo's",
         "majority": "one value for all photos, from the measured photos' own means",

@@ -26,11 +26,15 @@ FIRST = 1  # [S_0] exists, but spans are counted from [S_1]
 
 @dataclass(frozen=True)
 class Marks:
-    """The ids of a text vocabulary that masking needs; `sentinels[k]` is the id of [S_k]."""
+    """The ids of a text vocabulary that masking and decoding need.
+
+    `sentinels[k]` is the id of [S_k], `amounts[n]` that of the number word `v0=n`.
+    """
 
     pad: int
     eos: int
     sentinels: tuple[int, ...]
+    amounts: tuple[int, ...] = ()
 
     def sentinel(self, k: int) -> int:
         """The id of [S_k].

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 PAD, UNK, SOS, EOS = SPECIAL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
 AXES = 4
-_SENTINEL = re.compile(r"\[S_([0-9]+)\]\Z")
 _COORDINATE = re.compile(r"v[0-3]=([0-9]+)\Z")
 _FILE_NAMES = ("tokenizer.json", "text_tokenizer.json")
 _SPECIAL_WORD = re.compile(r"\[(?:PAD|UNK|SOS|EOS|S_[0-9]+)\]|\bv[0-3]=[0-9]+\b")
@@ -64,8 +63,9 @@ class TextTokenizer:
             )
         self.pad, self.unk = words[PAD], words[UNK]
         self.sos, self.eos = words[SOS], words[EOS]
-        self.sentinels = _sentinels(words)
+        self.sentinels = tuple(_in_order(words, "[S_{}]"))
         self.bins = 1 + max((int(m[1]) for m in map(_COORDINATE.match, words) if m), default=-1)
+        self.amounts = tuple(_in_order(words, "v0={}"))
         self._unwanted = {self.pad, self.sos, self.eos, *self.sentinels}
 
     @property
@@ -75,8 +75,8 @@ class TextTokenizer:
 
     @property
     def marks(self) -> Marks:
-        """The ids that span masking needs."""
-        return Marks(pad=self.pad, eos=self.eos, sentinels=self.sentinels)
+        """The ids that span masking and decoding need."""
+        return Marks(self.pad, self.eos, self.sentinels, self.amounts)
 
     def id_of(self, word: str) -> int | None:
         """The id of one token, or None where the vocabulary does not hold it."""
@@ -157,13 +157,13 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _sentinels(words: dict[str, int]) -> tuple[int, ...]:
-    """The ids of [S_0], [S_1] and so on, up to the first that is missing."""
-    found = {int(match[1]): words[match[0]] for match in map(_SENTINEL.match, words) if match}
-    ids: list[int] = []
-    while len(ids) in found:
-        ids.append(found[len(ids)])
-    return tuple(ids)
+def _in_order(words: dict[str, int], form: str) -> Iterator[int]:
+    """The ids of the words numbered 0, 1 and so on, up to the first that is missing."""
+    for number in count():
+        found = words.get(form.format(number))
+        if found is None:
+            return
+        yield found
 
 
 def load_text_tokenizer(

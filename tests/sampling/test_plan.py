@@ -81,6 +81,34 @@ def test_what_a_target_leaves_open_follows_kind_and_size(name, scheme, num_steps
     assert (steps[0].num_tokens is None) == (scheme == "autoregressive")
 
 
+@pytest.mark.parametrize(
+    ("target", "amounts"),
+    [
+        ("caption", "words"),
+        ("det", "words"),
+        ("color_palette", "median"),
+        (Target("metadata"), "median"),
+        (Target("metadata", amounts="words"), "words"),
+        (Target("det", amounts="median"), "median"),
+    ],
+)
+def test_amounts_are_taken_at_their_median_unless_the_target_says_otherwise(target, amounts):
+    (step,) = Plan.of(target).steps()
+
+    assert step.amounts == amounts
+
+
+def test_in_the_original_amounts_are_words():
+    (step,) = Plan.of("metadata").steps(original=True)
+
+    assert step.amounts == "words"
+
+
+def test_a_grid_has_no_amounts():
+    with pytest.raises(ConfigError, match="amounts are for sequences"):
+        Plan.of(Target("tok_depth@224", amounts="median")).steps()
+
+
 def test_a_modality_of_the_users_own_needs_no_entry_anywhere_else():
     mine = Modality(name="tok_mine", kind="grid", grid=(3, 4), max_tokens=12, vocab_size=9)
 
@@ -223,6 +251,7 @@ def test_a_recipe_that_means_nothing_says_where(data, message):
         {"guidance": True},
         {"guidance": "3"},
         {"modality": ""},
+        {"amounts": "mean"},
     ],
 )
 def test_a_target_of_nonsense_is_refused_at_once(fields):
