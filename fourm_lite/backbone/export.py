@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def in_bfloat16(model: FMViT) -> Run:
 
 
 FORMS = ("export", "onnx", "onnx-int8", "compile", "bf16", "int8")
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_NEEDS = {"onnx": _ONNX, "onnx-int8": _ONNX}
+
+
+def missing_packages(form: str) -> list[str]:
+    """What a form needs and is not installed; `pip install 'fourm-lite[export]'` brings it."""
+    return [name for name in _NEEDS.get(form, ()) if find_spec(name) is None]
 
 
 def report(
@@ -136,10 +144,15 @@ def report(
         ranges_from: float[n, C, H, W], other images, for int8; without them it is slower
     Raises:
         ConfigError: a form that is not known
+        FourMError: a form needs a package that is not installed; before any work
     """
     for form in forms:
         if form not in FORMS:
             raise ConfigError(f"a form is one of {FORMS}, got {form!r}.{suggest(form, FORMS)}")
+        if missing := missing_packages(form):
+            raise FourMError(
+                f"the form {form} needs {' and '.join(missing)}; pip install 'fourm-lite[export]'"
+            )
     model.eval()
     want, base = _measured(model, images, batch, repeats)
     lines = [Agreement("float32", 0.0, 1.0, base, 1.0)]

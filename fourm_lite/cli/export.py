@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
-from fourm_lite.backbone.export import FORMS, report
+from fourm_lite.backbone.export import FORMS, missing_packages, report
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table
 from fourm_lite.cli.words import Argument, Option
+from fourm_lite.data.records import read_records
+from fourm_lite.data.sources import Record
 from fourm_lite.training.labelled import Photo, read_labelled
 from fourm_lite.training.photos import read_pixels
 
 RANGE_PHOTOS = 16
+_ALL = ", ".join(FORMS)
 
 
 def export(
     model: Annotated[str, Argument("a classifier, or any model that reads pixels")],
     out: Annotated[Path, Option("--out", "-o", help="The folder that the files go to.")],
-    forms: Annotated[str, Option(help="Some of the forms, with commas between.")] = ",".join(FORMS),
+    forms: Annotated[
+        str, Option(help=f"With commas between; by default all that can be made: {_ALL}.")
+    ] = "",
     photos: Annotated[
-        str, Option(help="Photos to compare on, and for int8's ranges; by default noise.")
+        str, Option(help="A folder or list to compare on, and for int8's ranges; else noise.")
     ] = "",
     images: Annotated[int, Option(help="Images to compare on.", min=1)] = 64,
     batch: Annotated[int, Option(help="Images at a time, also to measure speed.", min=1)] = 8,
@@ -32,13 +38,14 @@ def export(
     """Export a ViT, and show how each form agrees with it and how fast it is.
 
     Raises:
-        FourMError: the model reads no pixels, or a package is missing
+        FourMError: the model reads no pixels, or a form that was named needs a missing package
     """
     vit = FMViT.from_pretrained(model)
     if threads:
         torch.set_num_threads(threads)
     compared, others = _images(vit, photos, images)
-    lines = report(vit, compared, forms=forms.split(","), out=out, batch=batch, ranges_from=others)
+    named = forms.split(",") if forms else _available()
+    lines = report(vit, compared, forms=named, out=out, batch=batch, ranges_from=others)
     if as_json:
         print_json([vars(line) for line in lines])
         return
@@ -50,12 +57,21 @@ def export(
     print_table(("form", "largest difference", "same top-1", "ms a batch", "speed"), rows)
 
 
+def _available() -> list[str]:
+    """The forms whose packages are here; of the others it is said what they lack."""
+    lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
+    for form, missing in lacking.items():
+        needs = f"{form} needs {' and '.join(missing)}; pip install 'fourm-lite[export]'"
+        print(f"left out: {needs}", file=sys.stderr)
+    return [form for form in FORMS if form not in lacking]
+
+
 def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What is compared, and other photos (spread over all) that int8 takes its ranges from."""
     if not photos:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, *vit.input_size, generator=generator), None
-    found: tuple[Photo, ...] = read_labelled(photos).photos
+    found = [Photo(record, ()) for record in _records(Path(photos))]
     rest = found[count:] or found
     others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
     size = vit.input_size[1:]
@@ -63,3 +79,9 @@ def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Te
         torch.stack([read_pixels(p, size) for p in part]) for part in (found[:count], others)
     )
     return images, ranges
+
+
+def _records(source: Path) -> list[Record]:
+    if source.suffix == ".tar":
+        return [photo.record for photo in read_labelled(source).photos]
+    return read_records(source)

@@ -1,9 +1,9 @@
 """From every source to every target: generated values measured beside chance and a constant guess.
 
-Each target is generated from its sources alone, texts greedily, amounts in them at their median,
-maps and embeddings as expected values, and compared with the photo's own value. *Chance* compares the same values with another
-photo's; the *majority* row guesses one value for all photos, made of the measured photos' own, so
-it knows more than it should.
+Each target is generated from its sources alone (texts greedily, amounts in them at their median,
+maps and embeddings as expected values) and compared with the photo's own value. *Chance* compares
+the same values with another photo's; the *majority* row guesses one value for all photos, made of
+the measured photos' own, so it knows more than it should.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from tiny import tiny_model
 from tiny_photos import write_classes, write_list
 
+from fourm_lite.backbone import export
 from fourm_lite.cli import main
 
 
@@ -139,3 +141,37 @@ def test_export_shows_how_each_form_agrees(capsys, model, photos, tmp_path):
     assert set(lines) == {"float32", "export", "bf16"}
     assert lines["export"]["max_difference"] < 1e-5
     assert (tmp_path / "e" / "model.pt2").is_file()
+
+
+def test_export_compares_on_photos_without_labels(capsys, model, photos, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    found = [p for p in sorted(photos.rglob("*")) if p.suffix in (".jpg", ".png")][:3]
+    for number, path in enumerate(found):
+        shutil.copy(path, plain / f"{number}{path.suffix}")
+    words = ["--out", tmp_path / "e", "--forms", "bf16", "--photos", plain, "--json"]
+
+    code, shown, err = run(capsys, "export", model, *words)
+
+    assert code == 0, err
+    assert [line["form"] for line in json.loads(shown)] == ["float32", "bf16"]
+
+
+def test_export_leaves_out_what_lacks_a_package_unless_it_is_named(
+    capsys, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    monkeypatch.setattr("fourm_lite.cli.export.FORMS", ("export", "onnx"))
+
+    code, shown, err = run(capsys, "export", model, "--out", tmp_path / "all", "--json")
+
+    assert code == 0, err
+    assert [line["form"] for line in json.loads(shown)] == ["float32", "export"]
+    assert "left out: onnx needs onnx and onnxscript and onnxruntime; pip install" in err
+
+    words = ["--out", tmp_path / "one", "--forms", "onnx"]
+    code, _, err = run(capsys, "export", model, *words)
+
+    assert code != 0
+    assert "the form onnx needs onnx" in err
+    assert not (tmp_path / "one").exists()
