@@ -20,7 +20,7 @@ import torch
 
 from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
 from fourm_lite.embedders.load import FAMILIES, load_embedder
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
@@ -261,7 +261,15 @@ def open_space(
         text_tokenizer: replaces the text tokenizer alone
         device: where the networks run
         dtype: of the model's weights
+    Raises:
+        ConfigError: a spread of vectors that are not centred
+        FourMError: a spread, and none is kept beside the model
     """
+    if spread and not center:
+        raise ConfigError(
+            f"queries are spread around the centre, got a spread of {spread} without centring; "
+            "leave out one of the two"
+        )
     if is_embedder(model):
         options = {"device": device} if device else {}
         embedder = load_embedder(model, **options)  # type: ignore[arg-type]

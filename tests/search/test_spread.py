@@ -110,6 +110,13 @@ def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not
     assert np.allclose(both[1], asked[0], atol=1e-5)
 
 
+def test_a_spread_without_a_centre_cannot_be_asked_for():
+    with pytest.raises(ConfigError, match="without centring"):
+        open_space("mini", center=False, spread=0.5)
+
+    assert open_space("mini", center=False).spread is None
+
+
 def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
     folder = mini_without_a_spread(tmp_path)
 
