@@ -122,7 +122,13 @@ class FMViT(nn.Module):
         return self.encoder
 
     def init_weights(self) -> FMViT:
-        """Draws all weights from torch's generator, as for a model that is trained from nothing."""
+        """Draws all weights, the head's too, from torch's generator, as for a model that is
+        trained from nothing; norms scale by 1 and add 0.
+        """
+        for norm in self.modules():
+            if isinstance(norm, LayerNorm):
+                nn.init.ones_(norm.weight)
+                nn.init.zeros_(norm.bias)
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -134,6 +140,7 @@ class FMViT(nn.Module):
                 nn.init.xavier_uniform_(embedding.proj.weight)
         if self.config.num_register_tokens:
             nn.init.normal_(self.register_tokens, std=0.02)
+        self._renew_head()
         return self
 
     def get_classifier(self) -> nn.Module:
@@ -162,11 +169,14 @@ class FMViT(nn.Module):
                 self.config.head, num_classes=num_classes, pool=pool, class_names=tuple(class_names)
             )
         self.config = replace(self.config, head=head)
+        self._renew_head()
+        self._describe()
+
+    def _renew_head(self) -> None:
         where = self._first_embedding().mod_emb
-        self._add_head(head)
+        self._add_head(self.config.head)
         for part in (self.pool, self.fc_norm, self.head):
             part.to(where.device, where.dtype)
-        self._describe()
 
     def _first_embedding(self) -> Any:
         return next(iter(self.encoder_embeddings.values()))

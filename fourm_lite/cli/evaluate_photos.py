@@ -26,6 +26,7 @@ from fourm_lite.training.labelled import (
     has_split,
     hold_out,
     read_labelled,
+    read_training,
 )
 from fourm_lite.training.photos import readable
 from fourm_lite.training.probe import choose_linear, fit_linear, photo_features
@@ -174,8 +175,8 @@ def _with_validation(found: Features) -> tuple[tuple[Tensor, Tensor], tuple[Tens
 def features_of(model: str, data: str, test_data: str, features: str = "") -> Features:
     """Features of the photos that a protocol needs.
 
-    Of `--data` the photos of the split "train" are learnt from (all, where no split is named), of
-    `--test-data` those of "test" are asked (all, where there are none).
+    Of `--data` the photos of the split "train" are learnt from (those of no split, where there are
+    none), of `--test-data` those of "test" are asked (all, where there are none).
 
     Raises:
         ConfigError: photos of several labels; or one source for both without a test split
@@ -184,7 +185,7 @@ def features_of(model: str, data: str, test_data: str, features: str = "") -> Fe
     own_test = has_split(asked, "test")
     if not own_test and Path(asked).resolve() == Path(data).resolve():
         raise ConfigError(f"{data} names no test photos; give others with --test-data")
-    train = readable(read_labelled(data, split="train" if has_split(data, "train") else None))
+    train = readable(read_training(data))
     test = readable(read_labelled(asked, split="test" if own_test else None, classes=train.classes))
     val = None
     if has_split(data, "val"):

@@ -22,9 +22,10 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig, is_linear
 from fourm_lite.training.labelled import LabelledSet, Splits
+from fourm_lite.training.ledger import check_fresh
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.photos import PhotoAugment, PhotoStream
@@ -89,6 +90,8 @@ class FinetuneConfig:
                 "epochs and batch_size are at least 1 and layer_decay in 0..1, got "
                 f"{self.epochs}, {self.batch_size}, {self.layer_decay}"
             )
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"smoothing is at least 0 and below 1, got {self.smoothing}")
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ def finetune(
         FourMError: `out` holds a run and `resume` is False
     """
     config = config or FinetuneConfig()
+    if not resume:
+        check_fresh(out / "run")  # before anything of it is touched
     model = classifier(source, data.train, config, image_size=image_size).to(device or "cpu")
     if config.mode == "probe" and is_linear(model):
         found = _probe(model, data, out, config)
@@ -209,9 +214,12 @@ def _train(
     )  # fmt: skip
     settings = _train_config(stream, config, model, run)
     stopped, done = False, True
-    if not (resume and (run / "stopped.json").is_file()):
+    ended = resume and (run / "stopped.json").is_file()
+    if ended and not _has_best(run):
+        raise FourMError(f"{run} has ended and its best weights are gone; choose another --out")
+    if not ended:
         if not resume:
-            shutil.rmtree(run / "best", ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)  # what a run left before its first checkpoint
         try:
             done = fit(task, stream, settings, resume=resume, progress=progress).done
         except EarlyStop as error:

@@ -109,10 +109,9 @@ def read_labelled(
     Raises:
         FourMError: nothing is there, no photo has a label, or a label is not one of `classes`
     """
-    found = _rows(Path(source))
-    if split is not None:
-        found = [(record, label) for record, label in found if is_of(record.split, split)]
-    return _labelled(found, source, split, classes)
+    rows = _rows(Path(source))
+    found = rows if split is None else [row for row in rows if is_of(row[0].split, split)]
+    return _labelled(found, source, split, classes, _has_lists(rows))
 
 
 def has_split(source: str | Path, split: str) -> bool:
@@ -127,6 +126,36 @@ def is_of(name: str, split: str) -> bool:
     return name.lower() in SPLITS[split]
 
 
+def _split_of(name: str) -> str:
+    """What people's name for a split stands for, or "" where it is none."""
+    return next((split for split in SPLITS if is_of(name, split)), "")
+
+
+def read_training(source: str | Path) -> LabelledSet:
+    """The photos of the split "train"; where there is none, those of no split that is known.
+
+    Raises:
+        FourMError: all photos are of other splits, or as `read_labelled`
+    """
+    rows = _rows(Path(source))
+    return _labelled(_training(rows, source), source, "train", None, _has_lists(rows))
+
+
+def _training(rows: Sequence[Row], source: str | Path) -> Sequence[Row]:
+    found = [row for row in rows if is_of(row[0].split, "train")]
+    found = found or [row for row in rows if not _split_of(row[0].split)]
+    if rows and not found:
+        raise FourMError(
+            f"{source} names no photos to train on: all are of the splits "
+            f"{sorted({r.split for r, _ in rows})}; call those of one 'train'"
+        )
+    return found
+
+
+def _has_lists(rows: Sequence[Row]) -> bool:
+    return any(isinstance(label, list) for _, label in rows)
+
+
 def read_splits(source: str | Path, *, val_share: float = 0.1) -> Splits:
     """Training, validation and test photos of one source.
 
@@ -134,11 +163,14 @@ def read_splits(source: str | Path, *, val_share: float = 0.1) -> Splits:
     photos by the hash of their ids; a class with one photo keeps it for training.
     """
     rows = _rows(Path(source))
-    named = {name: [r for r in rows if is_of(r[0].split, name)] for name in SPLITS}
+    several = _has_lists(rows)
+    named = {name: [r for r in rows if is_of(r[0].split, name)] for name in ("val", "test")}
     notes = []
-    unnamed = [r for r in rows if not any(is_of(r[0].split, name) for name in SPLITS)]
-    training = named["train"] or unnamed
-    train = _labelled(training, source, "train", None)
+    training = _training(rows, source)
+    train = _labelled(training, source, "train", None, several)
+    unread = len(rows) - len(training) - sum(map(len, named.values()))
+    if unread:
+        notes.append(f"{unread} photos of other splits than {', '.join(SPLITS)} were left out")
     lone = [train.classes[i] for i, n in enumerate(train.counts.tolist()) if n == 1]
     if lone:
         notes.append(f"{len(lone)} classes have one training photo only: {', '.join(lone)}")
@@ -148,16 +180,22 @@ def read_splits(source: str | Path, *, val_share: float = 0.1) -> Splits:
             "a classifier needs at least two"
         )
     if named["val"]:
-        val = _labelled(named["val"], source, "val", train.classes)
+        val = _labelled(named["val"], source, "val", train.classes, several)
     else:
         train, val = hold_out(train, val_share)
         notes.append(f"{len(val)} photos were held out of the training set for validation")
-    test = _labelled(named["test"], source, "test", train.classes) if named["test"] else None
+    test = None
+    if named["test"]:
+        test = _labelled(named["test"], source, "test", train.classes, several)
     return Splits(train, val, test, tuple(notes))
 
 
 def hold_out(data: LabelledSet, share: float) -> tuple[LabelledSet, LabelledSet]:
-    """Two parts, the second with a share of every class that has more than one photo."""
+    """Two parts, the second with a share of every class that has more than one photo.
+
+    Raises:
+        FourMError: no class has more than one
+    """
     by_class: dict[int, list[int]] = {}
     for row, photo in enumerate(data.photos):
         by_class.setdefault(photo.classes[0], []).append(row)
@@ -165,6 +203,11 @@ def hold_out(data: LabelledSet, share: float) -> tuple[LabelledSet, LabelledSet]
     for rows in by_class.values():
         rows.sort(key=lambda r: hashlib.sha1(data.photos[r].record.id.encode()).digest())
         held.update(rows[: min(len(rows) - 1, max(1, round(share * len(rows))))])
+    if not held:
+        raise FourMError(
+            "every class has one photo, so none can be held out for validation; give a second "
+            "photo of a class, or photos of the split 'val'"
+        )
     kept = [row for row in range(len(data)) if row not in held]
     return data.rows(kept), data.rows(sorted(held))
 
@@ -208,17 +251,28 @@ def _listed(path: Path) -> list[Row]:
 
 def _from_folders(root: Path) -> list[Row]:
     """`class/photo.jpg`, or `train/class/photo.jpg` and so on."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+    folders = _folders(root)
     if not folders:
         raise FourMError(f"{root} holds neither {LIST} nor folders named for classes")
-    if all(any(is_of(p.name, s) for s in SPLITS) for p in folders):
-        return [row for p in folders for row in _from_classes(p, p.name)]
-    return _from_classes(root, "")
+    others = [p.name for p in folders if not _split_of(p.name)]
+    if len(others) == len(folders):
+        return _from_classes(root, "")
+    if others:
+        raise FourMError(
+            f"{root} holds folders of splits and others beside them ({', '.join(others[:5])}); "
+            f"name those for a split too ({', '.join(SPLITS)}), or move them away"
+        )
+    return [row for p in folders for row in _from_classes(p, p.name)]
+
+
+def _folders(root: Path) -> list[Path]:
+    """Those that people made: not `.cache`, `__MACOSX` and the like."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
 def _from_classes(root: Path, split: str) -> list[Row]:
     out: list[Row] = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != "."):
+    for folder in _folders(root):
         for path in sorted(folder.rglob("*")):
             if path.suffix[1:].lower() in ENDINGS:
                 name = path.relative_to(root).with_suffix("").as_posix()
@@ -236,7 +290,8 @@ def _from_tar(path: Path) -> list[Row]:
         if image is None:
             continue
         folder = sample.key.rpartition("/")[0].rpartition("/")[2]
-        out.append((Record(sample.key, image), _label_in(sample.files, path, sample.key) or folder))
+        label = _label_in(sample.files, path, sample.key)
+        out.append((Record(sample.key, image), folder if label in (None, "") else label))
     return out
 
 
@@ -254,7 +309,11 @@ def _label_in(files: Mapping[str, bytes], path: Path, key: str) -> Any:
 
 
 def _labelled(
-    rows: Sequence[Row], source: str | Path, split: str | None, classes: Sequence[str] | None
+    rows: Sequence[Row],
+    source: str | Path,
+    split: str | None,
+    classes: Sequence[str] | None,
+    several: bool,
 ) -> LabelledSet:
     where = f"{source}" + (f", split {split!r}," if split else "")
     if not rows:
@@ -277,7 +336,6 @@ def _labelled(
                     f"{len(known)} known classes.{suggest(name, known)}"
                 )
     photos = tuple(Photo(r, tuple(numbers[n] for n in names)) for r, names in named)
-    several = any(isinstance(label, list) for _, label in rows)
     return LabelledSet(photos, known, several, tuple(skipped))
 
 

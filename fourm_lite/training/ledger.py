@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fourm_lite.errors import CheckpointError
+from fourm_lite.errors import CheckpointError, FourMError
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
@@ -56,6 +56,20 @@ def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
     found = [p for p in Path(folder).glob("step-*") if _STEP.fullmatch(p.name)]
     return sorted(found)
+
+
+def check_fresh(folder: Path) -> None:
+    """Refuses a folder that holds a run.
+
+    Raises:
+        FourMError: it does
+    """
+    found = checkpoints(folder)
+    if found:
+        raise FourMError(
+            f"{folder} already holds a run ({found[-1].name}); go on with resume (--resume), or "
+            "choose another folder"
+        )
 
 
 def save_state(

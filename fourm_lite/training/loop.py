@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.ema import Ema
 from fourm_lite.training.feed import Batches, Stream, in_processes, in_threads
-from fourm_lite.training.ledger import Ledger, checkpoints, load_state, prune, save_state
+from fourm_lite.training.ledger import (
+    Ledger,
+    check_fresh,
+    checkpoints,
+    load_state,
+    prune,
+    save_state,
+)
 from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
 from fourm_lite.training.processes import any_of, is_sharded, make_accelerator, whole_state
@@ -177,13 +184,10 @@ class _Run:
     def restore(self, resume: bool) -> Ledger:
         found = checkpoints(self.config.out)
         fresh = Ledger(data=self.data.fingerprint)
+        if not resume:
+            check_fresh(self.config.out)
         if not found:
             return fresh
-        if not resume:
-            raise FourMError(
-                f"{self.config.out} already holds a run ({found[-1].name}); go on with resume "
-                "(--resume), or choose another folder"
-            )
         ledger = load_state(found[-1], self.model, self.plain_optimizer, self.ema)
         if ledger.data != fresh.data:
             raise FourMError(

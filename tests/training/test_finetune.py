@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import FinetuneConfig, finetune, layer_scales
+from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales
 from fourm_lite.training.labelled import read_labelled, read_splits
 from fourm_lite.training.loop import checkpoints
 from fourm_lite.training.probe import (
@@ -148,6 +149,46 @@ def test_a_run_that_gets_no_better_stops_early(model, photos, tmp_path):
     again = finetune(model, photos, tmp_path / "out", config, resume=True)
     assert torch.equal(again.model.head.weight, found.model.head.weight)
     assert checkpoints(tmp_path / "out" / "run")
+
+
+def test_a_refused_run_keeps_its_best_weights(model, photos, tmp_path):
+    config = FinetuneConfig(**{**QUICK, "epochs": 30}, mode="full", lr=1e-9, patience=2)
+    found = finetune(model, photos, tmp_path / "out", config)
+
+    with pytest.raises(FourMError, match="already holds a run"):
+        finetune(model, photos, tmp_path / "out", config)
+    again = finetune(model, photos, tmp_path / "out", config, resume=True)
+
+    assert again.best_val == found.best_val > 0
+    for (name, a), b in zip(
+        found.model.state_dict().items(), again.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_an_ended_run_without_its_best_weights_is_not_replaced_by_the_start(
+    model, photos, tmp_path
+):
+    config = FinetuneConfig(**{**QUICK, "epochs": 30}, mode="full", lr=1e-9, patience=2)
+    finetune(model, photos, tmp_path / "out", config)
+    shutil.rmtree(tmp_path / "out" / "run" / "best")
+
+    with pytest.raises(FourMError, match="best weights are gone"):
+        finetune(model, photos, tmp_path / "out", config, resume=True)
+
+
+def test_nothing_pretrained_is_left_from_scratch(model, photos):
+    found = FMViT.from_pretrained(model, num_classes=3)
+    with torch.no_grad():
+        for value in found.parameters():
+            value.fill_(7.0)
+    found.save(model.parent / "sevens")
+
+    drawn = classifier(
+        model.parent / "sevens", photos.train, FinetuneConfig(mode="full", from_scratch=True)
+    )
+
+    assert not [name for name, value in drawn.named_parameters() if (value == 7).any()]
 
 
 def test_several_labels_a_photo_are_learnt_each_for_itself(model, tmp_path):

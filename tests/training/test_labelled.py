@@ -10,7 +10,13 @@ from tiny_photos import COLOURS, picture, write_classes, write_list
 
 from fourm_lite.data.sources import write_tar
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.training.labelled import few_shots, hold_out, read_labelled, read_splits
+from fourm_lite.training.labelled import (
+    few_shots,
+    hold_out,
+    read_labelled,
+    read_splits,
+    read_training,
+)
 from fourm_lite.training.photos import PhotoStream, readable
 
 
@@ -95,6 +101,83 @@ def test_a_class_with_one_photo_keeps_it_and_is_told_of(tmp_path):
 
     assert splits.train.counts.tolist() == [3, 3, 1]
     assert any("one training photo only: red" in note for note in splits.notes)
+
+
+def test_one_photo_in_every_class_cannot_be_held_out(tmp_path):
+    root = write_classes(tmp_path / "x", 1)
+
+    with pytest.raises(FourMError, match="every class has one photo"):
+        read_splits(root)
+
+
+def relabelled(root, change):
+    rows = [json.loads(line) for line in (root / "labels.jsonl").read_text().splitlines()]
+    for row in rows:
+        change(row)
+    (root / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.mark.parametrize("name", ["trainval", ""])
+def test_training_photos_are_never_those_of_another_split(tmp_path, name):
+    root = relabelled(
+        write_list(tmp_path / "x", val=0),
+        lambda row: row.update(split=name if row["split"] == "train" else "test"),
+    )
+
+    assert len(read_training(root)) == len(read_splits(root).train) + len(read_splits(root).val)
+    assert {photo.record.split for photo in read_training(root).photos} == {name}
+
+
+def test_a_source_of_other_splits_alone_trains_nothing(tmp_path):
+    root = write_list(tmp_path / "x", train=0)
+
+    for read in (read_training, read_splits):
+        with pytest.raises(FourMError, match="no photos to train on"):
+            read(root)
+
+
+def test_photos_of_a_split_that_is_not_read_are_counted(tmp_path):
+    root = relabelled(
+        write_list(tmp_path / "x"),
+        lambda row: row.update(split={"val": "dev"}.get(row["split"], row["split"])),
+    )
+
+    assert any(note.startswith("9 photos of other splits") for note in read_splits(root).notes)
+
+
+def test_folders_beside_those_of_splits_are_no_classes(tmp_path):
+    root = as_split_classes(tmp_path)
+    (root / "__MACOSX" / "red").mkdir(parents=True)
+    assert read_splits(root).train.classes == ("blue", "green", "red")
+
+    (root / "unlabelled").mkdir()
+
+    with pytest.raises(FourMError, match="others beside them \\(unlabelled\\)"):
+        read_splits(root)
+
+
+def test_the_class_0_of_a_tar_is_a_class(tmp_path):
+    files = []
+    for number, name in enumerate(COLOURS):
+        for i in range(4):
+            label = json.dumps({"label": number}).encode()
+            files += [(f"a/{name}{i}.png", bytes_of(name, i)), (f"a/{name}{i}.json", label)]
+    write_tar(tmp_path / "n.tar", files)
+
+    assert read_labelled(tmp_path / "n.tar").classes == ("0", "1", "2")
+
+
+def test_one_list_of_labels_makes_all_splits_of_several(tmp_path):
+    def change(row):
+        if row["split"] == "train":
+            row["label"] = [row["label"]]
+
+    splits = read_splits(relabelled(write_list(tmp_path / "x"), change))
+
+    assert splits.train.multi_label
+    assert splits.val.multi_label
+    assert splits.test.multi_label
 
 
 def test_few_shots_are_so_many_of_each_class_and_depend_on_the_seed(tmp_path):
