@@ -2,13 +2,12 @@
 
 Importing this file registers the models; it is the only one of ours that imports timm for that, and
 nothing else of ours imports it. Unusual: timm loads `checkpoint_path` after the model is built, so
-the model takes over the flavour (gelu, swiglu, q/k norms) that the file's tensors show.
+the model takes over what the file's tensors show; see `fitting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,108 +15,66 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.backbone.config import IMAGENET_MEAN, IMAGENET_STD, HeadConfig, ViTConfig
+from fourm_lite.backbone.fitting import HEAD, OWN, fit
+from fourm_lite.backbone.load import vit_config
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import PRESETS
-from fourm_lite.nn.blocks import Block, BlockConfig, depth_rates
+from fourm_lite.nn.blocks import BlockConfig
 from fourm_lite.nn.posemb import resize_table
 
-SIZES = ("tiny", "small", "base", "large", "xlarge")
+SIZES = ("mini", "tiny", "small", "base", "large", "xlarge")
 FLAVOURS = ("gelu", "swiglu_nobias", "swiglu_qknorm_nobias")
 PUBLISHED = "swiglu_nobias"
-_OWN = ("encoder_embeddings.", "encoder.", "encoder_norm.", "fc_norm.", "head.", "pool.")
-_HEAD = ("fc_norm.", "head.", "pool.")
+MINI = {"encoder_depth": 12, "dim": 192, "num_heads": 3}
 _POOLS = {"avg": "avg", "map": "attentive", "": "none"}
 
 
 class TimmFMViT(FMViT):
     """An FMViT that reads any 4M or FMViT state dict, as timm's loaders hand it over."""
 
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__(config)
+        self.full_depth = config.depth
+
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Takes the tensors that an FMViT needs; a file without a head leaves the head as it is."""
         state = checkpoint_filter_fn(state_dict, self)
         own = self.state_dict()
-        state = {**{k: v for k, v in own.items() if k.startswith(_HEAD)}, **state}
+        state = {**{k: v for k, v in own.items() if k.startswith(HEAD)}, **state}
         return super().load_state_dict(state, *args, **kwargs)
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a 4M model, an ml-4m ViT or an FMViT under the names that `model` has.
 
-    The model takes over the flavour and the class head of the tensors, and the position table is
-    resized to the model's grid.
+    The model takes over the flavour, the registers and the form of the head that the tensors show,
+    and the position table is resized to the model's grid. Without classes (`num_classes=0`) the
+    file's head is left out, and the model's own pool stands.
 
     Raises:
-        CheckpointError: the tensors are of another kind of network, or of another number of classes
+        CheckpointError: another kind of network, size, number of classes or head
     """
-    assert isinstance(model, FMViT)
-    state = {k: v for k, v in state_dict.items() if k.startswith(_OWN)}
-    key = _pixel_key(state, model)
-    here = f"encoder_embeddings.{model.config.pixels.name}."
-    out = {k: v for k, v in state.items() if not k.startswith("encoder_embeddings.")}
-    out |= {here + k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
-    table, grid = out[here + "pos_emb"], model.config.pixels.grid
-    assert grid is not None
-    if table.shape[1] != grid[0] * grid[1]:
-        side = round(table.shape[1] ** 0.5)
-        out[here + "pos_emb"] = resize_table(table, (side, side), grid)
-    _take_flavour(out, model)
-    _check_classes(out, model)
-    wanted = model.state_dict()
-    return {k: v for k, v in out.items() if k in wanted or not k.startswith(_HEAD)}
+    assert isinstance(model, TimmFMViT)
+    return fit(state_dict, model, depth=model.full_depth, known=_known())
 
 
-def _pixel_key(state: Mapping[str, Tensor], model: FMViT) -> str:
-    """The prefix of the pixel embedding in a state dict: the model's own name, or the first."""
-    found = [k.removesuffix("proj.weight") for k in state if k.endswith(".proj.weight")]
-    found = [k for k in found if k.startswith("encoder_embeddings.")]
-    own = f"encoder_embeddings.{model.config.pixels.name}."
-    if not found or "encoder_norm.weight" not in state:
-        raise CheckpointError(
-            "expected the weights of a 4M model that reads pixels, or of an FMViT "
-            "(encoder_embeddings.rgb@224.proj.weight, encoder_norm.weight, ...); found neither"
-        )
-    return own if own in found else found[0]
+def _known() -> dict[str, tuple[int, int]]:
+    shapes = {size: _shape(size, PUBLISHED) for size in SIZES}
+    return {_name(size): (s["dim"], s["encoder_depth"]) for size, s in shapes.items()}
 
 
-def flavour_of(state: Mapping[str, Tensor], block: BlockConfig) -> BlockConfig:
-    """The block that the tensors of a state dict show: gates, norms of q and k, biases."""
-    gated = "encoder.0.mlp.fc3.weight" in state
-    norms = [v for k, v in state.items() if k.startswith("encoder.") and ".norm" in k]
-    biases = [v for k, v in state.items() if k.endswith(("norm1.bias", "norm2.bias"))]
-    return replace(
-        block,
-        gated_mlp=gated,
-        act_layer="SiLU" if gated else "GELU",
-        qk_norm="encoder.0.attn.q_norm.weight" in state,
-        qkv_bias="encoder.0.attn.qkv.bias" in state,
-        proj_bias="encoder.0.attn.proj.bias" in state,
-        mlp_bias="encoder.0.mlp.fc1.bias" in state,
-        # A norm without a bias stores a bias of zeros
-        norm_bias=not norms or any(bool(b.any()) for b in biases),
+def _name(size: str) -> str:
+    return f"fm_vit_{size}_patch16_224"
+
+
+def _shape(size: str, flavour: str) -> dict[str, Any]:
+    """Depth, and the words of a `BlockConfig`."""
+    preset = (
+        {**PRESETS[f"tiny_{flavour}"], **MINI} if size == "mini" else PRESETS[f"{size}_{flavour}"]
     )
-
-
-def _take_flavour(state: Mapping[str, Tensor], model: FMViT) -> None:
-    block = flavour_of(state, model.config.block)
-    if block == model.config.block:
-        return
-    where = model.encoder_norm.weight if hasattr(model.encoder_norm, "weight") else None
-    model.config = replace(model.config, block=block)
-    rates = depth_rates(model.config.drop_path_rate, model.config.depth)
-    model.encoder = nn.ModuleList(Block(block, drop_path=rate) for rate in rates)
-    if isinstance(where, Tensor):
-        model.encoder.to(where.device, where.dtype)
-
-
-def _check_classes(state: Mapping[str, Tensor], model: FMViT) -> None:
-    weight = state.get("head.weight")
-    if weight is not None and model.num_classes and weight.shape[0] != model.num_classes:
-        raise CheckpointError(
-            f"the checkpoint's head has {weight.shape[0]} classes, the model was made for "
-            f"{model.num_classes}; pass num_classes={weight.shape[0]}, or 0 for no head"
-        )
+    return {k: v for k, v in preset.items() if k != "decoder_depth"}
 
 
 def build(
@@ -142,13 +99,12 @@ def build(
         )
     if global_pool not in _POOLS:
         raise ConfigError(f"global_pool is one of {sorted(_POOLS)}, got {global_pool!r}")
-    preset = dict(PRESETS[f"{size}_{flavour}"])
-    depth = preset.pop("encoder_depth")
-    del preset["decoder_depth"]
+    shape = _shape(size, flavour)
+    depth = shape.pop("encoder_depth")
     pool: Any = _POOLS[global_pool]
     config = ViTConfig(
         inputs=(_pixels(in_chans),),
-        block=BlockConfig(**preset),
+        block=BlockConfig(**shape),
         depth=depth,
         head=HeadConfig(num_classes=num_classes, pool=pool, dropout=drop_rate),
         drop_path_rate=drop_path_rate,
@@ -157,12 +113,31 @@ def build(
     model.init_weights()
     model.set_input_size(img_size)
     if source is not None:
-        from fourm_lite.io.checkpoint import read
-
-        checkpoint = read(source)
-        names = [n for n in checkpoint.tensors if n.startswith(_OWN)]
-        model.load_state_dict(checkpoint.load(names, dtype=torch.float32))
+        _load(model, source)
     return model
+
+
+def _load(model: TimmFMViT, source: str | Path) -> None:
+    """Fills a model from a checkpoint whose config tells what its tensors do not."""
+    from fourm_lite.io.checkpoint import read
+
+    checkpoint = read(source)
+    config = vit_config(checkpoint)
+    heads, own = config.block.num_heads, model.config.block.num_heads
+    if config.block.dim == model.num_features and heads != own:
+        raise CheckpointError(
+            f"the checkpoint has {heads} attention heads a block, this model {own}; "
+            "open it with FMViT.from_pretrained"
+        )
+    pixels = f"encoder_embeddings.{config.pixels.name}."
+    own_keys = (*(k for k in OWN if k != "encoder_embeddings."), pixels)
+    names = [n for n in checkpoint.tensors if n.startswith(own_keys)]
+    state = checkpoint.load(names, dtype=torch.float32)
+    grid, here = config.pixels.grid, model.config.pixels.grid
+    assert grid is not None
+    assert here is not None
+    state[pixels + "pos_emb"] = resize_table(state[pixels + "pos_emb"], grid, here)
+    model.load_state_dict(state)
 
 
 def _pixels(channels: int) -> Modality:
@@ -193,14 +168,14 @@ def _entrypoint(size: str) -> Callable[..., nn.Module]:
         kwargs.pop("pretrained_model_args", None)
         return build_model_with_cfg(
             lambda **own: build(size, **own),
-            f"fm_vit_{size}_patch16_224",
+            _name(size),
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
             feature_cfg={"out_indices": 3, "feature_cls": Features},
             **kwargs,
         )
 
-    create.__name__ = f"fm_vit_{size}_patch16_224"
+    create.__name__ = _name(size)
     create.__module__ = __name__
     create.__doc__ = f"The encoder of 4M, {size}, as a ViT with patches of 16 pixels."
     return create
@@ -222,7 +197,7 @@ def register() -> list[str]:
     from timm.models import generate_default_cfgs, is_model, register_model
 
     module: Any = sys.modules[__name__]
-    names = [f"fm_vit_{size}_patch16_224" for size in SIZES]
+    names = [_name(size) for size in SIZES]
     if is_model(names[0]):
         return names
     module.default_cfgs = generate_default_cfgs({name: default_cfg() for name in names})

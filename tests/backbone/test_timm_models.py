@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,3 +197,100 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match="expected the weights of a 4M model"):
         timm.create_model(NAME, checkpoint_path=tmp_path / "x.safetensors")
+
+
+def saved(tmp_path, seed=0, **words):
+    """A folder with a ViT of the tiny size, and its logits of some images."""
+    head = registered.HeadConfig(num_classes=4, **words.pop("head", {}))
+    torch.manual_seed(seed)
+    config = replace(registered.build("tiny", flavour="gelu").config, head=head, **words)
+    model = FMViT(config).init_weights().eval()
+    if config.num_register_tokens:
+        torch.nn.init.normal_(model.register_tokens)
+    model.save(tmp_path)
+    return tmp_path, model
+
+
+HEADS = {
+    "attentive": {"pool": "attentive"},
+    "two layers": {"layers": 2},
+    "dropout": {"dropout": 0.5},
+    "all": {"pool": "attentive", "layers": 3, "dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("drop_rate", [0.0, 0.2])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_every_form_of_head_is_taken_over(tmp_path, images, head, drop_rate):
+    folder, model = saved(tmp_path, head=head)
+
+    words = {"num_classes": 4, "drop_rate": drop_rate}
+    got = timm.create_model(NAME, checkpoint_path=folder / "model.safetensors", **words).eval()
+
+    with torch.inference_mode():
+        torch.testing.assert_close(got(images), model(images))
+
+
+@pytest.mark.parametrize("word", ["checkpoint_path", "source"])
+def test_registers_are_taken_over(tmp_path, images, word):
+    folder, model = saved(tmp_path, num_register_tokens=2)
+
+    place = folder / "model.safetensors" if word == "checkpoint_path" else folder
+    got = timm.create_model(NAME, num_classes=4, **{word: place}).eval()
+
+    with torch.inference_mode():
+        torch.testing.assert_close(got(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("head", "pool", "word"), [("attentive", "", "global_pool='map'"), ("dropout", "map", "'avg'")]
+)
+def test_a_pool_that_does_not_fit_the_head_is_refused(tmp_path, head, pool, word):
+    folder, _ = saved(tmp_path, head=HEADS[head])
+
+    with pytest.raises(CheckpointError, match=word):
+        timm.create_model(NAME, source=folder, num_classes=4, global_pool=pool)
+
+
+def test_a_part_that_no_head_has_is_named(ours):
+    state = {**ours.state_dict(), "head.norm.weight": torch.zeros(1)}
+
+    with pytest.raises(CheckpointError, match=r"head\.norm\.weight"):
+        copy.deepcopy(ours).load_state_dict(state)
+
+
+def test_another_size_is_named_with_the_model_that_fits():
+    state = registered.build("mini", flavour="gelu").state_dict()
+
+    with pytest.raises(CheckpointError, match=r"width 192 and 12 blocks.*make fm_vit_mini_patch16"):
+        registered.build("tiny").load_state_dict(state)
+
+
+def test_other_channels_are_named(ours):
+    with pytest.raises(CheckpointError, match="pass in_chans=3"):
+        registered.build("tiny", in_chans=1).load_state_dict(ours.state_dict())
+
+
+def test_a_table_that_is_no_square_needs_its_size(ours, tmp_path):
+    wide = copy.deepcopy(ours)
+    wide.set_input_size((192, 432))  # 12 x 27 places: as many as of a square
+    wide.save(tmp_path)
+    odd = copy.deepcopy(ours)
+    odd.set_input_size((240, 320))
+
+    again = registered.build("tiny", source=tmp_path, num_classes=7)
+    want = copy.deepcopy(wide)
+    want.set_input_size(224)
+
+    torch.testing.assert_close(again.patch_embed.pos_emb, want.patch_embed.pos_emb)
+    with pytest.raises(CheckpointError, match="300 places, which are no square"):
+        copy.deepcopy(ours).load_state_dict(odd.state_dict())
+
+
+def test_the_shipped_model_opens_by_its_name(images):
+    want = FMViT.from_pretrained("mini", num_classes=0)
+
+    got = timm.create_model("fm_vit_mini_patch16_224", source="mini", num_classes=0).eval()
+
+    with torch.inference_mode():
+        torch.testing.assert_close(got(images), want(images))
