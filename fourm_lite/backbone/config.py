@@ -115,6 +115,25 @@ class ViTConfig:
         """Names of the classes, if they are known."""
         return self.head.class_names
 
+    def data_config(
+        self, input_size: tuple[int, int, int] | None, before: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What images should be like, in timm's words; what `before` says beyond that stays."""
+        usual = {
+            "url": "",
+            "pool_size": None,
+            "fixed_input_size": False,
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "first_conv": None,
+            "classifier": "head",
+        }
+        own = {"num_classes": self.num_classes, "input_size": input_size}
+        return {**usual, **before, **own, "modalities": [m.name for m in self.inputs]}
+
     @classmethod
     def of(
         cls, config: FourMConfig, inputs: Iterable[str] | None = None, **changes: Any

@@ -53,6 +53,19 @@ def collect(
         yield x[:, skip:] if skip else x
 
 
+def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Refuses timm's words for less attention.
+
+    Raises:
+        ConfigError: one of them is given
+    """
+    if attn_mask is not None or is_causal:
+        raise ConfigError(
+            "every token of an FMViT attends to all that are there; leave out attn_mask and "
+            "is_causal, or give a TokenBatch in which the tokens to ignore are no inputs"
+        )
+
+
 def as_format(tokens: Tensor, output_fmt: str, grid: tuple[int, int] | None) -> Tensor:
     """Tokens float[B, N, D] as they are ("NLC") or as maps float[B, D, Hq, Wq] ("NCHW")."""
     if output_fmt == "NLC":

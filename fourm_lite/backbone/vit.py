@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fourm_lite.backbone.config import IMAGENET_MEAN, IMAGENET_STD, HeadConfig, ViTConfig
+from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.embed import Embedded, embed_batch, embed_pixels
-from fourm_lite.backbone.features import Indices, as_format, collect, take_indices
+from fourm_lite.backbone.features import Indices, as_format, collect, refuse_masks, take_indices
 from fourm_lite.backbone.heads import make_classifier, make_norm, make_pool
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError
@@ -61,27 +61,14 @@ class FMViT(nn.Module):
 
     def _describe(self) -> None:
         """Sets what this model reads and gives, in timm's words."""
-        entries = self.config.inputs
         patch = self.config.pixels.patch_size if self.config.has_pixels else 1
         self.feature_info = [
             {"module": f"encoder.{i}", "num_chs": self.num_features, "reduction": patch}
             for i in range(len(self.encoder))
         ]
-        self.default_cfg: dict[str, Any] = {
-            "url": "",
-            "num_classes": self.num_classes,
-            "input_size": self.input_size if self.config.has_pixels else None,
-            "pool_size": None,
-            "fixed_input_size": False,
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "interpolation": "bicubic",
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-            "first_conv": None,
-            "classifier": "head",
-            "modalities": [m.name for m in entries],
-        }
+        size = self.input_size if self.config.has_pixels else None
+        before = getattr(self, "pretrained_cfg", {})  # timm adds keys of its own
+        self.default_cfg: dict[str, Any] = self.config.data_config(size, before)
         self.pretrained_cfg = self.default_cfg
 
     @property
@@ -273,6 +260,8 @@ class FMViT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         output_dict: bool = False,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
     ) -> Any:
         """Features after several blocks, as timm's models give them.
 
@@ -285,7 +274,10 @@ class FMViT(nn.Module):
         Shapes:
             returns: (float[B, N, D], list of float[B, D, Hq, Wq] or float[B, N, D]); the list alone
                 with `intermediates_only`; both by name with `output_dict`
+        Raises:
+            ConfigError: `attn_mask` or `is_causal`, timm's words for less attention, are given
         """
+        refuse_masks(attn_mask, is_causal)
         chosen, last = take_indices(len(self.encoder), indices)
         embedded = self.embed(x)
         every = list(self._run(embedded, last if stop_early else None))
@@ -306,11 +298,17 @@ class FMViT(nn.Module):
         reshape: bool = False,
         return_prefix_tokens: bool = False,
         norm: bool = False,
+        attn_mask: Tensor | None = None,
     ) -> list[Tensor]:
-        """Features of the last n blocks, or of the blocks that are named: DINO's interface."""
+        """Features of the last n blocks, or of the blocks that are named: DINO's interface.
+
+        Raises:
+            ConfigError: `attn_mask` is given
+        """
         return self.forward_intermediates(
-            x, n, norm=norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True
-        )
+            x, n, norm=norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True,
+            attn_mask=attn_mask,
+        )  # fmt: skip
 
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -294,3 +295,24 @@ def test_the_shipped_model_opens_by_its_name(images):
 
     with torch.inference_mode():
         torch.testing.assert_close(got(images), want(images))
+
+
+def test_timms_words_for_less_attention_are_refused(ours, images):
+    assert ours.forward_intermediates(images, 1, attn_mask=None, is_causal=False)
+    with pytest.raises(ConfigError, match="leave out attn_mask"):
+        ours.get_intermediate_layers(images, attn_mask=torch.ones(196, 196, dtype=torch.bool))
+    with pytest.raises(ConfigError, match="is_causal"):
+        ours.forward_intermediates(images, is_causal=True)
+
+
+def test_a_changed_model_keeps_what_timm_saves_of_it(ours, tmp_path):
+    changed = copy.deepcopy(ours)
+    changed.reset_classifier(3)
+    changed.set_input_size(256)
+
+    timm.models.save_for_hf(changed, tmp_path)
+
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["architecture"] == NAME
+    assert told["num_classes"] == 3
+    assert changed.pretrained_cfg["input_size"] == (3, 256, 256)
