@@ -31,7 +31,8 @@ class Agreement:
     """How an exported model compares with the original on the same images.
 
     Units:
-        max_difference: of logits; top1: share of images with the same first class
+        max_difference: of logits; top1: share of images with the same first class; without
+            classes of features, and with the same largest one
         seconds: a batch, the best of several runs; speedup: the original's seconds over these
     """
 
@@ -63,7 +64,7 @@ def export_onnx(model: FMViT, path: str | Path) -> Path:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
                 _Pixels(model.eval()), (_example(model, 2),), target, dynamo=True, verbose=False,
-                input_names=["pixels"], output_names=["logits"], external_data=False,
+                input_names=["pixels"], output_names=[output_name(model)], external_data=False,
                 dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
             )  # fmt: skip
     except ImportError as error:
@@ -72,6 +73,11 @@ def export_onnx(model: FMViT, path: str | Path) -> Path:
             "pip install 'fourm-lite[export]'"
         ) from error
     return target
+
+
+def output_name(model: FMViT) -> str:
+    """What a model gives: "logits", or "features" without classes."""
+    return "logits" if model.num_classes else "features"
 
 
 def run_onnx(path: str | Path, *, threads: int = 0) -> Run:

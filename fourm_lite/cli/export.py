@@ -9,11 +9,13 @@ from typing import Annotated
 import torch
 
 from fourm_lite.backbone.export import FORMS, missing_packages, report
+from fourm_lite.backbone.load import is_classifier
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.data.records import read_records
 from fourm_lite.data.sources import Record
+from fourm_lite.io.checkpoint import read
 from fourm_lite.training.labelled import Photo, read_labelled
 from fourm_lite.training.photos import read_pixels
 
@@ -37,24 +39,41 @@ def export(
 ) -> None:
     """Export a ViT, and show how each form agrees with it and how fast it is.
 
+    A model without a trained classifier is exported without a head: it gives its pooled features.
+
     Raises:
         FourMError: the model reads no pixels, or a form that was named needs a missing package
     """
-    vit = FMViT.from_pretrained(model)
+    vit = _opened(model)
     if threads:
         torch.set_num_threads(threads)
     compared, others = _images(vit, photos, images)
     named = forms.split(",") if forms else _available()
     lines = report(vit, compared, forms=named, out=out, batch=batch, ranges_from=others)
     if as_json:
-        print_json([vars(line) for line in lines])
+        left_out = () if vit.num_classes else ("top1",)
+        print_json([{k: v for k, v in vars(a).items() if k not in left_out} for a in lines])
         return
+    agreement = "same top-1" if vit.num_classes else "same largest feature"
     rows = [
         (a.form, f"{a.max_difference:.2g}", f"{100 * a.top1:.1f} %", f"{1000 * a.seconds:.1f}",
          f"{a.speedup:.2f}")
         for a in lines
     ]  # fmt: skip
-    print_table(("form", "largest difference", "same top-1", "ms a batch", "speed"), rows)
+    print_table(("form", "largest difference", agreement, "ms a batch", "speed"), rows)
+
+
+def _opened(source: str) -> FMViT:
+    """A classifier, or the backbone alone where no head was trained, which is said."""
+    trained = is_classifier(read(source))
+    vit = FMViT.from_pretrained(source, num_classes=None if trained else 0)
+    if not vit.num_classes:
+        print(
+            f"{source} has no trained classifier: its features are exported; for classes see "
+            "`fourm-lite finetune`",
+            file=sys.stderr,
+        )
+    return vit
 
 
 def _available() -> list[str]:

@@ -6,10 +6,12 @@ import json
 import shutil
 
 import pytest
+import torch
 from tiny import tiny_model
 from tiny_photos import write_classes, write_list
 
 from fourm_lite.backbone import export
+from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli import main
 
 
@@ -141,6 +143,21 @@ def test_export_shows_how_each_form_agrees(capsys, model, photos, tmp_path):
     assert set(lines) == {"float32", "export", "bf16"}
     assert lines["export"]["max_difference"] < 1e-5
     assert (tmp_path / "e" / "model.pt2").is_file()
+
+
+def test_export_of_a_model_without_a_classifier_gives_features(capsys, model, tmp_path):
+    words = ["--out", tmp_path / "e", "--forms", "export", "--images", 4]
+
+    code, shown, err = run(capsys, "export", model, *words)
+
+    assert code == 0, err
+    assert "has no trained classifier: its features are exported" in err
+    assert "same largest feature" in shown
+    pixels = torch.zeros(2, 3, 16, 16)
+    made = torch.export.load(tmp_path / "e" / "model.pt2").module()(pixels)
+    backbone = FMViT.from_pretrained(model, num_classes=0)
+    torch.testing.assert_close(made, backbone(pixels))
+    assert export.output_name(backbone) == "features"
 
 
 def test_export_compares_on_photos_without_labels(capsys, model, photos, tmp_path):
