@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,17 @@ import torch
 from torch import Tensor
 
 from fourm_lite.data.augment import CropPolicy, random_crop
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.training.labelled import LabelledSet, Photo, Skip
 
 CODEC = ImageCodec(normalization="imagenet")
 _GLOBAL_NOISE = threading.Lock()
+_POLICY = re.compile(
+    r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?|t\w*))*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)
 Size = tuple[int, int]
 
 
@@ -32,11 +37,22 @@ class PhotoAugment:
     Units:
         scale: smallest share of the picture's area that a crop keeps; 1 with no flip is the centre
         auto: a policy of timm ("rand-m9-mstd0.5-inc1"), or "" for none
+    Raises:
+        ConfigError: `auto` is no such policy
     """
 
     scale: float = 0.35
     hflip: float = 0.5
     auto: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses what timm would stop at in the middle of a run."""
+        if self.auto and not _POLICY.fullmatch(self.auto):
+            raise ConfigError(
+                "an augmentation is 'rand' with m, n, p, mstd, mmax, inc or t behind dashes "
+                "(rand-m9-mstd0.5-inc1), or 'original', 'originalr', 'v0', 'v0r' or '3a', alone or "
+                f"with mstd (original-mstd0.5); got {self.auto!r}"
+            )
 
 
 @dataclass(frozen=True)

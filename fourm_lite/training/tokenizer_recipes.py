@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourm_lite.data.augment import CropPolicy, random_crop
+from fourm_lite.data.augment import CropPolicy, cut_image, random_crop
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.data.pseudolabel import read_labels
-from fourm_lite.data.sources import read_caption_list
+from fourm_lite.data.sources import Record, read_caption_list
 from fourm_lite.data.tokenized import FORMS
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
+from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.closed_form import start_patches, start_vectors
@@ -99,8 +100,8 @@ class Values:
         return torch.stack([self[i] for i in range(min(count, len(self)))])
 
 
-def read_values(recipe: ValuesRecipe) -> Values:
-    """The values of a recipe.
+def read_values(recipe: ValuesRecipe, size: int | tuple[int, int]) -> Values:
+    """The values of a recipe; of photos, the middles at the tokenizer's size.
 
     Raises:
         ConfigError: the recipe names no source
@@ -109,7 +110,7 @@ def read_values(recipe: ValuesRecipe) -> Values:
         if recipe.captions is None:
             raise ConfigError("form 'photos' needs `captions`, a caption list")
         records = read_caption_list(recipe.captions, split=recipe.split)
-        return Values(len(records), lambda i: _photo(records[i]))
+        return Values(len(records), lambda i: _photo(records[i], size))
     if not recipe.labels or not recipe.label:
         raise ConfigError(f"form {recipe.form!r} needs `labels` (folders) and `label` (a name)")
     arrays = [read_labels(folder, recipe.label)[1] for folder in recipe.labels]
@@ -125,8 +126,10 @@ def read_values(recipe: ValuesRecipe) -> Values:
     return Values(int(ends[-1]), read)
 
 
-def _photo(record: Any) -> Tensor:
-    pixels = torch.from_numpy(np.array(record.open_image())).permute(2, 0, 1)
+def _photo(record: Record, size: int | tuple[int, int]) -> Tensor:
+    image = record.open_image()
+    cut = cut_image(image, Crop.center(image.height, image.width, size))
+    pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
     return pixels.float() / 127.5 - 1
 
 
@@ -182,7 +185,7 @@ def open_tokenizer(source: str) -> VQTokenizer:
 
 def tokenizer_training(recipe: TokenizerRecipe) -> tuple[TokenizerTask, ArrayStream]:
     """The task and the stream of a recipe, ready for `fit`."""
-    values = read_values(recipe.values)
+    values = read_values(recipe.values, TokenizerConfig(**recipe.tokenizer).image_size)
     task = TokenizerTask(build_tokenizer(recipe, values), recipe.loss)
     name = f"{recipe.values.form}:{recipe.values.label}"
     stream = ArrayStream(

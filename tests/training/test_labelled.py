@@ -302,3 +302,22 @@ def test_augmentation_by_timm_is_repeatable_and_leaves_the_global_state(tmp_path
 
     assert torch.equal(first, stream.batch(1).pixels)
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize("policy", ["augmix-m5", "rnd-m9", "rand-x9", "rand-m9.5", "v1"])
+def test_a_policy_that_timm_lacks_is_refused_before_the_run(policy):
+    from fourm_lite.training.photos import PhotoAugment
+
+    with pytest.raises(ConfigError, match=r"rand-m9-mstd0\.5-inc1"):
+        PhotoAugment(auto=policy)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("policy", ["rand", "rand-m9-n3-p0.4-mmax12-tweights", "v0r", "3a-mstd1"])
+def test_a_policy_that_passes_is_one_of_timm(tmp_path, policy):
+    from fourm_lite.training.photos import PhotoAugment
+
+    data = read_labelled(write_classes(tmp_path / "x", 1))
+    augment = PhotoAugment(auto=policy)
+
+    assert len(PhotoStream(data=data, size=(16, 16), batch_size=1, augment=augment).batch(0)) == 1

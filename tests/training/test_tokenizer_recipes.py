@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fourm_lite.data.augment import CropPolicy
 from fourm_lite.errors import CheckpointError, ConfigError
@@ -19,6 +21,8 @@ from fourm_lite.training.tokenizer_recipes import (
     _augmentation,
     _cropped,
     build_tokenizer,
+    read_values,
+    tokenizer_training,
 )
 
 SIZES = {
@@ -51,6 +55,24 @@ def test_a_crop_keeps_size_and_range_and_follows_its_random_numbers():
     assert first.abs().max() <= 1
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_photos_of_any_size_are_cut_to_the_tokenizers(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in ((8, 8), (9, 20))]
+    rows = []
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        row = {"id": str(number), "file": f"{number}.png", "captions": [], "split": "train"}
+        rows.append(json.dumps(row) + "\n")
+    (tmp_path / "list.jsonl").write_text("".join(rows))
+    values = ValuesRecipe(form="photos", captions=tmp_path / "list.jsonl", start_count=0)
+
+    _, stream = tokenizer_training(recipe(tmp_path, values=values, batch_size=2))
+
+    assert stream.batch(0).shape == (2, 3, 8, 8)
+    exact = torch.from_numpy(pictures[0]).permute(2, 0, 1) / 127.5 - 1
+    assert torch.equal(read_values(values, 8)[0], exact)
 
 
 def test_labels_are_not_cut_again():
