@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from fourm_lite.tokenization.randomness import RandomSource, TorchSource
 from fourm_lite.tokenization.spans import KeepScheme, Marks
 
 _BLOCK = 4096  # steps whose components are drawn at once
+_DRAWING = threading.Lock()  # what is drawn ahead of its use is shared by the threads that read it
 
 
 class Samples(Protocol):
@@ -152,10 +154,11 @@ class MaskedStream:
     def turn(self, step: int) -> tuple[int, int]:
         """Which component makes the batch of a step, and how many it made before."""
         block, within = divmod(step, _BLOCK)
-        while len(self._turns) <= block:
-            rng = np.random.default_rng((self.seed, len(self._turns)))
-            drawn = rng.choice(len(self.components), p=self._shares, size=_BLOCK)
-            self._turns.append(drawn)
+        with _DRAWING:
+            while len(self._turns) <= block:
+                rng = np.random.default_rng((self.seed, len(self._turns)))
+                drawn = rng.choice(len(self.components), p=self._shares, size=_BLOCK)
+                self._turns.append(drawn)
         drawn = self._turns[block]
         which = int(drawn[within])
         before = sum(int((turns == which).sum()) for turns in self._turns[:block])
@@ -206,12 +209,13 @@ class Orders:
 
     def __getitem__(self, place: int) -> int:
         number, within = divmod(place, self.n)
-        if number not in self._passes:
-            if len(self._passes) > 2:
-                self._passes.pop(next(iter(self._passes)))
-            rng = np.random.default_rng((*self._key, number))
-            self._passes[number] = rng.permutation(self.n)
-        return int(self._passes[number][within])
+        with _DRAWING:
+            if number not in self._passes:
+                if len(self._passes) > 2:
+                    self._passes.pop(next(iter(self._passes)))
+                rng = np.random.default_rng((*self._key, number))
+                self._passes[number] = rng.permutation(self.n)
+            return int(self._passes[number][within])
 
 
 def _longest(masks: Sequence[torch.Tensor]) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,6 +290,45 @@ def test_processes_share_a_pass_without_overlap():
 
     assert sorted(seen) == list(range(12))
     assert [orders[12 + i] for i in range(12)] != [orders[i] for i in range(12)]
+
+
+def test_threads_may_share_an_order():
+    class Slow(dict):
+        """Lets other threads in between the look and the taking."""
+
+        def __contains__(self, key):
+            found = super().__contains__(key)
+            time.sleep(1e-4)
+            return found
+
+    order = Orders(3, seed=0)
+    want = [order[place] for place in range(300)]
+    shared = Orders(3, seed=0)
+    shared._passes = Slow()
+
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(shared.__getitem__, range(300)))
+
+    assert got == want
+
+
+def test_threads_draw_the_components_of_a_step_once(photos):
+    class Slow(list):
+        """Lets other threads in between the look and the taking."""
+
+        def __len__(self):
+            time.sleep(1e-3)
+            return super().__len__()
+
+    want = [stream_of(photos).turn(step) for step in range(16)]
+    stream = stream_of(photos)
+    stream._turns = Slow()
+
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(stream.turn, range(16)))
+
+    assert got == want
+    assert len(stream._turns) == 1
 
 
 def test_both_components_are_drawn_and_counted_in_turn(photos):
