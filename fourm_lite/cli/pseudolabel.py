@@ -92,7 +92,8 @@ def pseudolabel(
     that was stopped goes on when it is started again, and a further label can be added later.
 
     Raises:
-        ConfigError: the folder was begun with other photos, crops or seed
+        ConfigError: the folder was begun with other photos, crops or seed, or a label by another
+            teacher
         FourMError: a photo or a network cannot be read
     """
     if words is not None:
@@ -226,6 +227,9 @@ def _network(word: str, kind: str) -> Any:
     if not (name and equals and spec):
         raise ConfigError(f"an embedder is written NAME=SPEC, such as dino=timm:..., got {word!r}")
     opened = load_embedder(spec)
+    told = f"{kind} of {spec}"
     if kind == "map":
-        return NetworkLabeller(name, opened.embed_patches)
-    return NetworkLabeller(name, lambda pictures: opened.embed_image(pictures, normalize=False))
+        return NetworkLabeller(name, opened.embed_patches, spec=told)
+    return NetworkLabeller(
+        name, lambda pictures: opened.embed_image(pictures, normalize=False), spec=told
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to_settings
+from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import Record
@@ -274,11 +274,12 @@ def pseudolabel(
     `progress` hears photos done and photos in all; `workers` shards are made at once, by threads.
 
     Raises:
-        ConfigError: `out` was begun with other records, crops or seed
+        ConfigError: `out` was begun with other records, crops or seed, or a label by another source
     """
     run = run or LabelRun()
     out = Path(out)
     claim(out, records, run)
+    claim_labels(out, labellers)
     starts = range(0, len(records), run.shard_size)
     parts = [records[start : start + run.shard_size] for start in starts]
     pool = ThreadPoolExecutor(max(workers, 1))
@@ -333,32 +334,6 @@ def crop_rng(identity: str, seed: int) -> np.random.Generator:
     """The random numbers of one photo: they depend on its id and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
-def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
-    """Notes what a folder of labels is made of.
-
-    Raises:
-        ConfigError: it was begun with other records, crops or seed
-    """
-    digest = hashlib.sha256("\n".join(r.id for r in records).encode()).hexdigest()
-    mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
-    path = out / "run.json"
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=1))
-        return
-    theirs = json.loads(path.read_text())
-    if theirs != mine:
-        raise ConfigError(
-            f"{out} was begun with {theirs['records']} records and {theirs['run']}, this run has "
-            f"{len(records)} and {mine['run']}; choose another folder"
-        )
-
-
-def _plain(run: LabelRun) -> Any:
-    policy = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(run.policy).items()}
-    return {**vars(run), "policy": policy}
 
 
 def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:

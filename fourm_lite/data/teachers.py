@@ -40,11 +40,14 @@ class NetworkLabeller:
 
     Shapes:
         run: list of n pictures -> float[n, E] vectors, or float[n, L, E] maps of a square grid
+    Units:
+        spec: what the network is called, to tell it from another that makes the same label
     """
 
     name: str
     run: Callable[[list[Any]], Array]
     batch: int = 16
+    spec: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fourm_lite.data.claims import claim
 from fourm_lite.data.label_rows import read_vectors
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, write_npz
+from fourm_lite.data.pseudolabel import CROPS, LabelRun, write_npz
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.sources import Record
 from fourm_lite.data.word_ridge import ridge_from_words

@@ -21,12 +21,14 @@ from fourm_lite.data.augment import (
     from_settings,
     to_settings,
 )
+from fourm_lite.data.claims import claim_labels
 from fourm_lite.data.loader import Component, MaskedStream, Orders
 from fourm_lite.data.pseudolabel import (
     EdgeLabeller,
     GivenMaps,
     LabelRun,
     MetadataLabeller,
+    OnnxTeacher,
     PaletteLabeller,
     pseudolabel,
     read_labels,
@@ -48,6 +50,7 @@ from fourm_lite.data.sources import (
     read_tars,
     write_tar,
 )
+from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.tokenization.randomness import TorchSource
@@ -225,6 +228,52 @@ def test_a_folder_of_labels_belongs_to_its_records(photos, tmp_path):
         pseudolabel(records[:2], [EdgeLabeller()], tmp_path / "l", run=run)
     with pytest.raises(FourMError, match="canny_edge"):
         read_labels(tmp_path / "l", "depth")
+
+
+def network(spec):
+    return NetworkLabeller("net", lambda pictures: np.zeros((len(pictures), 3)), spec=spec)
+
+
+CHANGES = {
+    "network": (network("timm:a"), network("timm:b")),
+    "map size": (GivenMaps({}, 8), GivenMaps({}, 9)),
+    "formula": (EdgeLabeller(), EdgeLabeller(sigma=2.0)),
+    "output": tuple(OnnxTeacher(Path("a.onnx"), {"net": output}) for output in "xy"),
+}
+
+
+@pytest.mark.parametrize("labellers", CHANGES.values(), ids=CHANGES)
+def test_a_label_belongs_to_what_made_it(tmp_path, labellers):
+    first, other = labellers
+    claim_labels(tmp_path, [first])
+    claim_labels(tmp_path, [first])
+
+    with pytest.raises(ConfigError, match="give it another name"):
+        claim_labels(tmp_path, [other])
+
+
+def test_another_file_of_the_same_name_is_another_teacher(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"1")
+    claim_labels(tmp_path / "l", [OnnxTeacher(path, {"net": "x"})])
+    claim_labels(tmp_path / "l", [OnnxTeacher(path, {"net": "x", "more": "y"}, threads=2)])
+    path.write_bytes(b"2")
+
+    with pytest.raises(ConfigError, match="give it another name"):
+        claim_labels(tmp_path / "l", [OnnxTeacher(path, {"net": "x"})])
+
+
+def test_a_run_with_another_teacher_is_refused_and_older_labels_go_on(photos, tmp_path):
+    records = read_caption_list(photos)
+    run = LabelRun(policy=CropPolicy(size=16), shard_size=2)
+    pseudolabel(records, [EdgeLabeller()], tmp_path, run=run)
+    other = [EdgeLabeller(sigma=2.0)]
+
+    with pytest.raises(ConfigError, match="canny_edge"):
+        pseudolabel(records, other, tmp_path, run=run)
+    (tmp_path / "canny_edge" / "source.json").unlink()
+    pseudolabel(records, other, tmp_path, run=run)
+    assert not (tmp_path / "canny_edge" / "source.json").exists()
 
 
 MODALITIES = {
