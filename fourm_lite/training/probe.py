@@ -55,7 +55,8 @@ def photo_features(
 ) -> Tensor:
     """The normed mean of the tokens of every photo, float32[N, D]: what a linear head reads.
 
-    With a `cache` folder, features of the same weights, photos and size are taken from there.
+    With a `cache` folder, features of the same weights, photos and size are taken from there; a
+    file that was changed since is another photo.
     """
     size = size or model.input_size[1:]
     path = None if cache is None else cache / f"features-{_key(model, data, size)}.safetensors"
@@ -77,12 +78,22 @@ def photo_features(
 
 def _key(model: FMViT, data: LabelledSet, size: Size) -> str:
     digest = hashlib.sha256(f"{data.fingerprint} {size}".encode())
+    for photo in data.photos:
+        digest.update(_stamp(photo.record.image))
     for name, value in sorted(model.state_dict().items()):
         if name.startswith(("encoder", "register")):
             digest.update(name.encode())
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _stamp(image: Path | bytes) -> bytes:
+    """Tells a picture from another under the same name: by size and time of a file, or bytes."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    found = image.stat()
+    return f"{found.st_size} {found.st_mtime_ns}\n".encode()
 
 
 def fit_linear(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,25 @@ def test_features_are_computed_once(model, photos, tmp_path, monkeypatch):
     assert torch.equal(photo_features(vit, photos.val, cache=tmp_path / "cache"), first)
     with pytest.raises(TypeError):
         photo_features(vit, photos.train, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_features_of_a_replaced_photo_are_computed_again(model, photos, tmp_path, in_bytes):
+    vit = FMViT.from_pretrained(model, num_classes=0)
+    files = [photos.train.photos[row].record.image for row in (0, -1)]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+    def features():
+        photo = photos.train.photos[0]
+        image = files[0].read_bytes() if in_bytes else files[0]
+        given = replace(photo, record=replace(photo.record, image=image))
+        one = replace(photos.train, photos=(given,))
+        return photo_features(vit, one, cache=tmp_path / "features")
+
+    first = features()
+    files[0].write_bytes(files[1].read_bytes())
+
+    assert not torch.equal(features(), first)
 
 
 def test_rare_classes_weigh_more_and_the_average_photo_one():
