@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
 from fourm_lite.evaluation.plots import plot_lines
 from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode
+from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
 from fourm_lite.training.finetune import finetune as run_finetune
 from fourm_lite.training.labelled import LabelledSet, Splits, read_splits
 from fourm_lite.training.photos import PhotoAugment, readable
@@ -68,6 +70,9 @@ def finetune(
         from_scratch=from_scratch, max_seconds=max_seconds, **HEADS[head],
     )  # fmt: skip
     splits = _readable(read_splits(data))
+    if note := unread(config):
+        print(note, file=sys.stderr)
+        splits = replace(splits, notes=(*splits.notes, note))
     found = run_finetune(
         model, splits, out, config,
         image_size=image_size or None, resume=resume, device=device or None,

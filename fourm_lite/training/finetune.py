@@ -110,6 +110,25 @@ class Finetuned:
     done: bool = True
 
 
+_UNREAD = {
+    "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr",
+    "layer_decay": "--layer-decay", "smoothing": "--smoothing", "mix": "--mixup, --cutmix",
+    "augment": "--augment", "patience": "--patience", "max_seconds": "--max-seconds",
+}  # fmt: skip
+
+
+def unread(config: FinetuneConfig) -> str:
+    """What a linear probe does not read of settings that are not the usual ones, in a sentence."""
+    if config.mode != "probe" or config.pool != "avg" or config.layers > 1 or config.dropout:
+        return ""
+    usual = FinetuneConfig()
+    names = [o for f, o in _UNREAD.items() if getattr(config, f) != getattr(usual, f)]
+    names += ["--balance sample"] * (config.balance == "sample")
+    if not names:
+        return ""
+    return f"a linear probe is solved from features and does not read {', '.join(names)}"
+
+
 def finetune(
     source: str | Path,
     data: Splits,

@@ -60,6 +60,18 @@ def test_finetune_then_classify(capsys, model, photos, tmp_path, mode):
     assert sum(c["probability"] for c in results[0]["top"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_probe_says_which_options_it_does_not_read(capsys, model, photos, tmp_path):
+    words = ["--model", model, "--out", tmp_path / "out", "--epochs", 3, "--patience", 5]
+
+    code, _, err = run(capsys, "finetune", photos, *words)
+
+    assert code == 0, err
+    note = "a linear probe is solved from features and does not read --epochs"
+    assert note in err.splitlines()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert note in report["protocol"]["notes"]
+
+
 @pytest.mark.parametrize("protocol", ["knn", "probe", "fewshot"])
 def test_evaluate_writes_the_report(capsys, model, photos, tmp_path, protocol):
     path = tmp_path / "out.json"

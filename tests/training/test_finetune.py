@@ -13,7 +13,7 @@ from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales
+from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
 from fourm_lite.training.labelled import read_labelled, read_splits
 from fourm_lite.training.loop import checkpoints
 from fourm_lite.training.probe import (
@@ -91,6 +91,17 @@ def test_features_of_a_replaced_photo_are_computed_again(model, photos, tmp_path
     files[0].write_bytes(files[1].read_bytes())
 
     assert not torch.equal(features(), first)
+
+
+def test_a_linear_probe_says_what_it_does_not_read():
+    given = {"epochs": 3, "mix": MixConfig(mixup=0.8), "balance": "sample", "lr": 0.1}
+
+    told = unread(FinetuneConfig(**given))
+
+    assert told.endswith("does not read --epochs, --lr, --mixup, --cutmix, --balance sample")
+    assert not unread(FinetuneConfig(seed=3, balance="loss"))
+    assert not unread(FinetuneConfig(**given, pool="attentive"))
+    assert not unread(FinetuneConfig(**given, mode="full"))
 
 
 def test_rare_classes_weigh_more_and_the_average_photo_one():
