@@ -50,7 +50,7 @@ def finetune(
     from_scratch: Annotated[bool, Option("--from-scratch", help="Forget the weights.")] = False,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out.")] = False,
     max_seconds: Annotated[float, Option(help="Stop, resumably, after that time.")] = 0.0,
-    device: Annotated[str, Option(help="cpu or cuda; by default the CPU.")] = "",
+    device: Annotated[str, Option(help="cpu or cuda; by default a GPU where there is one.")] = "",
     seed: Annotated[int, Option(help="Of everything that is drawn.")] = 0,
 ) -> None:
     """Make a classifier from labelled photos.

@@ -36,6 +36,7 @@ from fourm_lite.training.probe import (
     photo_features,
     set_linear_head,
 )
+from fourm_lite.training.processes import chosen_device
 
 Mode = Literal["probe", "lora", "full"]
 Balance = Literal["none", "loss", "sample"]
@@ -142,18 +143,21 @@ def finetune(
 ) -> Finetuned:
     """Makes a classifier of `data.train.classes` and writes it to `out`.
 
+    Units:
+        device: "cpu" or "cuda"; None for a GPU where there is one
     Raises:
-        ConfigError: settings that contradict each other or the data
-        FourMError: `out` holds a run and `resume` is False
+        ConfigError: settings that contradict each other or the data; another device
+        FourMError: `out` holds a run and `resume` is False; there is no GPU and one is asked for
     """
     config = config or FinetuneConfig()
+    where = chosen_device(device or "")
     if not resume:
         check_fresh(out / "run")  # before anything of it is touched
-    model = classifier(source, data.train, config, image_size=image_size).to(device or "cpu")
+    model = classifier(source, data.train, config, image_size=image_size).to(where)
     if config.mode == "probe" and is_linear(model):
         found = _probe(model, data, out, config)
     else:
-        found = _train(model, data, out, config, resume, progress)
+        found = _train(model, data, out, config, resume, progress, device or "")
     found.model.save(out, extra={"finetuned": _told(config, data)})
     return found
 
@@ -210,6 +214,7 @@ def _train(
     config: FinetuneConfig,
     resume: bool,
     progress: Progress | None,
+    device: str,
 ) -> Finetuned:
     run = out / "run"
     if config.probe_first and is_linear(model) and not config.from_scratch:
@@ -231,7 +236,7 @@ def _train(
         weights=_class_weights(data.train, config), patience=config.patience,
         save_best=lambda folder: _save_merged(model, folder),
     )  # fmt: skip
-    settings = _train_config(stream, config, model, run)
+    settings = replace(_train_config(stream, config, model, run), device=device)
     stopped, done = False, True
     ended = resume and (run / "stopped.json").is_file()
     if ended and not _has_best(run):

@@ -84,6 +84,7 @@ class TrainConfig:
         workers: threads that prepare batches ahead, 0 for none; processes: processes that do so
             instead, for a GPU that is fed faster than one interpreter can decode photos
         track: a project name for trackio, if that is installed
+        device: "cpu" or "cuda"; "" takes what accelerate was launched for, a GPU where there is one
     """
 
     out: Path
@@ -101,6 +102,7 @@ class TrainConfig:
     workers: int = 0
     processes: int = 0
     track: str = ""
+    device: Literal["", "cpu", "cuda"] = ""
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot run."""
@@ -161,7 +163,7 @@ class _Run:
 
     def __init__(self, task: Task, data: Stream, config: TrainConfig) -> None:
         self.task, self.data, self.config = task, data, config
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = make_accelerator(config.precision, config.device)
         self.optimizer = make_optimizer(task.model, config.optim)
         self.model, self.optimizer = self.accelerator.prepare(task.model, self.optimizer)
         self.ema = Ema(self.model, config.ema) if config.ema else None

@@ -13,25 +13,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
+
+DEVICES = ("cpu", "cuda")
 
 
-def make_accelerator(precision: str) -> Any:
-    """An accelerator for one run, whatever the precision of the run before it in this process.
+def chosen_device(word: str) -> str:
+    """The device of a run by its word; "" is a GPU where there is one, else the CPU.
 
     Raises:
-        ConfigError: it was launched with the first version of FSDP
+        ConfigError: neither "cpu" nor "cuda"
+        FourMError: there is no GPU here
+    """
+    has_gpu = torch.cuda.is_available()
+    if not word:
+        return "cuda" if has_gpu else "cpu"
+    if word not in DEVICES:
+        raise ConfigError(
+            f"a device is one of {', '.join(DEVICES)}, got {word!r}; "
+            "one GPU of several is chosen with CUDA_VISIBLE_DEVICES"
+        )
+    if word == "cuda" and not has_gpu:
+        raise FourMError("'cuda' needs a GPU that torch can use, found none; choose 'cpu'")
+    return word
+
+
+def make_accelerator(precision: str, device: str = "") -> Any:
+    """An accelerator for one run, whatever the precision and device of the run before it in this
+    process.
+
+    Raises:
+        ConfigError: it was launched with the first version of FSDP; or as `chosen_device`
+        FourMError: as `chosen_device`
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+
+    cpu = bool(device) and chosen_device(device) == "cpu"
+    stays = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    if bool(PartialState._shared_state.get("_cpu", stays)) != stays:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
     before = AcceleratorState._shared_state.get("_mixed_precision", precision)
     if before != precision:  # accelerate keeps one for the whole process
         AcceleratorState._reset_state()
     # The batch of a mixture touches the tables of its own modalities alone.
     some_unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[some_unused])
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[some_unused])
     if is_sharded(accelerator) and not getattr(accelerator, "is_fsdp2", False):
         raise ConfigError(
             "this loop shards weights with FSDP 2, got version 1; launch it with "

@@ -12,6 +12,7 @@ from tiny_photos import write_list
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.training import loop
 from fourm_lite.training.classify import MixConfig, predict
 from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
 from fourm_lite.training.labelled import read_labelled, read_splits
@@ -24,6 +25,7 @@ from fourm_lite.training.probe import (
     photo_features,
     set_linear_head,
 )
+from fourm_lite.training.processes import make_accelerator
 
 QUICK = {"epochs": 2, "batch_size": 8, "workers": 0, "smoothing": 0.1}
 
@@ -102,6 +104,19 @@ def test_a_linear_probe_says_what_it_does_not_read():
     assert not unread(FinetuneConfig(seed=3, balance="loss"))
     assert not unread(FinetuneConfig(**given, pool="attentive"))
     assert not unread(FinetuneConfig(**given, mode="full"))
+
+
+@pytest.mark.parametrize("word", ["cpu", ""])
+def test_the_device_reaches_the_loop(model, photos, tmp_path, monkeypatch, word):
+    made = []
+    monkeypatch.setattr(
+        loop, "make_accelerator", lambda *words: made.append(words) or make_accelerator(*words)
+    )
+    config = FinetuneConfig(**QUICK, mode="full")
+
+    finetune(model, photos, tmp_path / "out", config, device=word or None)
+
+    assert made == [("no", word)]
 
 
 def test_rare_classes_weigh_more_and_the_average_photo_one():

@@ -15,7 +15,7 @@ import torch.distributed.fsdp
 from safetensors.torch import load_file
 from tiny_training import course, even_pretraining, losses, pretraining, tokenizing
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training import processes
 from fourm_lite.training.ledger import checkpoints
 from fourm_lite.training.loop import fit
@@ -110,3 +110,38 @@ def test_the_first_version_of_fsdp_is_refused(monkeypatch):
 
     with pytest.raises(ConfigError, match="--fsdp_version 2"):
         processes.make_accelerator("no")
+
+
+@pytest.mark.parametrize(("word", "cpu"), [("cpu", True), ("", False)])
+def test_the_cpu_is_asked_of_accelerate(monkeypatch, word, cpu):
+    import accelerate
+
+    asked = []
+    make = accelerate.Accelerator
+    monkeypatch.setattr(
+        accelerate, "Accelerator", lambda **words: asked.append(words["cpu"]) or make(**words)
+    )
+
+    made = processes.make_accelerator("no", word)
+
+    assert asked == [cpu]
+    assert not cpu or made.device.type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert processes.chosen_device("") == "cpu"
+    with pytest.raises(FourMError, match="found none; choose 'cpu'"):
+        processes.chosen_device("cuda")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
+        processes.chosen_device("cuda:1")
+
+
+def test_a_run_on_the_cpu_does_not_keep_the_next_one_there():
+    from accelerate.state import PartialState
+
+    processes.make_accelerator("no", "cpu")
+    processes.make_accelerator("no")
+
+    assert not PartialState._shared_state["_cpu"]
