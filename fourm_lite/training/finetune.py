@@ -36,7 +36,7 @@ from fourm_lite.training.probe import (
     photo_features,
     set_linear_head,
 )
-from fourm_lite.training.processes import chosen_device
+from fourm_lite.training.processes import Device, chosen_device
 
 Mode = Literal["probe", "lora", "full"]
 Balance = Literal["none", "loss", "sample"]
@@ -150,14 +150,15 @@ def finetune(
         FourMError: `out` holds a run and `resume` is False; there is no GPU and one is asked for
     """
     config = config or FinetuneConfig()
-    where = chosen_device(device or "")
+    asked: Device = chosen_device(device) if device else ""
+    where = chosen_device(asked)
     if not resume:
         check_fresh(out / "run")  # before anything of it is touched
     model = classifier(source, data.train, config, image_size=image_size).to(where)
     if config.mode == "probe" and is_linear(model):
         found = _probe(model, data, out, config)
     else:
-        found = _train(model, data, out, config, resume, progress, device or "")
+        found = _train(model, data, out, config, resume, progress, asked)
     found.model.save(out, extra={"finetuned": _told(config, data)})
     return found
 
@@ -214,7 +215,7 @@ def _train(
     config: FinetuneConfig,
     resume: bool,
     progress: Progress | None,
-    device: str,
+    device: Device,
 ) -> Finetuned:
     run = out / "run"
     if config.probe_first and is_linear(model) and not config.from_scratch:

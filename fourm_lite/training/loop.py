@@ -32,7 +32,13 @@ from fourm_lite.training.ledger import (
 )
 from fourm_lite.training.noise import scoped_noise
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
-from fourm_lite.training.processes import any_of, is_sharded, make_accelerator, whole_state
+from fourm_lite.training.processes import (
+    Device,
+    any_of,
+    is_sharded,
+    make_accelerator,
+    whole_state,
+)
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -102,7 +108,7 @@ class TrainConfig:
     workers: int = 0
     processes: int = 0
     track: str = ""
-    device: Literal["", "cpu", "cuda"] = ""
+    device: Device = ""
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot run."""

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, FourMError
 
-DEVICES = ("cpu", "cuda")
+Device = Literal["", "cpu", "cuda"]
+DEVICES: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
 
 
-def chosen_device(word: str) -> str:
+def chosen_device(word: str) -> Device:
     """The device of a run by its word; "" is a GPU where there is one, else the CPU.
 
     Raises:
@@ -35,7 +36,7 @@ def chosen_device(word: str) -> str:
         )
     if word == "cuda" and not has_gpu:
         raise FourMError("'cuda' needs a GPU that torch can use, found none; choose 'cpu'")
-    return word
+    return DEVICES[word]
 
 
 def make_accelerator(precision: str, device: str = "") -> Any:
