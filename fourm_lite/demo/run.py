@@ -7,6 +7,7 @@ and says so.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ RANDOM = (
 )
 TITLE = "fourm_lite: search anything with anything"
 _SHOWN, _DEPTH, _MOST = 6, 20, 500
+INDEX, MARKER = "demo_index", "made_by_fourm_lite_demo.txt"
 Say = Callable[[str], None]
 
 
@@ -57,7 +59,8 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
         say: told what is being done
 
     Raises:
-        FourMError: the folder holds no picture that can be read, or `out` is no folder
+        FourMError: the folder holds no picture that can be read, `out` is no folder, or holds a
+            `demo_index` that no demo made
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -66,6 +69,7 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
             f"--out expects a folder for the page, {out} is none and cannot be made "
             f"({error.strerror}); name another"
         ) from error
+    place = index_place(out / INDEX)
     gallery = make_gallery(photos, out / "gallery")
     model = example_model(out / "random_model")
     is_random = model.parent == out
@@ -75,7 +79,7 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     say(f"embedding {len(shown)} pictures")
     space = open_space(pipe)
     assert isinstance(space, ModelSpace)
-    search = Search(_index(out / "index", shown, space), space)
+    search = Search(_index(place, shown, space), space)
     say("searching")
     sections = [
         _search_section(search, asked, shown, gallery)
@@ -120,8 +124,25 @@ def _readable(gallery: Path, say: Say) -> list[Photo]:
     return found
 
 
+def index_place(folder: Path) -> Path:
+    """A folder for the index that holds nothing but our marker; an earlier demo's index goes.
+
+    Raises:
+        ConfigError: no demo made what is there
+    """
+    if (folder / MARKER).is_file() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    elif os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(
+            f"the demo keeps its index in {folder}, and what is there was not made by it; move it "
+            "away or name another --out"
+        )
+    folder.mkdir(exist_ok=True)
+    (folder / MARKER).write_text("fourm-lite demo made this folder and empties it.\n")
+    return folder
+
+
 def _index(path: Path, shown: Sequence[Photo], space: ModelSpace) -> Index:
-    shutil.rmtree(path, ignore_errors=True)
     index = open_index(path, space)
     vectors, codes = space.embed_pictures([p.picture for p in shown])
     uris = [str(p.path.resolve()) for p in shown]

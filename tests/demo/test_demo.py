@@ -5,7 +5,7 @@ import pytest
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
 from fourm_lite.demo.page import Card, Section, render
-from fourm_lite.demo.run import run_demo
+from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.errors import ConfigError
 from fourm_lite.show import Cell, contact_sheet
 
@@ -48,6 +48,25 @@ def test_a_file_in_place_of_the_pages_folder_is_refused(tmp_path, below):
         run_demo(tmp_path, tmp_path / "file" / below)
 
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_the_demo_did_not_make_is_left_alone(tmp_path):
+    mine = tmp_path / INDEX / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+
+    with pytest.raises(ConfigError, match="not made by it"):
+        run_demo(tmp_path, tmp_path)
+
+    assert mine.read_text() == "mine"
+
+
+def test_a_demo_empties_the_folder_that_a_demo_made(tmp_path):
+    (index_place(tmp_path / INDEX) / "rows").write_text("old")
+
+    place = index_place(tmp_path / INDEX)
+
+    assert [p.name for p in place.iterdir()] == [MARKER]
 
 
 def test_the_page_escapes_what_it_shows():
@@ -93,7 +112,12 @@ def test_one_photo_is_a_gallery_and_what_is_cut_off_is_left_out(tmp_path):
     (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
     told = []
 
+    theirs = tmp_path / "out" / "index" / "mine.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+
     page = run_demo(photos, tmp_path / "out", say=told.append).read_text()
 
     assert "1 photo of" in page
+    assert theirs.read_text() == "mine"
     assert any("b.png" in line for line in told)
