@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from fourm_lite.cli.generate_items import digests, file_named, identity, read_jobs, values_of
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress import step_progress
 from fourm_lite.cli.words import Option
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import FourMError
 
 RESULT = "result.json"
 
@@ -46,14 +47,15 @@ def generate(
     """Generate any modalities from any others.
 
     Each item gets its own files (a picture or a text for each target, a contact sheet,
-    result.json). Items of --items that are finished already are not made again.
+    result.json). Items of --items that are finished already are not made again, unless a file,
+    the plan, the model or a tokenizer has changed since.
 
     Raises:
         FourMError: the request cannot be carried out
     """
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
-    jobs = _jobs(inputs or [], items, out)
+    jobs = read_jobs(inputs or [], items, out)
     sources: dict[str, Any] | str | None = tokenizers
     if text_tokenizer is not None:
         from fourm_lite.pipeline.tokenizers import below
@@ -61,14 +63,18 @@ def generate(
         sources = {**below(Path(tokenizers) if tokenizers else None), "text": text_tokenizer}
     pipe = FourMPipeline.from_pretrained(model, sources, device=device)
     request = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
+    if items is not None:
+        request["content"] = identity(model, plan, pipe)
     done: list[dict[str, Any]] = []
     for number, (folder, item) in enumerate(jobs):
         asked = {**request, "inputs": {k: str(v) for k, v in item.items()}}
-        result = _finished(folder, asked)
+        if items is not None:
+            asked["files"] = digests(item)
+        result = None if items is None else _finished(folder, asked)
         if result is None:
             with step_progress(f"item {number + 1} of {len(jobs)}") as progress:
                 values = pipe.generate(
-                    _values(item),
+                    values_of(item),
                     targets or (),
                     plan=plan,
                     seed=seed,
@@ -83,54 +89,6 @@ def generate(
     for (folder, _), result in zip(jobs, done, strict=True):
         texts = {k: v["text"] for k, v in result["outputs"].items() if "text" in v}
         print_facts({"sheet": folder / result["sheet"], **texts})
-
-
-def _jobs(
-    inputs: Sequence[str], items: Path | None, out: Path
-) -> list[tuple[Path, dict[str, str]]]:
-    """The folder and the values of each item."""
-    if items is None:
-        return [(out, dict(_pair(text) for text in inputs))]
-    if inputs:
-        raise ConfigError("give --input or --items, not both")
-    if not items.is_file():
-        raise ConfigError(f"--items expects a JSONL file, got {items}")
-    jobs = []
-    for number, line in enumerate(items.read_text(encoding="utf-8").splitlines()):
-        if line.strip():
-            jobs.append(_item(items, number, line, out))
-    return jobs
-
-
-def _item(source: Path, number: int, line: str, out: Path) -> tuple[Path, dict[str, str]]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{source}, line {number + 1}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}, line {number + 1}: expected an object, got {line[:40]!r}")
-    name = str(values.pop("id", f"{number:06d}"))
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "_"
-    return out / safe, values
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise ConfigError(f"--input expects NAME=VALUE, such as rgb=photo.jpg; got {text!r}")
-    return name, value
-
-
-def _values(item: Mapping[str, str]) -> dict[str, Any]:
-    """Paths that exist as paths; anything else as it was written."""
-    return {k: Path(v) if isinstance(v, str) and _is_file(v) else v for k, v in item.items()}
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return len(text) < 4096 and Path(text).expanduser().is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -153,11 +111,11 @@ def write_item(
     cells, outputs = [], {}
     for name, value in item.items():
         shown: Any = str(value)
-        if _is_file(shown):
+        if file := file_named(value):
             try:
-                shown = open_picture(Path(shown).expanduser().read_bytes())
+                shown = open_picture(file.read_bytes())
             except FourMError:
-                shown = Path(shown).name
+                shown = file.name
         cells.append(Cell(f"given: {name}", shown))
     for name, result in values.items():
         stem = name.replace("@", "_").replace("/", "_")

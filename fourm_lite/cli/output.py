@@ -1,13 +1,47 @@
-"""How verbs print results: JSON for programs, lines and tables for people; both to stdout."""
+"""How verbs print results: JSON for programs, lines and tables for people; both to stdout.
+
+Files that a verb shall write are checked before its work.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from fourm_lite.errors import ConfigError
 
 BETWEEN, NARROWEST = 3, 8
 """Letters between two columns, and in the narrowest one that is worth showing."""
+
+
+def require_folder(folder: Path, option: str) -> None:
+    """Refuses a folder that is none, or that cannot be made.
+
+    Raises:
+        ConfigError: a file is in the way, or nothing may be written there
+    """
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written to" if there.is_dir() else "is no folder"
+        raise ConfigError(f"{option} cannot be written to {folder}: {there} {why}; name another")
+
+
+def require_file(file: Path | None, option: str) -> None:
+    """Refuses a file that cannot be written; None is not checked.
+
+    Raises:
+        ConfigError: a folder is in the way, or nothing may be written there
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{option} expects the name of a file, {file} is a folder")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise ConfigError(f"{option} may not write to {file}; name another file")
+    require_folder(file.parent, option)
 
 
 def print_json(value: Any) -> None:
