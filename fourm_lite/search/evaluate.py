@@ -7,7 +7,7 @@ Every caption is a query of its own (`search.packs`). What the measures mean sta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +114,11 @@ def evaluate_retrieval(
     first = caption_retrieval(data.texts, data.images, pack.owner, protocol=protocol, draws=draws)
     if not how.deepest:
         return first
-    chosen = _chosen(data, how, folder, batch_size, tell)
+
+    def embed(other: CaptionPack) -> Embedded:
+        return embed_pack(other, space, center=center, batch_size=batch_size, tell=tell)
+
+    chosen = _chosen(data, how, folder, embed, tell)
     pairs = _pairs(data, how.caption_depth, chosen.given)
     protocol |= {
         "caption_depth": how.caption_depth,
@@ -171,9 +175,16 @@ def _pairs(data: Embedded, caption_depth: int, given: Given = "codes") -> PairSc
 
 
 def _chosen(
-    data: Embedded, how: Reranking, folder: str | Path, batch_size: int, tell: Tell | None
+    data: Embedded,
+    how: Reranking,
+    folder: str | Path,
+    embed: Callable[[CaptionPack], Embedded],
+    tell: Tell | None,
 ) -> Chosen:
-    """Weights for both directions and what captions are said from, and where they come from."""
+    """Weights for both directions and what captions are said from, and where they come from.
+
+    `embed` gives the fit split as the measured one was: centred by its own mean, or not at all.
+    """
     usual: Given = model_given(data.space) if how.given == "auto" else how.given
     if how.weights is not None:
         check_weights(how.weights)
@@ -184,9 +195,7 @@ def _chosen(
         forward = own.get(DIRECTIONS[0], DEFAULT_WEIGHTS)
         source = "the model's config" if own else "default"
         return Chosen(forward, own.get(DIRECTIONS[1], forward), usual, source)
-    pack = CaptionPack.read(folder, how.fit_split)
-    val = embed_pack(pack, data.space, batch_size=batch_size, tell=tell)
-    return _fitted(val, how, tell)
+    return _fitted(embed(CaptionPack.read(folder, how.fit_split)), how, tell)
 
 
 def _fitted(val: Embedded, how: Reranking, tell: Tell | None) -> Chosen:

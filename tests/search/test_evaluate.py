@@ -5,6 +5,7 @@ import torch
 from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
 from fourm_lite.model.likelihood import sequence_logits
+from fourm_lite.search import evaluate
 from fourm_lite.search.evaluate import Reranking, depth_lines, evaluate_retrieval
 from fourm_lite.search.packs import CaptionPack, caption_items, embed_pack
 from fourm_lite.search.pairs import Direction, PairScores
@@ -53,6 +54,28 @@ def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pa
     assert given["text_to_image"]["R@1"] == plain["R@1"]
     assert given["text_to_image"]["median_rank"] == plain["median_rank"]
     assert report["before_rerank"] == given["before_rerank"]
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_weights_are_fitted_on_cosines_of_the_kind_that_they_weigh(
+    space, pack, center, monkeypatch
+):
+    seen = {}
+
+    def embed(split, *args, **options):
+        seen[split.split] = embed_pack(split, *args, **options)
+        return seen[split.split]
+
+    monkeypatch.setattr(evaluate, "embed_pack", embed)
+    evaluate_retrieval(space, pack, "test", center=center, rerank=3, draws=5)
+
+    val, test = seen["val"].space.centre, seen["test"].space.centre
+    if center:  # each split by its own mean: nothing of the test photos reaches the fit
+        alone = embed_pack(CaptionPack.read(pack, "val"), space)
+        assert np.array_equal(val.mean, alone.space.centre.mean)
+    else:
+        assert val.mean is None
+        assert test.mean is None
 
 
 def test_reranking_deeper_than_the_gallery_is_a_full_ranking_by_likelihood(space, pack):
