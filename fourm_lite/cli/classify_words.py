@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fourm_lite.embedders.images import as_rgb, open_image
+from fourm_lite.embedders.images import open_image
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.pictures import to_rgb
 from fourm_lite.search.zeroshot import BATCH, Judge, open_judge
 
 
@@ -73,7 +74,7 @@ def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any
     pictures = []
     for result in results:
         try:
-            pictures.append(as_rgb(open_image(result["photo"])))
+            pictures.append(to_rgb(open_image(result["photo"])))
         except FourMError as error:
             result["error"] = str(error)
     found = judge(pictures) if pictures else None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.pictures import open_picture, to_rgb
+from fourm_lite.modalities.pictures import is_deep, open_picture, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -178,8 +178,11 @@ def open_image(source: ImageSource) -> Image:
 
 
 def as_rgb(image: Image, transparency: Literal["drop", "white"] = "drop") -> Image:
-    """The picture in RGB; transparency is cut off, or laid on white as transformers does."""
-    if transparency == "white":
+    """The picture in RGB; transparency is cut off, or laid on white as transformers does.
+
+    Numbers of 16 bits become 8 as everywhere in the library.
+    """
+    if transparency == "white" or is_deep(image):
         return to_rgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -151,7 +151,7 @@ def to_rgb(picture: Image, background: tuple[int, int, int] = _WHITE) -> Image:
 
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if _is_deep(picture):
+    if is_deep(picture):
         eight = np.round(deep_plane(picture) / 257).astype(np.uint8)
         return Image.fromarray(eight).convert("RGB")
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
@@ -166,7 +166,8 @@ def to_gray(picture: Image, background: tuple[int, int, int] = _WHITE) -> Image:
     return picture if picture.mode == "L" else to_rgb(picture, background).convert("L")
 
 
-def _is_deep(picture: Image) -> bool:
+def is_deep(picture: Image) -> bool:
+    """Whether a picture holds more than 8 bits a pixel in one channel."""
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
@@ -178,7 +179,7 @@ def deep_plane(picture: Image) -> Floats:
     Raises:
         FourMError: the numbers do not fit into 16 bits, or are no whole numbers
     """
-    if not _is_deep(picture):
+    if not is_deep(picture):
         return np.asarray(to_gray(picture), dtype=np.float32) * 257
     plane = np.asarray(picture).astype(np.float64)
     if plane.size and not (plane.min() >= 0 and plane.max() <= 65535):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_networks import clip, dinov2, save_network
 from tiny_pipeline import photo, save_pipeline
 
@@ -16,6 +17,7 @@ from fourm_lite.cli import main
 from fourm_lite.embedders import zeroshot
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.search.centre import Centre
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.zeroshot import EMBEDDING_TEMPERATURE, classify_by_embedding
@@ -87,6 +89,24 @@ def test_a_model_judges_by_its_expected_vectors(capsys, model, paths):
         assert [c["label"] for c in result["top"]] == [LABELS[i] for i in best]
         found = [c["probability"] for c in result["top"]]
         assert found == pytest.approx(row[best].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["transparent", "deep"])
+def test_a_photo_is_seen_as_indexes_see_it(capsys, twin, tmp_path, kind):
+    grey = np.asarray(photo(1).convert("L"))
+    if kind == "deep":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        picture = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(255 - grey)))
+    picture.save(tmp_path / "a.png")
+    open_rgb((tmp_path / "a.png").read_bytes()).save(tmp_path / "b.png")
+    words = (tmp_path / "a.png", tmp_path / "b.png", "--labels", *LABELS)
+
+    code, shown, err = run(capsys, "classify", *words, "--model", f"hf:{twin}", "--json")
+
+    assert code == 0, err
+    found, want = chances(json.loads(shown))
+    assert found == pytest.approx(want, abs=1e-6)
 
 
 def test_a_class_may_have_several_names(capsys, twin, paths):

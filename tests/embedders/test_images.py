@@ -16,7 +16,7 @@ from fourm_lite.embedders.image_configs import (
     from_transformers,
     preset,
 )
-from fourm_lite.embedders.images import ImagePreprocess, open_image
+from fourm_lite.embedders.images import ImagePreprocess, as_rgb, open_image
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 
 EXACT = 1e-6
@@ -218,6 +218,13 @@ def test_transparency_lies_on_white_for_transformers_models(photos, tmp_path):
 
     want = theirs(image, return_tensors="pt")["pixel_values"]
     assert torch.allclose(ours.batch([image])["pixel_values"], want, atol=EXACT)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_sixteen_bits_become_eight_and_are_not_cut_off(kind):
+    deep = Image.fromarray(np.full((2, 2), 100 * 257, kind))
+
+    assert as_rgb(deep).getpixel((0, 0)) == (100, 100, 100)
 
 
 def test_a_picture_is_the_same_as_file_array_and_tensor(photos, tmp_path):
