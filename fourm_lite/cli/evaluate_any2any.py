@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.cli.evaluate_retrieval import write_report
-from fourm_lite.cli.output import print_table
+from fourm_lite.cli.output import print_table, require_file, require_folder
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     BatchSize,
@@ -57,6 +57,9 @@ def any2any(
     Raises:
         FourMError: the model, the data or a teacher cannot be used
     """
+    require_file(out, "--json")
+    if gallery is not None:
+        require_folder(gallery, "--gallery")
     from fourm_lite.embedders.load import load_embedder
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.any2any import How, evaluate_any2any

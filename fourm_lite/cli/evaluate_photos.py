@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli.output import print_facts
+from fourm_lite.cli.output import print_facts, require_file
 from fourm_lite.cli.words import Option
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError
@@ -77,6 +77,7 @@ def knn(
     Raises:
         FourMError: the photos or the model cannot be used
     """
+    require_file(as_json, "--json")
     found = features_of(model, data, test_data, features)
     x, y = found.train
     answers = knn_predict(x.numpy(), y.numpy(), found.test[0].numpy(), k=k, temperature=temperature)
@@ -97,6 +98,7 @@ def probe(
     Raises:
         FourMError: the photos or the model cannot be used
     """
+    require_file(as_json, "--json")
     found = features_of(model, data, test_data, features)
     classes = len(found.sets[0].classes)
     train, val = _with_validation(found)
@@ -120,6 +122,7 @@ def fewshot(
     Raises:
         FourMError: the photos or the model cannot be used
     """
+    require_file(as_json, "--json")
     numbers = _numbers(shots)
     found = features_of(model, data, test_data, features)
     by_shots = {n: _few_shot_answers(found, n, draws, seed) for n in numbers}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_json, print_table
+from fourm_lite.cli.output import print_json, print_table, require_file
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -80,11 +80,10 @@ def retrieval(
     Raises:
         FourMError: the model or the data cannot be used
     """
+    _check_outputs(out, plot, depths)
     from fourm_lite.search.evaluate import Reranking, evaluate_retrieval
     from fourm_lite.search.spaces import open_space, spread_of
 
-    if plot is not None and depths is None:
-        raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
     how = Reranking(
         rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
         fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
@@ -106,6 +105,13 @@ def retrieval(
     if out is None or str(out) != "-":
         names = [m.replace("_rank", "") for m in MEASURES]
         print_table(("", *names), _rows(report), whole=1)
+
+
+def _check_outputs(out: Path | None, plot: Path | None, depths: str | None) -> None:
+    require_file(out, "--json")
+    require_file(plot, "--plot")
+    if plot is not None and depths is None:
+        raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fourm_lite.cli.evaluate_retrieval import write_report
-from fourm_lite.cli.output import print_facts
+from fourm_lite.cli.output import print_facts, require_file
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -45,6 +45,7 @@ def same_class(
     Raises:
         FourMError: the model or the data cannot be used
     """
+    require_file(out, "--json")
     from fourm_lite.search.same_class import evaluate_same_class
     from fourm_lite.search.spaces import open_space
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.cli.evaluate_retrieval import write_report
-from fourm_lite.cli.output import print_table
+from fourm_lite.cli.output import print_table, require_file
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -57,6 +57,8 @@ def steps(
     Raises:
         FourMError: the model or the data cannot be used
     """
+    require_file(out, "--json")
+    require_file(plot, "--plot")
     from fourm_lite.search.spaces import ModelSpace, open_space
     from fourm_lite.search.steps import evaluate_steps, steps_lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fourm_lite.cli.evaluate_retrieval import write_report
-from fourm_lite.cli.output import print_table
+from fourm_lite.cli.output import print_table, require_file
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     BatchSize,
@@ -39,6 +39,7 @@ def tokenizers(
     Raises:
         FourMError: the model, the data or a teacher cannot be used
     """
+    require_file(out, "--json")
     from fourm_lite.embedders.load import load_embedder
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.references import Teachers

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fourm_lite.cli.classify_words import judge_of, names_of
 from fourm_lite.cli.evaluate_retrieval import write_report
-from fourm_lite.cli.output import print_facts
+from fourm_lite.cli.output import print_facts, require_file
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -50,6 +50,7 @@ def zeroshot(
     Raises:
         FourMError: the model or the data cannot be used
     """
+    require_file(out, "--json")
     from fourm_lite.search.zeroshot import evaluate_zeroshot, labelled_photos
 
     photos = labelled_photos(data, split, limit)

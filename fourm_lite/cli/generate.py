@@ -56,11 +56,7 @@ def generate(
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
     jobs = read_jobs(inputs or [], items, out)
-    sources: dict[str, Any] | str | None = tokenizers
-    if text_tokenizer is not None:
-        from fourm_lite.pipeline.tokenizers import below
-
-        sources = {**below(Path(tokenizers) if tokenizers else None), "text": text_tokenizer}
+    sources = _sources(tokenizers, text_tokenizer)
     pipe = FourMPipeline.from_pretrained(model, sources, device=device)
     request = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
     if items is not None:
@@ -89,6 +85,14 @@ def generate(
     for (folder, _), result in zip(jobs, done, strict=True):
         texts = {k: v["text"] for k, v in result["outputs"].items() if "text" in v}
         print_facts({"sheet": folder / result["sheet"], **texts})
+
+
+def _sources(tokenizers: str | None, text_tokenizer: str | None) -> dict[str, Any] | str | None:
+    if text_tokenizer is None:
+        return tokenizers
+    from fourm_lite.pipeline.tokenizers import below
+
+    return {**below(Path(tokenizers) if tokenizers else None), "text": text_tokenizer}
 
 
 def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:

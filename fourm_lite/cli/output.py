@@ -29,14 +29,15 @@ def require_folder(folder: Path, option: str) -> None:
         raise ConfigError(f"{option} cannot be written to {folder}: {there} {why}; name another")
 
 
-def require_file(file: Path | None, option: str) -> None:
-    """Refuses a file that cannot be written; None is not checked.
+def require_file(file: str | Path | None, option: str) -> None:
+    """Refuses a file that cannot be written; none at all and `-`, which prints, are not checked.
 
     Raises:
         ConfigError: a folder is in the way, or nothing may be written there
     """
-    if file is None:
+    if not file or str(file) == "-":
         return
+    file = Path(file)
     if file.is_dir():
         raise ConfigError(f"{option} expects the name of a file, {file} is a folder")
     if file.exists() and not os.access(file, os.W_OK):

@@ -9,6 +9,7 @@ calls it.
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,19 @@ class Teachers:
             return SegmentationTeacher(self.segmentation, map_size=size)
         if self.segmentation.suffix != ".npz":
             raise ConfigError(f"class maps come from .onnx or .npz, got {self.segmentation}")
-        with np.load(self.segmentation, allow_pickle=False) as file:
-            maps = {str(i): m for i, m in zip(file["ids"], file["semseg"], strict=True)}
-        return GivenMaps(maps, size)
+        return GivenMaps(_read_maps(self.segmentation), size)
+
+
+def _read_maps(path: Path) -> dict[str, Any]:
+    """The class maps of an .npz file by id."""
+    wanted = "class maps are an .npz file with `ids` and as many `semseg`"
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"{wanted}, {path} is no such file; write one with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {str(i): m for i, m in zip(file["ids"], file["semseg"], strict=True)}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{wanted}, {path} is none: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
+from fourm_lite.errors import ConfigError
 from fourm_lite.search.packs import CaptionPack
 from fourm_lite.search.references import References, Teachers, read_references, role_of
 
@@ -39,6 +40,20 @@ def pack(tmp_path_factory):
 def known(pack, pipe) -> References:
     photos = CaptionPack.read(pack, "test").photos
     return read_references(photos, pipe, Teachers(segmentation=pack / "maps.npz"), batch_size=3)
+
+
+@pytest.mark.parametrize(
+    "held", [None, {"semseg": np.zeros((1, 4, 4))}, {"ids": [1], "semseg": []}]
+)
+def test_class_maps_in_a_file_of_another_kind_are_refused(tmp_path, held):
+    path = tmp_path / "maps.npz"
+    if held is None:
+        path.write_text("no maps")
+    else:
+        np.savez(path, **held)
+
+    with pytest.raises(ConfigError, match="`ids` and as many `semseg`"):
+        Teachers(segmentation=path).class_maps(4)
 
 
 def test_every_output_of_the_shipped_model_has_a_role(pipe):
