@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.retrieval.exact import Block, nearest
 from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.manifest import FILE as MANIFEST
+from fourm_lite.retrieval.manifest import is_remote
 from fourm_lite.search.centre import Centre, Floats, gallery_centre, has_unit_length
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import CENTRED, ModelSpace, Space
@@ -120,8 +123,10 @@ def open_vectors(
 
 
 def is_vector_file(path: str | Path) -> bool:
-    """Whether a path names a file of vectors rather than an index of ours."""
-    return Path(path).suffix.lower() in _READERS
+    """Whether a path names a file of vectors rather than an index of ours, whatever its name."""
+    place = Path(os.path.expanduser(path))
+    is_index = is_remote(str(path)) or (place / MANIFEST).is_file()
+    return place.suffix.lower() in _READERS and not is_index
 
 
 @dataclass(frozen=True)
