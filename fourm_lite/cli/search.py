@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, print_table
+from fourm_lite.cli.output import print_facts, print_json, print_table, require_file
 from fourm_lite.cli.search_options import (
     Device,
     IndexModel,
@@ -79,6 +79,8 @@ def search(
     Raises:
         FourMError: the query cannot be carried out, or is of another space than the index
     """
+    require_file(html, "--html")
+    require_file(sheet, "--sheet")
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
     unwanted = _named(("caption", not_captions), ("rgb", not_images), more=not_given)
     weighed = {_renamed(n): w for n, w in numbers(weights or [], "--weight").items()}
@@ -115,12 +117,16 @@ def _ask(
     from fourm_lite.search.vectors import is_vector_file
 
     if is_vector_file(path):
-        if how["rerank"] or how["reranker"] or how["where"]:
+        if any(how[name] for name in ("rerank", "reranker", "where", "weights", "rerank_given")):
             raise ConfigError(
-                "--rerank, --reranker and --where need an index; a file of vectors has neither "
-                "photos nor codes nor columns to ask for"
+                "--rerank, --rerank-weight, --rerank-given, --reranker and --where need an index; "
+                "a file of vectors has neither photos nor codes nor columns to ask for"
             )
         return _ask_vectors(path, model, options, query, how["k"], own)
+    if own != (None, None):
+        raise ConfigError(
+            f"--key and --ids are for files of vectors, {path} is none; an index holds its own ids"
+        )
     from fourm_lite.search.engine import Search
 
     search = Search.open(path, model, **options)

@@ -25,7 +25,7 @@ from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_eviden
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.matching import as_reranker, check_choices
 from fourm_lite.search.query import Query
-from fourm_lite.search.spaces import ModelSpace, Space, open_space
+from fourm_lite.search.spaces import ModelSpace, Space, is_embedder, open_space
 from fourm_lite.search.weights import Given
 
 INSIDE = ("id", "vector", "content_hash", "row_hash")
@@ -158,13 +158,16 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
         raise ConfigError(
             f"the index of the space '{manifest.space}' names no model; give one (--model)"
         )
+    given = {name: value for name, value in options.items() if value is not None}
+    if is_embedder(source):  # what the manifest says of a 4M model is nothing to a twin encoder
+        return open_space(source, **given)
     usual = {
         name: extra[name]
         for name in ("target", "decode", "steps", "samples", "tokenizers", "text_tokenizer")
         if extra.get(name) is not None
     }
     usual["center"] = extra.get("centre", "tokenizer") != "none"
-    return open_space(source, **{**usual, **{k: v for k, v in options.items() if v is not None}})
+    return open_space(source, **{**usual, **given})
 
 
 def require_same_space(manifest: Manifest, space: Space) -> None:

@@ -67,19 +67,18 @@ def as_reranker(given: str | MatchingReranker | Reranker) -> Reranker:
 
 
 def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
-    """Refuses what does not go together with a reranker.
+    """Refuses what tells how hits are reranked where none are, or where a reranker replaces it.
 
     Raises:
-        ConfigError: no depth is given, or parts of the likelihood that it replaces
+        ConfigError: a reranker or parts of the likelihood without a depth, or both together
     """
-    if reranker is None:
-        return
-    if not depth:
-        raise ConfigError(
-            "a reranker puts the first hits in order: say how many (rerank=100, --rerank 100)"
-        )
     given = [name for name, value in parts.items() if value is not None]
-    if given:
+    if not depth and (given or reranker is not None):
+        what = "a reranker puts" if reranker is not None else f"{', '.join(given)}: reranking puts"
+        raise ConfigError(
+            f"{what} the first hits in order: say how many (rerank=100, --rerank 100)"
+        )
+    if given and reranker is not None:
         raise ConfigError(
             f"{', '.join(given)} belongs to reranking by likelihood, which the reranker replaces; "
             "leave one of them out"

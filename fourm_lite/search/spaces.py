@@ -262,7 +262,8 @@ def open_space(
         device: where the networks run
         dtype: of the model's weights
     Raises:
-        ConfigError: a spread of vectors that are not centred
+        ConfigError: a spread of vectors that are not centred, or options of 4M models with a twin
+            encoder, for which `device` alone counts
         FourMError: a spread, and none is kept beside the model
     """
     if spread and not center:
@@ -271,6 +272,12 @@ def open_space(
             "leave out one of the two"
         )
     if is_embedder(model):
+        _refuse_options(
+            model, target=target is not None, gallery=gallery != MODEL,
+            decode=decode != "expected", steps=steps != 1, samples=samples != 1,
+            spread=bool(spread), tokenizers=tokenizers is not None,
+            text_tokenizer=text_tokenizer is not None, dtype=dtype is not None,
+        )  # fmt: skip
         options = {"device": device} if device else {}
         embedder = load_embedder(model, **options)  # type: ignore[arg-type]
         return TwinSpace(embedder, _lasting_spec(model) if isinstance(model, str) else "")
@@ -289,6 +296,16 @@ def open_space(
         spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,
     )  # fmt: skip
+
+
+def _refuse_options(model: Any, **given: bool) -> None:
+    """Names the options that are given to a twin encoder and would not count."""
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        what = model if isinstance(model, str) else model.name
+        raise ConfigError(
+            f"{', '.join(names)}: for 4M models; '{what}' is a twin encoder, leave it out"
+        )
 
 
 def _spread(pipe: FourMPipeline, entry: Modality, power: float | None) -> Spread | None:

@@ -171,6 +171,27 @@ def test_pages_and_sheets_show_the_hits_and_escape_their_words(capsys, indexed, 
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("search", "nowhere", "--caption", "a"), "--html"),
+        (("search", "nowhere", "--caption", "a"), "--sheet"),
+        (("evaluate", "retrieval", "--data", "nowhere"), "--json"),
+        (("evaluate", "zeroshot", "--data", "nowhere"), "--json"),
+        (("evaluate", "knn", "--data", "nowhere", "--model", "nowhere"), "--json"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(capsys, tmp_path, words, option):
+    (tmp_path / "file").write_text("mine")
+
+    for place in (tmp_path, tmp_path / "file" / "page"):
+        code, _, err = run(capsys, *words, option, place)
+
+        assert code == 2
+        assert err.startswith(f"error: {option}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_own_vectors_are_searched_and_left_alone(capsys, tmp_path, model):
     vectors = np.random.default_rng(0).standard_normal((8, 10)).astype(np.float32)
     path = tmp_path / "mine.npy"
@@ -187,6 +208,38 @@ def test_own_vectors_are_searched_and_left_alone(capsys, tmp_path, model):
     code, _, err = run(capsys, "search", path, "--model", model, "--caption", "a", "--where", "x")
     assert code == 2
     assert "need an index" in err
+
+
+def test_an_index_called_like_a_file_of_vectors_is_searched_as_the_index_it_is(
+    capsys, tmp_path, indexed
+):
+    for ending in ("index", "lance", "faiss"):
+        shutil.copytree(indexed, tmp_path / f"photos.{ending}")
+
+        found = answer(
+            capsys, "search", tmp_path / f"photos.{ending}", "--caption", "two dogs", "--json"
+        )
+
+        assert found["rows"] == 12
+
+
+def test_options_that_would_not_count_are_refused(capsys, tmp_path, indexed, model):
+    np.save(tmp_path / "v.npy", np.eye(10, dtype=np.float32))
+    own = ("search", tmp_path / "v.npy", "--model", model, "--caption", "a")
+    ask = ("search", indexed, "--caption", "a")
+
+    for words, said in [
+        ((*ask, "--rerank-weight", "codes=1"), "--rerank 100"),
+        ((*ask, "--rerank-given", "codes"), "--rerank 100"),
+        ((*own, "--rerank-weight", "codes=1"), "need an index"),
+        ((*own, "--rerank-given", "codes"), "need an index"),
+        ((*ask, "--key", "vectors"), "--key and --ids"),
+        ((*ask, "--ids", "ids.txt"), "--key and --ids"),
+    ]:
+        code, _, err = run(capsys, *words)
+
+        assert code == 2
+        assert said in err
 
 
 def test_info_tells_who_made_an_index(capsys, indexed, model):

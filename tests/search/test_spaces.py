@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tiny_pipeline import photo
 
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.search.centre import Centre, gallery_centre, unit
 from fourm_lite.search.spaces import open_space
 
@@ -81,6 +83,44 @@ def test_a_gallery_of_unit_vectors_is_centred_among_unit_vectors():
     # the same centre serves queries of any length
     assert np.allclose(short(raw * 7), short(unit(raw)), atol=1e-5)
     assert np.allclose(unit(raw).mean(0), short.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"target": "tok_vector_global"},
+        {"gallery": "onnx:net.onnx"},
+        {"decode": "argmax"},
+        {"steps": 2},
+        {"samples": 2},
+        {"tokenizers": "folder"},
+        {"text_tokenizer": "4m"},
+        {"dtype": torch.bfloat16},
+    ],
+)
+def test_a_twin_encoder_refuses_the_options_of_4m_models_and_takes_their_defaults(option):
+    embedder = load_embedder(lambda pictures: np.ones((len(pictures), 3), np.float32), name="twin")
+    usual = {"target": None, "gallery": "model", "decode": "expected", "steps": 1, "samples": 1,
+             "center": True, "tokenizers": None, "text_tokenizer": None, "dtype": None}  # fmt: skip
+
+    with pytest.raises(ConfigError, match=rf"^{next(iter(option))}: for 4M models; .*twin"):
+        open_space(embedder, **option)
+
+    assert open_space(embedder, **usual).embedder is embedder
+
+
+def test_a_twin_encoder_sees_photos_of_queries_as_indexes_do(tmp_path):
+    seen = []
+    embedder = load_embedder(
+        lambda pictures: seen.extend(pictures) or np.ones((len(pictures), 3), np.float32)
+    )
+    Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
+
+    for name in ("clear", "deep"):
+        open_space(embedder).embed_items([{"rgb": tmp_path / f"{name}.png"}])
+
+    assert [picture.getpixel((0, 0)) for picture in seen] == [(255, 255, 255), (128, 128, 128)]
 
 
 def test_a_twin_encoder_is_a_space_of_pictures_and_words():

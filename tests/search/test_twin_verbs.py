@@ -10,7 +10,9 @@ from fourm_lite import open_space
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.search.engine import Search
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.manifest import Manifest
+from fourm_lite.search.engine import Search, space_of
 
 DRAWN = list(drawings(6, size=64))
 
@@ -80,6 +82,17 @@ def test_index_and_search_by_words_a_picture_and_both(
     assert photo["hits"][0]["id"] == DRAWN[4].name
     assert photo["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(both["hits"]) == 6
+
+
+def test_a_twin_encoder_searches_an_index_that_a_4m_model_made_of_its_vectors(twin):
+    made = Manifest(
+        space=open_space(f"hf:{twin}").name, model="mini",
+        extra={"target": "t", "decode": "argmax", "steps": 3, "centre": "none"},
+    )  # fmt: skip
+
+    assert space_of(made, f"hf:{twin}").name == made.space
+    with pytest.raises(ConfigError, match="decode: for 4M models"):
+        space_of(made, f"hf:{twin}", decode="argmax")
 
 
 def test_own_vectors_are_searched(capsys, tmp_path, twin, cosines):
