@@ -58,7 +58,7 @@ def generate(
     jobs = read_jobs(inputs or [], items, out)
     sources = _sources(tokenizers, text_tokenizer)
     pipe = FourMPipeline.from_pretrained(model, sources, device=device)
-    request = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
+    request: dict[str, Any] = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
     if items is not None:
         request["content"] = identity(model, plan, pipe)
     done: list[dict[str, Any]] = []
@@ -115,11 +115,11 @@ def write_item(
     cells, outputs = [], {}
     for name, value in item.items():
         shown: Any = str(value)
-        if file := file_named(value):
+        if photo := file_named(value):
             try:
-                shown = open_picture(file.read_bytes())
+                shown = open_picture(photo.read_bytes())
             except FourMError:
-                shown = file.name
+                shown = photo.name
         cells.append(Cell(f"given: {name}", shown))
     for name, result in values.items():
         stem = name.replace("@", "_").replace("/", "_")
