@@ -100,8 +100,10 @@ def test_a_gallery_of_unit_vectors_is_centred_among_unit_vectors():
 )
 def test_a_twin_encoder_refuses_the_options_of_4m_models_and_takes_their_defaults(option):
     embedder = load_embedder(lambda pictures: np.ones((len(pictures), 3), np.float32), name="twin")
-    usual = {"target": None, "gallery": "model", "decode": "expected", "steps": 1, "samples": 1,
-             "center": True, "tokenizers": None, "text_tokenizer": None, "dtype": None}  # fmt: skip
+    usual = {
+        "target": None, "gallery": "model", "decode": "expected", "steps": 1, "samples": 1,
+        "center": False, "tokenizers": None, "text_tokenizer": None, "dtype": None,
+    }  # fmt: skip
 
     with pytest.raises(ConfigError, match=rf"^{next(iter(option))}: for 4M models; .*twin"):
         open_space(embedder, **option)
