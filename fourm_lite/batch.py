@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
@@ -114,6 +115,24 @@ class Tokens:
     def hidden(self) -> Tokens:
         """The same tokens with nothing given to the encoder."""
         return replace(self, inputs=torch.zeros_like(self.inputs))
+
+    def padded(self, length: int) -> Tokens:
+        """The same with positions added at the end that are neither given nor wanted.
+
+        Shapes:
+            self: a grid, a sequence or features, of at most `length` positions
+        """
+        missing = length - self.length
+        if missing == 0:
+            return self
+        widths = (0, 0) * (self.value.ndim - 2) + (0, missing)
+        groups = None if self.groups is None else F.pad(self.groups, (0, missing))
+        return Tokens(
+            F.pad(self.value, widths),
+            inputs=F.pad(self.inputs, (0, missing)),
+            targets=F.pad(self.targets, (0, missing)),
+            groups=groups,
+        )
 
     def rows(self, index: Tensor | slice) -> Tokens:
         """Some samples of the batch."""

@@ -7,7 +7,7 @@ one pass. With several steps each position counts with the distribution that it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, with_wanted
 from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -82,7 +82,7 @@ def sample_vectors(
     scheme: Literal["roar", "maskgit"] = "roar" if plan.steps == 1 else "maskgit"
     target = Target(entry.name, scheme=scheme, steps=plan.steps, temperature=temperature)
     many = [seed * samples + i for seed in seeds for i in range(samples)]
-    batch = _with_wanted(batch, entry).repeat(samples)
+    batch = with_wanted(batch, entry, marks).repeat(samples)
     tokens = batch[entry.name]
     probs = None
     if plan.decode == "expected":
@@ -98,14 +98,6 @@ def sample_vectors(
         latents = tokenizer.lookup(tokens.value, grid=places(entry, tokenizer))
     values = tokenizer.decode(latents).float()
     return values.flatten(1).unflatten(0, (-1, samples))
-
-
-def _with_wanted(batch: TokenBatch, entry: Modality) -> TokenBatch:
-    """The batch with the embedding's codes wanted, but where an item gives them itself."""
-    if entry.name not in batch:
-        return batch.with_({entry.name: Tokens.wanted(entry, batch.size, batch.device)})
-    given = batch[entry.name]
-    return batch.with_({entry.name: replace(given, targets=~given.inputs)})
 
 
 def _collect(probs: Tensor, result: StepResult, undecided: Tensor) -> Tensor:

@@ -83,9 +83,10 @@ def _hidden_features(tokens: Tokens, marks: Marks) -> Tokens:
     return Tokens(value, _first_only(tokens.inputs), torch.zeros_like(tokens.targets))
 
 
-def _first_only(like: Tensor) -> Tensor:
-    first = torch.zeros_like(like)
-    first[:, 0] = True
+def _first_only(inputs: Tensor) -> Tensor:
+    """Only the first position; an item without the modality stays without it."""
+    first = torch.zeros_like(inputs)
+    first[:, 0] = inputs.any(dim=1)
     return first
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.sampling.autoregressive import Said, autoregressive, sequence_tokens
 from fourm_lite.sampling.check import check_request
@@ -86,7 +87,7 @@ class Sampler:
         """Carries out a plan, yielding every step.
 
         Args:
-            batch: what is given; targets that it lacks start empty
+            batch: what is given; a target of which an item holds nothing starts empty
             plan: a plan, or its steps
             seed: an item's result depends on its own seed alone, not on the rest of the batch
             on_token: called for each token while a text grows
@@ -95,8 +96,8 @@ class Sampler:
             FourMError: the model cannot do it, or nothing is given; before any work
         """
         steps = self.steps(batch, plan)
-        batch = self._with_targets(batch, steps)
         check_request(self.model, batch, steps)
+        batch = self._with_targets(batch, steps)
         return self._steps(batch, steps, _seeds(seed, batch.size), on_token)
 
     def steps(self, batch: TokenBatch, plan: Plan | Sequence[Step]) -> Sequence[Step]:
@@ -190,16 +191,48 @@ class Sampler:
         return Randomness.of_items([_mix(seed, index) for seed in seeds])
 
     def _with_targets(self, batch: TokenBatch, steps: Sequence[Step]) -> TokenBatch:
-        missing = {s.target: s for s in steps if s.target not in batch}
-        new: dict[str, Tokens] = {}
-        for name, step in missing.items():
-            entry = self.model.modality(name)
-            if entry.kind == "sequence":
-                length = step.max_tokens or entry.max_tokens
-                new[name] = empty_sequence(batch.size, length, self.marks).to(batch.device)
-            elif entry.kind == "grid":
-                new[name] = Tokens.wanted(entry, batch.size, batch.device)
-        return batch.with_(new)
+        for name, step in {s.target: s for s in steps}.items():
+            if name not in batch or not self.original:
+                entry = self.model.modality(name)
+                batch = with_wanted(batch, entry, self.marks, step.max_tokens)
+        return batch
+
+
+def with_wanted(
+    batch: TokenBatch, entry: Modality, marks: Marks, max_tokens: int | None = None
+) -> TokenBatch:
+    """The batch in which every item that holds nothing of a grid or sequence wants all of it.
+
+    Items that give a part of it, or want one already, keep their own.
+
+    Args:
+        batch: at least one item
+        entry: what is wanted
+        marks: special ids of the text vocabulary
+        max_tokens: how long a sequence may become; the modality's limit by default
+    """
+    empty = _empty(entry, batch.size, marks, max_tokens).to(batch.device)
+    if entry.name not in batch:
+        return batch.with_({entry.name: empty})
+    held = batch[entry.name]
+    lacking = ~(held.inputs | held.targets).any(dim=1)
+    if not bool(lacking.any()):
+        return batch
+    length, rows = max(empty.length, held.length), lacking[:, None]
+    new, old = empty.padded(length), held.padded(length)
+    mixed = Tokens(
+        torch.where(rows, new.value, old.value),
+        inputs=torch.where(rows, new.inputs, old.inputs),
+        targets=torch.where(rows, new.targets, old.targets),
+        groups=old.groups,
+    )
+    return batch.with_({entry.name: mixed})
+
+
+def _empty(entry: Modality, batch_size: int, marks: Marks, max_tokens: int | None) -> Tokens:
+    if entry.kind == "sequence":
+        return empty_sequence(batch_size, max_tokens or entry.max_tokens, marks)
+    return Tokens.wanted(entry, batch_size)
 
 
 def empty_sequence(batch_size: int, num_tokens: int, marks: Marks) -> Tokens:

@@ -200,6 +200,17 @@ def test_results_do_not_depend_on_the_batch(pipe):
             assert a[name].tokens.tolist() == b[name].tokens.tolist()
 
 
+@pytest.mark.parametrize("target", ["caption", "tok_rgb@32"])
+def test_a_target_that_one_item_gives_is_generated_for_the_others(pipe, target):
+    items = [item("rgb", target), item("rgb")]
+
+    given, made = pipe.generate(items, [target], seed=2)
+    alone = pipe.generate(items[1], [target], seed=2)
+
+    assert made[target].tokens.tolist() == alone[target].tokens.tolist()
+    assert given[target].tokens.tolist() == pipe.read(items[0])[target].value[0].tolist()
+
+
 @pytest.mark.parametrize(
     ("given", "targets", "error", "message"),
     [

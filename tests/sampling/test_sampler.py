@@ -62,6 +62,24 @@ def test_an_item_does_not_depend_on_its_batch(scheme, guidance):
         assert same(alone, together.rows(slice(place, place + 1)))
 
 
+@pytest.mark.parametrize("other", ["t5", "target"])
+@pytest.mark.parametrize("guidance", [1, 2])
+@pytest.mark.parametrize("scheme", [*GRID_SCHEMES, "autoregressive"])
+def test_an_item_lacks_what_another_holds_as_if_alone(scheme, guidance, other):
+    name = {"t5": "t5", "target": plan(scheme).targets[0].modality}[other]
+    given = tiny_batch(["rgb@16", name], 2)
+    lacking = given[name].inputs & torch.tensor([[True], [False]])
+    batch = given.with_({name: replace(given[name], inputs=lacking)})
+    s, guided = sampler(scale=5.0), plan(scheme, guidance=guidance)
+
+    together = s.run(batch, guided, seed=3)
+    alone = s.run(given.without(name).rows(slice(1, 2)), guided, seed=3)
+
+    assert same(alone, together.rows(slice(1, 2)))
+    if other == "target":
+        assert same(given.rows(slice(1)), together.rows(slice(1)))
+
+
 @pytest.mark.parametrize("scheme", [*GRID_SCHEMES, "autoregressive"])
 def test_an_item_does_not_depend_on_its_place(scheme):
     given = tiny_batch(["rgb@16"], 3)
