@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import chain, takewhile
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
@@ -165,7 +167,8 @@ class Sampler:
     ) -> StepResult:
         """Samples a sequence several times for each item and joins what the copies say.
 
-        SAM instances are generated like this: each copy names a few of them.
+        SAM instances are generated like this: each copy names a few of them. An item that gives the
+        sequence keeps it.
         """
         n = step.copies
         several = [_mix(seed, -1 - copy) for seed in seeds for copy in range(n)]
@@ -176,13 +179,22 @@ class Sampler:
             list(seeds) if self.original else several,
             on_token,
         )
-        tokens = result.batch[step.target]
+        tokens, wanted = result.batch[step.target], batch[step.target].targets.any(dim=1).tolist()
+        rows = [v[keep].tolist() for v, keep in zip(tokens.value, tokens.inputs, strict=True)]
+        items = [rows[i : i + n] for i in range(0, len(rows), n)]
         joined = [
-            tokens.value[i : i + n][tokens.inputs[i : i + n]].tolist()
-            for i in range(0, tokens.size, n)
+            self._joined(copies) if is_wanted else copies[0]
+            for copies, is_wanted in zip(items, wanted, strict=True)
         ]
         whole = sequence_tokens(joined, self.marks.pad, device=batch.device)
-        return replace(result, batch=batch.with_({step.target: whole}), step=step)
+        return _joined_result(result, batch.with_({step.target: whole}), step)
+
+    def _joined(self, copies: Sequence[Sequence[int]]) -> list[int]:
+        """What the copies of one item say up to their ends, and one end; original: every end."""
+        if self.original:
+            return list(chain.from_iterable(copies))
+        eos = self.marks.eos
+        return [*chain.from_iterable(takewhile(lambda i: i != eos, c) for c in copies), eos]
 
     def _randomness(self, seeds: Sequence[int], index: int) -> Randomness:
         if self.original:
@@ -279,6 +291,24 @@ def _said_result(batch: TokenBatch, step: Step, tokens: Tokens, said: Said) -> S
         confidence=confidence,
         candidates=nothing.long(),
         logits=nothing[..., None],
+    )
+
+
+def _joined_result(result: StepResult, batch: TokenBatch, step: Step) -> StepResult:
+    """The result of a step whose copies stand in rows of their own, in one row an item."""
+    n = step.copies
+    ids, confidence = (
+        rearrange(x, "(b n) k -> b (n k)", n=n) for x in (result.ids, result.confidence)
+    )
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(batch.size, -1)
+    return StepResult(
+        batch=batch,
+        step=step,
+        positions=positions,
+        ids=ids,
+        confidence=confidence,
+        candidates=result.candidates[::n],
+        logits=result.logits[::n],
     )
 
 

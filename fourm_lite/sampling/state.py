@@ -106,7 +106,8 @@ class StepResult:
     """The batch after one step, and what the step did.
 
     Shapes:
-        positions, ids: int64[B, k]; what was written (a text: the tokens generated, -1 padded)
+        positions, ids: int64[B, k]; what was written (a text: the tokens generated, copy after
+            copy), -1 padded
         confidence: float[B, k], the probability of each under the distribution it was drawn from
         candidates: int64[B, m], the positions that were offered to the decoder
         logits: float32[B, m, V] of the candidates, guided, before filtering

@@ -200,6 +200,20 @@ def test_results_do_not_depend_on_the_batch(pipe):
             assert a[name].tokens.tolist() == b[name].tokens.tolist()
 
 
+def test_copies_of_an_item_count_for_it_alone(pipe):
+    items = [item("rgb"), item("vector_global"), item("rgb", "caption")]
+    dense = Target("caption", temperature=1.0, copies=3)
+
+    together = pipe.generate(items, [dense], seed=5)
+    alone = [pipe.generate(i, [dense], seed=5)["caption"] for i in items]
+
+    for found, single in zip(together, alone, strict=True):
+        assert found["caption"].tokens.tolist() == single.tokens.tolist()
+        assert found["caption"].confidence == pytest.approx(single.confidence, nan_ok=True)
+        assert (single.tokens == pipe.marks.eos).sum() == 1
+        assert single.tokens[-1] == pipe.marks.eos
+
+
 @pytest.mark.parametrize("target", ["caption", "tok_rgb@32"])
 def test_a_target_that_one_item_gives_is_generated_for_the_others(pipe, target):
     items = [item("rgb", target), item("rgb")]

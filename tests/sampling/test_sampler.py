@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, takewhile
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, empty_sequence
+from fourm_lite.tokenization.spans import merge_spans
 
 GRID_SCHEMES = ["maskgit", "roar"]
 
@@ -26,10 +28,11 @@ def plan(scheme: str, **options) -> Plan:
     return Plan.of(target)
 
 
-def same(a: TokenBatch, b: TokenBatch) -> bool:
-    def visible(t: Tokens) -> list[list[int]]:
-        return [row[keep].tolist() for row, keep in zip(t.value, t.inputs, strict=True)]
+def visible(t: Tokens) -> list[list[int]]:
+    return [row[keep].tolist() for row, keep in zip(t.value, t.inputs, strict=True)]
 
+
+def same(a: TokenBatch, b: TokenBatch) -> bool:
     names = [n for n in a if a[n].value.dtype == torch.int64]
     return all(visible(a[n]) == visible(b[n]) for n in names)
 
@@ -218,6 +221,21 @@ def test_copies_join_what_each_of_them_says():
     one, three = sampler().run(given, single), sampler().run(given, dense)
 
     assert (three["caption"].inputs.sum(1) > one["caption"].inputs.sum(1)).all()
+
+
+def test_joined_copies_have_one_end():
+    given, dense = tiny_batch(["rgb@16"], 2), plan("autoregressive", copies=3)
+    model = tiny_model()
+    (first,) = Sampler(model, marks=MARKS).iterate(given, dense)
+    marks = replace(MARKS, eos=int(first.ids[0, 1]))  # an end that the first copy says early
+
+    (result,) = Sampler(model, marks=marks).iterate(given, dense)
+
+    start, copies = [MARKS.sentinel(1)], result.ids.view(2, 3, -1).tolist()
+    for i, row in enumerate(visible(result.batch["caption"])):
+        said = [merge_spans(start, start + copy, MARKS.sentinels) for copy in copies[i]]
+        cut = [takewhile(lambda t: t not in (marks.eos, -1), copy) for copy in said]
+        assert row == [*chain.from_iterable(cut), marks.eos]
 
 
 def test_rows_end_on_their_own():
