@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,17 @@ class Generated:
         if self.confidence is not None:
             out["confidence"] = round(self.confidence, 6)
         return out
+
+
+def mean_confidence(steps: Sequence[Tensor]) -> list[float | None]:
+    """The mean probability of what the steps of one target wrote; None where they wrote nothing.
+
+    Shapes:
+        steps: float[B, k] each, NaN where nothing was written
+        returns: B numbers
+    """
+    means = torch.cat(list(steps), dim=1).nanmean(dim=1).tolist()
+    return [None if math.isnan(mean) else mean for mean in means]
 
 
 @dataclass(frozen=True)

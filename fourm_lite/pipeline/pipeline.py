@@ -31,7 +31,7 @@ from fourm_lite.pipeline.embedding import (
     unit,
 )
 from fourm_lite.pipeline.names import find_modality
-from fourm_lite.pipeline.outputs import Generated, Writer
+from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader
 from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Tokenizers
@@ -176,7 +176,7 @@ class FourMPipeline:
         confidence: dict[str, list[Tensor]] = {}
         for i, result in enumerate(sampler.iterate(batch, steps, seed=seed, on_token=on_token)):
             batch = result.batch
-            written = torch.where(result.ids >= 0, result.confidence.cpu(), torch.nan)
+            written = result.confidence.cpu().where(result.ids.cpu() >= 0, torch.nan)
             confidence.setdefault(result.step.target, []).append(written)
             if on_step is not None:
                 on_step(result, i + 1, len(steps))
@@ -193,14 +193,14 @@ class FourMPipeline:
     ) -> list[dict[str, Generated]]:
         """Known tokens of a batch as values and pictures, a dict for each item."""
         writer = Writer(self.tokenizers)
-        means = {n: torch.cat(c, dim=1).nanmean(dim=1) for n, c in (confidence or {}).items()}
+        means = {name: mean_confidence(steps) for name, steps in (confidence or {}).items()}
         out: list[dict[str, Generated]] = []
         for i in range(batch.size):
             item = {}
             for name in names:
                 tokens = batch[name]
                 ids = tokens.value[i][tokens.inputs[i]]
-                sure = float(means[name][i]) if name in means and means[name].numel() > i else None
+                sure = means[name][i] if name in means else None
                 own = seed if isinstance(seed, int) else seed[i]
                 item[name] = writer.write(self.model.modality(name), ids, sure, own)
             out.append(item)

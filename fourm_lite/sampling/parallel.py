@@ -109,10 +109,11 @@ def _write(
     valid: Tensor,
 ) -> Written:
     positions, new = candidates.gather(1, chosen), ids.gather(1, chosen)
+    wanted = valid.gather(1, chosen)
     return Written(
-        tokens=job.tokens.reveal(positions, new, valid.gather(1, chosen)),
+        tokens=job.tokens.reveal(positions, new, wanted),
         positions=positions,
-        ids=new,
+        ids=new.masked_fill(~wanted, -1),
         confidence=confidence.gather(1, chosen),
         candidates=candidates,
         logits=logits,

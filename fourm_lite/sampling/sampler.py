@@ -136,6 +136,8 @@ class Sampler:
         seeds: Sequence[int],
         on_token: TokenCallback | None,
     ) -> StepResult:
+        if not bool(batch[step.target].targets.any()):
+            return _nothing_result(batch, step)
         if step.copies > 1:
             return self._copies(batch, step, encoder, seeds, on_token)
         passes = plan_passes(step.guidance, step.conditions, self._given(batch, step))
@@ -274,6 +276,20 @@ def _mix(seed: int, index: int) -> int:
     z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 31)) * 0x94D049BB133111EB) % 2**64
     return (z ^ (z >> 29)) % 2**63
+
+
+def _nothing_result(batch: TokenBatch, step: Step) -> StepResult:
+    """The result of a step to which the items leave nothing."""
+    nothing = torch.empty(batch.size, 0, device=batch.device)
+    return StepResult(
+        batch=batch,
+        step=step,
+        positions=nothing.long(),
+        ids=nothing.long(),
+        confidence=nothing,
+        candidates=nothing.long(),
+        logits=nothing[..., None],
+    )
 
 
 def _said_result(batch: TokenBatch, step: Step, tokens: Tokens, said: Said) -> StepResult:

@@ -107,8 +107,9 @@ class StepResult:
 
     Shapes:
         positions, ids: int64[B, k]; what was written (a text: the tokens generated, copy after
-            copy), -1 padded
-        confidence: float[B, k], the probability of each under the distribution it was drawn from
+            copy); ids are -1 where nothing was
+        confidence: float[B, k], the probability of each under the distribution it was drawn from;
+            without meaning where nothing was written
         candidates: int64[B, m], the positions that were offered to the decoder
         logits: float32[B, m, V] of the candidates, guided, before filtering
     """

@@ -215,6 +215,19 @@ def test_copies_of_an_item_count_for_it_alone(pipe):
 
 
 @pytest.mark.parametrize("target", ["caption", "tok_rgb@32"])
+def test_what_is_given_has_no_confidence(pipe, target):
+    items = [item("rgb", target), item("rgb")]
+
+    given, made = pipe.generate(items, [target])
+    alone = pipe.generate(items[0], [target])
+
+    assert given[target].confidence is None
+    assert alone[target].confidence is None
+    assert 0 < made[target].confidence <= 1
+    json.dumps([g[target].to_json() for g in (given, made, alone)], allow_nan=False)
+
+
+@pytest.mark.parametrize("target", ["caption", "tok_rgb@32"])
 def test_a_target_that_one_item_gives_is_generated_for_the_others(pipe, target):
     items = [item("rgb", target), item("rgb")]
 

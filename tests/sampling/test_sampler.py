@@ -238,6 +238,35 @@ def test_joined_copies_have_one_end():
         assert row == [*chain.from_iterable(cut), marks.eos]
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("scheme", [*GRID_SCHEMES, "autoregressive"])
+def test_a_target_that_is_given_costs_no_forward_pass(scheme, copies, monkeypatch):
+    options = {"copies": copies} if scheme == "autoregressive" else {}
+    request, calls = plan(scheme, **options), []
+    given = tiny_batch(["rgb@16", request.targets[0].modality])
+    s = sampler()
+    for part in ("_run_encoder", "run_decoder"):
+        monkeypatch.setattr(FourM, part, lambda *a, **k: calls.append(1))
+
+    results = list(s.iterate(given, request))
+
+    assert not calls
+    assert same(results[-1].batch, given)
+    assert len(results) == len(s.steps(given, request))
+
+
+@pytest.mark.parametrize("scheme", GRID_SCHEMES)
+def test_what_was_given_is_not_reported_as_written(scheme):
+    given = tiny_batch(["rgb@16", "tok_depth@16"])
+    wanted = torch.tensor([[False], [True]]).expand(2, 16)
+    grid = replace(given["tok_depth@16"], inputs=~wanted, targets=wanted)
+
+    results = list(sampler().iterate(given.with_({"tok_depth@16": grid}), plan(scheme)))
+
+    written = sum((r.ids >= 0).sum(dim=1) for r in results)
+    assert written.tolist() == [0, 16]
+
+
 def test_rows_end_on_their_own():
     """A row that says its end token leaves; the others go on as if alone."""
     s = sampler(scale=5.0)
