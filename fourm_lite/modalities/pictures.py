@@ -46,7 +46,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     try:
         picture = _open(data, max_pixels)
         picture.load()
-        return _upright(picture)
+        return upright(picture)
     except FourMError:
         raise
     # Decoders raise almost anything on broken bytes: OSError, SyntaxError, ValueError, EOFError...
@@ -137,7 +137,8 @@ def _orientation(picture: Image) -> int:
         return 1
 
 
-def _upright(picture: Image) -> Image:
+def upright(picture: Image) -> Image:
+    """A picture turned as its EXIF rotation says, where it has one."""
     from PIL import ImageOps
 
     if not 2 <= _orientation(picture) <= 8:

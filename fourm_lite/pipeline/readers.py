@@ -1,7 +1,8 @@
 """From what a person has (a path, a picture, an array, a text) to tokens of one modality.
 
-A picture is cut to its centred square and resized to what the model reads. Integers are token ids,
-floats are values that the model or the tokenizer reads as they are.
+A picture is cut to its centred square and resized to what the model reads; bytes (uint8) are one
+too. A row of integers is token ids, a map of them classes; floats are values that the model or the
+tokenizer reads as they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.pictures import open_picture
+from fourm_lite.modalities.pictures import open_picture, upright
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.tokenizers import Tokenizers
@@ -125,9 +127,17 @@ class Reader:
         return self._image(entry, codec, value)
 
     def _image(self, entry: Modality, codec: Codec, value: Any) -> Tensor:
-        """A picture cut to its centred square; a float tensor [C, H, W] is taken as it is."""
-        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype != np.uint8):
-            return _tensor(value) if isinstance(codec, LabelCodec) else _tensor(value).float()
+        """A picture cut to its centred square; numbers that are no bytes are taken as they are."""
+        if isinstance(codec, LabelCodec) and (isinstance(value, Tensor) or _is_numbers(value)):
+            return _tensor(value)
+        if _is_numbers(value):
+            numbers = _tensor(value)
+            if not numbers.is_floating_point():
+                raise ShapeError(
+                    f"'{entry.name}' expects normalised floats or a uint8 picture, got "
+                    f"{numbers.dtype}{list(numbers.shape)}; convert it to uint8 if it holds 0..255"
+                )
+            return numbers.float()
         picture = as_picture(value, entry.name)
         size = entry.image_size
         crop = Crop.center(picture.height, picture.width, size) if size else None
@@ -154,19 +164,42 @@ def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
 
 
 def as_picture(value: Any, name: str) -> Any:
-    """A PIL picture from a path, bytes, a PIL picture or uint8[H, W, C]."""
+    """An upright PIL picture from a path, bytes, a PIL picture, an array or a tensor.
+
+    Shapes:
+        value: uint8[H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels; where both fit, an array
+            is [H, W, C] and a tensor [C, H, W]
+    Raises:
+        ShapeError: uint8 of another shape
+        FourMError: anything else
+    """
     from PIL import Image
 
     if isinstance(value, Image.Image):
-        return value
+        return upright(value)
     if isinstance(value, (str, Path, bytes)):
         return open_picture(_bytes(value))
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
-        return Image.fromarray(value[..., 0] if value.shape[2:] == (1,) else value)
+    if _is_pixels(value):
+        return Image.fromarray(_channels_last(value, name))
     raise FourMError(
         f"'{name}' expects a path, bytes, a PIL picture or uint8[H, W, C], got "
         f"{type(value).__name__}"
     )
+
+
+def _channels_last(value: Tensor | npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    array: npt.NDArray[np.uint8] = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+    if array.ndim == 2 and array.size:
+        return array
+    usual = 0 if isinstance(value, Tensor) else 2
+    places = [p for p in (usual, 2 - usual) if array.ndim == 3 and array.shape[p] in (1, 3, 4)]
+    if not places or not array.size:
+        raise ShapeError(
+            f"'{name}' expects one picture uint8[H, W, C] or [C, H, W] with 1, 3 or 4 channels, "
+            f"got {list(array.shape)}; give several as several items"
+        )
+    pixels = np.ascontiguousarray(np.moveaxis(array, places[0], 2))
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 def _said(entry: Modality, value: Any) -> str:
@@ -187,6 +220,16 @@ def _token_ids(value: Any) -> Tensor | None:
         return value
     is_list = isinstance(value, (list, tuple)) and bool(value)
     return torch.tensor(value) if is_list and all(type(v) is int for v in value) else None
+
+
+def _is_pixels(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.dtype == torch.uint8
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) and not _is_pixels(value)
 
 
 def _is_file(value: Any) -> bool:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite import FourMPipeline, Target
@@ -57,18 +58,50 @@ def test_every_target_is_generated_from_a_photo(pipe):
     assert all(0 < g.confidence <= 1 for g in out.values())
 
 
-@pytest.mark.parametrize("as_what", ["picture", "path", "bytes", "array", "text path"])
+FORMS = [
+    "picture", "path", "bytes", "array", "text path", "array chw", "tensor", "tensor hwc",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("as_what", FORMS)
 def test_a_photo_may_be_given_in_any_form(pipe, tmp_path, as_what):
     path = tmp_path / "photo.png"
     photo().save(path)
+    array = np.array(photo())
     forms = {
         "picture": photo(), "path": path, "bytes": path.read_bytes(),
-        "array": np.array(photo()), "text path": str(path),
+        "array": array, "text path": str(path), "array chw": array.transpose(2, 0, 1),
+        "tensor": torch.from_numpy(array).permute(2, 0, 1), "tensor hwc": torch.from_numpy(array),
     }  # fmt: skip
 
     batch = pipe.read({"rgb": forms[as_what]})
 
     assert torch.equal(batch["rgb@32"].value, pipe.read({"rgb": photo()})["rgb@32"].value)
+
+
+def test_an_open_photo_is_turned_upright(pipe, tmp_path):
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6
+    photo().save(path, exif=exif)
+
+    opened = pipe.read({"rgb": Image.open(path)})["rgb@32"].value
+
+    assert torch.equal(opened, pipe.read({"rgb": path})["rgb@32"].value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((2, 32, 32), np.uint8), r"1, 3 or 4 channels, got \[2, 32, 32\]"),
+        (np.zeros((1, 3, 32, 32), np.uint8), "several as several items"),
+        (torch.zeros(3, 0, 0, dtype=torch.uint8), "one picture"),
+        (torch.zeros(3, 32, 32, dtype=torch.int64), "convert it to uint8"),
+        (np.zeros((32, 32, 3), np.int32), "convert it to uint8"),
+    ],
+)
+def test_numbers_that_are_no_photo_are_refused(pipe, value, message):
+    with pytest.raises(ShapeError, match=message):
+        pipe.read({"rgb": value})
 
 
 def test_tokens_may_be_given_instead_of_raw_values(pipe):
