@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,13 +45,24 @@ class Generated:
         return self.text if self.text is not None else f"{self.modality} {self.tokens.shape}"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values: tokens, text, confidence, and structured values as they are."""
+        """JSON values: tokens, text, confidence, and a structured `value` as lists and objects."""
         out: dict[str, Any] = {"tokens": self.tokens.tolist()}
         if self.text is not None:
             out["text"] = self.text
+            if not isinstance(self.value, str):
+                out["value"] = _as_json(self.value)
         if self.confidence is not None:
             out["confidence"] = round(self.confidence, 6)
         return out
+
+
+def _as_json(value: Any) -> Any:
+    """A structured value, its records as objects and its tuples as lists."""
+    if is_dataclass(value):
+        return {f.name: _as_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _as_json(part) for name, part in value.items()}
+    return [_as_json(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def mean_confidence(steps: Sequence[Tensor]) -> list[float | None]:

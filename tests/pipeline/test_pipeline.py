@@ -12,7 +12,10 @@ from tiny_pipeline import photo, save_pipeline
 from fourm_lite import FourMPipeline, Target
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
+from fourm_lite.modalities.values import Box, PointQuery, Segment
 from fourm_lite.pipeline.embedding import spread
+from fourm_lite.pipeline.outputs import Generated
+from fourm_lite.tokenization.sequences import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +211,32 @@ def test_samples_differ_and_their_spread_is_theirs_alone(pipe):
     np.testing.assert_allclose(samples[1:], alone, atol=1e-5)
     assert (spread(samples) > 0.01).all()
     np.testing.assert_allclose(spread(samples[:, :1]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text_format", "value", "expected"),
+    [
+        ("color_palette", ((250, 10, 10), (10, 10, 250)), [[250, 10, 10], [10, 10, 250]]),
+        ("metadata", {"original_height": 20.0}, {"original_height": 20.0}),
+        (
+            "boxes", (Box(0.25, 0.0, 0.5, 1.0, "dog"),),
+            [{"xmin": 0.25, "ymin": 0.0, "xmax": 0.5, "ymax": 1.0, "name": "dog", "score": 1.0}],
+        ),
+        (
+            "sam_instances", (PointQuery(3, 4, (Segment((0, 1, 2, 3), (5,) * 16),)),),
+            [{"x": 3, "y": 4, "segments": [{"box": [0, 1, 2, 3], "tokens": [5] * 16}]}],
+        ),
+        ("text", "a dog", None),
+    ],
+)  # fmt: skip
+def test_structured_values_are_json(text_format, value, expected):
+    text = FORMATS[text_format].text(value)
+    generated = Generated("x", np.zeros(1, np.int64), value, text, text)
+
+    out = json.loads(json.dumps(generated.to_json()))
+
+    assert out.get("value") == expected
+    assert out["text"] == text
 
 
 def test_candidates_are_scored_for_every_item(pipe):
