@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
@@ -67,9 +67,13 @@ def score(
         chunk: candidates that are decoded at the same time
 
     Raises:
+        ConfigError: no such method
         FourMError: the model does not predict the target
         ShapeError: candidates of another length than the modality's
     """
+    if method not in get_args(Method):
+        known = get_args(Method)
+        raise ConfigError(f"method is one of {known}, got {method!r}.{suggest(method, known)}")
     entry = model.modality(target)
     model.target(target)
     candidates = candidates.to(model.device)

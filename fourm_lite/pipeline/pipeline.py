@@ -6,7 +6,7 @@ which need not hold the same modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.sampler import Sampler, Seed
+from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
 from fourm_lite.sampling.state import StepResult, TokenCallback
 from fourm_lite.tokenization.spans import Marks
 
@@ -103,9 +103,9 @@ class FourMPipeline:
         """Raw values as a batch of given tokens.
 
         Raises:
-            FourMError: nothing is given, or a value is not of its modality
+            FourMError: nothing is given, an item is no dict, or a value is not of its modality
         """
-        items = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        items = _items(inputs)
         if not items or not all(items):
             raise FourMError("nothing is given: every item needs at least one modality")
         return collate([self._read_item(item) for item in items]).to(self.model.device)
@@ -195,13 +195,12 @@ class FourMPipeline:
         writer = Writer(self.tokenizers)
         means = {name: mean_confidence(steps) for name, steps in (confidence or {}).items()}
         out: list[dict[str, Generated]] = []
-        for i in range(batch.size):
+        for i, own in enumerate(item_seeds(seed, batch.size)):
             item = {}
             for name in names:
                 tokens = batch[name]
                 ids = tokens.value[i][tokens.inputs[i]]
                 sure = means[name][i] if name in means else None
-                own = seed if isinstance(seed, int) else seed[i]
                 item[name] = writer.write(self.model.modality(name), ids, sure, own)
             out.append(item)
         return out
@@ -267,13 +266,13 @@ class FourMPipeline:
             returns: float32[N, E], or [E] for one item
         """
         one = isinstance(inputs, Mapping)
-        items = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        items = _items(inputs)
         if not items:
             raise FourMError("nothing to embed: the list of items is empty")
         entry = self.embedding_target(target)
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), decode, steps, samples)
         network = None if teacher is None else load_embedder(teacher)
-        seeds = [seed] * len(items) if isinstance(seed, int) else list(seed)
+        seeds = item_seeds(seed, len(items))
         vectors = []
         for start in range(0, len(items), batch_size):
             part = slice(start, start + batch_size)
@@ -298,7 +297,7 @@ class FourMPipeline:
             returns: float32[N, samples, E]
         """
         batch, entry = self.read(inputs), self.embedding_target(target)
-        seeds = [seed] * batch.size if isinstance(seed, int) else list(seed)
+        seeds = item_seeds(seed, batch.size)
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), "sample", 1, samples)
         vectors = sample_vectors(self.model, batch, plan, seeds, self.marks)
         return unit(vectors).cpu().numpy()
@@ -315,6 +314,23 @@ class FourMPipeline:
                 "name one with target="
             )
         return learned[0]
+
+
+def _items(inputs: Items) -> list[Item]:
+    """The items of a request.
+
+    Raises:
+        FourMError: one is no dict
+    """
+    alone = isinstance(inputs, (Mapping, str, bytes)) or not isinstance(inputs, Iterable)
+    items: list[Any] = [inputs] if alone else list(inputs)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise FourMError(
+                "an item is a dict of modalities and their values, such as {'rgb': 'photo.jpg'}; "
+                f"item {number} is a {type(item).__name__}: {item!r:.80}"
+            )
+    return items
 
 
 def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:

@@ -6,10 +6,11 @@ they are known too. `iterate` yields every step, `run` gives the last batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain, takewhile
+from operator import index
 
 import torch
 from einops import rearrange
@@ -100,7 +101,7 @@ class Sampler:
         steps = self.steps(batch, plan)
         check_request(self.model, batch, steps)
         batch = self._with_targets(batch, steps)
-        return self._steps(batch, steps, _seeds(seed, batch.size), on_token)
+        return self._steps(batch, steps, item_seeds(seed, batch.size), on_token)
 
     def steps(self, batch: TokenBatch, plan: Plan | Sequence[Step]) -> Sequence[Step]:
         """The steps of a plan on a batch."""
@@ -264,8 +265,16 @@ def empty_sequence(batch_size: int, num_tokens: int, marks: Marks) -> Tokens:
     return Tokens(value, inputs=inputs, targets=~inputs)
 
 
-def _seeds(seed: Seed, size: int) -> list[int]:
-    seeds = [seed] * size if isinstance(seed, int) else [int(s) for s in seed]
+def item_seeds(seed: Seed, size: int) -> list[int]:
+    """The seed of each item; whole numbers of any type, NumPy's too.
+
+    Raises:
+        FourMError: no whole number, or not as many as there are items
+    """
+    try:
+        seeds = [index(s) for s in seed] if isinstance(seed, Iterable) else [index(seed)] * size
+    except TypeError as error:
+        raise FourMError(f"a seed is a whole number, or one an item; got {seed!r}") from error
     if len(seeds) != size:
         raise FourMError(f"give one seed, or one for each of the {size} items; got {len(seeds)}")
     return seeds

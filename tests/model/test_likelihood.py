@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import MARKS, tiny_batch, tiny_config, tiny_model
 
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.spec import Modality
 
 PAIR = Modality(
@@ -46,6 +46,14 @@ def test_a_sequence_sums_to_one_over_all_completions():
     )
 
     torch.testing.assert_close(scores.total.exp().sum(dim=1), torch.ones(2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["exact", "one-pass", "chains"])
+def test_a_method_that_is_none_is_refused(method):
+    with pytest.raises(ConfigError, match=r"one of \('one_pass', 'chain'\)"):
+        tiny_model().score(
+            "tok_global", torch.zeros(1, 4).long(), tiny_batch(["t5"]), method=method
+        )
 
 
 @pytest.mark.parametrize("method", ["one_pass", "chain"])

@@ -321,6 +321,30 @@ def test_a_request_that_cannot_be_met_is_named(pipe, given, targets, error, mess
         pipe.generate(given, targets)
 
 
+@pytest.mark.parametrize("inputs", ["a.jpg", ["a.jpg"], [{"caption": "a"}, photo()], photo()])
+def test_an_item_that_is_no_dict_is_refused(pipe, inputs):
+    for verb in (pipe.read, pipe.embed):
+        with pytest.raises(FourMError, match=r"an item is a dict .*item \d is a"):
+            verb(inputs)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), [np.int64(3)], np.array([3])])
+def test_a_seed_may_be_a_number_of_numpy(pipe, seed):
+    given, sampled = [item("caption")], Target("tok_rgb@32", temperature=1.0)
+
+    out = pipe.generate(given, [sampled], seed=seed)[0]["tok_rgb@32"].tokens
+
+    assert out.tolist() == pipe.generate(given, [sampled], seed=3)[0]["tok_rgb@32"].tokens.tolist()
+    for embed in (pipe.embed, lambda items, seed: pipe.embed_samples(items, 2, seed=seed)):
+        np.testing.assert_array_equal(embed(given, seed=seed), embed(given, seed=3))
+
+
+@pytest.mark.parametrize(("seed", "message"), [(1.5, "whole number"), ([1, 2], "one for each")])
+def test_a_seed_that_is_none_is_refused(pipe, seed, message):
+    with pytest.raises(FourMError, match=message):
+        pipe.embed([item("caption")], seed=seed)
+
+
 def test_a_missing_tokenizer_is_named(folder):
     from fourm_lite.model.load import load_model
 
