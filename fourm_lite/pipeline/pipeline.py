@@ -217,6 +217,10 @@ class FourMPipeline:
 
         Shapes:
             returns: float32[B, K], natural logarithm, mean over the candidate's tokens
+
+        Raises:
+            ConfigError: no such method
+            FourMError: several targets, or a value is not of its modality
         """
         if len(target) != 1:
             raise FourMError(f"score() takes one target at a time, got {sorted(target)}")
@@ -264,6 +268,9 @@ class FourMPipeline:
 
         Shapes:
             returns: float32[N, E], or [E] for one item
+
+        Raises:
+            FourMError: an item is no dict, a value is not of its modality, or no such target
         """
         one = isinstance(inputs, Mapping)
         items = _items(inputs)
