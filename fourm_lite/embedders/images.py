@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.pictures import is_deep, open_picture, to_rgb
+from fourm_lite.modalities.pictures import is_deep, open_picture, to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -166,7 +166,7 @@ def open_image(source: ImageSource) -> Image:
     from PIL import Image as pillow
 
     if isinstance(source, pillow.Image):
-        return source
+        return upright(source)
     if isinstance(source, np.ndarray | Tensor):
         return pillow.fromarray(_as_bytes(source))
     try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fourm_lite.sampling.logits import Drawn
+
 
 def at_median(logits: Tensor, ids: Tensor) -> Tensor:
     """Logits in which the median of some words has the probability of all of them.
@@ -25,3 +27,12 @@ def at_median(logits: Tensor, ids: Tensor) -> Tensor:
     median = ids[below.sum(dim=-1).clamp(max=len(ids) - 1)]
     out = logits.index_fill(-1, ids, -torch.inf)
     return out.scatter(-1, median[..., None], part.logsumexp(dim=-1, keepdim=True))
+
+
+def own_confidence(ids: Tensor, logits: Tensor) -> Drawn:
+    """Chosen words with the probability of each under the logits as they are.
+
+    Shapes:
+        ids: int64[...]; logits: float[..., V]
+    """
+    return Drawn(ids, logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0])

@@ -15,7 +15,7 @@ from torch import Tensor
 from fourm_lite.batch import Tokens
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
-from fourm_lite.sampling.amounts import at_median
+from fourm_lite.sampling.amounts import at_median, own_confidence
 from fourm_lite.sampling.state import Job
 from fourm_lite.tokenization.spans import Marks, merge_spans
 
@@ -82,6 +82,8 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
         if keep_logits:
             said.logits.append(logits[:, 0])
         drawn = job.randomness.draw(at_median(logits, amounts), job.step)
+        if len(amounts):  # as sure as the word itself is likely, not as all amounts are
+            drawn = own_confidence(drawn.ids, logits)
         ids = drawn.ids[:, 0]
         for row, token, p in zip(
             active.tolist(), ids.tolist(), drawn.confidence[:, 0].tolist(), strict=True

@@ -281,3 +281,12 @@ def test_unknown_preprocessing_is_refused_by_name():
                 "size": {"shortest_edge": 32, "longest_edge": 64},
             }
         )
+
+
+def test_an_open_picture_is_turned_upright_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held a quarter turn
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+
+    with Image.open(tmp_path / "turned.jpg") as picture:
+        assert open_image(picture).size == open_image(tmp_path / "turned.jpg").size == (4, 6)

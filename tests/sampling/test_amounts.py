@@ -58,3 +58,5 @@ def test_a_text_says_an_amount_at_the_median_of_its_logits(amounts):
     likeliest = logits[:, 0].argmax(dim=-1)
     assert not torch.equal(likeliest, median)
     assert torch.equal(result.ids[:, 0], median if amounts == "median" else likeliest)
+    sure = logits[:, 0].softmax(dim=-1).gather(1, result.ids[:, :1])
+    torch.testing.assert_close(result.confidence[:, :1], sure, rtol=1e-4, atol=1e-5)
