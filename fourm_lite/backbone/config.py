@@ -55,6 +55,12 @@ class HeadConfig:
                 "give one name a class, or none"
             )
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a mean, a norm and one linear map."""
+        plain = self.pool == "avg" and self.layers == 1 and not self.dropout
+        return plain and self.num_classes > 0
+
     def name_of(self, index: int) -> str:
         """The name of a class, or its number where none was given."""
         return self.class_names[index] if self.class_names else str(index)

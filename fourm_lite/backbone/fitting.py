@@ -149,16 +149,15 @@ def _with_head(state: dict[str, Tensor], model: FMViT) -> dict[str, Tensor]:
     if not model.num_classes:
         wanted = model.state_dict()
         return {k: v for k, v in state.items() if k in wanted or not k.startswith(HEAD)}
-    maps = [k.removesuffix("weight") for k in state if re.fullmatch(r"head\.(\d+\.)?weight", k)]
-    maps.sort(key=lambda k: int("0" + k[5:-1]))
+    maps = _maps(state)
     if maps:
         _check_classes(state[maps[-1] + "weight"], model)
     _take_head(state, model, len(maps))
-    last = "head." if isinstance(model.head, nn.Linear) else f"head.{len(model.head) - 1}."  # type: ignore[arg-type]
+    wanted = model.state_dict()
+    last = _maps(wanted)[-1]
     if maps:  # a dropout before the last map shifts its number
         moved = {k: k.replace(maps[-1], last, 1) for k in state if k.startswith(maps[-1])}
         state = {moved.get(k, k): v for k, v in state.items()}
-    wanted = model.state_dict()
     unused = sorted(k for k in state if k.startswith(HEAD) and k not in wanted)
     if unused:
         raise CheckpointError(
@@ -166,6 +165,12 @@ def _with_head(state: dict[str, Tensor], model: FMViT) -> dict[str, Tensor]:
             "pass num_classes=0 to do without its head"
         )
     return state
+
+
+def _maps(state: Mapping[str, Tensor]) -> list[str]:
+    """The prefixes of the head's linear maps, in their order."""
+    found = [k.removesuffix("weight") for k in state if re.fullmatch(r"head\.(\d+\.)?weight", k)]
+    return sorted(found, key=lambda k: int("0" + k[5:-1]))
 
 
 def _check_classes(weight: Tensor, model: FMViT) -> None:

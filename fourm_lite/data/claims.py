@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError
+from fourm_lite.tokenization.fetch import store_whole
 
 if TYPE_CHECKING:
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
@@ -69,9 +70,7 @@ def claim_labels(out: Path, labellers: Sequence[Labeller]) -> None:
         folder = out / name
         if not any(folder.glob("shard-*.npz")):
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{SOURCE}.part"
-            part.write_text(json.dumps(mine, indent=1))
-            part.replace(folder / SOURCE)
+            store_whole(json.dumps(mine, indent=1).encode(), folder / SOURCE)
 
 
 def source_of(labeller: Labeller, name: str) -> dict[str, Any]:

@@ -148,8 +148,3 @@ def predict(model: nn.Module, data: LabelledSet, size: Size, batch_size: int = 3
     ]
     model.train(training)
     return torch.cat(out)
-
-
-def is_linear(model: FMViT) -> bool:
-    """Whether the head is a mean, a norm and one linear map."""
-    return model.config.head.pool == "avg" and isinstance(model.head, nn.Linear)

@@ -23,7 +23,7 @@ from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig, is_linear
+from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig
 from fourm_lite.training.labelled import LabelledSet, Splits
 from fourm_lite.training.ledger import check_fresh
 from fourm_lite.training.loop import TrainConfig, fit
@@ -94,6 +94,11 @@ class FinetuneConfig:
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing is at least 0 and below 1, got {self.smoothing}")
 
+    @property
+    def head(self) -> HeadConfig:
+        """The head's form; its classes are those of the data."""
+        return HeadConfig(pool=self.pool, layers=self.layers, dropout=self.dropout)
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -120,7 +125,7 @@ _UNREAD = {
 
 def unread(config: FinetuneConfig) -> str:
     """What a linear probe does not read of settings that are not the usual ones, in a sentence."""
-    if config.mode != "probe" or config.pool != "avg" or config.layers > 1 or config.dropout:
+    if config.mode != "probe" or not config.head.is_linear:
         return ""
     usual = FinetuneConfig()
     names = [o for f, o in _UNREAD.items() if getattr(config, f) != getattr(usual, f)]
@@ -155,7 +160,7 @@ def finetune(
     if not resume:
         check_fresh(out / "run")  # before anything of it is touched
     model = classifier(source, data.train, config, image_size=image_size).to(where)
-    if config.mode == "probe" and is_linear(model):
+    if config.mode == "probe" and config.head.is_linear:
         found = _probe(model, data, out, config)
     else:
         found = _train(model, data, out, config, resume, progress, asked)
@@ -171,12 +176,10 @@ def classifier(
     image_size: int | tuple[int, int] | None = None,
 ) -> FMViT:
     """The model with a fresh head for the classes of the data."""
-    head = HeadConfig(
+    head = replace(
+        config.head,
         num_classes=len(data.classes),
         class_names=data.classes,
-        pool=config.pool,
-        layers=config.layers,
-        dropout=config.dropout,
         multi_label=data.multi_label,
     )
     with torch.random.fork_rng(devices=[]):
@@ -218,7 +221,7 @@ def _train(
     device: Device,
 ) -> Finetuned:
     run = out / "run"
-    if config.probe_first and is_linear(model) and not config.from_scratch:
+    if config.probe_first and config.head.is_linear and not config.from_scratch:
         _probe(model, data, out, config)
     if config.mode == "lora":
         with torch.random.fork_rng(devices=[]):
