@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "tests")
+NOT_COPIED = shutil.ignore_patterns(
+    *(".*", "build", "dist", "*.egg-info", "__pycache__", "tests"),
+    "runs",  # what recipes write: gigabytes after a training
+)
 
 
 def run(*command: object, cwd: Path) -> str:

@@ -49,15 +49,11 @@ def text_tokenizer() -> TextTokenizer:
 
 def vq_configs() -> dict[str, TokenizerConfig]:
     mlp = "BottleneckMLP/B_1-Wi_16"
-    common = {"image_size": 32, "patch_size": 8, "latent_dim": 8}
+    vit = {"enc_type": "vit_32x2x2_enc", "dec_type": "vit_32x2x2_dec"}  # width, depth, heads
+    common = {"image_size": 32, "patch_size": 8, "latent_dim": 8, **vit}
     return {
-        "rgb": TokenizerConfig(
-            codebook_size=32, enc_type="vit_s_enc", dec_type="vit_s_dec", **common
-        ),
-        "semseg": TokenizerConfig(
-            codebook_size=16, n_channels=4, n_labels=5, enc_type="vit_s_enc", dec_type="vit_s_dec",
-            **common,
-        ),
+        "rgb": TokenizerConfig(codebook_size=32, **common),
+        "semseg": TokenizerConfig(codebook_size=16, n_channels=4, n_labels=5, **common),
         "vector_global": TokenizerConfig(
             codebook_size=24, n_channels=10, enc_type=mlp, dec_type=mlp, patch_proj=False,
             patch_size=1, image_size=1, quant_type="memcodes", num_codebooks=4, latent_dim=16,

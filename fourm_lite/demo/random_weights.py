@@ -48,8 +48,8 @@ def _tokenizer_configs() -> dict[str, TokenizerConfig]:
     vit = TokenizerConfig(
         image_size=SIZE,
         patch_size=PATCH,
-        enc_type="vit_s_enc",
-        dec_type="vit_s_dec",
+        enc_type="vit_96x2x2_enc",
+        dec_type="vit_96x2x2_dec",
         codebook_size=CODES,
         latent_dim=16,
     )
