@@ -51,7 +51,7 @@ def quantized(model: FMViT, images: Tensor | None = None, *, limit: float = LIMI
     Without images every token is scaled as it comes, which is slower.
 
     Shapes:
-        images: float[B, C, H, W], a dozen that are like those to come
+        images: float[B, C, H, W], a few dozen that are like those to come
     Units:
         limit: how far rounding may move a map's output, as a share of its length, root mean square
             over the tokens of the images

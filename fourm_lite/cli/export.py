@@ -19,7 +19,7 @@ from fourm_lite.io.checkpoint import read
 from fourm_lite.training.labelled import Photo, read_labelled
 from fourm_lite.training.photos import read_pixels
 
-RANGE_PHOTOS = 16
+RANGE_PHOTOS = 32
 _ALL = ", ".join(FORMS)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import FourMError
 
-_LARGEST = 127
+_STEPS = 255
 _FBGEMM = "fbgemm"
 
 
@@ -93,7 +93,10 @@ class _Int8(nn.Module):
 
 
 class Int8Linear(_Int8):
-    """A linear map with int8 weights (a scale for each output) and int8 inputs (one each token).
+    """A linear map with int8 weights (a scale for each output) and inputs rounded token by token.
+
+    A token's steps lie between its smallest and its largest input: what comes out of a GELU is
+    hardly negative, and steps about zero would waste half of themselves on it.
 
     Args:
         layer: of any float dtype, on the CPU
@@ -101,11 +104,14 @@ class Int8Linear(_Int8):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer, onednn=has_vnni())
+        weight = layer.weight.detach().float().cpu()
+        self.sums = _rounded(weight, self.scales, self.zeros).dequantize().sum(dim=1)
 
     def _mapped(self, rows: Tensor) -> Tensor:
         low, high = rows.aminmax(dim=1, keepdim=True)
-        largest = torch.maximum(-low, high).clamp_min(1e-30)
-        y = self._product(rows / largest, 1 / _LARGEST, _LARGEST + 1, None).mul_(largest)
+        span = (high - low).clamp_min(1e-30)
+        y = self._product((rows - low).div_(span), 1 / _STEPS, 0, None).mul_(span)
+        y.addcmul_(low, self.sums)
         return y if self.bias is None else y.add_(self.bias)
 
 
@@ -122,7 +128,7 @@ class RangedInt8Linear(_Int8):
     def __init__(self, layer: nn.Linear, low: float, high: float) -> None:
         super().__init__(layer, onednn=True)
         low, high = min(low, 0.0), max(high, 0.0)  # zero itself is kept exactly
-        self.scale = max(high - low, 1e-30) / 255
+        self.scale = max(high - low, 1e-30) / _STEPS
         self.zero = round(-low / self.scale)
 
     def _mapped(self, rows: Tensor) -> Tensor:

@@ -1,15 +1,17 @@
 """FMViT of the base size beside timm's vit_base_patch16_224, and its cheaper forms, on two threads.
 
-    python -m pytest tests/benchmarks/bench_vit.py -m bench -s      # 2.5 minutes; -k flops, -k int8
+    python -m pytest tests/benchmarks/bench_vit.py -m bench -s      # 4 minutes; -k flops, -k int8
 
 One JSON line a measurement. The networks take turns in one process, so that what else the machine
-does falls on all; on a shared machine the processor seconds are the ones to read. FLOPs are counted
-by torch, not by a formula of ours.
+does falls on all. On a shared machine a rate changes twofold within a minute, and the best of each
+says little: read `ratio_of_turns`, the median over turns in which both ran one after the other.
+FLOPs are counted by torch, not by a formula of ours.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 
 import pytest
@@ -23,7 +25,7 @@ from fourm_lite.nn.int8 import Int8Linear
 
 pytestmark = pytest.mark.bench
 
-BATCH, THREADS, ROUNDS = 8, 2, 4
+BATCH, THREADS, ROUNDS, TURNS = 8, 2, 4, 12
 WALL, CPU = 0, 1
 FLAVOURS = ["gelu", "swiglu_nobias"]
 
@@ -60,6 +62,13 @@ def best(seconds: dict[str, list], which: int) -> dict[str, float]:
     return {name: min(pair[which] for pair in pairs) for name, pairs in seconds.items()}
 
 
+def of_turns(seconds: dict[str, list], flops: dict[str, int]) -> float:
+    """The median over the turns of our FLOPs a second over timm's."""
+    pairs = zip(seconds["fmvit"], seconds["timm"], strict=True)
+    ratios = [theirs[WALL] / ours[WALL] for ours, theirs in pairs]
+    return statistics.median(ratios) * flops["fmvit"] / flops["timm"]
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_flops_a_second_beside_timm(flavour):
     import timm
@@ -71,7 +80,7 @@ def test_flops_a_second_beside_timm(flavour):
     x = torch.randn(BATCH, 3, 224, 224)
     flops = {name: flops_of(model, x) for name, model in models.items()}
 
-    seconds = in_turns(models, x)
+    seconds = in_turns(models, x, TURNS)
 
     wall, cpu = best(seconds, WALL), best(seconds, CPU)
     rates = {k: {n: flops[n] / t[n] / 1e9 for n in t} for k, t in (("wall", wall), ("cpu", cpu))}
@@ -79,11 +88,12 @@ def test_flops_a_second_beside_timm(flavour):
         "bench": "vit_forward", "flavour": flavour, "batch": BATCH, "threads": THREADS,
         "gflops_a_second": {n: round(v, 1) for n, v in rates["wall"].items()},
         "gflops_a_processor_second": {n: round(v, 1) for n, v in rates["cpu"].items()},
+        "ratio_of_turns": round(of_turns(seconds, flops), 3),
         "ratio_wall": round(rates["wall"]["fmvit"] / rates["wall"]["timm"], 3),
         "ratio_processor": round(rates["cpu"]["fmvit"] / rates["cpu"]["timm"], 3),
     }  # fmt: skip
     print(json.dumps(line))
-    assert line["ratio_processor"] > 0.9
+    assert line["ratio_of_turns"] > 0.9
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -57,6 +57,17 @@ def test_inputs_outside_of_the_range_are_cut_off():
         torch.testing.assert_close(small(torch.full((1, 16), 9.0)), small(torch.ones(1, 16)))
 
 
+@pytest.mark.parametrize("offset", [0.0, -3.0, 40.0])
+def test_all_steps_of_a_token_lie_between_its_smallest_and_largest_input(offset):
+    layer = nn.Linear(256, 256)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(256))
+    x = torch.stack([torch.arange(256.0), torch.zeros(256), torch.ones(256)]) + offset
+
+    with torch.no_grad():
+        torch.testing.assert_close(Int8Linear(layer)(x), layer(x), rtol=1e-5, atol=1e-3)
+
+
 def test_what_has_int8_weights_is_not_saved():
     with pytest.raises(FourMError, match="cannot be saved"):
         RangedInt8Linear(nn.Linear(4, 4), -1.0, 1.0).state_dict()
