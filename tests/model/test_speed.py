@@ -15,9 +15,9 @@ from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
-from fourm_lite.model.speed import compile_blocks, pack_weights, quantize_int8
+from fourm_lite.model.speed import compile_blocks, half_weights, pack_weights, quantize_int8
 from fourm_lite.nn import linear
-from fourm_lite.nn.int8 import Int8Linear, can_int8
+from fourm_lite.nn.int8 import Int8Linear, can_int8, has_vnni
 from fourm_lite.nn.linear import FEW_ROWS, project
 from fourm_lite.nn.packed import PackedLinear, can_pack
 from fourm_lite.sampling.plan import Plan, Target
@@ -47,6 +47,7 @@ MODES: dict[str, tuple[float, Callable[[FourM, TokenBatch], Tensor]]] = {
     "bf16 weights": (0.999, lambda m, b: logits_of(copy.deepcopy(m).bfloat16(), b)),
     "bf16 autocast": (0.999, lambda m, b: logits_of(m, b, autocast=torch.bfloat16)),
     "packed": (0.999999, lambda m, b: logits_of(pack_weights(m), b)),
+    "half": (0.99999, lambda m, b: logits_of(half_weights(m), b)),
     "int8": (0.98, lambda m, b: logits_of(quantize_int8(m), b)),
     "compiled": (
         0.999999,
@@ -65,7 +66,13 @@ def test_every_speed_mode_agrees_with_plain_float32(style, mode):
 
 
 @pytest.mark.parametrize(
-    "mode", [lambda m: m.bfloat16(), quantize_int8, lambda m: compile_blocks(m, backend="eager")]
+    "mode",
+    [
+        lambda m: m.bfloat16(),
+        half_weights,
+        quantize_int8,
+        lambda m: compile_blocks(m, backend="eager"),
+    ],
 )
 def test_every_speed_mode_writes_a_text_and_fills_a_grid(mode):
     model, batch = mode(model_of("swiglu")), tiny_batch(["rgb@16"], 3)
@@ -89,19 +96,21 @@ def test_with_int8_weights_an_item_does_not_depend_on_its_neighbours():
     assert not torch.allclose(both[0][1], both[1][1])
 
 
-def test_quantizing_shares_what_it_keeps_and_leaves_the_model_alone():
+@pytest.mark.parametrize("made", [quantize_int8, half_weights])
+def test_smaller_weights_share_what_is_kept_and_leave_the_model_alone(made):
     model = model_of("gelu")
     before = {n: t.clone() for n, t in model.state_dict().items()}
 
-    small = quantize_int8(model)
+    small = made(model)
 
     assert not any(isinstance(m, nn.Linear) for m in small.encoder.modules())
     assert small.mask_token is model.mask_token
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
-def test_a_model_with_int8_weights_is_not_saved_in_part(tmp_path):
-    small = quantize_int8(model_of("gelu"))
+@pytest.mark.parametrize("made", [quantize_int8, half_weights])
+def test_a_model_with_smaller_weights_is_not_saved_in_part(made, tmp_path):
+    small = made(model_of("gelu"))
 
     with pytest.raises(FourMError, match="cannot be saved"):
         small.save(tmp_path / "model")
@@ -133,14 +142,25 @@ def test_a_packed_model_is_saved_like_the_one_it_was_made_from(tmp_path):
     assert all(torch.equal(t, again[n]) for n, t in model.state_dict().items())
 
 
+@pytest.mark.skipif(has_vnni(), reason="with VNNI one product serves few rows and many")
+def test_without_vnni_what_is_decoded_has_the_product_for_few_rows():
+    small = quantize_int8(model_of("swiglu"))
+
+    assert all(m.onednn for m in small.encoder.modules() if isinstance(m, Int8Linear))
+    many = {n for n, m in small.decoder.named_modules() if getattr(m, "onednn", False)}
+    assert many == {f"{i}.cross_attn.kv" for i in range(len(small.decoder))}
+    assert {e.to_logits.onednn for e in small.decoder_embeddings.values()} == {False}
+
+
+@pytest.mark.parametrize("few_rows", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_int8_map_rounds_each_token_by_itself(bias):
+def test_an_int8_map_rounds_each_token_by_itself(bias, few_rows):
     generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(64, 48, bias=bias)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
     x = torch.randn(2, 5, 64, generator=generator) * 10.0 ** torch.arange(-5, 5).view(2, 5, 1)
-    small = Int8Linear(layer)
+    small = Int8Linear(layer, few_rows=few_rows)
 
     with torch.no_grad():
         plain, rounded = layer(x), small(x)
