@@ -48,6 +48,9 @@ VERBS: dict[str, Verb] = {
     "evaluate tokenizers": Verb(
         "fourm_lite.cli.evaluate_tokenizers:tokenizers", "What tokens keep of values."
     ),
+    "mix-photos": Verb(
+        "fourm_lite.cli.mix_photos:mix_photos", "Mix photos, for a teacher to label."
+    ),
     "pseudolabel": Verb(
         "fourm_lite.cli.pseudolabel:pseudolabel", "Label photos by teachers and formulas."
     ),

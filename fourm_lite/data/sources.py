@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.data.mixtures import KEY, Mix, mix_of
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 from fourm_lite.modalities.pictures import open_rgb
 
@@ -26,6 +27,7 @@ class Record:
     Units:
         image: a file, or its bytes; b"" where there is a caption and no photo
         fields: the other entries of its line, as they stand
+        mix: what is mixed into the photo (`mixtures`), or None
     """
 
     id: str
@@ -33,6 +35,7 @@ class Record:
     captions: tuple[str, ...] = ()
     split: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    mix: Mix | None = None
 
     @property
     def has_photo(self) -> bool:
@@ -40,15 +43,16 @@ class Record:
         return self.image != b""
 
     def open_image(self) -> Any:
-        """The photo as an upright RGB PIL picture; see `modalities.pictures.open_rgb`.
+        """The photo, or the mixture, as an upright RGB PIL picture; see `pictures.open_rgb`.
 
         Raises:
             FourMError: it is not a readable picture
         """
         try:
-            return open_rgb(
+            photo = open_rgb(
                 self.image if isinstance(self.image, bytes) else self.image.read_bytes()
             )
+            return photo if self.mix is None else self.mix.join(photo)
         except (OSError, FourMError) as error:
             raise FourMError(f"cannot read the picture of {self.id!r}: {error}") from error
 
@@ -92,9 +96,10 @@ def _record(row: Mapping[str, Any], folder: Path, keys: tuple[str, str, str]) ->
         image = image.get("bytes") or image["path"]
     captions = row.get(captions_key) or ()
     captions = (captions,) if isinstance(captions, str) else tuple(str(c) for c in captions)
-    rest = {k: v for k, v in row.items() if k not in keys and k != "split"}
+    rest = {k: v for k, v in row.items() if k not in (*keys, "split", KEY)}
     where = image if isinstance(image, bytes) else folder / str(image)
-    return Record(str(row[id_key]), where, captions, str(row.get("split", "")), rest)
+    split, mix = str(row.get("split", "")), mix_of(row, folder)
+    return Record(str(row[id_key]), where, captions, split, rest, mix)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:

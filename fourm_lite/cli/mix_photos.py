@@ -1,0 +1,55 @@
+"""`fourm-lite mix-photos`: a list of mixtures of two photos each, for a teacher to label."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.progress_counts import count_progress
+from fourm_lite.cli.words import Argument, Option
+
+
+def mix_photos(
+    photos: Annotated[Path, Argument("A folder of photos, a .jsonl or .parquet list.")],
+    count: Annotated[int, Option("--count", help="How many mixtures.", min=1)],
+    out: Annotated[Path, Option("--out", "-o", help="The list, a .jsonl file.")],
+    split: Annotated[str | None, Option("--split", help="Of a list; without it, all.")] = None,
+    blended: Annotated[
+        float,
+        Option("--blended", help="Share that is blended; the rest has a piece.", min=0.0, max=1.0),
+    ] = 0.5,
+    scale: Annotated[
+        float, Option("--scale", help="Least area of a photo that is cut out.", min=0.01, max=1.0)
+    ] = 0.35,
+    seed: Annotated[int, Option("--seed", help="Of the mixtures.", min=0)] = 0,
+    size: Annotated[int, Option("--size", help="Side of a mixture in pixels.", min=1)] = 224,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Mix photos, for a teacher to label.
+
+    Two photos blended, or a piece of one in the other. No picture is written: the list names the
+    photos and how they are joined, and `pseudolabel`, `tokenize` and `train` read it like a list of
+    photos.
+
+    Raises:
+        ConfigError: there are fewer than two photos, or the list is there already
+        FourMError: a photo cannot be read
+    """
+    from fourm_lite.data.augment import CropPolicy
+    from fourm_lite.data.mixtures import Mixing, write_mixtures
+    from fourm_lite.data.records import read_records
+    from fourm_lite.errors import ConfigError
+
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"the list of mixtures is a .jsonl file, got --out {out}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; choose another file, or remove it")
+    records = read_records(photos, split=split)
+    mixing = Mixing(CropPolicy(size=size, scale=(scale, 1.0)), blended=blended, seed=seed)
+    with count_progress("mixtures") as counts:
+        tell = partial(counts.tell, "mixtures")
+        write_mixtures(records, out, count, mixing, split=split or "train", progress=tell)
+    facts = {"list": out, "photos": len(records), "mixtures": count}
+    (print_json if as_json else print_facts)(facts)

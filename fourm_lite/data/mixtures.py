@@ -1,0 +1,201 @@
+"""Mixtures of two photos: pictures that no photo list holds, for a teacher to label.
+
+A network that learns what another says of a few thousand photos soon knows these by heart. Two of
+them blended, or a piece of one in the other, is a picture that it has not seen, and the teacher
+says something of it as well. `pseudolabel`, `tokenize` and `train` read a list of mixtures like a
+list of photos.
+
+Source:
+    Knowledge distillation: a good teacher is patient and consistent (Beyer et al. 2022); mixup
+    (Zhang et al. 2018); CutMix (Yun et al. 2019)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_lite.data.augment import CropPolicy, cut_image, from_settings, random_crop, to_settings
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.pictures import open_rgb
+
+if TYPE_CHECKING:
+    from fourm_lite.data.sources import Record
+
+KEY = "mixed_with"
+_BLENDED, _PASTED = (0.2, 0.5), (0.2, 0.6)  # the second photo's share of the light, of the area
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The second photo of a mixture, and how the two are joined.
+
+    Units:
+        crops: of the first and of the second photo, both to one size
+        share: of the second photo in every pixel; 1 where it is pasted
+        box: left, top, right, bottom in pixels of the result, where the second photo is pasted; ()
+            where the two are blended
+    """
+
+    image: Path
+    crops: tuple[Crop, Crop]
+    share: float = 1.0
+    box: tuple[int, ...] = ()
+
+    def join(self, first: Any) -> Any:
+        """The mixture as a PIL picture, of the first photo as it lies in its file."""
+        from PIL import Image
+
+        a = cut_image(first, self.crops[0])
+        b = cut_image(open_rgb(self.image.read_bytes()), self.crops[1])
+        if not self.box:
+            return Image.blend(a, b, self.share)
+        a.paste(b.crop(self.box), self.box)
+        return a
+
+    def row(self, folder: Path) -> dict[str, Any]:
+        """As a line of a list in `folder` says it."""
+        size, settings = self.crops[0].output_size, to_settings(self.crops).tolist()
+        how: dict[str, Any] = {"box": list(self.box)} if self.box else {"share": self.share}
+        return {"file": _from(folder, self.image), "size": list(size), "crops": settings, **how}
+
+    @classmethod
+    def read(cls, row: Any, folder: Path) -> Mix:
+        """What `row` wrote.
+
+        Raises:
+            FourMError: it says no mixture
+        """
+        try:
+            height, width = (int(n) for n in row["size"])
+            first, second = from_settings(np.array(row["crops"]), (height, width))
+            box = tuple(int(n) for n in row.get("box", ()))
+            made = cls(folder / row["file"], (first, second), float(row.get("share", 1.0)), box)
+        except (KeyError, TypeError, ValueError, AttributeError, ShapeError) as error:
+            raise FourMError(
+                f"{KEY!r} says no mixture ({type(error).__name__}: {error}); expected `file`, "
+                f"`size`, two `crops`, and `share` or `box`, got {row!r}"
+            ) from error
+        inside = len(box) == 4 and 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height
+        if not 0 <= made.share <= 1 or (box and not inside):
+            raise FourMError(
+                f"{KEY!r}: expected a share within 0..1 or a box within {height}x{width}, got "
+                f"{row!r}"
+            )
+        return made
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How mixtures are drawn.
+
+    Units:
+        blended: share of mixtures whose photos are blended; the others have a piece pasted in
+    """
+
+    policy: CropPolicy
+    blended: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a share outside of 0..1."""
+        if not 0 <= self.blended <= 1:
+            raise ConfigError(f"blended is a share within 0..1, got {self.blended}")
+
+
+def mixtures(records: Sequence[Record], count: int, mixing: Mixing) -> Iterator[tuple[Record, Mix]]:
+    """`count` mixtures, their first photo and how the second joins; each by its number alone.
+
+    Every photo is the first of as many mixtures as any other, give or take one.
+
+    Raises:
+        ConfigError: fewer than two photos, or one whose file is not on disk
+    """
+    photos = [r for r in records if r.has_photo]
+    if len(photos) < 2:
+        raise ConfigError(f"a mixture needs two photos, the list has {len(photos)}")
+    for number in range(count):
+        turn, place = divmod(number, len(photos))
+        order = np.random.default_rng((mixing.seed, turn)).permutation(len(photos))
+        rng = np.random.default_rng((mixing.seed, turn, place))
+        first = photos[order[place]]
+        second = photos[(order[place] + rng.integers(1, len(photos))) % len(photos)]
+        yield first, _drawn(first, second, mixing, rng)
+
+
+def _drawn(first: Record, second: Record, mixing: Mixing, rng: np.random.Generator) -> Mix:
+    crops = []
+    for record in (first, second):
+        if not isinstance(record.image, Path):
+            raise ConfigError(
+                f"mixtures name files, {record.id!r} comes with its list; unpack the photos first"
+            )
+        image = record.open_image()
+        crops.append(random_crop(image.height, image.width, mixing.policy, rng))
+    assert isinstance(second.image, Path)
+    pair = (crops[0], crops[1])
+    if rng.random() < mixing.blended:
+        return Mix(second.image, pair, share=round(float(rng.uniform(*_BLENDED)), 3))
+    return Mix(second.image, pair, box=_piece(mixing.policy, rng))
+
+
+def _piece(policy: CropPolicy, rng: np.random.Generator) -> tuple[int, ...]:
+    """A rectangle of the result, left, top, right and bottom."""
+    area = rng.uniform(*_PASTED)
+    ratio = math.exp(rng.uniform(math.log(policy.ratio[0]), math.log(policy.ratio[1])))
+    width = min(policy.size, max(1, round(policy.size * math.sqrt(area * ratio))))
+    height = min(policy.size, max(1, round(policy.size * math.sqrt(area / ratio))))
+    left = int(rng.integers(policy.size - width + 1))
+    top = int(rng.integers(policy.size - height + 1))
+    return (left, top, left + width, top + height)
+
+
+def write_mixtures(
+    records: Sequence[Record],
+    out: Path,
+    count: int,
+    mixing: Mixing,
+    *,
+    split: str = "train",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes a JSONL list of mixtures; its paths are relative to it. Whole or not at all.
+
+    Raises:
+        as `mixtures`
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        for number, (first, mix) in enumerate(mixtures(records, count, mixing)):
+            assert isinstance(first.image, Path)  # `mixtures` takes no other
+            row = {"file": _from(out.parent, first.image), KEY: mix.row(out.parent)}
+            # The hash makes the ids, and with them a run's fingerprint, tell these from others.
+            digest = hashlib.sha256(json.dumps(row).encode()).hexdigest()[:8]
+            named = {"id": f"mix-{number:06d}-{digest}", "split": split, **row}
+            file.write(json.dumps(named) + "\n")
+            if progress is not None:
+                progress(number + 1, count)
+    part.replace(out)
+
+
+def _from(folder: Path, path: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def mix_of(row: Mapping[str, Any], folder: Path) -> Mix | None:
+    """The mixture that a line of a list tells of, or None: it is a photo.
+
+    Raises:
+        FourMError: it says no mixture
+    """
+    return None if row.get(KEY) is None else Mix.read(row[KEY], folder)
