@@ -260,16 +260,25 @@ def dual_report(
     return measure(texts.numpy(), images.numpy(), part, facts)
 
 
-def tune(train: Part, val: Part, device: str) -> Settings:
-    """One setting after the other, the best value on `val` kept; every trial is printed."""
+def tune(train: Part, val: Part, device: str, kept: Path) -> Settings:
+    """One setting after the other, the best value on `val` kept; every trial is printed.
+
+    Trials lie in the file `kept`, a line each, so that a run that was stopped goes on.
+    """
     best, best_sum = Settings(), -1.0
+    lines = kept.read_text().splitlines() if kept.is_file() else []
+    done = {Settings(**row["settings"]): row["val"] for row in map(json.loads, lines)}
     for name, values in itertools.chain(TRIALS.items(), [("epochs", (4, 6))]):
         start = best
         for value in values:
             s = replace(start, **{name: value})
             if s == start and best_sum >= 0:
                 continue
-            found = figures(dual_report(train_dual(train, s, device), val, s))
+            if s not in done:
+                done[s] = figures(dual_report(train_dual(train, s, device), val, s))
+                with kept.open("a") as file:
+                    file.write(json.dumps({"settings": asdict(s), "val": done[s]}) + "\n")
+            found = done[s]
             print("trial", asdict(s), found, flush=True)
             if sum(found[:3]) > best_sum:
                 best, best_sum = s, sum(found[:3])
@@ -299,7 +308,8 @@ def main() -> None:
     print(f"embeddings {time.perf_counter() - start:.0f} s", flush=True)
     reports = {} if args.only == "dual" else ridge(train, val, asked)
     if args.only != "ridge":
-        settings = tune(train, val, args.device) if args.tune else Settings()
+        kept = args.cache / "dual_trials.jsonl"
+        settings = tune(train, val, args.device, kept) if args.tune else Settings()
         reports["dual encoder"] = dual_report(
             train_dual(train, settings, args.device), asked, settings
         )
