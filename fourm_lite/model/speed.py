@@ -87,7 +87,8 @@ def _with_linear(model: FourM, make: Make, *, decoding: Make | None = None) -> F
         embedding.to_logits = decoding(embedding.to_logits)  # type: ignore[arg-type]
     replace_linear(other.encoder, make)
     for block in other.decoder:
-        block.cross_attn.kv = make(block.cross_attn.kv)  # it reads the whole context
+        crossing: Any = block.cross_attn
+        crossing.kv = make(crossing.kv)  # it reads the whole context
     replace_linear(other.decoder, decoding)
     other.decoder_proj_context = make(other.decoder_proj_context)  # type: ignore[assignment]
     return other

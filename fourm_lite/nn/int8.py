@@ -140,7 +140,7 @@ class RangedInt8Linear(_Int8):
 def _integers(rounded: Tensor) -> Tensor:
     """The integers of a contiguous tensor of torch's own, which `int_repr` copies."""
     whole = torch.empty(0, dtype=torch.uint8)
-    return whole.set_(rounded.untyped_storage(), 0, rounded.shape, rounded.stride())  # type: ignore[call-overload]
+    return whole.set_(rounded.untyped_storage(), 0, rounded.shape, rounded.stride())
 
 
 def _rounded(weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
