@@ -52,11 +52,18 @@ class Mix:
     box: tuple[int, ...] = ()
 
     def join(self, first: Any) -> Any:
-        """The mixture as a PIL picture, of the first photo as it lies in its file."""
+        """The mixture as a PIL picture, of the first photo as it lies in its file.
+
+        Raises:
+            FourMError: the second photo cannot be read
+            ShapeError: a crop leaves its photo
+        """
         from PIL import Image
 
-        a = cut_image(first, self.crops[0])
-        b = cut_image(open_rgb(self.image.read_bytes()), self.crops[1])
+        photos = (first, open_rgb(self.image.read_bytes()))
+        for photo, crop in zip(photos, self.crops, strict=True):
+            crop.check_inside(photo.height, photo.width)
+        a, b = (cut_image(photo, crop) for photo, crop in zip(photos, self.crops, strict=True))
         if not self.box:
             return Image.blend(a, b, self.share)
         a.paste(b.crop(self.box), self.box)
@@ -118,14 +125,16 @@ def mixtures(records: Sequence[Record], count: int, mixing: Mixing) -> Iterator[
     Every photo is the first of as many mixtures as any other, give or take one.
 
     Raises:
-        ConfigError: fewer than two photos, or one whose file is not on disk
+        ConfigError: fewer than two photos, a mixture among them, or a photo that is no file
     """
     photos = [r for r in records if r.has_photo]
     if len(photos) < 2:
         raise ConfigError(f"a mixture needs two photos, the list has {len(photos)}")
+    order = np.arange(len(photos))
     for number in range(count):
         turn, place = divmod(number, len(photos))
-        order = np.random.default_rng((mixing.seed, turn)).permutation(len(photos))
+        if place == 0:
+            order = np.random.default_rng((mixing.seed, turn)).permutation(len(photos))
         rng = np.random.default_rng((mixing.seed, turn, place))
         first = photos[order[place]]
         second = photos[(order[place] + rng.integers(1, len(photos))) % len(photos)]
@@ -135,6 +144,8 @@ def mixtures(records: Sequence[Record], count: int, mixing: Mixing) -> Iterator[
 def _drawn(first: Record, second: Record, mixing: Mixing, rng: np.random.Generator) -> Mix:
     crops = []
     for record in (first, second):
+        if record.mix is not None:
+            raise ConfigError(f"{record.id!r} is a mixture itself; give a list of photos")
         if not isinstance(record.image, Path):
             raise ConfigError(
                 f"mixtures name files, {record.id!r} comes with its list; unpack the photos first"

@@ -137,6 +137,25 @@ def test_a_line_that_says_no_mixture_is_named(photos, tmp_path, change, said):
         read_records(out)
 
 
+def test_a_crop_that_leaves_its_photo_is_told_with_the_mixture(photos, tmp_path):
+    out = tmp_path / "mixed.jsonl"
+    run("mix-photos", photos, "--count", 1, "-o", out)
+    row = json.loads(out.read_text())
+    row["mixed_with"]["crops"][1] = [0, 0, 90, 90, 0]
+    out.write_text(json.dumps(row) + "\n")
+
+    with pytest.raises(FourMError, match="leaves the picture of 48x60"):
+        read_records(out)[0].open_image()
+
+
+def test_a_mixture_is_not_mixed_again(photos, tmp_path):
+    out = tmp_path / "mixed.jsonl"
+    run("mix-photos", photos, "--count", 2, "-o", out)
+
+    with pytest.raises(ConfigError, match="is a mixture itself"):
+        list(mixtures(read_records(out), 1, Mixing(POLICY)))
+
+
 def test_a_second_photo_that_is_gone_is_told_with_the_mixture(photos, tmp_path):
     out = tmp_path / "mixed.jsonl"
     run("mix-photos", photos, "--count", 1, "-o", out)
