@@ -27,6 +27,7 @@ from fourm_lite.data.augment import CropPolicy, cut_image, from_settings, random
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.pictures import open_rgb
+from fourm_lite.tokenization.fetch import store_whole
 
 if TYPE_CHECKING:
     from fourm_lite.data.sources import Record
@@ -184,19 +185,18 @@ def write_mixtures(
     Raises:
         as `mixtures`
     """
+    lines = []
+    for number, (first, mix) in enumerate(mixtures(records, count, mixing)):
+        assert isinstance(first.image, Path)  # `mixtures` takes no other
+        row = {"file": _from(out.parent, first.image), KEY: mix.row(out.parent)}
+        # The hash makes the ids, and with them a run's fingerprint, tell these from others.
+        digest = hashlib.sha256(json.dumps(row).encode()).hexdigest()[:8]
+        named = {"id": f"mix-{number:06d}-{digest}", "split": split, **row}
+        lines.append(json.dumps(named) + "\n")
+        if progress is not None:
+            progress(number + 1, count)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        for number, (first, mix) in enumerate(mixtures(records, count, mixing)):
-            assert isinstance(first.image, Path)  # `mixtures` takes no other
-            row = {"file": _from(out.parent, first.image), KEY: mix.row(out.parent)}
-            # The hash makes the ids, and with them a run's fingerprint, tell these from others.
-            digest = hashlib.sha256(json.dumps(row).encode()).hexdigest()[:8]
-            named = {"id": f"mix-{number:06d}-{digest}", "split": split, **row}
-            file.write(json.dumps(named) + "\n")
-            if progress is not None:
-                progress(number + 1, count)
-    part.replace(out)
+    store_whole("".join(lines).encode(), out)
 
 
 def _from(folder: Path, path: Path) -> str:
