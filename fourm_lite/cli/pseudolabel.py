@@ -57,7 +57,10 @@ def pseudolabel(
     ] = "canny_edge,color_palette,metadata",
     teacher: Annotated[
         list[str] | None,
-        Option("--teacher", help="NAME=FILE.onnx#OUTPUT, a vector or a map; may be repeated."),
+        Option(
+            "--teacher",
+            help="NAME=FILE.onnx#OUTPUT, a vector or a map, of its outputs or inside; repeatable.",
+        ),
     ] = None,
     embedder: Annotated[
         list[str] | None,

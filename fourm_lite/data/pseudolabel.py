@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +25,8 @@ from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import Record
-from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.onnx import fold_weights
+from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class OnnxTeacher:
     """Outputs of a network in an ONNX file, called with pixels in [0, 1].
 
     Units:
-        outputs: label name -> output of the file; half: stored as float16
+        outputs: label name -> output of the file, or a tensor inside its graph; half: stored as
+            float16
     """
 
     path: Path
@@ -94,13 +96,17 @@ class OnnxTeacher:
         return out
 
     def ranks(self) -> dict[str, int]:
-        """Every output of the file, and how many axes it has."""
+        """Every output of the file and what else is asked for, and how many axes each has.
+
+        Raises:
+            ConfigError: an output is neither one of the file nor a tensor of floats in its graph
+        """
         self._open()
         return {o.name: len(o.shape) for o in self._session.get_outputs()}
 
     def _open(self) -> None:
         if self._session is None:
-            self._session = _onnx_session(self.path, self.threads)
+            self._session = _onnx_session(self.path, self.threads, list(self.outputs.values()))
 
     def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
         self._open()
@@ -111,7 +117,8 @@ class OnnxTeacher:
         return result
 
 
-def _onnx_session(path: Path, threads: int) -> Any:
+def _onnx_session(path: Path, threads: int, outputs: Sequence[str] = ()) -> Any:
+    """A session of the file; `outputs` that it does not give are looked for inside its graph."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -121,7 +128,19 @@ def _onnx_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     fold_weights(options, Path(path))
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    start = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
+    session = start(str(path), options)
+    known = [o.name for o in session.get_outputs()]
+    inner = [name for name in outputs if name not in known]
+    if not inner:
+        return session
+    try:
+        return start(with_outputs(Path(path).read_bytes(), inner), options)
+    except Exception as error:  # onnxruntime's own classes derive from RuntimeError, or do not
+        raise ConfigError(
+            f"{path} has no output {inner[0]!r}, nor floats of that name inside."
+            f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
+        ) from error
 
 
 @dataclass

@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,13 @@ class Encoded:
         output: float[B, N, D] after the last norm
         context: what the decoder reads, tokens float[B, N, D]
         packed: the tokens that went in
+        inner: number of a block, from 1 -> float[B, N, D] after it, of `FourM.inner_blocks`
     """
 
     output: Tensor
     context: Context
     packed: Packed
+    inner: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class Prediction:
 
 
 class FourM(nn.Module):
-    """Predicts the tokens of any modality from any others."""
+    """Predicts the tokens of any modality from any others.
+
+    Units:
+        inner_blocks: the encoder blocks, from 1, whose outputs `Encoded` keeps
+    """
+
+    inner_blocks: frozenset[int] = frozenset()
 
     def __init__(self, config: FourMConfig) -> None:
         super().__init__()
@@ -167,14 +175,17 @@ class FourM(nn.Module):
     def _run_encoder(self, packed: Packed, *, trimmed: bool) -> Encoded:
         bias = _key_bias(packed.valid, packed.x.dtype)
         x = packed.x + packed.pos
-        for block in self.encoder:
+        inner = {}
+        for number, block in enumerate(self.encoder, start=1):
             x = self._call(block, x, bias)
+            if number in self.inner_blocks:
+                inner[number] = x
         output = self.encoder_norm(x)
         tokens = project(self.decoder_proj_context, output) + packed.pos
         present = packed.valid.any(dim=1) if trimmed and bias is not None else None
         if present is not None:
             present = None if bool(present.all()) else present[:, None, None]
-        return Encoded(output, Context(tokens, bias, present), packed)
+        return Encoded(output, Context(tokens, bias, present), packed, inner)
 
     def _empty(self, size: int) -> Packed:
         shape = (size, 0)

@@ -24,7 +24,8 @@ class OptimConfig:
         min_lr: share of the peak that the cosine ends at
         cooldown_steps: the last steps fall linearly to 0 ("inverse_sqrt" and "constant")
         clip: largest norm of the gradient, 0 for none
-        lr_scale: prefix of a parameter's name -> factor on its learning rate; 0 freezes it
+        lr_scale: prefix of a parameter's name -> factor on its learning rate; 0 freezes it, 1 takes
+            back what a recipe's base says
         betas, eps, weight_decay: AdamW's
     """
 
@@ -78,10 +79,10 @@ def param_groups(
     """Parameters by learning rate and decay; a factor of 0 turns their gradient off.
 
     Raises:
-        ConfigError: a prefix of `lr_scale` fits no parameter
+        ConfigError: a prefix of `lr_scale` with another factor than 1 fits no parameter
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    unused = set(config.lr_scale)
+    unused = {prefix for prefix, factor in config.lr_scale.items() if factor != 1.0}
     for name, parameter in named:
         fits = [prefix for prefix in config.lr_scale if name.startswith(prefix)]
         unused -= set(fits)

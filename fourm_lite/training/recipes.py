@@ -69,7 +69,10 @@ class LossRecipe:
 
     Units:
         soft: modality -> temperature of soft targets; contrast, match, regress: modality -> weight
-        distill: label of a teacher's feature map -> weight; its channels are read from the labels
+        distill: label of a teacher's feature map or vector -> weight; its size is read from the
+            labels. A weight of 0 leaves it out, where a base has it
+        distill_after: label of a map -> the encoder block that is to know it, from 1; without an
+            entry it is asked of the encoder's output
     """
 
     kind: str = "mod"
@@ -80,6 +83,14 @@ class LossRecipe:
     match_temperature: float = 0.07
     regress: Mapping[str, float] = field(default_factory=dict)
     distill: Mapping[str, float] = field(default_factory=dict)
+    distill_after: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Leaves out the maps of no weight: their heads need labels, which are large."""
+        used = {name: weight for name, weight in self.distill.items() if weight}
+        object.__setattr__(self, "distill", used)
+        if unknown := sorted(set(self.distill_after) - set(used)):
+            raise ConfigError(f"losses.distill_after names {unknown}, losses.distill does not")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +149,11 @@ class ModelRecipe:
         )
 
 
-def build_model(recipe: ModelRecipe, channels: Mapping[str, int] | None = None) -> FourM:
+def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None = None) -> FourM:
     """The model of a recipe with the weights that it begins with.
 
     Units:
-        channels: of the feature maps that are distilled, a `DistilledFourM` then
+        hints: shapes of the maps that are distilled, a `DistilledFourM` then
     Raises:
         ConfigError: `start.model` is of another size or has other modalities
     """
@@ -150,7 +161,8 @@ def build_model(recipe: ModelRecipe, channels: Mapping[str, int] | None = None) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         config = recipe.config()
-        model = DistilledFourM(config, channels) if channels else FourM(config)
+        after = recipe.losses.distill_after
+        model = DistilledFourM(config, hints, after) if hints else FourM(config)
         model.init_weights()
     if start.model is not None:
         _go_on_from(model, start.model)
@@ -216,7 +228,7 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
         if name == "train" or any(c.source == name for c in recipe.components)
     }
     check_sources(recipe.components, samples)
-    model = build_model(recipe, _channels(recipe.losses.distill, samples))
+    model = build_model(recipe, _hints(recipe.losses.distill, samples))
     stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
     soft = {
         name: soft_targets(_tokenizer_of(entries[name]), temperature)
@@ -243,10 +255,12 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     return task, stream
 
 
-def _channels(wanted: Iterable[str], samples: Mapping[str, AlignedSamples]) -> dict[str, int]:
-    """Channels of the feature maps that are distilled, as the labels hold them."""
+def _hints(
+    wanted: Iterable[str], samples: Mapping[str, AlignedSamples]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the maps and vectors that are distilled, as the labels hold them."""
     found = {
-        name: rows.shape
+        name: rows.shape[2:]
         for s in samples.values()
         for name, rows in s.labels.items()
         if name in wanted
@@ -256,10 +270,12 @@ def _channels(wanted: Iterable[str], samples: Mapping[str, AlignedSamples]) -> d
         raise ConfigError(
             f"losses.distill names {absent}, which no component has among its `labels`"
         )
-    flat = [name for name, shape in found.items() if len(shape) != 5]
-    if flat:
-        raise ConfigError(f"losses.distill needs feature maps [C, h, w], {flat} are none")
-    return {name: shape[2] for name, shape in found.items()}
+    other = [name for name, shape in found.items() if len(shape) not in (1, 3)]
+    if other:
+        raise ConfigError(
+            f"losses.distill needs vectors [C] or feature maps [C, h, w], {other} are neither"
+        )
+    return found
 
 
 def _figures(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchFigures:

@@ -16,7 +16,7 @@ from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.losses import LossKind, pretraining_loss
 from fourm_lite.tokenization.losses import reconstruction_loss
 from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.distill import Guess, unexplained
+from fourm_lite.training.distill import Guess, grid_of, unexplained
 from fourm_lite.training.global_losses import (
     embedding_contrast,
     embedding_regression,
@@ -76,8 +76,8 @@ class PretrainTask:
         match: modality -> weight of `embedding_contrast`; match_temperature: its temperature
         regress: modality -> weight of `embedding_regression`, in batches that hold the label of its
             tokenizer's name
-        distill: label of a feature map -> weight of `distill.unexplained`; the model is then a
-            `DistilledFourM`
+        distill: label of a feature map or vector -> weight of `distill.unexplained`; the model is
+            then a `DistilledFourM`
         tokenizers: of the modalities in `match` and `regress`
         extra: the config's "extra" entry when saved: data, licence, steps
     """
@@ -101,7 +101,7 @@ class PretrainTask:
         sizes = (batch.input_budget, batch.target_budget)
         guesses: Mapping[str, Guess] = {}
         if self.distill:
-            grids = {n: (v.shape[-2], v.shape[-1]) for n, v in maps.items()}
+            grids = {n: grid_of(v) for n, v in maps.items()}
             predictions, guesses = model(batch.batch, *sizes, maps=grids)
         else:
             predictions = model(batch.batch, *sizes)

@@ -10,12 +10,18 @@ import torch
 from tiny_photos import COLOURS, picture
 from tiny_training import course
 
-from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, pseudolabel
+from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, PaletteLabeller, pseudolabel
 from fourm_lite.data.records import read_records
 from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.load import load_model
-from fourm_lite.training.distill import DistilledFourM, Guess, cell_means, unexplained
+from fourm_lite.training.distill import (
+    DistilledFourM,
+    Guess,
+    as_cells,
+    cell_means,
+    unexplained,
+)
 from fourm_lite.training.loop import fit
 from fourm_lite.training.recipes import ModelRecipe, pretraining
 
@@ -77,7 +83,7 @@ def root(tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(6):
         picture(list(COLOURS)[i % len(COLOURS)], i).save(tmp_path / "photos" / f"{i}.png")
-    teachers = [MetadataLabeller(), NetworkLabeller("map", colours)]
+    teachers = [MetadataLabeller(), PaletteLabeller(), NetworkLabeller("map", colours)]
     pseudolabel(read_records(tmp_path / "photos"), teachers, tmp_path / "labels",
                 run=LabelRun(num_crops=2))  # fmt: skip
     return tmp_path
@@ -96,7 +102,7 @@ def test_the_mean_of_a_cell_is_that_of_its_given_patches(root):
     encoded = model.encode(batch.batch, batch.input_budget)
     index = model.names.index("rgb@32")
 
-    means, present = cell_means(encoded, index, (4, 4), (2, 2))
+    means, present = cell_means(encoded.output, encoded.packed, index, (4, 4), (2, 2))
 
     for b in range(4):
         for cell in range(4):
@@ -125,6 +131,51 @@ def test_the_loss_is_the_share_of_variance_that_is_left():
     wrong = rows.clone()
     wrong[0, 0] += 100
     assert unexplained(Guess(wrong, seen), features) == 0
+
+
+def test_a_finer_map_is_asked_for_patch_by_patch_and_a_vector_of_all_patches():
+    features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    cells = as_cells(features, 4)
+
+    assert cells.shape == (2, 4, 12)
+    assert sorted(cells[1, 2].tolist()) == sorted(features[1, :, 2:, :2].flatten().tolist())
+    assert torch.equal(as_cells(features[..., 0, 0], 1), features[:, None, :, 0, 0])
+
+
+def test_hints_of_inner_blocks_are_learnt_and_leave_no_trace(root):
+    """A map of the encoder's own grid after block 1, one twice as fine after block 2, a vector."""
+    hints = {"same": (3, 4, 4), "fine": (2, 8, 8), "all": (5,)}
+
+    def teacher(name, shape):
+        def run(pictures):
+            small = [np.asarray(p.resize(shape[:0:-1] or (1, 1)), np.float32) for p in pictures]
+            flat = np.stack(small).reshape(len(small), -1, 3) / 64
+            wide = np.concatenate([flat, flat * flat], axis=-1)[..., : shape[0]]
+            return wide if len(shape) > 1 else wide[:, 0]
+
+        return NetworkLabeller(name, run)
+
+    made = [teacher(name, shape) for name, shape in hints.items()]
+    pseudolabel(read_records(root / "photos"), made, root / "labels", run=LabelRun(num_crops=2))
+    text = RECIPE.replace("encoder_depth = 1", "encoder_depth = 2")
+    text = text.replace('["map"]', '["same", "fine", "all"]').replace(
+        "distill = {{ map = 1.0 }}",
+        "distill = {{ same = 1.0, fine = 1.0, all = 1.0, map = 0.0 }}\n"
+        "distill_after = {{ same = 1, fine = 2 }}",
+    )
+    recipe = recipe_of(root, text)
+    task, stream = pretraining(recipe)
+
+    fit(task, stream, recipe.train)
+
+    widths = {name: head.out_features for name, head in task.model.distill_heads.items()}
+    assert widths == {"same": 3, "fine": 8, "all": 5}
+    lines = [json.loads(line) for line in (root / "run" / "log.jsonl").read_text().splitlines()]
+    for name in hints:
+        left = [line[f"distill/{name}"] for line in lines]
+        assert np.mean(left[-10:]) < 0.7 * np.mean(left[:5]), name
+    assert not load_model(root / "run" / "final").inner_blocks
 
 
 def test_the_encoder_learns_the_map_and_the_saved_model_has_no_heads(root):
@@ -175,7 +226,9 @@ def test_a_run_can_begin_with_a_model_that_has_no_heads(root):
     ("change", "says"),
     [
         ({'labels = ["map"]': ""}, "no component has among its `labels`"),
-        ({"map = 1.0": "metadata = 1.0", '["map"]': '["metadata"]'}, "are none"),
+        ({"map = 1.0": "color_palette = 1.0", '["map"]': '["color_palette"]'}, "are neither"),
+        ({"map = 1.0 }}": "map = 1.0 }}\ndistill_after = {{ map = 2 }}"}, "has blocks 1 to 1"),
+        ({"map = 1.0 }}": "map = 1.0 }}\ndistill_after = {{ mat = 1 }}"}, "names \\['mat'\\]"),
         ({'labels = "{root}/labels"': "", '"metadata"]': '"caption"]', "metadata": "caption"},
          "names no folder of labels"),
     ],
