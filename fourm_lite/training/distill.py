@@ -109,14 +109,24 @@ class DistilledFourM(FourM):
         return self.predictions(encoded, batch, target_budget, order), guesses
 
     def _guess(self, name: str, encoded: Encoded, grid: tuple[int, int]) -> Guess:
+        means, present = self.cells(name, encoded, grid)
+        return Guess(self.distill_heads[name](means), present)
+
+    def cells(self, name: str, encoded: Encoded, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What a head reads.
+
+        Units:
+            grid: rows and columns of the teacher's map; where it is finer, the patches' own count
+        Shapes:
+            returns: float[B, cells, D] and bool[B, cells], as `cell_means`
+        """
         tokens = encoded.output
         if name in self._after:
             inner = encoded.inner[self._after[name]]
             tokens = F.layer_norm(inner, inner.shape[-1:])
         cells = (min(grid[0], self._side[0]), min(grid[1], self._side[1]))
         index = self.names.index(self.pixels)
-        means, present = cell_means(tokens, encoded.packed, index, self._side, cells)
-        return Guess(self.distill_heads[name](means), present)
+        return cell_means(tokens, encoded.packed, index, self._side, cells)
 
     def saved_state(self) -> dict[str, Tensor]:
         """The model's own tensors."""

@@ -43,6 +43,7 @@ from fourm_lite.training.recipe_data import (
 )
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
+from fourm_lite.training.warm_heads import start_heads
 from fourm_lite.training.warm_start import start_from_vit
 
 
@@ -55,12 +56,14 @@ class StartRecipe:
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
+        heads: batches from which the heads of `losses.distill` are solved; 0 draws them
     """
 
     vit: Path | None = None
     calibration: Calibration | None = None
     embeddings: str = ""
     model: Path | None = None
+    heads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +233,8 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     check_sources(recipe.components, samples)
     model = build_model(recipe, _hints(recipe.losses.distill, samples))
     stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
+    if isinstance(model, DistilledFourM) and recipe.start.heads:
+        start_heads(model, stream, recipe.start.heads)
     soft = {
         name: soft_targets(_tokenizer_of(entries[name]), temperature)
         for name, temperature in recipe.losses.soft.items()

@@ -210,6 +210,20 @@ def test_a_resumed_run_is_the_straight_run(root):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
 
+def test_heads_that_are_solved_know_the_map_before_the_first_step(root):
+    left = {}
+    for heads in (0, 8):
+        text = RECIPE.replace("[losses]", f"[start]\nheads = {heads}\n[losses]")
+        task, stream = pretraining(recipe_of(root, text))
+        task.model.eval()
+        with torch.no_grad():
+            parts = [task.step(task.model, stream.batch(i), None).parts for i in range(8)]
+        left[heads] = np.mean([float(p["distill/map"]) for p in parts])
+
+    assert left[0] > 1.0
+    assert left[8] < 0.7
+
+
 def test_a_run_can_begin_with_a_model_that_has_no_heads(root):
     recipe = recipe_of(root)
     task, stream = pretraining(recipe)
