@@ -7,12 +7,12 @@ weights, and half as much is read of them: that is what a product with few rows 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import FourMError
+from fourm_lite.nn.rounded import RoundedLinear
 
 _FBGEMM = "fbgemm"
 
@@ -22,7 +22,7 @@ def can_half() -> bool:
     return _FBGEMM in torch.backends.quantized.supported_engines
 
 
-class HalfLinear(nn.Module):
+class HalfLinear(RoundedLinear):
     """A linear map with float16 weights, float32 inputs and outputs; for inference only.
 
     Args:
@@ -32,8 +32,11 @@ class HalfLinear(nn.Module):
         FourMError: a weight is beyond float16, or this torch lacks the kernels
     """
 
+    weights = "float16 weights"
+    again = "call `half_weights`"
+
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(layer)
         if not can_half():
             raise FourMError(
                 "float16 weights on the CPU need torch's fbgemm (x86 CPUs), which this build "
@@ -51,33 +54,10 @@ class HalfLinear(nn.Module):
             raise FourMError(
                 f"float16 ends at {most:.0f}, a weight is {largest:.4g}; use float32 for this model"
             )
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias = layer.bias
         with warnings.catch_warnings():  # torch plans to move these kernels to torchao
             warnings.simplefilter("ignore", UserWarning)
             self.packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps float[..., in_features] to float[..., out_features]."""
-        if x.device.type != "cpu":
-            raise FourMError(
-                f"these float16 weights run on the CPU only, the input is on {x.device}; use "
-                "bfloat16 there"
-            )
-        rows = x.reshape(-1, self.in_features).float()
-        if not len(rows):
-            return x.new_zeros(*x.shape[:-1], self.out_features)
+    def _mapped(self, rows: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
-        if self.bias is not None:
-            y.add_(self.bias)
-        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise FourMError(
-            "a model with float16 weights for the CPU cannot be saved; save the model that it was "
-            "made from, and call `half_weights` again after loading"
-        )
-
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+        return y if self.bias is None else y.add_(self.bias)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import FourMError
+from fourm_lite.nn.rounded import RoundedLinear
 
 _STEPS = 255
 _FBGEMM = "fbgemm"
@@ -36,36 +37,23 @@ def has_vnni() -> bool:
     return probe is not None and bool(probe())
 
 
-class _Int8(nn.Module):
-    """What both forms share: int8 weights, and that these cannot be told back."""
+class _Int8(RoundedLinear):
+    """What both forms share: int8 weights and their products."""
+
+    weights = "int8 weights"
 
     def __init__(self, layer: nn.Linear, *, onednn: bool) -> None:
-        super().__init__()
+        super().__init__(layer)
         if not can_int8():
             raise FourMError(
                 "int8 weights need torch's oneDNN and fbgemm (x86 CPUs), which this build lacks; "
                 "use float32 or bfloat16"
             )
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias, self.onednn = layer.bias, onednn
+        self.onednn = onednn
         weight = layer.weight.detach().float().cpu()
         self.scales = _scales(weight) if has_vnni() else unsaturated_scales(weight)
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.packed = (_for_onednn if onednn else _for_fbgemm)(weight, self.scales, self.zeros)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps float[..., in_features] to float[..., out_features]."""
-        if x.device.type != "cpu":
-            raise FourMError(
-                f"int8 weights run on the CPU only, the input is on {x.device}; use bfloat16 there"
-            )
-        rows = x.reshape(-1, self.in_features).float()
-        if not len(rows):
-            return x.new_zeros(*x.shape[:-1], self.out_features)
-        return self._mapped(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
-
-    def _mapped(self, rows: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def _product(self, rows: Tensor, scale: float, zero: int, bias: Tensor | None) -> Tensor:
         """The product with rows rounded to (-zero ... 255 - zero) * scale."""
@@ -80,16 +68,6 @@ class _Int8(nn.Module):
             bias, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return y
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise FourMError(
-            "a model with int8 weights cannot be saved; save the model that it was made from, and "
-            "quantize again after loading"
-        )
-
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class Int8Linear(_Int8):
