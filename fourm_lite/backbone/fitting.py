@@ -1,7 +1,7 @@
 """The tensors of a file and an FMViT that is built already, made to fit each other.
 
 Unusual: timm loads weights after the model is built, so the model takes over what the tensors show
-(flavour, registers, pool and layers of the head); what cannot be taken over is an error.
+(flavour, stem, registers, pool and layers of the head); what cannot be taken over is an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import CheckpointError
+from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.nn.blocks import Block, BlockConfig, depth_rates
 from fourm_lite.nn.posemb import resize_table
 
@@ -41,6 +42,7 @@ def fit(
     _check_sizes(out, model, depth, known)
     _check_channels(out[here + "proj.weight"], model)
     out[here + "pos_emb"] = _table(out[here + "pos_emb"], model)
+    _take_stem(here + "conv_map.weight" in out, model)
     _take_flavour(out, model)
     _take_registers(out, model)
     return _with_head(out, model)
@@ -100,6 +102,18 @@ def _table(table: Tensor, model: FMViT) -> Tensor:
             "folder as source="
         )
     return resize_table(table, (side, side), grid)
+
+
+def _take_stem(there: bool, model: FMViT) -> None:
+    entry = model.config.pixels
+    if there == entry.conv_stem:
+        return
+    taken = replace(entry, conv_stem=there)
+    entries = tuple(taken if m is entry else m for m in model.config.inputs)
+    where = model.patch_embed.proj.weight
+    model.config = replace(model.config, inputs=entries)
+    made = PixelEncoder(taken, model.num_features)
+    model.encoder_embeddings[entry.name] = made.to(where.device, where.dtype)
 
 
 def flavour_of(state: Mapping[str, Tensor], block: BlockConfig) -> BlockConfig:

@@ -123,8 +123,6 @@ class FMViT(nn.Module):
                     nn.init.zeros_(module.bias)
         for embedding in self.encoder_embeddings.values():
             embedding.init_weights()  # type: ignore[operator]
-            if isinstance(embedding, PixelEncoder):
-                nn.init.xavier_uniform_(embedding.proj.weight)
         if self.config.num_register_tokens:
             nn.init.normal_(self.register_tokens, std=0.02)
         self._renew_head()

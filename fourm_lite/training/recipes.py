@@ -5,6 +5,7 @@ Paths in a recipe are relative to the current folder; a shipped tokenizer is nam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,11 @@ from fourm_lite.training.recipe_data import (
 )
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
+from fourm_lite.training.warm_convolutions import start_convolutions
 from fourm_lite.training.warm_heads import start_heads
 from fourm_lite.training.warm_start import start_from_vit
+
+_STEM = re.compile(r"\.conv_(stem|map)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class StartRecipe:
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
+        convolutions: ONNX file of a MobileNetV2 whose first layers the stem of the pixels takes; a
+            `model` may then be without a stem, and says at first what it said before
         heads: batches from which the heads of `losses.distill` are solved; 0 draws them
     """
 
@@ -63,6 +69,7 @@ class StartRecipe:
     calibration: Calibration | None = None
     embeddings: str = ""
     model: Path | None = None
+    convolutions: Path | None = None
     heads: int = 0
 
 
@@ -168,7 +175,9 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
         model = DistilledFourM(config, hints, after) if hints else FourM(config)
         model.init_weights()
     if start.model is not None:
-        _go_on_from(model, start.model)
+        _go_on_from(model, start.model, new=start.convolutions is not None)
+    if start.convolutions is not None:
+        start_convolutions(model, start.convolutions)
     if start.vit is not None:
         from safetensors.torch import load_file
 
@@ -178,12 +187,18 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
     return model
 
 
-def _go_on_from(model: FourM, source: Path) -> None:
-    """Takes over the weights of a trained model; the recipe's own config stays."""
+def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
+    """Takes over the weights of a trained model; the recipe's own config stays.
+
+    Units:
+        new: the model may have a convolutional stem that the source lacks
+    """
     from fourm_lite.model.load import load_model
 
     theirs = {name: value.float() for name, value in load_model(source).state_dict().items()}
     own = model.saved_state()
+    if new:
+        own = {n: v for n, v in own.items() if n in theirs or not _STEM.search(n)}
     other = sorted(n for n in {*own, *theirs} if _shape(own, n) != _shape(theirs, n))
     if other:
         name = other[0]

@@ -1,0 +1,111 @@
+"""A convolutional stem that begins as the first layers of a trained network, from an ONNX file."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.model.embeddings import PixelEncoder
+from fourm_lite.model.fourm import FourM
+
+
+@torch.no_grad()
+def start_convolutions(model: FourM, path: Path) -> None:
+    """Writes the first convolutions of an ONNX file into the stem of the pixels.
+
+    The file reads pixels in [0, 1], scaled and shifted by what it holds itself, a number each; the
+    first kernel takes over the difference to ImageNet's normalisation. What the stem adds to the
+    patches begins at zero, so that the model says what it said before.
+
+    Raises:
+        ConfigError: no pixels with a stem
+        CheckpointError: the file is no MobileNetV2 of width 1
+        FourMError: the package onnx is missing
+    """
+    found = [e for e in model.encoder_embeddings.values() if getattr(e, "conv_stem", None)]
+    if not found:
+        raise ConfigError("start.convolutions needs a modality of pixels with conv_stem = true")
+    embedding = found[0]
+    assert isinstance(embedding, PixelEncoder)
+    assert embedding.conv_stem is not None
+    layers = embedding.conv_stem.convolutions()
+    graph = _read(path).graph
+    kernels = list(islice(_kernels(graph), len(layers)))
+    theirs = [list(weight.shape) for weight, _ in kernels]
+    own = [list(layer.weight.shape) for layer in layers]
+    if theirs != own:
+        number = next((i for i, (a, b) in enumerate(zip(theirs, own, strict=False)) if a != b), -1)
+        raise CheckpointError(
+            f"'{path}' is no MobileNetV2 of width 1: expected {len(own)} convolutions that begin "
+            f"{own[0]}, {own[1]}, got {len(theirs)}; number {number} differs"
+        )
+    for layer, (weight, bias) in zip(layers, kernels, strict=True):
+        layer.weight.copy_(weight)
+        assert layer.bias is not None
+        layer.bias.copy_(bias)
+    _fold_normalisation(layers[0], *_scale_and_shift(graph, path))
+    embedding.conv_map.weight.zero_()
+
+
+def _read(path: Path) -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise FourMError(
+            "start.convolutions needs the package onnx: pip install 'fourm-lite[export]'"
+        ) from error
+    if not path.is_file():
+        raise CheckpointError(f"expected an ONNX file, '{path}' does not exist")
+    return onnx.load(str(path))
+
+
+def _constants(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The file's tensors by name, those with int8 weights as floats."""
+    from onnx import numpy_helper
+
+    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and all(name in found for name in node.input):
+            values, scale, *zero = (found[name].astype(np.float32) for name in node.input)
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            shape = [1] * values.ndim
+            if scale.ndim:
+                shape[axis] = -1
+            values = values - (zero[0].reshape(shape) if zero else 0)
+            found[node.output[0]] = values * scale.reshape(shape)
+    return found
+
+
+def _kernels(graph: Any) -> Any:
+    """Weight and bias of each convolution, in the order of the graph."""
+    constants = _constants(graph)
+    for node in graph.node:
+        if node.op_type == "Conv":
+            weight, bias = (constants[name] for name in node.input[1:])
+            yield torch.tensor(weight), torch.tensor(bias)
+
+
+def _scale_and_shift(graph: Any, path: Path) -> tuple[float, float]:
+    """What a file does to pixels before the first convolution: x * scale + shift."""
+    constants = _constants(graph)
+    before = [n for n in graph.node if n.op_type in ("Mul", "Add", "Conv")][:3]
+    if [n.op_type for n in before] != ["Mul", "Add", "Conv"]:
+        raise CheckpointError(f"'{path}' should scale and shift pixels before it convolves them")
+    scale, shift = (float(constants[node.input[1]]) for node in before[:2])
+    return scale, shift
+
+
+def _fold_normalisation(layer: torch.nn.Conv2d, scale: float, shift: float) -> None:
+    """Makes a kernel for x * scale + shift of x in [0, 1] read ImageNet-normalised pixels."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    offset: Tensor = mean * scale + shift
+    assert layer.bias is not None
+    layer.bias.add_((layer.weight * offset.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))
+    layer.weight.mul_((std * scale).view(1, -1, 1, 1))

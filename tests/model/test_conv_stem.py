@@ -1,0 +1,229 @@
+"""Pixels that are read through a convolutional stem too: in a model, a ViT, a file, a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import CAPTION, GLOBAL, tiny_model
+
+from fourm_lite.backbone.vit import FMViT
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.modalities.spec import IN, Modality
+from fourm_lite.model.load import load_model
+from fourm_lite.training.warm_convolutions import start_convolutions
+
+PIXELS = Modality(
+    name="rgb@64", kind="pixels", channels=3, image_size=64, patch_size=16, grid=(4, 4),
+    max_tokens=16, directions=IN, conv_stem=True,
+)  # fmt: skip
+STEM = "encoder_embeddings.rgb@64.conv_"
+
+
+def made(conv_stem: bool = True):
+    entry = replace(PIXELS, conv_stem=conv_stem)
+    model = tiny_model(inputs=(entry, CAPTION), outputs=(GLOBAL, CAPTION), image_size=64)
+    if conv_stem:
+        model.encoder_embeddings["rgb@64"].init_weights()
+    return model
+
+
+@pytest.fixture
+def pixels(generator):
+    return torch.randn(2, 3, 64, 64, generator=generator)
+
+
+def given(pixels, inputs=None):
+    tokens = Tokens.given(pixels, length=16)
+    return TokenBatch({"rgb@64": tokens if inputs is None else replace(tokens, inputs=inputs)})
+
+
+@torch.no_grad()
+def test_a_stem_whose_map_is_zero_changes_nothing(pixels):
+    model, plain = made(), made(conv_stem=False)
+    torch.nn.init.zeros_(model.encoder_embeddings["rgb@64"].conv_map.weight)
+    own = {n: v for n, v in model.state_dict().items() if not n.startswith(STEM)}
+    plain.load_state_dict(own)
+
+    batch = given(pixels)
+
+    assert torch.equal(model.encode(batch).output, plain.encode(batch).output)
+
+
+@torch.no_grad()
+def test_pixels_of_patches_that_are_not_given_change_nothing(pixels):
+    model = made()
+    inputs = torch.ones(2, 16, dtype=torch.bool)
+    inputs[:, 5] = False  # rows 16 to 32, columns 16 to 32
+    other = pixels.clone()
+    other[:, :, 16:32, 16:32] += 3.0
+
+    first, second = (model.encode(given(x, inputs)).output for x in (pixels, other))
+
+    assert torch.equal(first, second)
+    assert not torch.allclose(model.encode(given(other)).output, model.encode(given(pixels)).output)
+
+
+@torch.no_grad()
+def test_a_patch_sees_what_lies_around_it(pixels):
+    model = made()
+    other = pixels.clone()
+    other[:, :, 16:32, 16:32] += 3.0
+    embedding = model.encoder_embeddings["rgb@64"]
+
+    first, second = (
+        embedding.content(given(x)["rgb@64"]).view(2, 4, 4, -1) for x in (pixels, other)
+    )
+
+    assert not torch.allclose(first[:, 0, 1], second[:, 0, 1])
+
+
+@torch.no_grad()
+def test_a_file_holds_the_stem_and_gives_the_same_numbers(tmp_path, pixels):
+    model = made()
+
+    again = load_model(model.save(tmp_path / "model"))
+
+    assert again.modality("rgb@64").conv_stem
+    assert torch.equal(again.encode(given(pixels)).output, model.encode(given(pixels)).output)
+    path = tmp_path / "model" / "model.safetensors"
+    assert f"{STEM}stem.first.weight" in load_file(path)
+
+
+def test_a_stem_is_for_patches_of_sixteen_pixels_alone():
+    with pytest.raises(ConfigError, match=r"conv_stem.*patch_size of 16.*patch_size 8"):
+        replace(PIXELS, patch_size=8, grid=(8, 8), max_tokens=64)
+    with pytest.raises(ConfigError, match="conv_stem"):
+        replace(GLOBAL, conv_stem=True)
+
+
+@torch.no_grad()
+def test_a_vit_reads_through_the_stem_images_of_any_size(tmp_path, pixels):
+    model = made()
+    vit = FMViT.from_pretrained(model.save(tmp_path / "model"))
+
+    torch.testing.assert_close(vit.forward_features(pixels), model.encode(given(pixels)).output)
+    assert vit.forward_features(torch.zeros(1, 3, 32, 96)).shape == (1, 12, 16)
+
+
+@torch.no_grad()
+def test_timm_takes_over_the_stem_that_a_file_shows(tmp_path):
+    timm = pytest.importorskip("timm")
+    import fourm_lite.backbone.timm_models  # noqa: F401
+
+    name = "fm_vit_tiny_patch16_224"
+    torch.manual_seed(0)
+    plain = timm.create_model(name).eval()
+    entry = replace(plain.config.pixels, conv_stem=True)
+    config = replace(plain.config, inputs=(entry,))
+    ours = FMViT(config).init_weights().eval()
+    path = ours.save(tmp_path / "vit") / "model.safetensors"
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+    got = timm.create_model(name, checkpoint_path=path).eval()
+
+    torch.testing.assert_close(got.forward_features(x), ours.forward_features(x))
+    assert got.config.pixels.conv_stem
+    got.load_state_dict(plain.state_dict())
+    assert not got.config.pixels.conv_stem
+
+
+def network(folder: Path, shapes=None) -> Path:
+    """An ONNX file that begins as MobileNetV2 does: weights int8, pixels scaled and shifted."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    layers = made().encoder_embeddings["rgb@64"].conv_stem.convolutions()
+    generator = torch.Generator().manual_seed(0)
+    nodes = [
+        helper.make_node("Mul", ["pixels", "two"], ["double"]),
+        helper.make_node("Add", ["double", "minus"], ["x0"]),
+    ]
+    values = {"two": torch.tensor(2.0), "minus": torch.tensor(-1.0)}
+    for i, layer in enumerate(layers if shapes is None else layers[:shapes]):
+        shape = layer.weight.shape
+        values |= {
+            f"q{i}": torch.randint(-9, 9, shape, generator=generator).to(torch.int8),
+            f"s{i}": torch.rand(shape[0], generator=generator),
+            f"z{i}": torch.full((shape[0],), 2, dtype=torch.int8),
+            f"b{i}": torch.randn(shape[0], generator=generator),
+        }
+        names = [f"q{i}", f"s{i}", f"z{i}"]
+        nodes.append(helper.make_node("DequantizeLinear", names, [f"w{i}"], axis=0))
+        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}", f"b{i}"], [f"x{i + 1}"]))
+    constants = [numpy_helper.from_array(v.numpy(), name) for name, v in values.items()]
+    model = helper.make_model(helper.make_graph(nodes, "net", [], [], constants))
+    onnx.save(model, str(folder / "net.onnx"))
+    return folder / "net.onnx"
+
+
+def test_a_start_takes_the_first_layers_of_a_network_and_says_what_was_said(tmp_path, pixels):
+    model = made()
+    path = network(tmp_path)
+
+    start_convolutions(model, path)
+
+    stem = model.encoder_embeddings["rgb@64"].conv_stem
+    assert not model.encoder_embeddings["rgb@64"].conv_map.weight.any()
+    # The first layer: a picture in [0, 1] normalised as ImageNet's gives what the file's would.
+    from onnx import load, numpy_helper
+
+    held = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in load(path).graph.initializer}
+    weight = (held["q0"].float() - 2.0) * held["s0"].view(-1, 1, 1, 1)
+    picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    want = torch.nn.functional.conv2d(picture * 2 - 1, weight, held["b0"], stride=2)
+    got = stem.first((picture - mean) / std)
+    torch.testing.assert_close(got[:, :, :3, :3], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path):
+    model = made()
+    short = network(tmp_path, shapes=5)
+
+    with pytest.raises(CheckpointError, match=r"no MobileNetV2 of width 1.*39 convolutions.*got 5"):
+        start_convolutions(model, short)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        start_convolutions(model, tmp_path / "absent.onnx")
+    with pytest.raises(ConfigError, match="conv_stem = true"):
+        start_convolutions(made(conv_stem=False), short)
+
+
+@torch.no_grad()
+def test_the_teacher_gives_what_its_own_runtime_gives(shared, generator):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from fourm_lite.io.onnx import with_outputs
+
+    path = shared / "data" / "teacher" / "mobilenet_v2_imagenet.onnx"
+    if not path.is_file():
+        pytest.skip("the teacher pack ../shared/data is absent")
+    model = made()
+    start_convolutions(model, path)
+    session = runtime.InferenceSession(
+        with_outputs(path.read_bytes(), ["t156"]), providers=["CPUExecutionProvider"]
+    )
+    coarse = torch.rand(1, 3, 14, 14, generator=generator)
+    picture = torch.nn.functional.interpolate(coarse, 224, mode="bilinear")
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+    want = torch.tensor(session.run(["t156"], {"pixels": picture.numpy()})[0])
+    got = model.encoder_embeddings["rgb@64"].conv_stem((picture - mean) / std)
+
+    # The borders differ a little: ours pads with ImageNet's mean colour, the network with grey
+    inner = (slice(None), slice(None), slice(5, 9), slice(5, 9))
+    assert float((got - want)[inner].abs().mean()) < 0.02 * float(want.std())
+
+
+def test_without_the_package_onnx_the_start_says_what_to_install(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(FourMError, match=r"pip install 'fourm-lite\[export\]'"):
+        start_convolutions(made(), tmp_path / "net.onnx")
