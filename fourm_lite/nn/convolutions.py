@@ -11,6 +11,7 @@ Source:
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,6 +67,7 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float[B, C, H, W], sides multiples of 16 -> float[B, 96, H / 16, W / 16]."""
+        x = x.to(memory_format=torch.channels_last)  # a third faster on a CPU
         return self.blocks(F.relu6(self.first(x)))
 
     def init_weights(self) -> None:
