@@ -188,11 +188,15 @@ def _texts(
 
 
 def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
-    """What a model predicts of texts, of the embedding whose tokenizer is `name`."""
+    """What a model predicts of texts, of the embedding whose tokenizer is `name`.
+
+    Of a text that is too long for the model its beginning is read: there are some in every corpus.
+    """
     import numpy as np
 
     from fourm_lite.errors import ConfigError
     from fourm_lite.pipeline.pipeline import FourMPipeline
+    from fourm_lite.pipeline.readers import Reader
     from fourm_lite.search.spaces import ModelSpace, open_space
 
     pipe = FourMPipeline.from_pretrained(model)
@@ -201,7 +205,8 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
         raise ConfigError(f"{model} predicts no embedding whose tokenizer is {name!r}")
     space = open_space(pipe, target=found[0])
     assert isinstance(space, ModelSpace)
-    items = [{"caption": text} for text in texts]
+    reader, entry = Reader(pipe.tokenizers), pipe.model.modality("caption")
+    items = [{"caption": reader.text_ids(entry, text)[: entry.max_tokens]} for text in texts]
     parts = []
     with count_progress("texts") as counts:
         for start in range(0, len(items), BATCH):

@@ -9,7 +9,6 @@ are present, and an absent token gets the modality's vector alone.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -105,7 +104,7 @@ class TokenEncoder(Embedding):
 class PixelEncoder(Embedding):
     """Encoder side of pixels: a linear map of patches, channels last, without a bias.
 
-    Where the modality asks for it, a linear map of a convolutional stem's normed features is added, which
+    Where the modality asks for it, a linear map of a convolutional stem's features is added, which
     sees the pixels around a patch too: those of patches that are given, zeros for the others.
     """
 
@@ -138,8 +137,7 @@ class PixelEncoder(Embedding):
             return content
         seen = rearrange(tokens.inputs, "b (h w) -> b 1 h 1 w 1", h=pixels.shape[2] // p)
         cut = rearrange(pixels, "b c (h p) (w q) -> b c h p w q", p=p, q=p) * seen
-        features = self.conv_stem(cut.flatten(4, 5).flatten(2, 3)).flatten(2).transpose(1, 2)
-        return content + project(self.conv_map, F.layer_norm(features, (WIDTH,)))
+        return content + project(self.conv_map, self.conv_stem(cut.flatten(4, 5).flatten(2, 3)))
 
 
 class FeatureEncoder(Embedding):

@@ -164,7 +164,7 @@ def test_a_model_says_its_part_of_texts_without_photos(tmp_path, capsys):
     ids = np.array([r["id"] for r in rows])
     name = "mobilenet_global"
     write_npz(tmp_path / "labels" / name / "shard-00000.npz", ids=ids, values=values)
-    (tmp_path / "texts.txt").write_text("a dog on grass\nthe sea\n")
+    (tmp_path / "texts.txt").write_text(f"a dog on grass\n{'the sea ' * 40}\n")  # 48 are read
     words = f"{name}={tmp_path / 'labels'}@{tmp_path / 'list.jsonl'}"
 
     made = {}
