@@ -46,7 +46,7 @@ class Modality:
         raw: name of the modality that its tokenizer reads, where that is registered
         text_format: how a sequence says its value: a name of `tokenization.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
-        conv_stem: pixels are also read through the first blocks of MobileNetV2 (`nn.convolutions`)
+        conv_stem: pixels are also read through MobileNetV2's blocks (`nn.convolutions`)
     Raises:
         ConfigError: fields that contradict each other
     """
