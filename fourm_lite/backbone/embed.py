@@ -23,11 +23,13 @@ class Embedded:
         tokens: float[B, N, D], content and position added
         valid: bool[B, N], or None where every token is there
         grid: rows and columns, where the tokens are those of one image
+        beside: float[B, N, D], what is added after the last norm; None where there is nothing
     """
 
     tokens: Tensor
     valid: Tensor | None = None
     grid: tuple[int, int] | None = None
+    beside: Tensor | None = None
 
 
 def embed_pixels(embedding: PixelEncoder, entry: Modality, x: Tensor) -> Embedded:
@@ -38,8 +40,9 @@ def embed_pixels(embedding: PixelEncoder, entry: Modality, x: Tensor) -> Embedde
     """
     grid = pixel_grid(embedding, entry, x)
     length = grid[0] * grid[1]
-    content = embedding.content(Tokens.given(x, length=length))
-    return Embedded(content + _positions(embedding, entry, grid) + embedding.mod_emb, grid=grid)
+    given = Tokens.given(x, length=length)
+    content = embedding.content(given) + _positions(embedding, entry, grid)
+    return Embedded(content + embedding.mod_emb, grid=grid, beside=embedding.beside(given))
 
 
 def pixel_grid(embedding: PixelEncoder, entry: Modality, x: Tensor) -> tuple[int, int]:
@@ -90,7 +93,8 @@ def embed_batch(
             "leave it out"
         )
     complete = bool(packed.valid.all())
-    return Embedded(packed.x + packed.pos, None if complete else packed.valid)
+    valid = None if complete else packed.valid
+    return Embedded(packed.x + packed.pos, valid, beside=packed.beside)
 
 
 def _part(embedding: EncoderEmbedding, entry: Modality, tokens: Tokens, index: int) -> Part:
@@ -104,4 +108,7 @@ def _part(embedding: EncoderEmbedding, entry: Modality, tokens: Tokens, index: i
         )
     pos = _positions(embedding, entry, grid) + embedding.mod_emb
     pos = pos.expand(tokens.size, -1, -1)
-    return Part(x=embedding.content(tokens), pos=pos, keep=tokens.inputs, index=index)
+    return Part(
+        x=embedding.content(tokens), pos=pos, keep=tokens.inputs, index=index,
+        beside=embedding.beside(tokens),
+    )  # fmt: skip

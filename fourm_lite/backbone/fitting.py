@@ -106,9 +106,9 @@ def _table(table: Tensor, model: FMViT) -> Tensor:
 
 def _take_stem(there: bool, model: FMViT) -> None:
     entry = model.config.pixels
-    if there == entry.conv_stem:
+    if there == entry.convolutions:
         return
-    taken = replace(entry, conv_stem=there)
+    taken = replace(entry, convolutions=there)
     entries = tuple(taken if m is entry else m for m in model.config.inputs)
     where = model.patch_embed.proj.weight
     model.config = replace(model.config, inputs=entries)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ class FMViT(nn.Module):
 
     def _features(self, embedded: Embedded) -> Tensor:
         (tokens,) = deque(self._run(embedded), maxlen=1)  # the others are let go of at once
-        return self.encoder_norm(tokens)
+        return self._last(tokens, embedded)
 
     def _run(self, embedded: Embedded, last: int | None = None) -> Iterator[Tensor]:
         """The tokens after every block up to the one numbered `last`, registers taken away."""
@@ -281,13 +282,16 @@ class FMViT(nn.Module):
         every = list(self._run(embedded, last if stop_early else None))
         maps = [self.encoder_norm(every[i]) if norm else every[i] for i in chosen]
         maps = [as_format(m, output_fmt, embedded.grid) for m in maps]
+        last = partial(self._last, every[-1], embedded)
         if output_dict:
             out = {"image_intermediates": maps}
-            return out if intermediates_only else {**out, "image_features": self._last(every)}
-        return maps if intermediates_only else (self._last(every), maps)
+            return out if intermediates_only else {**out, "image_features": last()}
+        return maps if intermediates_only else (last(), maps)
 
-    def _last(self, every: list[Tensor]) -> Tensor:
-        return self.encoder_norm(every[-1])
+    def _last(self, tokens: Tensor, embedded: Embedded) -> Tensor:
+        """The features of the last block's tokens."""
+        normed: Tensor = self.encoder_norm(tokens)
+        return normed if embedded.beside is None else normed + embedded.beside
 
     def get_intermediate_layers(
         self,

@@ -46,7 +46,7 @@ class Modality:
         raw: name of the modality that its tokenizer reads, where that is registered
         text_format: how a sequence says its value: a name of `tokenization.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
-        conv_stem: pixels are also read through MobileNetV2's blocks (`nn.convolutions`)
+        convolutions: pixels are also read through MobileNetV2's blocks (`nn.convolutions`)
     Raises:
         ConfigError: fields that contradict each other
     """
@@ -62,7 +62,7 @@ class Modality:
     num_labels: int | None = None
     max_positions: int | None = None
     pos_embed: Literal["sincos", "learned"] = "sincos"
-    conv_stem: bool = False
+    convolutions: bool = False
     follows_model_size: bool = False
     directions: frozenset[Direction] = IN_OUT
     vocab: str = "own"
@@ -101,9 +101,9 @@ class Modality:
                 )
             if self.kind == "pixels" and not self.patch_size:
                 raise ConfigError(f"'{self.name}' is of kind pixels: give it a patch_size")
-        if self.conv_stem and (self.kind != "pixels" or self.patch_size != CONV_STRIDE):
+        if self.convolutions and (self.kind != "pixels" or self.patch_size != CONV_STRIDE):
             raise ConfigError(
-                f"'{self.name}' has a conv_stem, which is for pixels with a patch_size of "
+                f"'{self.name}' has a convolutions, which is for pixels with a patch_size of "
                 f"{CONV_STRIDE}; it is of kind {self.kind}, patch_size {self.patch_size}"
             )
         if "out" in self.directions and not needs_vocab:

@@ -16,7 +16,7 @@ from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
-from fourm_lite.nn.convolutions import WIDTH, ConvStem
+from fourm_lite.nn.convolutions import WIDTH, Convolutions
 from fourm_lite.nn.linear import project
 from fourm_lite.nn.posemb import sincos_1d, sincos_2d
 
@@ -104,8 +104,8 @@ class TokenEncoder(Embedding):
 class PixelEncoder(Embedding):
     """Encoder side of pixels: a linear map of patches, channels last, without a bias.
 
-    Where the modality asks for it, a linear map of a convolutional stem's features is added, which
-    sees the pixels around a patch too: those of patches that are given, zeros for the others.
+    Where the modality asks for it, a convolutional network beside the encoder's blocks sees the
+    pixels around a patch too: those of patches that are given, zeros for the others.
     """
 
     def __init__(self, modality: Modality, dim: int) -> None:
@@ -114,30 +114,34 @@ class PixelEncoder(Embedding):
         assert modality.patch_size is not None
         self.patch_size = modality.patch_size
         self.proj = nn.Linear(modality.channels * modality.patch_size**2, dim, bias=False)
-        self.conv_stem: ConvStem | None = None
-        if modality.conv_stem:
-            self.conv_stem = ConvStem(modality.channels)
+        self.convolutions: Convolutions | None = None
+        if modality.convolutions:
+            self.convolutions = Convolutions(modality.channels)
             self.conv_map = nn.Linear(WIDTH, dim, bias=False)
 
     def init_weights(self) -> None:
-        """Draws the maps and the stem as well."""
+        """Draws the maps and the convolutions as well."""
         super().init_weights()
         nn.init.xavier_uniform_(self.proj.weight)
-        if self.conv_stem is not None:
-            self.conv_stem.init_weights()
+        if self.convolutions is not None:
+            self.convolutions.init_weights()
             nn.init.xavier_uniform_(self.conv_map.weight)
 
     def content(self, tokens: Tokens) -> Tensor:
         """float[B, C, H, W] -> float[B, L, D]."""
         p = self.patch_size
+        patches = rearrange(tokens.value, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+        return project(self.proj, patches.to(self.proj.weight.dtype))
+
+    def beside(self, tokens: Tokens) -> Tensor | None:
+        """What is added to the encoder's output: float[B, C, H, W] -> float[B, L, D], or None."""
+        if self.convolutions is None:
+            return None
+        p = self.patch_size
         pixels = tokens.value.to(self.proj.weight.dtype)
-        patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
-        content = project(self.proj, patches)
-        if self.conv_stem is None:
-            return content
         seen = rearrange(tokens.inputs, "b (h w) -> b 1 h 1 w 1", h=pixels.shape[2] // p)
         cut = rearrange(pixels, "b c (h p) (w q) -> b c h p w q", p=p, q=p) * seen
-        return content + project(self.conv_map, self.conv_stem(cut.flatten(4, 5).flatten(2, 3)))
+        return project(self.conv_map, self.convolutions(cut.flatten(4, 5).flatten(2, 3)))
 
 
 class FeatureEncoder(Embedding):
@@ -175,6 +179,7 @@ def encoder_part(embedding: EncoderEmbedding, tokens: Tokens, index: int) -> Par
         pos=embedding.positions(tokens.inputs, rows),
         keep=tokens.inputs,
         index=index,
+        beside=embedding.beside(tokens) if isinstance(embedding, PixelEncoder) else None,
     )
 
 

@@ -38,7 +38,7 @@ class Encoded:
     """What the encoder gives.
 
     Shapes:
-        output: float[B, N, D] after the last norm
+        output: float[B, N, D] after the last norm, with what convolutions see beside
         context: what the decoder reads, tokens float[B, N, D]
         packed: the tokens that went in
         inner: number of a block, from 1 -> float[B, N, D] after it, of `FourM.inner_blocks`
@@ -181,6 +181,8 @@ class FourM(nn.Module):
             if number in self.inner_blocks:
                 inner[number] = x
         output = self.encoder_norm(x)
+        if packed.beside is not None:
+            output = output + packed.beside
         tokens = project(self.decoder_proj_context, output) + packed.pos
         present = packed.valid.any(dim=1) if trimmed and bias is not None else None
         if present is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,6 +24,7 @@ class Packed:
         valid: bool[B, N]
         modality: int64[B, N], index into the model's modalities, also at padding
         where: int64[B, N], position inside its own modality
+        beside: float[B, N, D], what is added to the encoder's output; None where there is nothing
     """
 
     x: Tensor
@@ -30,9 +32,10 @@ class Packed:
     valid: Tensor
     modality: Tensor
     where: Tensor
+    beside: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedTargets(Packed):
     """Decoder tokens with what they should become.
 
@@ -55,6 +58,7 @@ class Part:
     index: int
     ids: Tensor | None = None
     groups: Tensor | None = None
+    beside: Tensor | None = None
 
 
 def take_first(keep: Tensor, k: int) -> Tensor:
@@ -90,6 +94,7 @@ def pack(parts: Sequence[Part], budget: int | None) -> Packed:
         valid=valid,
         modality=everything.modality.gather(1, index),
         where=everything.where.gather(1, index),
+        beside=_rows_or_none(everything.beside, index, present),
     )
 
 
@@ -147,6 +152,7 @@ def pad_front(packed: Packed, tokens: Tensor) -> Packed:
         valid=torch.cat([packed.valid.new_ones(b, r), packed.valid], dim=1),
         modality=torch.cat([zeros - 1, packed.modality], dim=1),
         where=torch.cat([zeros, packed.where], dim=1),
+        beside=None if packed.beside is None else F.pad(packed.beside, (0, 0, r, 0)),
     )
 
 
@@ -155,19 +161,30 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
+def _rows_or_none(x: Tensor | None, index: Tensor, present: Tensor) -> Tensor | None:
+    return None if x is None else gather_rows(x, index) * present
+
+
 def _concatenate(parts: Sequence[Part], keep: Tensor) -> Packed:
     b = keep.shape[0]
     kinds = [torch.full_like(p.keep, p.index, dtype=torch.int64) for p in parts]
     places = [torch.arange(p.keep.shape[1], device=keep.device).expand(b, -1) for p in parts]
     if len(parts) == 1:
-        return Packed(parts[0].x, parts[0].pos, keep, kinds[0], places[0])
+        return Packed(parts[0].x, parts[0].pos, keep, kinds[0], places[0], parts[0].beside)
     return Packed(
         x=torch.cat([p.x for p in parts], dim=1),
         pos=torch.cat([p.pos for p in parts], dim=1),
         valid=keep,
         modality=torch.cat(kinds, dim=1),
         where=torch.cat(places, dim=1),
+        beside=_joined(parts),
     )
+
+
+def _joined(parts: Sequence[Part]) -> Tensor | None:
+    if all(p.beside is None for p in parts):
+        return None
+    return torch.cat([torch.zeros_like(p.x) if p.beside is None else p.beside for p in parts], 1)
 
 
 def _ids(part: Part) -> Tensor:

@@ -53,7 +53,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds else y
 
 
-class ConvStem(nn.Module):
+class Convolutions(nn.Module):
     """Pixels to one vector for each 16 x 16 of them: what 16 and what 32 pixels a side hold."""
 
     def __init__(self, channels: int) -> None:

@@ -48,7 +48,7 @@ from fourm_lite.training.warm_convolutions import start_convolutions
 from fourm_lite.training.warm_heads import start_heads
 from fourm_lite.training.warm_start import start_from_vit
 
-_STEM = re.compile(r"\.conv_(stem|map)\.")
+_BESIDE = re.compile(r"\.conv(olutions|_map)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
     theirs = {name: value.float() for name, value in load_model(source).state_dict().items()}
     own = model.saved_state()
     if new:
-        own = {n: v for n, v in own.items() if n in theirs or not _STEM.search(n)}
+        own = {n: v for n, v in own.items() if n in theirs or not _BESIDE.search(n)}
     other = sorted(n for n in {*own, *theirs} if _shape(own, n) != _shape(theirs, n))
     if other:
         name = other[0]

@@ -29,13 +29,13 @@ def start_convolutions(model: FourM, path: Path) -> None:
         CheckpointError: the file is no MobileNetV2 of width 1
         FourMError: the package onnx is missing
     """
-    found = [e for e in model.encoder_embeddings.values() if getattr(e, "conv_stem", None)]
+    found = [e for e in model.encoder_embeddings.values() if getattr(e, "convolutions", None)]
     if not found:
-        raise ConfigError("start.convolutions needs a modality of pixels with conv_stem = true")
+        raise ConfigError("start.convolutions needs a modality of pixels with convolutions = true")
     embedding = found[0]
     assert isinstance(embedding, PixelEncoder)
-    assert embedding.conv_stem is not None
-    layers = embedding.conv_stem.convolutions()
+    assert embedding.convolutions is not None
+    layers = embedding.convolutions.convolutions()
     graph = _read(path).graph
     kernels = list(islice(_kernels(graph), len(layers)))
     theirs = [list(weight.shape) for weight, _ in kernels]

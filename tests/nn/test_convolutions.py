@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fourm_lite.nn.convolutions import WIDTH, Conv, ConvStem, InvertedResidual
+from fourm_lite.nn.convolutions import WIDTH, Conv, Convolutions, InvertedResidual
 
 
 @pytest.mark.parametrize("size", [(224, 224), (32, 80), (16, 16)])
 def test_one_vector_for_sixteen_pixels(size):
-    stem = ConvStem(3)
+    stem = Convolutions(3)
 
     out = stem(torch.zeros(1, 3, *size))
 
@@ -19,7 +19,7 @@ def test_one_vector_for_sixteen_pixels(size):
 
 
 def test_the_layers_are_those_of_the_papers_table():
-    stem = ConvStem(3)
+    stem = Convolutions(3)
 
     assert len(stem.convolutions()) == 1 + 2 + 3 * 16
     # The table's rows to the one of 320 channels, with biases for folded norms
@@ -50,7 +50,7 @@ def test_a_block_adds_its_input_only_where_shapes_agree(generator):
 
 
 def test_drawn_weights_neither_fade_nor_explode(generator):
-    stem = ConvStem(3)
+    stem = Convolutions(3)
     torch.manual_seed(0)
     stem.init_weights()
 

@@ -19,15 +19,15 @@ from fourm_lite.training.warm_convolutions import start_convolutions
 
 PIXELS = Modality(
     name="rgb@64", kind="pixels", channels=3, image_size=64, patch_size=16, grid=(4, 4),
-    max_tokens=16, directions=IN, conv_stem=True,
+    max_tokens=16, directions=IN, convolutions=True,
 )  # fmt: skip
-STEM = "encoder_embeddings.rgb@64.conv_"
+BESIDE = "encoder_embeddings.rgb@64.conv"
 
 
-def made(conv_stem: bool = True):
-    entry = replace(PIXELS, conv_stem=conv_stem)
+def made(convolutions: bool = True):
+    entry = replace(PIXELS, convolutions=convolutions)
     model = tiny_model(inputs=(entry, CAPTION), outputs=(GLOBAL, CAPTION), image_size=64)
-    if conv_stem:
+    if convolutions:
         model.encoder_embeddings["rgb@64"].init_weights()
     return model
 
@@ -44,9 +44,9 @@ def given(pixels, inputs=None):
 
 @torch.no_grad()
 def test_a_stem_whose_map_is_zero_changes_nothing(pixels):
-    model, plain = made(), made(conv_stem=False)
+    model, plain = made(), made(convolutions=False)
     torch.nn.init.zeros_(model.encoder_embeddings["rgb@64"].conv_map.weight)
-    own = {n: v for n, v in model.state_dict().items() if not n.startswith(STEM)}
+    own = {n: v for n, v in model.state_dict().items() if not n.startswith(BESIDE)}
     plain.load_state_dict(own)
 
     batch = given(pixels)
@@ -76,7 +76,7 @@ def test_a_patch_sees_what_lies_around_it(pixels):
     embedding = model.encoder_embeddings["rgb@64"]
 
     first, second = (
-        embedding.content(given(x)["rgb@64"]).view(2, 4, 4, -1) for x in (pixels, other)
+        embedding.beside(given(x)["rgb@64"]).view(2, 4, 4, -1) for x in (pixels, other)
     )
 
     assert not torch.allclose(first[:, 0, 1], second[:, 0, 1])
@@ -88,17 +88,17 @@ def test_a_file_holds_the_stem_and_gives_the_same_numbers(tmp_path, pixels):
 
     again = load_model(model.save(tmp_path / "model"))
 
-    assert again.modality("rgb@64").conv_stem
+    assert again.modality("rgb@64").convolutions
     assert torch.equal(again.encode(given(pixels)).output, model.encode(given(pixels)).output)
     path = tmp_path / "model" / "model.safetensors"
-    assert f"{STEM}stem.first.weight" in load_file(path)
+    assert f"{BESIDE}olutions.first.weight" in load_file(path)
 
 
 def test_a_stem_is_for_patches_of_sixteen_pixels_alone():
-    with pytest.raises(ConfigError, match=r"conv_stem.*patch_size of 16.*patch_size 8"):
+    with pytest.raises(ConfigError, match=r"convolutions.*patch_size of 16.*patch_size 8"):
         replace(PIXELS, patch_size=8, grid=(8, 8), max_tokens=64)
-    with pytest.raises(ConfigError, match="conv_stem"):
-        replace(GLOBAL, conv_stem=True)
+    with pytest.raises(ConfigError, match="convolutions"):
+        replace(GLOBAL, convolutions=True)
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def test_timm_takes_over_the_stem_that_a_file_shows(tmp_path):
     name = "fm_vit_tiny_patch16_224"
     torch.manual_seed(0)
     plain = timm.create_model(name).eval()
-    entry = replace(plain.config.pixels, conv_stem=True)
+    entry = replace(plain.config.pixels, convolutions=True)
     config = replace(plain.config, inputs=(entry,))
     ours = FMViT(config).init_weights().eval()
     path = ours.save(tmp_path / "vit") / "model.safetensors"
@@ -127,9 +127,9 @@ def test_timm_takes_over_the_stem_that_a_file_shows(tmp_path):
     got = timm.create_model(name, checkpoint_path=path).eval()
 
     torch.testing.assert_close(got.forward_features(x), ours.forward_features(x))
-    assert got.config.pixels.conv_stem
+    assert got.config.pixels.convolutions
     got.load_state_dict(plain.state_dict())
-    assert not got.config.pixels.conv_stem
+    assert not got.config.pixels.convolutions
 
 
 def network(folder: Path, shapes=None) -> Path:
@@ -137,7 +137,7 @@ def network(folder: Path, shapes=None) -> Path:
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 
-    layers = made().encoder_embeddings["rgb@64"].conv_stem.convolutions()
+    layers = made().encoder_embeddings["rgb@64"].convolutions.convolutions()
     generator = torch.Generator().manual_seed(0)
     nodes = [
         helper.make_node("Mul", ["pixels", "two"], ["double"]),
@@ -167,7 +167,7 @@ def test_a_start_takes_the_first_layers_of_a_network_and_says_what_was_said(tmp_
 
     start_convolutions(model, path)
 
-    stem = model.encoder_embeddings["rgb@64"].conv_stem
+    stem = model.encoder_embeddings["rgb@64"].convolutions
     assert not model.encoder_embeddings["rgb@64"].conv_map.weight.any()
     # The first layer: a picture in [0, 1] normalised as ImageNet's gives what the file's would.
     from onnx import load, numpy_helper
@@ -190,8 +190,8 @@ def test_a_network_of_another_kind_is_refused(tmp_path):
         start_convolutions(model, short)
     with pytest.raises(CheckpointError, match="does not exist"):
         start_convolutions(model, tmp_path / "absent.onnx")
-    with pytest.raises(ConfigError, match="conv_stem = true"):
-        start_convolutions(made(conv_stem=False), short)
+    with pytest.raises(ConfigError, match="convolutions = true"):
+        start_convolutions(made(convolutions=False), short)
 
 
 @torch.no_grad()
@@ -214,7 +214,7 @@ def test_the_teacher_gives_what_its_own_runtime_gives(shared, generator):
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
     found = session.run(["t156", "t170"], {"pixels": picture.numpy()})
-    got = model.encoder_embeddings["rgb@64"].conv_stem((picture - mean) / std).view(14, 14, -1)
+    got = model.encoder_embeddings["rgb@64"].convolutions((picture - mean) / std).view(14, 14, -1)
 
     # The borders differ a little: ours pads with ImageNet's mean colour, the network with grey
     fine, coarse = (torch.tensor(x)[0].permute(1, 2, 0) for x in found)
