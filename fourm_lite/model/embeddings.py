@@ -117,7 +117,7 @@ class PixelEncoder(Embedding):
         self.convolutions: Convolutions | None = None
         if modality.convolutions:
             self.convolutions = Convolutions(modality.channels)
-            self.conv_map = nn.Linear(WIDTH, dim, bias=False)
+            self.conv_map = nn.Linear(WIDTH, dim)
 
     def init_weights(self) -> None:
         """Draws the maps and the convolutions as well."""
@@ -126,6 +126,7 @@ class PixelEncoder(Embedding):
         if self.convolutions is not None:
             self.convolutions.init_weights()
             nn.init.xavier_uniform_(self.conv_map.weight)
+            nn.init.zeros_(self.conv_map.bias)
 
     def content(self, tokens: Tokens) -> Tensor:
         """float[B, C, H, W] -> float[B, L, D]."""
@@ -135,13 +136,16 @@ class PixelEncoder(Embedding):
 
     def beside(self, tokens: Tokens) -> Tensor | None:
         """What is added to the encoder's output: float[B, C, H, W] -> float[B, L, D], or None."""
-        if self.convolutions is None:
-            return None
+        return None if self.convolutions is None else project(self.conv_map, self.seen(tokens))
+
+    def seen(self, tokens: Tokens) -> Tensor:
+        """What the convolutions see of the patches that are given: float[B, L, 416]."""
+        assert self.convolutions is not None
         p = self.patch_size
         pixels = tokens.value.to(self.proj.weight.dtype)
-        seen = rearrange(tokens.inputs, "b (h w) -> b 1 h 1 w 1", h=pixels.shape[2] // p)
-        cut = rearrange(pixels, "b c (h p) (w q) -> b c h p w q", p=p, q=p) * seen
-        return project(self.conv_map, self.convolutions(cut.flatten(4, 5).flatten(2, 3)))
+        given = rearrange(tokens.inputs, "b (h w) -> b 1 h 1 w 1", h=pixels.shape[2] // p)
+        cut = rearrange(pixels, "b c (h p) (w q) -> b c h p w q", p=p, q=p) * given
+        return self.convolutions(cut.flatten(4, 5).flatten(2, 3))
 
 
 class FeatureEncoder(Embedding):

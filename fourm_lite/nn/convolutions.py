@@ -76,12 +76,12 @@ class Convolutions(nn.Module):
 
     def init_weights(self) -> None:
         """Draws all weights for rectified outputs."""
-        for layer in self.convolutions():
+        for layer in self.layers():
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def convolutions(self) -> list[Conv]:
+    def layers(self) -> list[Conv]:
         """In the order in which pixels go through them."""
         return [m for m in self.modules() if isinstance(m, Conv)]
 

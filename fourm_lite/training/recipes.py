@@ -44,10 +44,11 @@ from fourm_lite.training.recipe_data import (
 )
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
-from fourm_lite.training.warm_convolutions import start_convolutions
+from fourm_lite.training.warm_convolutions import start_convolutions, start_map
 from fourm_lite.training.warm_heads import start_heads
 from fourm_lite.training.warm_start import start_from_vit
 
+MAP_BATCHES = 24  # that the map of start.convolutions is solved from
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")
 
 
@@ -60,8 +61,8 @@ class StartRecipe:
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
-        convolutions: ONNX file of a MobileNetV2 whose first layers the stem of the pixels takes; a
-            `model` may then be without a stem, and says at first what it said before
+        convolutions: ONNX file of a MobileNetV2 whose first layers those beside the encoder take;
+            a `model` may then be without any
         heads: batches from which the heads of `losses.distill` are solved; 0 draws them
     """
 
@@ -191,7 +192,7 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
     """Takes over the weights of a trained model; the recipe's own config stays.
 
     Units:
-        new: the model may have a convolutional stem that the source lacks
+        new: the model may have convolutions that the source lacks
     """
     from fourm_lite.model.load import load_model
 
@@ -248,6 +249,8 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     check_sources(recipe.components, samples)
     model = build_model(recipe, _hints(recipe.losses.distill, samples))
     stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
+    if recipe.start.convolutions is not None:
+        start_map(model, stream, MAP_BATCHES)
     if isinstance(model, DistilledFourM) and recipe.start.heads:
         start_heads(model, stream, recipe.start.heads)
     soft = {

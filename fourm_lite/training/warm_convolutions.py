@@ -1,4 +1,9 @@
-"""A convolutional stem that begins as the first layers of a trained network, from an ONNX file."""
+"""Convolutions beside an encoder that begin as the first layers of a trained network.
+
+Unusual: what they see is mapped to the encoder's width by its principal components, all of one
+spread. From features as they are, of which a few are large and alike in all pictures, reading them
+takes a decoder many times as long to learn.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm_lite.data.loader import MaskedStream
 from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.model.embeddings import PixelEncoder
@@ -18,24 +24,20 @@ from fourm_lite.model.fourm import FourM
 
 @torch.no_grad()
 def start_convolutions(model: FourM, path: Path) -> None:
-    """Writes the first convolutions of an ONNX file into the stem of the pixels.
+    """Writes the first convolutions of an ONNX file into those that read pixels here.
 
     The file reads pixels in [0, 1], scaled and shifted by what it holds itself, a number each; the
-    first kernel takes over the difference to ImageNet's normalisation. What the stem adds to the
-    patches begins at zero, so that the model says what it said before.
+    first kernel takes over the difference to ImageNet's normalisation. Nothing is added to the
+    encoder's output until `start_map`.
 
     Raises:
-        ConfigError: no pixels with a stem
+        ConfigError: no pixels with convolutions
         CheckpointError: the file is no MobileNetV2 of width 1
         FourMError: the package onnx is missing
     """
-    found = [e for e in model.encoder_embeddings.values() if getattr(e, "convolutions", None)]
-    if not found:
-        raise ConfigError("start.convolutions needs a modality of pixels with convolutions = true")
-    embedding = found[0]
-    assert isinstance(embedding, PixelEncoder)
+    embedding = _pixels(model)
     assert embedding.convolutions is not None
-    layers = embedding.convolutions.convolutions()
+    layers = embedding.convolutions.layers()
     graph = _read(path).graph
     kernels = list(islice(_kernels(graph), len(layers)))
     theirs = [list(weight.shape) for weight, _ in kernels]
@@ -52,6 +54,43 @@ def start_convolutions(model: FourM, path: Path) -> None:
         layer.bias.copy_(bias)
     _fold_normalisation(layers[0], *_scale_and_shift(graph, path))
     embedding.conv_map.weight.zero_()
+    embedding.conv_map.bias.zero_()
+
+
+@torch.no_grad()
+def start_map(model: FourM, stream: MaskedStream, batches: int, *, spread: float = 0.25) -> None:
+    """Maps what the convolutions see to its principal components, from the stream's first batches.
+
+    Units:
+        batches: how many that give pixels
+        spread: standard deviation of each; small beside the encoder's output, which is about 1
+    """
+    embedding = _pixels(model)
+    name = embedding.modality.name
+    fits = [name in c.inputs for c in stream.components]
+    if not any(fits):
+        return
+    width = embedding.conv_map.in_features + 1
+    sums = torch.zeros(width, width, dtype=torch.float64)
+    for step in islice((s for s in range(2**62) if fits[stream.turn(s)[0]]), batches):
+        seen = embedding.seen(stream.batch(step).batch[name]).flatten(0, 1)
+        rows = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+        sums += (rows.T @ rows).double()
+    sums /= sums[-1, -1].clone()
+    mean = sums[-1, :-1]
+    power, axes = torch.linalg.eigh(sums[:-1, :-1] - mean.outer(mean))
+    largest = axes.T.flip(0)[: embedding.conv_map.out_features]
+    scale = power.flip(0)[: len(largest)].clamp(min=1e-6).sqrt()
+    kept = largest * (spread / scale)[:, None]
+    embedding.conv_map.weight[: len(kept)] = kept.to(embedding.conv_map.weight)
+    embedding.conv_map.bias[: len(kept)] = -(kept @ mean).to(embedding.conv_map.bias)
+
+
+def _pixels(model: FourM) -> PixelEncoder:
+    for embedding in model.encoder_embeddings.values():
+        if isinstance(embedding, PixelEncoder) and embedding.convolutions is not None:
+            return embedding
+    raise ConfigError("start.convolutions needs a modality of pixels with convolutions = true")
 
 
 def _read(path: Path) -> Any:

@@ -137,7 +137,7 @@ def network(folder: Path, shapes=None) -> Path:
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 
-    layers = made().encoder_embeddings["rgb@64"].convolutions.convolutions()
+    layers = made().encoder_embeddings["rgb@64"].convolutions.layers()
     generator = torch.Generator().manual_seed(0)
     nodes = [
         helper.make_node("Mul", ["pixels", "two"], ["double"]),

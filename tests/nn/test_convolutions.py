@@ -21,7 +21,7 @@ def test_one_vector_for_sixteen_pixels(size):
 def test_the_layers_are_those_of_the_papers_table():
     stem = Convolutions(3)
 
-    assert len(stem.convolutions()) == 1 + 2 + 3 * 16
+    assert len(stem.layers()) == 1 + 2 + 3 * 16
     # The table's rows to the one of 320 channels, with biases for folded norms
     assert sum(p.numel() for p in stem.parameters()) == 1_795_936
 
