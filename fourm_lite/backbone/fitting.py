@@ -1,7 +1,8 @@
 """The tensors of a file and an FMViT that is built already, made to fit each other.
 
 Unusual: timm loads weights after the model is built, so the model takes over what the tensors show
-(flavour, stem, registers, pool and layers of the head); what cannot be taken over is an error.
+(flavour, convolutions, registers, pool and layers of the head); what cannot be taken over is an
+error.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def fit(
     _check_sizes(out, model, depth, known)
     _check_channels(out[here + "proj.weight"], model)
     out[here + "pos_emb"] = _table(out[here + "pos_emb"], model)
-    _take_stem(here + "conv_map.weight" in out, model)
+    _take_convolutions(here + "conv_map.weight" in out, model)
     _take_flavour(out, model)
     _take_registers(out, model)
     return _with_head(out, model)
@@ -104,7 +105,7 @@ def _table(table: Tensor, model: FMViT) -> Tensor:
     return resize_table(table, (side, side), grid)
 
 
-def _take_stem(there: bool, model: FMViT) -> None:
+def _take_convolutions(there: bool, model: FMViT) -> None:
     entry = model.config.pixels
     if there == entry.convolutions:
         return

@@ -31,7 +31,7 @@ NEITHER: frozenset[Direction] = frozenset()
 
 MAX_NUMBER = 1 << 31  # of a stored field
 SEQUENCE_ROWS = 512  # 4M stores this many position rows for every sequence, whatever its length
-CONV_STRIDE = 16  # pixels a side for which a conv stem gives one vector
+CONV_STRIDE = 16  # pixels a side for which `nn.convolutions` give one vector
 _SCHEME_OF_KIND: dict[str, Scheme] = {"grid": "maskgit", "sequence": "autoregressive"}
 _DTYPE_OF_KIND = {"pixels": "float32", "grid": "int64", "sequence": "int64", "features": "float32"}
 
@@ -46,7 +46,7 @@ class Modality:
         raw: name of the modality that its tokenizer reads, where that is registered
         text_format: how a sequence says its value: a name of `tokenization.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
-        convolutions: pixels are also read through MobileNetV2's blocks (`nn.convolutions`)
+        convolutions: of pixels: MobileNetV2's blocks see them too, beside the encoder's blocks
     Raises:
         ConfigError: fields that contradict each other
     """
@@ -103,7 +103,7 @@ class Modality:
                 raise ConfigError(f"'{self.name}' is of kind pixels: give it a patch_size")
         if self.convolutions and (self.kind != "pixels" or self.patch_size != CONV_STRIDE):
             raise ConfigError(
-                f"'{self.name}' has a convolutions, which is for pixels with a patch_size of "
+                f"'{self.name}' asks for convolutions, which are for pixels with a patch_size of "
                 f"{CONV_STRIDE}; it is of kind {self.kind}, patch_size {self.patch_size}"
             )
         if "out" in self.directions and not needs_vocab:

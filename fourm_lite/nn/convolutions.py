@@ -1,11 +1,11 @@
-"""A convolutional stem: MobileNetV2's blocks at two scales, as a hybrid ViT has before its patches.
+"""MobileNetV2's blocks, seen at two scales, to stand beside a transformer's.
 
 A patch projection sees 16 x 16 pixels at once and nothing around them; textures and parts are then
 left to the transformer, which needs many photos for them. Convolutions need few, and a trained
 network's are there to begin with. Norms are folded into the convolutions, so each has a bias.
 
 Source:
-    MobileNetV2 (Sandler et al. 2018); the hybrids of ViT (Dosovitskiy et al. 2021)
+    MobileNetV2 (Sandler et al. 2018)
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Pixels that are read through a convolutional stem too: in a model, a ViT, a file, a recipe."""
+"""Convolutions beside an encoder: in a model, a ViT, a file, at the start of a training."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.load import load_model
-from fourm_lite.training.warm_convolutions import start_convolutions
+from fourm_lite.training.warm_convolutions import start_convolutions, start_map
 
 PIXELS = Modality(
     name="rgb@64", kind="pixels", channels=3, image_size=64, patch_size=16, grid=(4, 4),
@@ -43,9 +44,10 @@ def given(pixels, inputs=None):
 
 
 @torch.no_grad()
-def test_a_stem_whose_map_is_zero_changes_nothing(pixels):
+def test_convolutions_whose_map_is_zero_change_nothing(pixels):
     model, plain = made(), made(convolutions=False)
     torch.nn.init.zeros_(model.encoder_embeddings["rgb@64"].conv_map.weight)
+    torch.nn.init.zeros_(model.encoder_embeddings["rgb@64"].conv_map.bias)
     own = {n: v for n, v in model.state_dict().items() if not n.startswith(BESIDE)}
     plain.load_state_dict(own)
 
@@ -69,7 +71,7 @@ def test_pixels_of_patches_that_are_not_given_change_nothing(pixels):
 
 
 @torch.no_grad()
-def test_a_patch_sees_what_lies_around_it(pixels):
+def test_what_lies_around_a_patch_is_seen(pixels):
     model = made()
     other = pixels.clone()
     other[:, :, 16:32, 16:32] += 3.0
@@ -83,7 +85,7 @@ def test_a_patch_sees_what_lies_around_it(pixels):
 
 
 @torch.no_grad()
-def test_a_file_holds_the_stem_and_gives_the_same_numbers(tmp_path, pixels):
+def test_a_file_holds_them_and_gives_the_same_numbers(tmp_path, pixels):
     model = made()
 
     again = load_model(model.save(tmp_path / "model"))
@@ -94,7 +96,7 @@ def test_a_file_holds_the_stem_and_gives_the_same_numbers(tmp_path, pixels):
     assert f"{BESIDE}olutions.first.weight" in load_file(path)
 
 
-def test_a_stem_is_for_patches_of_sixteen_pixels_alone():
+def test_they_are_for_patches_of_sixteen_pixels_alone():
     with pytest.raises(ConfigError, match=r"convolutions.*patch_size of 16.*patch_size 8"):
         replace(PIXELS, patch_size=8, grid=(8, 8), max_tokens=64)
     with pytest.raises(ConfigError, match="convolutions"):
@@ -102,7 +104,7 @@ def test_a_stem_is_for_patches_of_sixteen_pixels_alone():
 
 
 @torch.no_grad()
-def test_a_vit_reads_through_the_stem_images_of_any_size(tmp_path, pixels):
+def test_a_vit_has_them_for_images_of_any_size(tmp_path, pixels):
     model = made()
     vit = FMViT.from_pretrained(model.save(tmp_path / "model"))
 
@@ -111,7 +113,7 @@ def test_a_vit_reads_through_the_stem_images_of_any_size(tmp_path, pixels):
 
 
 @torch.no_grad()
-def test_timm_takes_over_the_stem_that_a_file_shows(tmp_path):
+def test_timm_takes_over_those_that_a_file_shows(tmp_path):
     timm = pytest.importorskip("timm")
     import fourm_lite.backbone.timm_models  # noqa: F401
 
@@ -161,7 +163,7 @@ def network(folder: Path, shapes=None) -> Path:
     return folder / "net.onnx"
 
 
-def test_a_start_takes_the_first_layers_of_a_network_and_says_what_was_said(tmp_path, pixels):
+def test_a_start_takes_the_first_layers_of_a_network(tmp_path, pixels):
     model = made()
     path = network(tmp_path)
 
@@ -180,6 +182,25 @@ def test_a_start_takes_the_first_layers_of_a_network_and_says_what_was_said(tmp_
     want = torch.nn.functional.conv2d(picture * 2 - 1, weight, held["b0"], stride=2)
     got = stem.first((picture - mean) / std)
     torch.testing.assert_close(got[:, :, :3, :3], want, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_seen_begins_as_components_of_one_spread(generator):
+    model = made()
+    pictures = torch.rand(5, 8, 3, 4, 4, generator=generator)
+    batches = [given(torch.nn.functional.interpolate(p, 64)) for p in pictures]
+    stream = SimpleNamespace(  # every other batch has no pixels
+        components=[SimpleNamespace(inputs=[name]) for name in ("rgb@64", "caption")],
+        turn=lambda step: (step % 2, step),
+        batch=lambda step: SimpleNamespace(batch=batches[step // 2]),
+    )
+
+    start_map(model, stream, 5, spread=0.5)
+
+    embedding = model.encoder_embeddings["rgb@64"]
+    added = torch.cat([embedding.beside(b["rgb@64"]) for b in batches]).flatten(0, 1)
+    torch.testing.assert_close(added.mean(dim=0), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(added.T), 0.25 * torch.eye(16), atol=5e-3, rtol=0)
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path):
