@@ -282,11 +282,11 @@ class FMViT(nn.Module):
         every = list(self._run(embedded, last if stop_early else None))
         maps = [self.encoder_norm(every[i]) if norm else every[i] for i in chosen]
         maps = [as_format(m, output_fmt, embedded.grid) for m in maps]
-        last = partial(self._last, every[-1], embedded)
+        features = partial(self._last, every[-1], embedded)
         if output_dict:
             out = {"image_intermediates": maps}
-            return out if intermediates_only else {**out, "image_features": last()}
-        return maps if intermediates_only else (last(), maps)
+            return out if intermediates_only else {**out, "image_features": features()}
+        return maps if intermediates_only else (features(), maps)
 
     def _last(self, tokens: Tensor, embedded: Embedded) -> Tensor:
         """The features of the last block's tokens."""

@@ -62,7 +62,7 @@ class StartRecipe:
         calibration: word vectors and a read-out by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
         convolutions: ONNX file of a MobileNetV2 whose first layers those beside the encoder take;
-            a `model` may then be without any
+            a `model` may then be without any, and one that has trained ones keeps them
         heads: batches from which the heads of `losses.distill` are solved; 0 draws them
     """
 
@@ -177,8 +177,8 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
         model.init_weights()
     if start.model is not None:
         _go_on_from(model, start.model, new=start.convolutions is not None)
-    if start.convolutions is not None:
-        start_convolutions(model, start.convolutions)
+    if (file := _new_convolutions(start)) is not None:
+        start_convolutions(model, file)
     if start.vit is not None:
         from safetensors.torch import load_file
 
@@ -209,6 +209,16 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
             "modalities and sizes into the recipe"
         )
     model.load_state_dict(theirs, strict=False)  # heads that are not saved keep what they have
+
+
+def _new_convolutions(start: StartRecipe) -> Path | None:
+    """The file that convolutions begin with; None where `start.model` has trained ones."""
+    if start.convolutions is None or start.model is None:
+        return start.convolutions
+    from fourm_lite.io.checkpoint import read
+
+    trained = any(_BESIDE.search(name) for name in read(start.model).tensors)
+    return None if trained else start.convolutions
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
@@ -249,7 +259,7 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
     check_sources(recipe.components, samples)
     model = build_model(recipe, _hints(recipe.losses.distill, samples))
     stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
-    if recipe.start.convolutions is not None:
+    if _new_convolutions(recipe.start) is not None:
         start_map(model, stream, MAP_BATCHES)
     if isinstance(model, DistilledFourM) and recipe.start.heads:
         start_heads(model, stream, recipe.start.heads)

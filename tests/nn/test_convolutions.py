@@ -1,4 +1,4 @@
-"""The convolutional stem is MobileNetV2's beginning: sizes, padding, residuals."""
+"""The convolutions are MobileNetV2's: sizes, padding, residuals."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fourm_lite.nn.convolutions import WIDTH, Conv, Convolutions, InvertedResidu
 
 @pytest.mark.parametrize("size", [(224, 224), (32, 80), (16, 16)])
 def test_one_vector_for_sixteen_pixels(size):
-    stem = Convolutions(3)
+    net = Convolutions(3)
 
-    out = stem(torch.zeros(1, 3, *size))
+    out = net(torch.zeros(1, 3, *size))
 
     assert out.shape == (1, size[0] // 16 * size[1] // 16, WIDTH)
 
 
 def test_the_layers_are_those_of_the_papers_table():
-    stem = Convolutions(3)
+    net = Convolutions(3)
 
-    assert len(stem.layers()) == 1 + 2 + 3 * 16
+    assert len(net.layers()) == 1 + 2 + 3 * 16
     # The table's rows to the one of 320 channels, with biases for folded norms
-    assert sum(p.numel() for p in stem.parameters()) == 1_795_936
+    assert sum(p.numel() for p in net.parameters()) == 1_795_936
 
 
 def test_a_stride_pads_behind_as_tensorflow_does(generator):
@@ -50,11 +50,11 @@ def test_a_block_adds_its_input_only_where_shapes_agree(generator):
 
 
 def test_drawn_weights_neither_fade_nor_explode(generator):
-    stem = Convolutions(3)
+    net = Convolutions(3)
     torch.manual_seed(0)
-    stem.init_weights()
+    net.init_weights()
 
-    out = stem(F.interpolate(torch.randn(4, 3, 16, 16, generator=generator), 64))
+    out = net(F.interpolate(torch.randn(4, 3, 16, 16, generator=generator), 64))
 
     # Normed at each scale; without weights of a fitting size the rows of all patches are alike
     assert 0.9 < float(out.detach().std()) < 1.1
