@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +123,8 @@ class FMViT(nn.Module):
                     nn.init.zeros_(module.bias)
         for embedding in self.encoder_embeddings.values():
             embedding.init_weights()  # type: ignore[operator]
+            if isinstance(embedding, PixelEncoder):
+                nn.init.xavier_uniform_(embedding.proj.weight)
         if self.config.num_register_tokens:
             nn.init.normal_(self.register_tokens, std=0.02)
         self._renew_head()
@@ -282,11 +283,11 @@ class FMViT(nn.Module):
         every = list(self._run(embedded, last if stop_early else None))
         maps = [self.encoder_norm(every[i]) if norm else every[i] for i in chosen]
         maps = [as_format(m, output_fmt, embedded.grid) for m in maps]
-        features = partial(self._last, every[-1], embedded)
-        if output_dict:
-            out = {"image_intermediates": maps}
-            return out if intermediates_only else {**out, "image_features": features()}
-        return maps if intermediates_only else (features(), maps)
+        named = {"image_intermediates": maps}
+        if intermediates_only:
+            return named if output_dict else maps
+        features = self._last(every[-1], embedded)
+        return {**named, "image_features": features} if output_dict else (features, maps)
 
     def _last(self, tokens: Tensor, embedded: Embedded) -> Tensor:
         """The features of the last block's tokens."""

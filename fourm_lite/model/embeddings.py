@@ -120,9 +120,8 @@ class PixelEncoder(Embedding):
             self.conv_map = nn.Linear(WIDTH, dim)
 
     def init_weights(self) -> None:
-        """Draws the maps and the convolutions as well."""
+        """Draws the convolutions and their map as well."""
         super().init_weights()
-        nn.init.xavier_uniform_(self.proj.weight)
         if self.convolutions is not None:
             self.convolutions.init_weights()
             nn.init.xavier_uniform_(self.conv_map.weight)
