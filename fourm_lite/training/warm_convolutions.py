@@ -7,6 +7,7 @@ takes a decoder many times as long to learn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.fourm import FourM
+from fourm_lite.training.first_batches import first_batches
+
+Constants = dict[str, np.ndarray[Any, Any]]
 
 
 @torch.no_grad()
@@ -39,7 +43,8 @@ def start_convolutions(model: FourM, path: Path) -> None:
     assert embedding.convolutions is not None
     layers = embedding.convolutions.layers()
     graph = _read(path).graph
-    kernels = list(islice(_kernels(graph), len(layers)))
+    constants = _constants(graph)
+    kernels = list(islice(_kernels(graph, constants), len(layers)))
     theirs = [list(weight.shape) for weight, _ in kernels]
     own = [list(layer.weight.shape) for layer in layers]
     if theirs != own:
@@ -52,7 +57,7 @@ def start_convolutions(model: FourM, path: Path) -> None:
         layer.weight.copy_(weight)
         assert layer.bias is not None
         layer.bias.copy_(bias)
-    _fold_normalisation(layers[0], *_scale_and_shift(graph, path))
+    _fold_normalisation(layers[0], *_scale_and_shift(graph, constants, path))
     embedding.conv_map.weight.zero_()
     embedding.conv_map.bias.zero_()
 
@@ -72,8 +77,8 @@ def start_map(model: FourM, stream: MaskedStream, batches: int, *, spread: float
         return
     width = embedding.conv_map.in_features + 1
     sums = torch.zeros(width, width, dtype=torch.float64)
-    for step in islice((s for s in range(2**62) if fits[stream.turn(s)[0]]), batches):
-        seen = embedding.seen(stream.batch(step).batch[name]).flatten(0, 1)
+    for batch in first_batches(stream, fits, batches):
+        seen = embedding.seen(batch.batch[name]).flatten(0, 1)
         rows = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
         sums += (rows.T @ rows).double()
     sums /= sums[-1, -1].clone()
@@ -105,7 +110,7 @@ def _read(path: Path) -> Any:
     return onnx.load(str(path))
 
 
-def _constants(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
+def _constants(graph: Any) -> Constants:
     """The file's tensors by name, those with int8 weights as floats."""
     from onnx import numpy_helper
 
@@ -122,18 +127,16 @@ def _constants(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def _kernels(graph: Any) -> Any:
+def _kernels(graph: Any, constants: Constants) -> Iterator[tuple[Tensor, Tensor]]:
     """Weight and bias of each convolution, in the order of the graph."""
-    constants = _constants(graph)
     for node in graph.node:
         if node.op_type == "Conv":
             weight, bias = (constants[name] for name in node.input[1:])
             yield torch.tensor(weight), torch.tensor(bias)
 
 
-def _scale_and_shift(graph: Any, path: Path) -> tuple[float, float]:
+def _scale_and_shift(graph: Any, constants: Constants, path: Path) -> tuple[float, float]:
     """What a file does to pixels before the first convolution: x * scale + shift."""
-    constants = _constants(graph)
     before = [n for n in graph.node if n.op_type in ("Mul", "Add", "Conv")][:3]
     if [n.op_type for n in before] != ["Mul", "Add", "Conv"]:
         raise CheckpointError(f"'{path}' should scale and shift pixels before it convolves them")

@@ -5,13 +5,12 @@ Until a head has learnt, its gradient leads the encoder astray.
 
 from __future__ import annotations
 
-from itertools import islice
-
 import torch
 from torch import Tensor, nn
 
 from fourm_lite.data.loader import MaskedStream
 from fourm_lite.training.distill import DistilledFourM, as_cells, grid_of
+from fourm_lite.training.first_batches import first_batches
 
 
 class _Sums:
@@ -55,8 +54,7 @@ def start_heads(model: DistilledFourM, stream: MaskedStream, batches: int) -> No
     sums = {name: _Sums(head) for name, head in heads.items()}
     training = model.training
     model.eval()
-    for step in islice((s for s in range(2**62) if fits[stream.turn(s)[0]]), batches):
-        batch = stream.batch(step)
+    for batch in first_batches(stream, fits, batches):
         encoded = model.encode(batch.batch, batch.input_budget)
         for name in heads.keys() & batch.labels.keys():
             said = batch.labels[name]
