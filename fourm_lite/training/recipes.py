@@ -19,8 +19,10 @@ from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import (
     AlignedSamples,
     aligned,
+    read_tokens,
 )
-from fourm_lite.errors import ConfigError
+from fourm_lite.data.sources import Record
+from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.modalities.catalog import MODALITIES
@@ -29,7 +31,7 @@ from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.calibrate import Calibration, calibrate
+from fourm_lite.training.calibrate import Calibration, calibrate, parts_of
 from fourm_lite.training.distill import DistilledFourM
 from fourm_lite.training.figures import SearchFigures, ValRecipe
 from fourm_lite.training.global_losses import soft_targets
@@ -44,6 +46,13 @@ from fourm_lite.training.recipe_data import (
 )
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
+from fourm_lite.training.warm_codes import (
+    CodesRecipe,
+    code_vectors,
+    space_of_words,
+    start_codes,
+    table_of,
+)
 from fourm_lite.training.warm_convolutions import start_convolutions, start_map
 from fourm_lite.training.warm_heads import start_heads
 from fourm_lite.training.warm_start import start_from_vit
@@ -60,6 +69,7 @@ class StartRecipe:
         model: a trained model to go on from, of the recipe's sizes and modalities
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
+        codes: vectors of the codes of maps by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
         convolutions: ONNX file of a MobileNetV2 whose first layers those beside the encoder take;
             a `model` may then be without any, and one that has trained ones keeps them
@@ -68,6 +78,7 @@ class StartRecipe:
 
     vit: Path | None = None
     calibration: Calibration | None = None
+    codes: CodesRecipe | None = None
     embeddings: str = ""
     model: Path | None = None
     convolutions: Path | None = None
@@ -116,6 +127,7 @@ class ModelRecipe:
         data: the source that components read unless they say another, by the name of "train"
         sources: further ones, by the names that components give as their `source`
         val: figures on unseen photos, at each `train.eval_every`
+        added: components beside `components`, which are those of the base
         changes: name of a component -> what of it differs; a weight of 0 leaves it out. So a recipe
             changes a mixture that its base describes.
     """
@@ -133,13 +145,14 @@ class ModelRecipe:
     sources: Mapping[str, DataRecipe] = field(default_factory=dict)
     val: ValRecipe | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    added: tuple[Component, ...] = ()
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Changes the components; refuses a further source by the name of the first."""
+        """Adds to the components, changes them; refuses a source by the name of the first."""
         if "train" in self.sources:
             raise ConfigError("[data] is the source 'train'; give sources.train another name")
-        object.__setattr__(self, "components", changed(self.components, self.changes))
+        object.__setattr__(self, "components", changed(self.components + self.added, self.changes))
 
     @classmethod
     def read(cls, path: Path) -> ModelRecipe:
@@ -185,6 +198,8 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
         start_from_vit(model, load_file(resolve(start.vit)))
     if start.calibration is not None:
         _calibrate(recipe, model, start.calibration)
+    if start.codes is not None:
+        _begin_codes(recipe, model, start.codes)
     return model
 
 
@@ -226,19 +241,53 @@ def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
 
 
 def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
-    if recipe.data.labels is None or not recipe.start.embeddings:
-        raise ConfigError("start.calibration needs data.labels and start.embeddings (a label)")
-    records = read_records(recipe.data.captions, split=recipe.data.split)
-    found = read_labels(recipe.data.labels, recipe.start.embeddings)
-    values = aligned(*in_order([r.id for r in records], found))[:, 0]
+    records, values = _labelled(recipe, recipe.data, "calibration")
     calibrate(
         model,
         records,
-        torch.from_numpy(values).float(),
+        values[:, 0],
         _tokenizer_of(model.modality(options.target)),
         load_text_tokenizer(resolve(recipe.text)),
         options,
     )
+
+
+def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> None:
+    """Vectors of codes from the maps of `data`, in the space of the words of `codes.source`."""
+    known = {"train": recipe.data, **recipe.sources}
+    if options.source not in known:
+        raise ConfigError(
+            f"start.codes: no source {options.source!r}.{suggest(options.source, known)}"
+        )
+    if recipe.data.tokens is None:
+        raise ConfigError("start.codes needs data.tokens (made by fourm-lite tokenize)")
+    tables = {name: table_of(model, name) for name in (options.captions, *options.norms)}
+    tokenizer = _tokenizer_of(model.modality(options.target))
+    text = load_text_tokenizer(resolve(recipe.text))
+    records, values = _labelled(recipe, known[options.source], "codes")
+    owner = [i for i, r in enumerate(records) for _ in r.captions]
+    words = [text.encode(c) for r in records for c in r.captions]
+    said = parts_of(tokenizer, values[:, 0])[owner]
+    learnt = tables[options.captions].weight.detach()
+    space = space_of_words(learnt, words, said, options.word_penalty)
+    records, values = _labelled(recipe, recipe.data, "codes")
+    goals = parts_of(tokenizer, values.flatten(0, 1))
+    for name, norm in options.norms.items():
+        found = read_tokens(recipe.data.tokens, model.modality(name).path)
+        tokens = torch.from_numpy(aligned(*in_order([r.id for r in records], found)))
+        rows = tokens.long().flatten(2).flatten(0, 1)
+        vectors = code_vectors(rows, goals, tables[name].num_embeddings, options.penalty)
+        start_codes(tables[name], vectors, space, norm)
+
+
+def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Record], torch.Tensor]:
+    """The records of a source and the teacher's vectors of their crops: float[N, crops, C]."""
+    if data.labels is None or not recipe.start.embeddings:
+        raise ConfigError(f"start.{key} needs labels of its source and start.embeddings (a label)")
+    records = read_records(data.captions, split=data.split)
+    found = read_labels(data.labels, recipe.start.embeddings)
+    values = aligned(*in_order([r.id for r in records], found))
+    return records, torch.from_numpy(values).float()
 
 
 def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:

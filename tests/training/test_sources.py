@@ -136,7 +136,15 @@ def test_passes_are_counted_over_the_largest_source(root):
 def test_a_recipe_changes_the_mixture_of_its_base(root):
     recipe_of(root)
     own = 'base = "recipe.toml"\n[changes]\ntext = { weight = 5, input_budget = [2, 4] }\n'
-    (root / "own.toml").write_text(own + "numbers = { weight = 0 }\n")
+    added = """[[added]]
+name = "more"
+inputs = { caption = 1 }
+targets = { caption = 1 }
+input_budget = [3, 3]
+target_budget = [5, 5]
+batch_size = 2
+"""
+    (root / "own.toml").write_text(own + "numbers = { weight = 0 }\n" + added)
 
     recipe = ModelRecipe.read(root / "own.toml")
     _, stream = pretraining(recipe)
@@ -144,6 +152,7 @@ def test_a_recipe_changes_the_mixture_of_its_base(root):
     assert [(c.name, c.weight, c.input_budget) for c in recipe.components] == [
         ("pairs", 1.0, (4, 4)),
         ("text", 5.0, (2, 4)),
+        ("more", 1.0, (3, 3)),
     ]
     assert set(stream.samples) == {"train", "words"}  # what nothing reads is not opened
 
