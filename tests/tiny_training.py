@@ -16,6 +16,7 @@ from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.optim import OptimConfig
+from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tasks import ClassifyTask, PretrainTask, TokenizerTask
 
 MODALITIES = {
@@ -149,3 +150,10 @@ def course(out, steps=10, **changes):
 
 def losses(out):
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def read_recipe(root, text):
+    """The recipe of a text in which {root} is the folder."""
+    path = root / "recipe.toml"
+    path.write_text(text.format(root=root))
+    return ModelRecipe.read(path)

@@ -159,6 +159,11 @@ class ModelRecipe:
         """The recipe of a TOML file."""
         return from_toml(cls, path)
 
+    @property
+    def all_sources(self) -> Mapping[str, DataRecipe]:
+        """The sources by the names that components give them: `data` is "train"."""
+        return {"train": self.data, **self.sources}
+
     def config(self) -> FourMConfig:
         """The model's configuration.
 
@@ -254,17 +259,17 @@ def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
 
 def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> None:
     """Vectors of codes from the maps of `data`, in the space of the words of `codes.source`."""
-    known = {"train": recipe.data, **recipe.sources}
-    if options.source not in known:
+    sources = recipe.all_sources
+    if options.source not in sources:
         raise ConfigError(
-            f"start.codes: no source {options.source!r}.{suggest(options.source, known)}"
+            f"start.codes: no source {options.source!r}.{suggest(options.source, sources)}"
         )
     if recipe.data.tokens is None:
         raise ConfigError("start.codes needs data.tokens (made by fourm-lite tokenize)")
     tables = {name: table_of(model, name) for name in (options.captions, *options.norms)}
     tokenizer = _tokenizer_of(model.modality(options.target))
     text = load_text_tokenizer(resolve(recipe.text))
-    records, values = _labelled(recipe, known[options.source], "codes")
+    records, values = _labelled(recipe, sources[options.source], "codes")
     owner = [i for i, r in enumerate(records) for _ in r.captions]
     words = [text.encode(c) for r in records for c in r.captions]
     said = parts_of(tokenizer, values[:, 0])[owner]
@@ -302,7 +307,7 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
             text,
             {label for c in recipe.components if c.source == name for label in c.labels},
         )
-        for name, data in {"train": recipe.data, **recipe.sources}.items()
+        for name, data in recipe.all_sources.items()
         if name == "train" or any(c.source == name for c in recipe.components)
     }
     check_sources(recipe.components, samples)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_photos import COLOURS, picture
-from tiny_training import course
+from tiny_training import course, read_recipe
 
 from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, PaletteLabeller, pseudolabel
 from fourm_lite.data.records import read_records
@@ -23,7 +23,7 @@ from fourm_lite.training.distill import (
     unexplained,
 )
 from fourm_lite.training.loop import fit
-from fourm_lite.training.recipes import ModelRecipe, pretraining
+from fourm_lite.training.recipes import pretraining
 
 RECIPE = """
 text = "text_mini"
@@ -90,9 +90,7 @@ def root(tmp_path):
 
 
 def recipe_of(root, text=RECIPE):
-    path = root / "recipe.toml"
-    path.write_text(text.format(root=root))
-    return ModelRecipe.read(path)
+    return read_recipe(root, text)
 
 
 def test_the_mean_of_a_cell_is_that_of_its_given_patches(root):

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_training import read_recipe
 
 from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, pseudolabel
 from fourm_lite.data.records import read_records
@@ -108,9 +109,7 @@ def root(tmp_path):
 
 
 def recipe_of(root, text=RECIPE):
-    path = root / "recipe.toml"
-    path.write_text(text.format(root=root))
-    return ModelRecipe.read(path)
+    return read_recipe(root, text)
 
 
 def test_a_model_learns_from_pairs_photos_alone_and_captions_alone(root):

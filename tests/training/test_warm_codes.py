@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_photos import COLOURS, picture
+from tiny_training import read_recipe
 
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.data.records import read_records
@@ -21,7 +22,7 @@ from fourm_lite.tokenization.text import load_text_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.calibrate import word_vectors
 from fourm_lite.training.closed_form import start_vectors
-from fourm_lite.training.recipes import ModelRecipe, build_model
+from fourm_lite.training.recipes import build_model
 from fourm_lite.training.warm_codes import code_vectors, space_of_words
 
 NAMES = sorted(COLOURS)
@@ -109,9 +110,7 @@ def root(tmp_path):
 
 
 def recipe_of(root, text=RECIPE):
-    path = root / "recipe.toml"
-    path.write_text(text.format(root=root))
-    return ModelRecipe.read(path)
+    return read_recipe(root, text)
 
 
 def test_the_vectors_of_codes_say_what_their_maps_show(generator):
