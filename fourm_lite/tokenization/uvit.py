@@ -2,8 +2,8 @@
 
 Unusual: the condition is either added to the transformer's tokens ('concat', 4M's word) or
 cross-attended ('xattn'), where removed tokens are blocked. Time enters each block as shift, scale
-and gate. Attribute names are 4M's keys. No published checkpoint uses the `longskip` and
-`extraconv` presets; their key names could not be checked and are ours.
+and gate. With long skips each block of the last half first joins the result of its counterpart in
+the first half; the middle block joins none. Attribute names are 4M's keys.
 
 Source:
     simple diffusion (Hoogeboom et al. 2023); All are Worth Words (Bao et al. 2023);
@@ -216,10 +216,6 @@ class Middle(nn.Module):
         self.register_buffer("mid_pos_emb", table.contiguous())
         self.mid_proj_in = nn.Linear(width, preset.dim)
         self.mid_proj_out = nn.Linear(preset.dim, width)
-        long_skips = preset.depth // 2 if preset.long_skips else 0
-        self.mid_skips = nn.ModuleList(
-            nn.Linear(2 * preset.dim, preset.dim) for _ in range(long_skips)
-        )
 
     def tokens(self, x: Tensor) -> Tensor:
         """A map as tokens with positions: float[B, C, h, w] -> float[B, h*w, D]."""
@@ -228,14 +224,14 @@ class Middle(nn.Module):
         return y + rearrange(position.to(y.dtype), "b d h w -> b (h w) d")
 
     def transformed(self, y: Tensor, blocks: nn.ModuleList, *context: Any) -> Tensor:
-        """All blocks; with long skips the last blocks read the results of the first ones."""
+        """All blocks; those with a long skip first join the latest result still to be joined."""
         skips: list[Tensor] = []
-        first = len(blocks) - len(self.mid_skips)
+        num_skips = sum(block.skip_linear is not None for block in blocks)
         for i, block in enumerate(blocks):
-            if i >= first:
-                y = self.mid_skips[i - first](torch.cat([y, skips.pop()], dim=-1))
+            if block.skip_linear is not None:
+                y = block.skip_linear(torch.cat([y, skips.pop()], dim=-1))
             y = block(y, *context)
-            if i < len(self.mid_skips):
+            if i < num_skips:
                 skips.append(y)
         return y
 
@@ -251,7 +247,7 @@ class ConcatMiddle(Middle):
 
     def __init__(self, preset: UViTPreset, latent_dim: int, dropout: float) -> None:
         super().__init__(preset)
-        self.mid_block = nn.ModuleList(AdaBlock(preset, dropout) for _ in range(preset.depth))
+        self.mid_block = nn.ModuleList(AdaBlock(preset, dropout, i) for i in range(preset.depth))
         self.mid_cond_proj = nn.Linear(latent_dim, preset.dim)
         self.mask_token = nn.Parameter(0.02 * torch.randn(preset.dim))
 
@@ -274,7 +270,7 @@ class CrossMiddle(Middle):
     def __init__(self, preset: UViTPreset, latent_dim: int, dropout: float) -> None:
         super().__init__(preset)
         self.mid_block = nn.ModuleList(
-            AdaCrossBlock(preset, latent_dim, dropout) for _ in range(preset.depth)
+            AdaCrossBlock(preset, latent_dim, dropout, i) for i in range(preset.depth)
         )
 
     def forward(self, x: Tensor, time: Tensor, latents: Tensor, cond_mask: Tensor | None) -> Tensor:
@@ -290,8 +286,9 @@ class CrossMiddle(Middle):
 class AdaBlock(nn.Module):
     """Self-attention and MLP; time shifts and scales their norms and gates their results."""
 
-    def __init__(self, preset: UViTPreset, dropout: float) -> None:
+    def __init__(self, preset: UViTPreset, dropout: float, index: int) -> None:
         super().__init__()
+        self.skip_linear = _skip_linear(preset, index)
         self.norm1 = LayerNorm(preset.dim)
         self.attn = Attention(preset.dim, preset.num_heads)
         self.norm2 = LayerNorm(preset.dim)
@@ -312,8 +309,9 @@ class AdaBlock(nn.Module):
 class AdaCrossBlock(nn.Module):
     """The same with cross-attention to the latents between the two."""
 
-    def __init__(self, preset: UViTPreset, latent_dim: int, dropout: float) -> None:
+    def __init__(self, preset: UViTPreset, latent_dim: int, dropout: float, index: int) -> None:
         super().__init__()
+        self.skip_linear = _skip_linear(preset, index)
         self.norm1 = LayerNorm(preset.dim)
         self.self_attn = Attention(preset.dim, preset.num_heads)
         self.cross_attn = CrossAttention(preset.dim, preset.num_heads)
@@ -349,6 +347,12 @@ def uvit_preset(name: str) -> UViTPreset:
             + suggest(name, UVIT_PRESETS)
         )
     return UVIT_PRESETS[name]
+
+
+def _skip_linear(preset: UViTPreset, index: int) -> nn.Linear | None:
+    """What joins a block of the last half with its counterpart in the first half."""
+    has_skip = preset.long_skips and index > preset.depth // 2
+    return nn.Linear(2 * preset.dim, preset.dim) if has_skip else None
 
 
 def _ada(preset: UViTPreset, branches: int) -> tuple[nn.Linear, nn.Linear]:

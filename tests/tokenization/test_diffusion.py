@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from vq_configs import diffusion_config
 
 from fourm_lite.errors import ConfigError, ShapeError
@@ -20,7 +21,7 @@ from fourm_lite.tokenization.diffusion import (
     sample_with,
     timesteps_of,
 )
-from fourm_lite.tokenization.uvit import UVIT_PRESETS, uvit_preset
+from fourm_lite.tokenization.uvit import UVIT_PRESETS, Middle, uvit_preset
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 SCHEDULES = [*BETA_SCHEDULES, "shifted_cosine:0.5", "shifted_cosine:2"]
@@ -312,12 +313,39 @@ def test_each_form_of_uvit_keeps_the_shape(name):
     assert len(decoder.mid_block.mid_block) == uvit_preset(name).depth
 
 
-def test_long_skips_join_the_first_and_the_last_blocks():
+@pytest.mark.parametrize("conditioning", ["concat", "xattn"])
+@pytest.mark.parametrize("name", ["uvit_b_p4_f16_longskip", "uvit_l_p4_f16_longskip"])
+def test_every_block_of_the_last_half_owns_its_long_skip(name, conditioning):
     with torch.device("meta"):
-        decoder = make_diffusion_decoder(diffusion_config(dec_type="uvit_b_p4_f16_longskip"))
+        decoder = make_diffusion_decoder(diffusion_config(dec_type=name, conditioning=conditioning))
+    depth = uvit_preset(name).depth
 
-    assert len(decoder.mid_block.mid_block) == 13
-    assert len(decoder.mid_block.mid_skips) == 6
+    keys = [k for k in decoder.state_dict() if ".skip_linear." in k]
+
+    assert keys == [
+        f"mid_block.mid_block.{i}.skip_linear.{kind}"
+        for i in range(depth // 2 + 1, depth)
+        for kind in ("weight", "bias")
+    ]
+
+
+def test_long_skips_join_the_first_blocks_in_reverse():
+    """Blocks that add 1, 10, 100, ... to what they get, joined by [x, skip] -> 2 x + skip."""
+
+    class Adds(nn.Module):
+        def __init__(self, value, has_skip):
+            super().__init__()
+            self.value = value
+            self.skip_linear = (lambda y: 2 * y[..., :1] + y[..., 1:]) if has_skip else None
+
+        def forward(self, y):
+            return y + self.value
+
+    blocks = [Adds(10.0**i, has_skip=i > 2) for i in range(5)]
+
+    out = Middle.transformed(None, torch.zeros(1, 1, 1), blocks)
+
+    assert out.item() == 2 * (2 * 111 + 11 + 1000) + 1 + 10000
 
 
 @pytest.mark.parametrize("name", ["unet_patcht", "uvit_b_p4", "unet_patched_33"])
