@@ -225,11 +225,12 @@ class Middle(nn.Module):
 
     def transformed(self, y: Tensor, blocks: nn.ModuleList, *context: Any) -> Tensor:
         """All blocks; those with a long skip first join the latest result still to be joined."""
+        joins: list[Any] = [block.skip_linear for block in blocks]
+        num_skips = len(joins) - joins.count(None)
         skips: list[Tensor] = []
-        num_skips = sum(block.skip_linear is not None for block in blocks)
-        for i, block in enumerate(blocks):
-            if block.skip_linear is not None:
-                y = block.skip_linear(torch.cat([y, skips.pop()], dim=-1))
+        for i, (block, join) in enumerate(zip(blocks, joins, strict=True)):
+            if join is not None:
+                y = join(torch.cat([y, skips.pop()], dim=-1))
             y = block(y, *context)
             if i < num_skips:
                 skips.append(y)
