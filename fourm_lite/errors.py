@@ -27,6 +27,14 @@ class CheckpointError(FourMError, OSError):
     """A checkpoint cannot be read or does not fit."""
 
 
+class StorageError(FourMError, OSError):
+    """A file cannot be written: a full disk, a folder that can only be read."""
+
+    def __str__(self) -> str:
+        """The message alone (OSError would put the system's number in its place)."""
+        return str(self.args[0])
+
+
 class UnknownNameError(ConfigError, KeyError):
     """A name that a table of the library does not hold."""
 

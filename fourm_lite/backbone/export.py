@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.io.files import replacing
 
 Run = Callable[[Tensor], Tensor]
 
@@ -59,11 +60,10 @@ def export_onnx(model: FMViT, path: str | Path) -> Path:
         FourMError: onnx or onnxscript is not installed
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _quiet(), torch.no_grad():
+        with replacing(target) as draft, _quiet(), torch.no_grad():
             torch.onnx.export(
-                _Pixels(model.eval()), (_example(model, 2),), target, dynamo=True, verbose=False,
+                _Pixels(model.eval()), (_example(model, 2),), draft, dynamo=True, verbose=False,
                 input_names=["pixels"], output_names=[output_name(model)], external_data=False,
                 dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
             )  # fmt: skip
@@ -103,9 +103,9 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Path:
 
     plain = onnx.load(str(path))
     del plain.graph.value_info[:]  # the exporter's shapes of folded weights contradict onnx's own
-    with _quiet():
+    with replacing(out) as draft, _quiet():
         quantize_dynamic(
-            plain, str(out), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+            plain, str(draft), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
             op_types_to_quantize=["MatMul", "Gemm"],
         )  # fmt: skip
     return Path(out)
@@ -180,10 +180,10 @@ def _measured(run: Run, images: Tensor, batch: int, repeats: int) -> tuple[Tenso
 
 def make(model: FMViT, form: str, out: Path, *, ranges_from: Tensor | None = None) -> Run:
     """One form as a function of images, its file (if it has one) under `out`."""
-    out.mkdir(parents=True, exist_ok=True)
     if form == "export":
         program = export_program(model)
-        torch.export.save(program, out / "model.pt2")
+        with replacing(out / "model.pt2") as draft, draft.open("wb") as file:
+            torch.export.save(program, file)
         return program.module()
     if form.startswith("onnx"):
         path = export_onnx(model, out / "model.onnx")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.classification import classification_report
 from fourm_lite.evaluation.knn import knn_predict
+from fourm_lite.io.files import write_json
 from fourm_lite.training.labelled import (
     LabelledSet,
     few_shots,
@@ -272,9 +272,7 @@ def _tell(
     report = classification_report(answers, found.test[1].numpy(), test.classes, protocol=facts)
     report |= more or {}
     if path:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(path, report)
     low, high = report["interval"]
     print_facts(
         {

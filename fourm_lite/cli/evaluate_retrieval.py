@@ -33,6 +33,7 @@ from fourm_lite.cli.search_options import (
 )
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import write_whole
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
 
@@ -143,7 +144,4 @@ def write_report(report: dict[str, Any], out: Path | None) -> None:
     if str(out) == "-":
         print_json(report)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_whole(out, json.dumps(report, indent=2, allow_nan=False) + "\n")

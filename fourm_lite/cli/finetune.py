@@ -14,6 +14,7 @@ from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
 from fourm_lite.evaluation.plots import plot_lines
+from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.training.classify import MixConfig, predict
 from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
 from fourm_lite.training.finetune import finetune as run_finetune
@@ -105,10 +106,9 @@ def write_report(
         "skipped": len(skipped(splits)),
     }
     report = measured(found.model, part, protocol)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    (out / "skipped.json").write_text(json.dumps(skipped(splits), indent=1) + "\n")
-    (out / "per_class.csv").write_text(table_csv(report["table"]))
+    write_json(out / "report.json", report)
+    write_json(out / "skipped.json", skipped(splits))
+    write_whole(out / "per_class.csv", table_csv(report["table"]))
     draw_confusion(report["confusion"], part.classes, out / "confusion.png")
     draw_curves(out / "run" / "log.jsonl", out / "curves.png")
     return report

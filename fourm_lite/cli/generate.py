@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress import step_progress
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import FourMError
+from fourm_lite.io.files import write_whole
 
 RESULT = "result.json"
 
@@ -111,7 +111,6 @@ def write_item(
     from fourm_lite.modalities.pictures import open_picture, png
     from fourm_lite.show import Cell, contact_sheet
 
-    folder.mkdir(parents=True, exist_ok=True)
     cells, outputs = [], {}
     for name, value in item.items():
         shown: Any = str(value)
@@ -125,17 +124,10 @@ def write_item(
         stem = name.replace("@", "_").replace("/", "_")
         is_text = isinstance(result.picture, str)
         file = f"{stem}.txt" if is_text else f"{stem}.png"
-        _write(folder / file, result.picture.encode() if is_text else png(result.picture))
+        write_whole(folder / file, result.picture.encode() if is_text else png(result.picture))
         outputs[name] = {**result.to_json(), "file": file}
         cells.append(Cell(name, result.picture))
-    _write(folder / "sheet.png", png(contact_sheet(cells)))
+    write_whole(folder / "sheet.png", png(contact_sheet(cells)))
     result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
-    _write(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False).encode())
+    write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file that is whole or not there."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -26,6 +26,7 @@ from fourm_lite.cli.search_options import (
 )
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import replacing, write_whole
 
 if TYPE_CHECKING:
     from fourm_lite.retrieval.hits import Hits
@@ -189,11 +190,10 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
 
     answer = Answer(query.title, hits, _query_picture(query))
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(html_page([answer]), encoding="utf-8")
+        write_whole(html, html_page([answer]))
     if sheet is not None:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        answer_sheet(answer).save(sheet, "PNG")
+        with replacing(sheet) as draft:
+            answer_sheet(answer).save(draft, "PNG")
 
 
 def _query_picture(query: Query) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError
-from fourm_lite.tokenization.fetch import store_whole
+from fourm_lite.io.files import write_json
 
 if TYPE_CHECKING:
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
@@ -35,8 +35,7 @@ def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
     mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
     path = out / "run.json"
     if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=1))
+        write_json(path, mine)
         return
     theirs = json.loads(path.read_text())
     if theirs != mine:
@@ -69,8 +68,7 @@ def claim_labels(out: Path, labellers: Sequence[Labeller]) -> None:
     for name, mine in sources.items():
         folder = out / name
         if not any(folder.glob("shard-*.npz")):
-            folder.mkdir(parents=True, exist_ok=True)
-            store_whole(json.dumps(mine, indent=1).encode(), folder / SOURCE)
+            write_json(folder / SOURCE, mine)
 
 
 def source_of(labeller: Labeller, name: str) -> dict[str, Any]:

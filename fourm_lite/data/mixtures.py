@@ -25,9 +25,9 @@ import numpy as np
 
 from fourm_lite.data.augment import CropPolicy, cut_image, from_settings, random_crop, to_settings
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.pictures import open_rgb
-from fourm_lite.tokenization.fetch import store_whole
 
 if TYPE_CHECKING:
     from fourm_lite.data.sources import Record
@@ -195,8 +195,7 @@ def write_mixtures(
         lines.append(json.dumps(named) + "\n")
         if progress is not None:
             progress(number + 1, count)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    store_whole("".join(lines).encode(), out)
+    write_whole(out, "".join(lines))
 
 
 def _from(folder: Path, path: Path) -> str:

@@ -7,7 +7,6 @@ id of the photo alone, so a second run cuts the same places. Shards are plain np
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,9 @@ from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to
 from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
-from fourm_lite.data.sources import Record
+from fourm_lite.data.sources import KEPT, Record
 from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.io.files import write_npz
 from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
 
@@ -331,9 +331,9 @@ def _label_shard(
     ids = np.array([r.id for r in part])
     for labeller in todo:
         for name, values in labeller(cuts).items():
-            write_npz(out / name / shard, ids=ids, values=values)
+            write_npz(out / name / shard, {"ids": ids, "values": values}, kept=KEPT)
     settings = np.stack([to_settings(c) for c in cuts.crops])
-    write_npz(out / CROPS / shard, ids=ids, values=settings)
+    write_npz(out / CROPS / shard, {"ids": ids, "values": settings}, kept=KEPT)
 
 
 def cut_records(records: Sequence[Record], run: LabelRun) -> Cuts:
@@ -353,16 +353,6 @@ def crop_rng(identity: str, seed: int) -> np.random.Generator:
     """The random numbers of one photo: they depend on its id and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
-def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Writes arrays to one npz file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    part = path.with_suffix(".part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
 
 
 def label_paths(folder: Path, name: str) -> list[Path]:

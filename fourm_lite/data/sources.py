@@ -17,6 +17,7 @@ from typing import Any
 
 from fourm_lite.data.mixtures import KEY, Mix, mix_of
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
+from fourm_lite.io.files import replacing
 from fourm_lite.modalities.pictures import open_rgb
 
 
@@ -170,6 +171,7 @@ class FolderEntry:
 
 _BRACKET = re.compile(r"\[([^\[\]]+)\]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+KEPT = "the finished shards are kept, and the same command goes on from them"
 
 
 def expand_pattern(pattern: str) -> list[str]:
@@ -256,15 +258,11 @@ def _split_key(name: str) -> tuple[str, str]:
 
 def write_tar(path: Path, samples: Iterable[tuple[str, bytes]]) -> None:
     """Writes named files to a tar, whole or not at all; the same bytes for the same files."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with tarfile.open(part, "w") as tar:
+    with replacing(path, kept=KEPT) as draft, tarfile.open(draft, "w") as tar:
         for name, data in samples:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    part.replace(path)
 
 
 def choose_split(records: Sequence[Record], split: str) -> list[Record]:

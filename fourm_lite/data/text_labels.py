@@ -24,11 +24,12 @@ import numpy.typing as npt
 
 from fourm_lite.data.claims import claim
 from fourm_lite.data.label_rows import read_vectors
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, write_npz
+from fourm_lite.data.pseudolabel import CROPS, LabelRun
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.sources import Record
 from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import FourMError
+from fourm_lite.io.files import write_npz
 
 Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
@@ -193,5 +194,5 @@ def label_texts(
         part = slice(start, start + shard_size)
         ids = np.array([r.id for r in records[part]])
         shard = f"shard-{number:05d}.npz"
-        write_npz(Path(out) / name / shard, ids=ids, values=values[part])
-        write_npz(Path(out) / CROPS / shard, ids=ids, values=whole[part])
+        write_npz(Path(out) / name / shard, {"ids": ids, "values": values[part]})
+        write_npz(Path(out) / CROPS / shard, {"ids": ids, "values": whole[part]})

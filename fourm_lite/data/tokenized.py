@@ -23,6 +23,7 @@ from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import write_whole
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 Array = npt.NDArray[Any]
@@ -237,7 +238,4 @@ def _claim(out: Path, jobs: Sequence[TokenJob]) -> None:
                 f"{out / job.folder} was made by another tokenizer or of another label "
                 f"({known[job.folder]}, now {mine}); choose another folder"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(known, indent=1, sort_keys=True))
-    part.replace(path)
+    write_whole(path, json.dumps(known, indent=1, sort_keys=True) + "\n")

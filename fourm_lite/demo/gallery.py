@@ -4,13 +4,14 @@ packages and drawings.
 
 from __future__ import annotations
 
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from fourm_lite.data.records import ENDINGS
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import write_whole
+from fourm_lite.modalities.pictures import png
 
 # Photographs that come with packages which many environments hold, people first: package, file,
 # and words that ask for it.
@@ -44,11 +45,10 @@ def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -
                 f"{known}"
             )
         return photos
-    folder.mkdir(parents=True, exist_ok=True)
     for source, _ in _installed():
-        shutil.copyfile(source, folder / source.name)
+        write_whole(folder / source.name, source.read_bytes(), sync=False)
     for drawing in drawings(num_drawings):
-        drawing.picture.save(folder / drawing.name)
+        write_whole(folder / drawing.name, png(drawing.picture), sync=False)
     return folder
 
 

@@ -37,7 +37,6 @@ def write_random_family(folder: Path, captions: Iterable[str], *, seed: int = 0)
         text = train_text_tokenizer(list(captions), vocab_size=1400, bins=256, num_sentinels=16)
         for name, config in _tokenizer_configs().items():
             VQTokenizer(config).eval().save(place / name)
-        (place / "text").mkdir(parents=True, exist_ok=True)
         text.save(place / "text" / "tokenizer.json")
         model = FourM(_model_config(text.vocab_size)).init_weights().eval()
         model.save(folder, extra={"note": "random weights", "licence": "Apache-2.0"})

@@ -19,6 +19,7 @@ from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, question
 from fourm_lite.demo.models import SHIPPED, example_model
 from fourm_lite.demo.page import Card, Section, render
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import open_picture, to_rgb
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.retrieval.index import Index
@@ -90,7 +91,7 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     page = out / "demo.html"
     warning = RANDOM if is_random else ""
     text = _introduction(shown, gallery)
-    page.write_text(render(TITLE, sections, text=text, warning=warning), encoding="utf-8")
+    write_whole(page, render(TITLE, sections, text=text, warning=warning))
     return page
 
 

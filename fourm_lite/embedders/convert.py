@@ -8,7 +8,6 @@ its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's files become timm
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import pickle
@@ -24,6 +23,8 @@ from torch import Tensor
 from fourm_lite.embedders.image_configs import IMAGENET
 from fourm_lite.embedders.imagebind import ImageBindConfig
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.io.files import write_json
+from fourm_lite.io.writing import write_file
 
 log = logging.getLogger(__name__)
 
@@ -240,12 +241,6 @@ def _renamed(key: str, table: Mapping[str, str]) -> str:
 
 
 def _write(folder: Path, weights: Weights, config: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    # Tied tensors share memory in a .pth; safetensors wants each on its own
-    own = {key: value.clone().contiguous() for key, value in weights.items()}
-    save_file(own, folder / "model.safetensors")
+    write_file(folder / "model.safetensors", weights, metadata=None)
     if config:
-        text = json.dumps(config, indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        write_json(folder / "config.json", config, indent=2)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ShapeError
 from fourm_lite.evaluation.bootstrap import interval
+from fourm_lite.io.files import replacing
 
 Ints = npt.NDArray[np.int64]
 CELL = 36
@@ -115,8 +116,8 @@ def draw_confusion(matrix: Any, classes: Sequence[str], path: str | Path) -> Pat
             _draw_cell(pen, left + j * cell, left + i * cell, cell, counts[i, j], shares[i, j])
     pen.text((8, 8), "rows: truth, columns: answer", fill="black")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image.save(target, "PNG")
+    with replacing(target) as draft:
+        image.save(draft, "PNG")
     return target
 
 

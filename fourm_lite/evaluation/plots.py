@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import replacing
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -39,12 +40,10 @@ def plot_lines(
     if not lines or not all(lines.values()):
         raise ConfigError("every line needs at least one point to plot")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     labels = (title, x_label, y_label)
-    if plain or find_spec("matplotlib") is None:
-        _draw_plain(lines, target, labels)
-    else:
-        _draw_matplotlib(lines, target, labels)
+    draw = _draw_plain if plain or find_spec("matplotlib") is None else _draw_matplotlib
+    with replacing(target) as draft:
+        draw(lines, draft, labels)
     return target
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.growth.options import MIN_HELD_OUT, MIN_PHOTOS, Options
+from fourm_lite.io.files import write_whole
 from fourm_lite.retrieval.items import Item, Skipped
 from fourm_lite.retrieval.sources import open_sources
 
@@ -99,8 +100,7 @@ def _record(item: Item, folder: Path, number: int) -> Record:
     path = Path(item.uri)
     if "::" in item.uri and not path.is_file():
         path = folder / f"{number:07d}.picture"
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(item.read())
+        write_whole(path, item.read(), sync=False)
     split = item.columns.get("split")
     return Record(item.id, path, _captions(item.columns), split if isinstance(split, str) else "")
 
@@ -171,8 +171,5 @@ def _write(folder: Path, listing: Listing) -> None:
         for r in listing.records
     ]
     left = [{"uri": s.uri, "reason": s.reason} for s in listing.skipped]
-    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in ((LEFT_OUT, left), (LIST, rows)):  # the list last: it says all is written
-        part = folder / f".{name}.part"
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        part.replace(folder / name)
+        write_whole(folder / name, "".join(json.dumps(line) + "\n" for line in lines))

@@ -30,6 +30,7 @@ from fourm_lite.growth.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.growth.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.growth.vectors import Vectors, extract, probe, read_vectors
 from fourm_lite.io.checkpoint import Checkpoint, read
+from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -260,8 +261,8 @@ class _Run:
             "tuning": tuning,
             "retrieval": retrieval,
         }  # fmt: skip
-        for file, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (CARD, card(report))):
-            (self.stages.out / file).write_text(text, encoding="utf-8")
+        write_json(self.stages.out / REPORT, report)
+        write_whole(self.stages.out / CARD, card(report))
         return report
 
     @property

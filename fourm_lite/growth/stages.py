@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import write_json
 
 BOOK = "stages.json"
 FORMAT = 1
@@ -99,8 +100,4 @@ class Stages:
             del self.entries[later]
 
     def _write(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        part = self.out / f".{BOOK}.part"
-        book = {"format": FORMAT, "stages": self.entries}
-        part.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.out / BOOK)
+        write_json(self.out / BOOK, {"format": FORMAT, "stages": self.entries})

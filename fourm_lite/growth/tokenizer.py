@@ -6,7 +6,6 @@ vectors. Where that gains nothing on photos it has not seen, the start is kept.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.growth.options import Options
 from fourm_lite.growth.photos import Tell
 from fourm_lite.growth.vectors import Floats
+from fourm_lite.io.files import remove_folder
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 from fourm_lite.training.loop import TrainConfig, fit
@@ -102,7 +102,7 @@ def train_tokenizer(
     cosines = [_cosine(t, kept) for t in (before, after)]
     (before if cosines[0] >= cosines[1] else after).save(out)
     for state in recipe.train.out.glob("step-*"):
-        shutil.rmtree(state)
+        remove_folder(state)
     return {
         "tokens": shape.tokens,
         "codebook_size": shape.codebook_size,

@@ -5,7 +5,6 @@ With train="tables" every old weight is frozen, so nothing that the model could 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from fourm_lite.growth.model import SIDES, grow, start_logits
 from fourm_lite.growth.options import Options
 from fourm_lite.growth.photos import Tell
 from fourm_lite.growth.vectors import Vectors
+from fourm_lite.io.files import remove_folder
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
@@ -201,7 +201,7 @@ def tune(
     facts |= {"steps": book.step, "samples": book.samples}
     facts |= {"passes": round(book.epoch, 2), "seconds": round(book.seconds)}
     for state in checkpoints(run):
-        shutil.rmtree(state)
+        remove_folder(state)
     return tuned, facts
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.pseudolabel import write_npz
 from fourm_lite.data.sources import Record
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.growth.photos import HELD_OUT, TRAIN, Listing, Tell
+from fourm_lite.io.files import write_npz
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.retrieval.items import Skipped
 
@@ -104,7 +104,7 @@ def extract(
         if not path.is_file():
             arrays = _shard(part, embedder, batch_size, width)
             width = arrays["values"].shape[1] if len(arrays["values"]) else width
-            write_npz(path, **arrays)
+            write_npz(path, arrays)
         tell("embedding photos", min(start + SHARD, len(records)), len(records))
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.io.files import flush, replacing, storage_errors, write_whole
 from fourm_lite.io.header import ITEM_BYTES, TensorInfo
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.metadata import OWN_KEY
@@ -46,6 +47,7 @@ def write(
 
     Raises:
         CheckpointError: the configuration is not JSON, or a tensor cannot be stored
+        StorageError: the disk takes no more, or the folder cannot be written
     """
     place = Path(folder)
     with _folder(place), _pending(place, config) as inner:
@@ -102,7 +104,7 @@ def write_sharded(
         for name, group in zip(names, groups, strict=True):
             write_file(place / name, {key: weights[key] for key in group}, metadata=None)
         index = {"metadata": {"total_size": total, **inner}, "weight_map": table}
-        _write_text(place / INDEX, dump_json(index, INDEX, indent=2))
+        write_whole(place / INDEX, dump_json(index, INDEX, indent=2))
     _finish(place, outdated=place / WEIGHTS)
     _unlink(place / name for name in old - set(names))
     return place
@@ -120,11 +122,10 @@ def write_file(
     head = encode_header(
         {name: infos[name] for name in order}, {"format": "pt", **(metadata or {})}
     )
-    with replacing(path) as temporary, temporary.open("xb") as file:
+    with replacing(path) as draft, draft.open("wb") as file:
         file.write(head)
         for name in order:
             file.write(_bytes(weights[name]))
-        _flush(file.fileno())
 
 
 def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
@@ -141,22 +142,6 @@ def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """Lays down config.json.next and lets the block put the weights in place.
 
@@ -165,7 +150,7 @@ def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]
     inner = _inner(config)
     following = place / PENDING
     try:
-        _write_text(following, dump_json(dict(config), CONFIG, indent=2) + "\n")
+        write_whole(following, dump_json(dict(config), CONFIG, indent=2) + "\n")
         yield inner
     except Exception:  # an interrupt may come after the renaming: then the file is still needed
         _unlink([following])
@@ -174,23 +159,19 @@ def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]
 
 def _finish(place: Path, *, outdated: Path | None = None) -> None:
     """Takes away weights that would hide the new ones, and puts config.json in place."""
-    try:
+    with storage_errors(place, kept="reading it finishes what was begun"):
         if outdated is not None:
             outdated.unlink(missing_ok=True)
         os.replace(place / PENDING, place / CONFIG)
-    except OSError as error:
-        raise CheckpointError(f"cannot finish writing {place}: {error}") from error
-    _flush_folder(place)
+        flush(place)
 
 
 @contextlib.contextmanager
 def _folder(place: Path) -> Iterator[None]:
     """Makes the folder, and takes it away again when the block fails and it is new."""
     new = not place.exists()
-    try:
+    with storage_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write into {place}: {error}") from error
     try:
         yield
     except BaseException:
@@ -275,23 +256,3 @@ def _unlink(paths: Iterable[Path]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        _flush(file.fileno())
-
-
-def _flush(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system lets a folder be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.files import write_whole
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -124,24 +123,13 @@ def write_manifest(path: str, manifest: Manifest) -> None:
     """Writes the manifest whole: a reader sees the old text or the new one, never a part.
 
     Raises:
-        OSError: the disk is full or not writable; the old manifest is still there
+        StorageError: the disk is full or not writable; the old manifest is still there
     """
     text = manifest.to_json()
     if is_remote(path):
         _write_remote(path, text)
         return
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".manifest-", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, folder / FILE)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(Path(path) / FILE, text)
 
 
 def _read_local(folder: Path) -> str | None:

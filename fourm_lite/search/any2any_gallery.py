@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_lite.io.files import replacing, write_whole
 from fourm_lite.modalities.array_codecs import LabelCodec
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.search.any2any import cells
@@ -57,7 +58,6 @@ def write_gallery(
     chosen = np.unique(np.linspace(0, len(photos) - 1, PHOTOS).astype(int))
     known = read_references([photos[i] for i in chosen], pipe, teachers)
     sources = list(dict.fromkeys(source for source, _ in cells(pipe, known)))
-    out.mkdir(parents=True, exist_ok=True)
     command = f"fourm-lite evaluate any2any --model {model} --split {split} --gallery DIR"
     lines = [_HEAD.format(model=model, split=split, seed=seed, command=command)]
     paths = []
@@ -65,11 +65,12 @@ def write_gallery(
         if tell is not None:
             tell(f"gallery: {' + '.join(source)}", number, len(sources))
         path = out / f"from_{'_and_'.join(source)}.webp"
-        _sheet(pipe, known, source, seed).save(path, quality=80)
+        with replacing(path) as draft:
+            _sheet(pipe, known, source, seed).save(draft, "WEBP", quality=80)
         title = " and ".join(source)
         lines.append(f"\n## From {title}\n\n![Generated from {title}]({path.name})\n")
         paths.append(path)
-    (out / "README.md").write_text("".join(lines), encoding="utf-8")
+    write_whole(out / "README.md", "".join(lines))
     return paths
 
 

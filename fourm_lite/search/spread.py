@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.io.writing import write_file
 from fourm_lite.search.centre import Floats, unit
 
 FILE = "spread.safetensors"
@@ -67,10 +68,8 @@ class Spread:
         """Writes it beside a model and returns the file."""
         path = Path(folder) / FILE
         told = {"format": "1", "target": self.target, "power": json.dumps(self.power)}
-        # safetensors writes the memory as it lies, whatever the strides say.
-        axes = np.ascontiguousarray(self.axes.astype(np.float16))
-        variance = np.ascontiguousarray(self.variance)
-        save_file({"axes": axes, "variance": variance}, path, metadata=told)
+        axes, variance = torch.tensor(self.axes).half(), torch.tensor(self.variance)
+        write_file(path, {"axes": axes, "variance": variance}, metadata=told)
         return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from fourm_lite.errors import FourMError
+from fourm_lite.io.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def fetch(remote: RemoteFile, cache: Path | None = None) -> Path:
         if kept.is_file() and _digest(kept.read_bytes()) == remote.sha256:
             return kept
         content = _download(remote)
-        folder.mkdir(parents=True, exist_ok=True)
-        store_whole(content, kept)
+        write_whole(kept, content)
     except (OSError, HTTPException, ValueError) as error:
         raise FourMError(
             f"cannot fetch {remote.name} from {remote.url} into {folder}: {error}; {remote.advice}"
@@ -91,17 +90,3 @@ def _download(remote: RemoteFile) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def store_whole(content: bytes, path: Path) -> None:
-    """Writes beside the target and renames: another process sees the whole file or none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch, store_whole
+from fourm_lite.io.files import write_whole
+from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.wordpiece import CONTINUED, learn_pieces
 
@@ -149,7 +150,7 @@ class TextTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes a file that `load_text_tokenizer` reads, whole or not at all."""
-        store_whole(self.to_json().encode(), Path(path))
+        write_whole(path, self.to_json())
 
 
 def _encodable(text: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import write_json
 from fourm_lite.training.labelled import LabelledSet
 from fourm_lite.training.loop import Losses
 from fourm_lite.training.photos import ClassBatch, Size, centre_batches, seeded_globals
@@ -114,8 +115,7 @@ class FinetuneTask:
             book = {"best": figures["accuracy"], "at": len(seen)}
             self.write(self.keep)
         book["seen"] = seen
-        self.keep.mkdir(parents=True, exist_ok=True)
-        (self.keep / "best.json").write_text(json.dumps(book))
+        write_json(self.keep / "best.json", book, indent=None)
         if self.patience and len(seen) - book["at"] >= self.patience:
             raise EarlyStop(f"no better since validation {book['at']} of {len(seen)}")
         return figures

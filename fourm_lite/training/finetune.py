@@ -23,6 +23,7 @@ from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import write_json
 from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig
 from fourm_lite.training.labelled import LabelledSet, Splits
 from fourm_lite.training.ledger import check_fresh
@@ -252,7 +253,7 @@ def _train(
             done = fit(task, stream, settings, resume=resume, progress=progress).done
         except EarlyStop as error:
             stopped = True
-            (run / "stopped.json").write_text(json.dumps({"why": str(error)}))
+            write_json(run / "stopped.json", {"why": str(error)}, indent=None)
     best = json.loads((run / "best" / "best.json").read_text())["best"] if _has_best(run) else 0.0
     kept = FMViT.from_pretrained(run / "best") if _has_best(run) else merge_lora(model)
     assert isinstance(kept, FMViT)

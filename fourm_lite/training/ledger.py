@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fourm_lite.errors import CheckpointError, FourMError
+from fourm_lite.io.files import remove_folder, replacing_folder, write_json
+from fourm_lite.io.writing import write_file
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
 _STEP = re.compile(r"step-(\d{8})")
+KEPT = "the checkpoints of before are unchanged, and the run goes on from the newest (--resume)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +89,14 @@ def save_state(
     average = {} if ema is None else _whole_average(model, ema)
     target = Path(folder) / f"step-{ledger.step:08d}"
     if _is_writer():
-        part = Path(folder) / f".part-{ledger.step:08d}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        save_file(_apart(weights), part / "model.safetensors")
         moments = cast("Mapping[str, Mapping[str, Any]]", state["state"])
-        save_file(_apart(_flat(moments)), part / "optimizer.safetensors")
-        if ema is not None:
-            save_file(average, part / "ema.safetensors")
         book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
-        (part / "state.json").write_text(json.dumps(book, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        with replacing_folder(target, kept=KEPT) as draft:
+            write_file(draft / "model.safetensors", cast("Any", weights), metadata=None)
+            write_file(draft / "optimizer.safetensors", _flat(moments), metadata=None)
+            if ema is not None:
+                write_file(draft / "ema.safetensors", average, metadata=None)
+            write_json(draft / "state.json", book)
     return target
 
 
@@ -158,7 +156,7 @@ def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints; 0 keeps all."""
     if keep and _is_writer():
         for path in checkpoints(folder)[:-keep]:
-            shutil.rmtree(path)
+            remove_folder(path)
 
 
 def _is_writer() -> bool:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ShapeError
+from fourm_lite.io.writing import write_file
 from fourm_lite.training.labelled import LabelledSet
 from fourm_lite.training.photos import Size, centre_batches
 
@@ -71,8 +72,7 @@ def photo_features(
             progress(min(len(out) * batch_size, len(data)), len(data))
     features = torch.cat(out)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features}, path)
+        write_file(path, {"features": features}, metadata=None)
     return features
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.data.label_rows import LabelRows, mapped
-from fourm_lite.data.pseudolabel import read_labels, write_npz
+from fourm_lite.data.pseudolabel import read_labels
 from fourm_lite.data.text_labels import Said, regressed_apart, vectors_of_captions, vectors_of_texts
 from fourm_lite.errors import FourMError
+from fourm_lite.io.files import write_npz
 from fourm_lite.training.recipe_data import DataRecipe, read_samples
 
 DOGS, SEA = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0]
@@ -30,7 +31,7 @@ def pack(tmp_path):
     for number, part in enumerate((slice(0, 7), slice(7, 12))):
         ids = np.array([r["id"] for r in rows[part]])
         path = tmp_path / "labels" / "net" / f"shard-{number:05d}.npz"
-        write_npz(path, ids=ids, values=values[part])
+        write_npz(path, {"ids": ids, "values": values[part]})
     return tmp_path
 
 
@@ -163,7 +164,7 @@ def test_a_model_says_its_part_of_texts_without_photos(tmp_path, capsys):
     values = np.random.default_rng(0).normal(size=(6, 1, 1280)).astype(np.float32)
     ids = np.array([r["id"] for r in rows])
     name = "mobilenet_global"
-    write_npz(tmp_path / "labels" / name / "shard-00000.npz", ids=ids, values=values)
+    write_npz(tmp_path / "labels" / name / "shard-00000.npz", {"ids": ids, "values": values})
     (tmp_path / "texts.txt").write_text(f"a dog on grass\n{'the sea ' * 40}\n")  # 48 are read
     words = f"{name}={tmp_path / 'labels'}@{tmp_path / 'list.jsonl'}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fourm_lite.errors import CheckpointError
+from fourm_lite.errors import CheckpointError, FourMError, StorageError
 from fourm_lite.io import writing
 from fourm_lite.io.checkpoint import read, write, write_sharded, write_single
 
@@ -137,7 +137,7 @@ def test_a_writer_that_fails_anywhere_leaves_the_old_checkpoint(tmp_path, monkey
             with monkeypatch.context() as patch:
                 patch.setattr(writing.os, "fsync", lambda descriptor: None)  # slow, proves nothing
                 patch.setattr(writing.os, name, failing(getattr(writing.os, name), number))
-                with contextlib.suppress(CheckpointError):
+                with contextlib.suppress(FourMError):
                     new(place, OTHER, weights(1))
 
             checkpoint = read(place)
@@ -194,7 +194,7 @@ def failing(method, number):
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         write(tmp_path / "file" / "new", CONFIG, weights())
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fourm_lite.cli import main
-from fourm_lite.data.pseudolabel import write_npz
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.files import write_npz
 from fourm_lite.io.hub import resolve
 from fourm_lite.model.load import load_model
 from fourm_lite.search.centre import unit
@@ -83,7 +83,7 @@ def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not
     folder = mini_without_a_spread(tmp_path)
     values = np.random.default_rng(0).gamma(1.0, size=(70, 1, 1280)).astype(np.float32)
     ids = np.array([str(i) for i in range(70)])
-    write_npz(tmp_path / "labels" / "net" / "shard-00000.npz", ids=ids, values=values)
+    write_npz(tmp_path / "labels" / "net" / "shard-00000.npz", {"ids": ids, "values": values})
     words = ["spread", str(tmp_path / "labels"), "--label", "net", "--model", str(folder)]
 
     with pytest.raises(SystemExit) as stopped:

@@ -247,17 +247,6 @@ def test_without_network_the_error_tells_to_pass_a_path(cache, remote):
         load_text_tokenizer("4m", remote=nowhere)
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(fetching.os, "replace", refuse)
-
-    with pytest.raises(OSError, match="disk full"):
-        fetching.store_whole(b"content", tmp_path / "text.json")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_expected_hash_is_that_of_the_original_file(shared):
     path = shared / "golden" / ORIGINAL_TEXT_TOKENIZER.name
     if not path.is_file():

@@ -136,7 +136,7 @@ def test_checkpoints_are_pruned_and_no_part_is_left(tmp_path):
     fit(task, stream, course(tmp_path, steps=12, save_every=3))
 
     assert [p.name for p in checkpoints(tmp_path)] == ["step-00000009", "step-00000012"]
-    assert not list(tmp_path.glob(".part*"))
+    assert not list(tmp_path.glob(".*.tmp"))
     assert not [p for p in tmp_path.rglob("*") if p.suffix in {".pt", ".pkl", ".bin", ".pth"}]
     assert (tmp_path / "final" / "model.safetensors").is_file()
 

@@ -89,7 +89,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint_and_the_run_g
     result = fit(task, stream, course(tmp_path / "run", steps=10, save_every=3), resume=True)
     assert result.done
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "straight"), abs=1e-6)
-    assert not list((tmp_path / "run").glob(".part*"))
+    assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("task_of", [pretraining, tokenizing])
