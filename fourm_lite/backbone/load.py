@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +15,13 @@ from fourm_lite.model.load import fill, model_config
 from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
-    from fourm_lite.io.checkpoint import Checkpoint
+    from fourm_lite.io.checkpoint import Checkpoint, Source
 
 log = logging.getLogger(__name__)
 
 
 def load_vit(
-    source: str | Path,
+    source: Source,
     *,
     num_classes: int | None = None,
     inputs: Iterable[str] | None = None,

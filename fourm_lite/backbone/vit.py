@@ -23,6 +23,7 @@ from fourm_lite.backbone.features import Indices, as_format, collect, refuse_mas
 from fourm_lite.backbone.heads import make_classifier, make_norm, make_pool
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.io.checkpoint import Source, write
 from fourm_lite.model.embeddings import ENCODERS, PixelEncoder
 from fourm_lite.nn.blocks import Block, depth_rates
 from fourm_lite.nn.norm import LayerNorm
@@ -361,7 +362,7 @@ class FMViT(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: Source,
         *,
         num_classes: int | None = None,
         inputs: Iterable[str] | None = None,
@@ -390,8 +391,6 @@ class FMViT(nn.Module):
 
         `extra` adds keys to the config under "extra": what it was trained on, its licence.
         """
-        from fourm_lite.io.checkpoint import write
-
         if self._first_embedding().mod_emb.is_meta:
             raise CheckpointError("this model has no weights yet and cannot be saved")
         config = self.config.to_dict()

@@ -87,7 +87,7 @@ def classifier(source: str) -> FMViT:
             f"`fourm-lite finetune DATA --model {source} --out DIR` and give that folder, or name "
             "the classes in words: --labels 'a cat' --labels 'a dog'"
         )
-    vit = FMViT.from_pretrained(source)
+    vit = FMViT.from_pretrained(checkpoint)
     if not vit.num_classes:
         raise FourMError(f"{source} is a backbone without classes; see `fourm-lite finetune`")
     return vit

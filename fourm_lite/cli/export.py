@@ -65,8 +65,9 @@ def export(
 
 def _opened(source: str) -> FMViT:
     """A classifier, or the backbone alone where no head was trained, which is said."""
-    trained = is_classifier(read(source))
-    vit = FMViT.from_pretrained(source, num_classes=None if trained else 0)
+    checkpoint = read(source)
+    trained = is_classifier(checkpoint)
+    vit = FMViT.from_pretrained(checkpoint, num_classes=None if trained else 0)
     if not vit.num_classes:
         print(
             f"{source} has no trained classifier: its features are exported; for classes see "

@@ -20,7 +20,7 @@ from fourm_lite.growth.model import is_new
 from fourm_lite.io.checkpoint import Checkpoint, write
 from fourm_lite.io.hub import assets
 from fourm_lite.model.fourm import FourM
-from fourm_lite.model.load import extra_of, stored_name
+from fourm_lite.model.load import stored_name
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.tokenization.text import TextTokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -68,7 +68,7 @@ def tokenizer_references(
     tokenizers: Tokenizers, source: Checkpoint, name: str, out: Path
 ) -> dict[str, str]:
     """Where the new model finds each tokenizer; what lies in a folder of the user's is copied."""
-    extra = extra_of(source)
+    extra = source.extra
     named = extra.get("tokenizers", {})
     named = dict(named) if isinstance(named, Mapping) else {}
     found = {}

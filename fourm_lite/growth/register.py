@@ -32,7 +32,6 @@ from fourm_lite.growth.vectors import Vectors, extract, probe, read_vectors
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.tokenization.load import load_tokenizer
@@ -100,7 +99,7 @@ def register_embedding(
     if source.source.resolve() == folder.resolve():
         raise ConfigError(f"the grown model needs a folder of its own, got {folder} for both")
     stages = Stages.open(folder)
-    pipe = FourMPipeline.from_pretrained(model, tokenizers)
+    pipe = FourMPipeline.from_pretrained(source, tokenizers)
     check_name(name, pipe.model.config.modalities, pipe.tokenizers.sources)
     network = load_embedder(embedder)
     check_embedder(network)
@@ -212,7 +211,7 @@ class _Run:
         return model_figures(space, self.sources, found.train, found.held_out, self.tell)
 
     def _extra(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        extra = dict(extra_of(self.source))
+        extra = dict(self.source.extra)
         before = extra.get("added", [])
         this = {
             "modality": self.name,
@@ -238,7 +237,7 @@ class _Run:
         train, held_out = self.vectors.train, self.vectors.held_out
         space = self.embedder.space
         entry = self.entry
-        licence = self.options.licence or str(extra_of(self.source).get("licence", ""))
+        licence = self.options.licence or str(self.source.extra.get("licence", ""))
         report = {
             "modality": {"name": self.name, "tokens": entry.max_tokens,
                          "codebook_size": entry.vocab_size, "width": shape["width"]},
@@ -292,8 +291,7 @@ class _Run:
 
 def fingerprint(source: Checkpoint) -> str:
     """Tells a checkpoint from another, by its config and the size and time of its files."""
-    files = sorted(
-        {(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.files.values()}
-    )
+    paths = {file.path for file in source.files.values()}
+    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
     text = json.dumps([source.config, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

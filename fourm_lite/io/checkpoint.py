@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.header import TensorInfo, read_header
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.keys import check_keys, near
 from fourm_lite.io.layout import Parts, find_parts
 from fourm_lite.io.metadata import read_metadata
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.io.tensor_info import TensorInfo
+from fourm_lite.io.weights_file import WeightsFile
 from fourm_lite.io.writing import write, write_sharded, write_single
 
 __all__ = [
     "Checkpoint",
+    "Source",
     "TensorInfo",
     "check_keys",
     "read",
@@ -49,7 +50,18 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     aliases: Mapping[str, str]
     licence: str | None
-    files: Mapping[str, Path] = field(repr=False, default_factory=dict)
+    files: Mapping[str, WeightsFile] = field(repr=False, default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the weights."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What the config says about the model beyond its architecture."""
+        extra = self.config.get("extra", {})
+        return extra if isinstance(extra, Mapping) else {}
 
     def load(
         self,
@@ -67,13 +79,14 @@ class Checkpoint:
             CheckpointError: a name is not in the checkpoint, or a file changed since it was read
         """
         wanted = list(self.tensors) if names is None else list(names)
-        by_file: dict[Path, list[str]] = defaultdict(list)
+        by_file: dict[WeightsFile, list[str]] = defaultdict(list)
         for name in wanted:
-            by_file[self._file_of(name)].append(name)
-        found: dict[str, Tensor] = {}
-        for path, group in by_file.items():
-            found.update(self._load_from(path, group, dtype, device))
-        return {name: found[name] for name in wanted}
+            by_file[self._file_of(name)].append(self._kept(name))
+        kept: dict[str, Tensor] = {}
+        for file, group in by_file.items():
+            kept.update(file.load(group))
+        found = {name: kept[self._kept(name)] for name in wanted}
+        return {name: _moved(value, dtype, device) for name, value in found.items()}
 
     def has(self, name: str) -> bool:
         """Whether `load` can give a tensor of this name, be it under another one."""
@@ -82,7 +95,7 @@ class Checkpoint:
     def _kept(self, name: str) -> str:
         return name if name in self.tensors else self.aliases.get(name, name)
 
-    def _file_of(self, name: str) -> Path:
+    def _file_of(self, name: str) -> WeightsFile:
         kept = self._kept(name)
         if kept not in self.files:
             raise CheckpointError(
@@ -90,52 +103,47 @@ class Checkpoint:
             )
         return self.files[kept]
 
-    def _load_from(
-        self,
-        path: Path,
-        names: list[str],
-        dtype: torch.dtype | None,
-        device: str | torch.device | None,
-    ) -> dict[str, Tensor]:
-        out = {}
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:  # maps, copies nothing
-                for name in names:
-                    value = file.get_tensor(self._kept(name))
-                    wanted = dtype if dtype is not None and value.is_floating_point() else None
-                    out[name] = value.to(device=device, dtype=wanted)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
-        return out
+
+Source = str | Path | Checkpoint
+"""A folder, a .safetensors file, a shipped name, a hub id, or a checkpoint that is open already."""
 
 
-def read(source: str | Path) -> Checkpoint:
+def read(source: Source) -> Checkpoint:
     """The checkpoint at a folder, a .safetensors file, a shipped name or a hub id.
+
+    An open checkpoint is the answer itself: who needs several things of one file opens it once and
+    hands it on.
 
     Raises:
         CheckpointError: nothing is there, a file is damaged, or it is a pickle
     """
+    if isinstance(source, Checkpoint):
+        return source
     place = resolve(source)
     try:
         parts = find_parts(place)
     except PermissionError as error:
         raise CheckpointError(f"cannot read {place}: {error}") from error
     tensors: dict[str, TensorInfo] = {}
-    files: dict[str, Path] = {}
+    files: dict[str, WeightsFile] = {}
     metadata: dict[str, str] = {}
     for path in parts.weights:
-        header = read_header(path)
-        for name, info in header.tensors.items():
+        file = WeightsFile(path)
+        for name, info in file.tensors.items():
             if name in tensors:
                 raise CheckpointError(
-                    f"{place}: {name!r} stands in {files[name].name} and {path.name}"
+                    f"{place}: {name!r} stands in {files[name].path.name} and {path.name}"
                 )
-            tensors[name], files[name] = info, path
-        metadata.update(header.metadata)
-    parts.check_index(files)
+            tensors[name], files[name] = info, file
+        metadata.update(file.metadata)
+    parts.check_index({name: file.path for name, file in files.items()})
     aliases, inner = read_metadata(metadata, tensors)
     config = _config(parts, inner)
     return Checkpoint(place, config, tensors, aliases, _licence(parts, config), files)
+
+
+def _moved(value: Tensor, dtype: torch.dtype | None, device: str | torch.device | None) -> Tensor:
+    return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
 
 def _config(parts: Parts, inner: dict[str, Any]) -> dict[str, Any]:

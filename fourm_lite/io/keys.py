@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
-from fourm_lite.io.header import TensorInfo
+from fourm_lite.io.tensor_info import TensorInfo
 
 SHOWN = 10
 MAX_DEPTH = 1024

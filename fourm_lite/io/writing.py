@@ -20,10 +20,10 @@ from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.files import flush, replacing, storage_errors, write_whole
-from fourm_lite.io.header import ITEM_BYTES, TensorInfo
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.metadata import OWN_KEY
 from fourm_lite.io.strict_json import dump_json, read_json_object
+from fourm_lite.io.tensor_info import ITEM_BYTES, TensorInfo
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",

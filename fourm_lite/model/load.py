@@ -6,25 +6,24 @@ mapped tensors of the file. Only the modalities that are asked for are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.header import FLOATING
+from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
-    from fourm_lite.io.checkpoint import Checkpoint
+    from fourm_lite.io.checkpoint import Checkpoint, Source
 
 
 def load_model(
-    source: str | Path,
+    source: Source,
     *,
     inputs: Iterable[str] | None = None,
     outputs: Iterable[str] | None = None,
@@ -34,7 +33,8 @@ def load_model(
     """A model in eval mode.
 
     Args:
-        source: a folder, a .safetensors file, a hub id, or the name of a shipped model
+        source: a folder, a .safetensors file, a hub id, the name of a shipped model, or an open
+            checkpoint
         inputs: names of the modalities to read; all by default
         outputs: names of the modalities to predict; all by default
         dtype: float32 by default, whatever the file holds
@@ -147,9 +147,3 @@ def _check_tensor(name: str, want: torch.Tensor, stored: str, checkpoint: Checkp
             f"{checkpoint.source}: {name!r} should hold floating-point numbers "
             f"({', '.join(sorted(FLOATING))}), the file holds {info.dtype}"
         )
-
-
-def extra_of(checkpoint: Checkpoint) -> Mapping[str, object]:
-    """What a model's config says about itself beyond its architecture."""
-    extra = checkpoint.config.get("extra", {})
-    return extra if isinstance(extra, Mapping) else {}

@@ -7,7 +7,7 @@ which need not hold the same modalities.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.embedders.base import unit_length
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import CheckpointError, FourMError
+from fourm_lite.io.checkpoint import Checkpoint, Source, read
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
@@ -59,11 +60,12 @@ class FourMPipeline:
     model: FourM
     tokenizers: Tokenizers
     folder: Path | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | FourM,
+        model: Source | FourM,
         tokenizers: Mapping[str, Any] | str | Path | None = None,
         *,
         device: torch.device | str | None = None,
@@ -74,7 +76,7 @@ class FourMPipeline:
         """A model with its tokenizers, each of which is opened when it is first needed.
 
         Args:
-            model: a folder, file, hub id, shipped name, or an open model
+            model: a folder, file, hub id, shipped name, an open checkpoint or model
             tokenizers: name -> source, or a folder with one sub-folder each; by default those that
                 the model's config names and those in `tokenizers/` beside it. "text" is the text
                 tokenizer ("4m": the original's).
@@ -86,13 +88,13 @@ class FourMPipeline:
         Raises:
             CheckpointError, ConfigError: as `load_model`
         """
-        folder: Path | None = None
-        named: dict[str, Any] = {}
-        if not isinstance(model, FourM):
-            folder, named = _named_tokenizers(model)
-            model = load_model(model, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
-        found = Tokenizers.find(tokenizers, folder, named, device=device)
-        return cls(model, found, folder)
+        if isinstance(model, FourM):
+            return cls(model, Tokenizers.find(tokenizers, None, {}, device=device))
+        checkpoint = read(model)
+        folder, extra = checkpoint.folder, checkpoint.extra
+        opened = load_model(checkpoint, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
+        found = Tokenizers.find(tokenizers, folder, _named_tokenizers(checkpoint), device=device)
+        return cls(opened, found, folder, extra)
 
     @property
     def marks(self) -> Marks:
@@ -347,15 +349,10 @@ def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:
     return Tokens.given(whole, length=whole.shape[1])
 
 
-def _named_tokenizers(source: str | Path) -> tuple[Path | None, dict[str, Any]]:
-    """The folder of a model, and the tokenizers that its config names."""
-    from fourm_lite.io.checkpoint import read
-
-    checkpoint = read(source)
-    folder = checkpoint.source if checkpoint.source.is_dir() else checkpoint.source.parent
-    extra = checkpoint.config.get("extra", {})
-    named = extra.get("tokenizers", {}) if isinstance(extra, Mapping) else {}
-    return folder, {name: _resolved(folder, place) for name, place in named.items()}
+def _named_tokenizers(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The tokenizers that a model's config names."""
+    named = checkpoint.extra.get("tokenizers", {})
+    return {name: _resolved(checkpoint.folder, place) for name, place in named.items()}
 
 
 def _resolved(folder: Path, place: str) -> str | Path:

@@ -21,9 +21,7 @@ import torch
 from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.load import extra_of
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -286,7 +284,7 @@ def open_space(
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):
-        names |= {"model": _lasting(model), "rerank": extra_of(read(model)).get("rerank")}
+        names |= {"model": _lasting(model), "rerank": pipe.extra.get("rerank")}
     named = {"tokenizers": tokenizers, "text_tokenizer": text_tokenizer}
     names |= {k: _lasting(v) for k, v in named.items() if isinstance(v, str | Path)}
     return ModelSpace(

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from fourm_lite.tokenization.config import TokenizerConfig, parse_config
 from fourm_lite.tokenization.controlnet_keys import split_keys
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
+if TYPE_CHECKING:
+    from fourm_lite.io.checkpoint import Source
+
 log = logging.getLogger(__name__)
 
 # Names of the ViT-VQGAN code that 4M's tokenizers grew from
@@ -30,15 +33,15 @@ TWINS = ((".downsample_mid.conv.", ".downsample_mid.Conv2d_0."),)
 
 
 def load_tokenizer(
-    source: str | Path,
+    source: Source,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> VQTokenizer:
     """A tokenizer in eval mode.
 
-    `source` is a folder, a .safetensors file or a hub id; `dtype` is float32 by default and
-    spares the codebook, whose rounding would change tokens.
+    `source` is a folder, a .safetensors file, a hub id or an open checkpoint; `dtype` is float32
+    by default and spares the codebook, whose rounding would change tokens.
 
     Raises:
         CheckpointError: the file is damaged, or does not fit its config

@@ -5,8 +5,8 @@ import torch
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.checkpoint import Checkpoint, read
-from fourm_lite.io.header import TensorInfo
 from fourm_lite.io.ml4m import FM_KEYS, fourm_config
+from fourm_lite.io.tensor_info import TensorInfo
 from fourm_lite.io.writing import write_file
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import IN, Modality
