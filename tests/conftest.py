@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,9 @@ SHARED = ROOT.parent / "shared"
 # Before any test imports huggingface_hub: it reads these once. Subprocesses inherit them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# What a test allows an index to open is nothing that the user said
+os.environ["FOURM_LITE_CACHE"] = tempfile.mkdtemp(prefix="fourm-lite-tests-")
+atexit.register(shutil.rmtree, os.environ["FOURM_LITE_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Ground first. A file imports from a lower floor or from its own part only.
 FLOORS = (
     ("errors",),
+    ("names",),
     ("nn",),
     ("modalities", "io"),
     ("batch", "tokenization"),

@@ -7,7 +7,6 @@ is a mapping from ids to features, loaded all at once or just in time. Never pic
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 from fourm_lite.embedders.base import Vectors, unit_length
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.files import write_json, write_npz
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.names import check_name, place_inside
 
 Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".safetensors")
@@ -84,7 +85,8 @@ class FeatureStore(Mapping[str, Features]):
             raise ConfigError(f"expected a folder of feature files, '{folder}' does not exist")
         index = root / INDEX
         if index.is_file():
-            files = {k: root / v for k, v in json.loads(index.read_text("utf-8")).items()}
+            named = read_json_object(index)
+            files = {k: place_inside(root, v, f"a file in {index}") for k, v in named.items()}
         else:
             files = {unquote(p.stem): p for p in sorted(root.iterdir()) if p.suffix in SUFFIXES}
         if ids is not None:
@@ -170,7 +172,7 @@ def split_features(source: str | Path, folder: str | Path) -> FeatureStore:
     for key, item in readers[source.suffix](source):
         if key in files:
             raise ConfigError(f"'{source}' holds the id '{key}' twice")
-        files[key] = f"{quote(key, safe='')}.npz"
+        files[key] = check_name(f"{quote(key, safe='')}.npz", f"the file of the id {key[:80]!r}")
         _write_item(root / files[key], item)
     write_json(root / INDEX, files, indent=0)
     return FeatureStore.open(root)

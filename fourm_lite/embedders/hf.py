@@ -8,7 +8,6 @@ Hub is never run.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -20,8 +19,10 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,19 +101,25 @@ def load_model(
     """
     import transformers
 
+    check_folder(source)
     try:
         model, found = getattr(transformers, auto).from_pretrained(
             source,
             revision=revision,
             use_safetensors=True,
+            trust_remote_code=False,  # left out, transformers asks on the terminal
             dtype=torch.float32,
             output_loading_info=True,
             return_dict=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged configuration or file: transformers raises anything
         raise CheckpointError(
-            f"'{source}' is no transformers folder or Hub id with safetensors weights: {error}. "
-            "A .bin or .pth file is turned into safetensors by `fourm-lite convert FILE -o OUT`"
+            f"'{source}' is no transformers folder or Hub id with safetensors weights: "
+            f"{str(error)[:500] or type(error).__name__}. "
+            "A .bin or .pth file is turned into safetensors by `fourm-lite convert FILE -o OUT`; "
+            "code that comes with a model is never run"
         ) from error
     missing = sorted(key for key in found["missing_keys"] if not key.endswith("position_ids"))
     poolers = [key for key in missing if "pooler." in key]
@@ -130,7 +137,33 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
 
     if not any(find_file(source, name, revision) for name in TOKENIZER_FILES):
         return None
-    return transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file: transformers and tokenizers raise anything
+        raise CheckpointError(
+            f"the tokenizer in '{source}' cannot be read: "
+            f"{str(error)[:500] or type(error).__name__}"
+        ) from error
+
+
+def check_folder(source: str) -> None:
+    """Refuses a local folder whose configuration sends transformers elsewhere.
+
+    Raises:
+        CheckpointError: it does, or there is no config.json
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"'{source}' is no transformers folder: it holds no config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            check_config(read_json_object(folder / name), folder / name)
 
 
 def find_file(source: str, name: str, revision: str | None = None) -> Path | None:
@@ -160,9 +193,9 @@ def read_preprocess(source: str, revision: str | None = None) -> Preprocess | No
     """The preprocessing of a folder, or None where it says nothing about it."""
     path = find_file(source, "preprocessor_config.json", revision)
     if path is not None:
-        return from_transformers(_read_json(path))
+        return from_transformers(read_json_object(path))
     path = find_file(source, "processor_config.json", revision)
-    nested = _read_json(path).get("image_processor") if path is not None else None
+    nested = read_json_object(path).get("image_processor") if path is not None else None
     return from_transformers(nested) if nested else None
 
 
@@ -290,11 +323,3 @@ def patch_tokens(states: Tensor, pixels: Tensor, config: Any) -> Tensor:
 
 def _number(value: Tensor) -> float:
     return float(value.detach().reshape(-1)[0])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"'{path}' is not JSON: {error}") from error
-    return dict(found)

@@ -8,7 +8,6 @@ the short edge and a centre crop to the input's size. Needs onnxruntime.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from fourm_lite.embedders.base import NetworkEmbedder, Towers
 from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.io.onnx import fold_weights
+from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +123,7 @@ def _preprocess(path: Path, given: Preprocess | str | None, size: tuple[int, int
         return given
     beside = path.parent / "preprocessor_config.json"
     if given is None and beside.is_file():
-        return from_transformers(json.loads(beside.read_text(encoding="utf-8")))
+        return from_transformers(read_json_object(beside))
     found = preset(given or "unit")
     resize = "shortest" if size[0] == size[1] else "cover"
     return type(found)(**{**vars(found), "size": size, "crop": size, "resize": resize})

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import from_open_clip
 from fourm_lite.embedders.images import ImagePreprocess
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,6 +83,8 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
                 f"'{source}' holds {names}; a .bin or .pt file is turned into safetensors by "
                 "`fourm-lite convert FILE -o OUT`"
             )
+        file = folder / "open_clip_config.json"
+        check_config(read_json_object(file), file)
         return f"local-dir:{folder}", None
     if source.startswith("hf-hub:"):
         return source, None

@@ -6,7 +6,6 @@ projection, a classifier loses its head. A folder is what timm's `save_for_hf` w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +14,12 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.folder_configs import PICTURE_KEYS, timm_arguments
 from fourm_lite.embedders.image_configs import from_timm, preset
 from fourm_lite.embedders.images import ImagePreprocess
-from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.names import is_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +57,7 @@ def load_timm(
     model = model.to(device).eval()
     if isinstance(preprocess, str):
         preprocess = preset(preprocess, size=image_size)
-    prepare = preprocess or from_timm(config, size=image_size)
+    prepare = preprocess or _transform(source, config, image_size)
     return NetworkEmbedder(
         f"timm:{source}",
         Towers(_image_tower(model, prepare, chosen), None, _patch_tower(model, prepare)),
@@ -95,19 +97,43 @@ def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
             f"{sorted(p.name for p in folder.iterdir())}; a .bin or .pth file is turned into "
             "safetensors by `fourm-lite convert FILE -o OUT`"
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_json_object(config_file)
     missing = [key for key in ("architecture", "pretrained_cfg") if key not in config]
     if missing:
         raise CheckpointError(f"'{config_file}' is no timm configuration: it lacks {missing}")
-    details = {"num_classes": config.get("num_classes", 0), **config["pretrained_cfg"]}
-    model = timm.create_model(
-        config["architecture"],
-        pretrained_cfg=details,
-        num_classes=config.get("num_classes", 0),
-        **{**config.get("model_args", {}), **size},
-    )
-    _load(model, load_file(weights), weights)
+    name, told = config["architecture"], config["pretrained_cfg"]
+    if not (isinstance(name, str) and is_name(name) and timm.is_model(name)):
+        raise CheckpointError(
+            f"'architecture' in {config_file} should be the name of a timm model, got {name!r:.80}."
+            f"{suggest(str(name)[:80], timm.list_models())}"
+        )
+    if not isinstance(told, Mapping):
+        raise CheckpointError(f"'pretrained_cfg' in {config_file} should be a table")
+    try:
+        tensors = load_file(weights)
+        arguments = timm_arguments(config.get("model_args") or {}, config_file, len(tensors))
+        classes = {"num_classes": config.get("num_classes", 0)}
+        timm_arguments(classes, config_file, len(tensors))
+        details = classes | {key: told[key] for key in PICTURE_KEYS if key in told}
+        model = timm.create_model(name, pretrained_cfg=details, **{**classes, **arguments, **size})
+        _load(model, tensors, weights)
+    except (FourMError, MemoryError):
+        raise
+    except Exception as error:  # numbers that do not fit each other: timm raises almost anything
+        raise CheckpointError(
+            f"'{folder}' is no folder that timm can open ({type(error).__name__}: "
+            f"{str(error)[:300]}); fetch it again"
+        ) from error
     return model
+
+
+def _transform(source: str, config: Mapping[str, Any], size: int | None) -> ImagePreprocess:
+    try:
+        return from_timm(config, size=size)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"'pretrained_cfg' of '{source}' does not say how pictures are prepared: {error}"
+        ) from error
 
 
 def _load(model: Any, weights: dict[str, Tensor], path: Path) -> None:

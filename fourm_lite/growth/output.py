@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from fourm_lite.io.checkpoint import Checkpoint, write
 from fourm_lite.io.hub import assets
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import stored_name
+from fourm_lite.names import check_name
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.tokenization.text import TextTokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 FOLDER = "tokenizers"
+KEPT = ("*.json", "*.safetensors", "README*", "LICENSE*", "card.md")
+"""What of a tokenizer's folder is copied."""
 
 
 def write_model(
@@ -79,7 +83,7 @@ def tokenizer_references(
 
 
 def _reference(key: str, place: Any, named: str | None, out: Path) -> str:
-    beside = out / FOLDER / key
+    beside = out / FOLDER / check_name(key, "a tokenizer")
     relative = f"{FOLDER}/{key}"
     if isinstance(place, VQTokenizer):
         place.save(beside)
@@ -104,12 +108,12 @@ def _is_shelf(named: str) -> bool:
 
 
 def _copy(path: Path, target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
+    target.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        shutil.copytree(path, target)
+        for file in sorted(path.iterdir()):
+            if file.is_file() and any(fnmatch(file.name, form) for form in KEPT):
+                shutil.copyfile(file, target / file.name)
         return
-    target.mkdir(parents=True)
     names = {".json": "tokenizer.json", ".safetensors": "model.safetensors"}
     if path.suffix not in names:
         raise ConfigError(f"{path} is no tokenizer: expected a folder, .json or .safetensors")

@@ -16,6 +16,7 @@ from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_json
+from fourm_lite.names import check_name
 
 BOOK = "stages.json"
 FORMAT = 1
@@ -52,8 +53,8 @@ class Stages:
             book = json.loads(path.read_text(encoding="utf-8"))
             if book["format"] != FORMAT:
                 raise ConfigError(f"{path} is of format {book['format']}; update fourm_lite")
-            return cls(out, dict(book["stages"]))
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(out, _checked(book["stages"], path))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, FourMError):
                 raise
             raise ConfigError(f"{path} is damaged ({error}); choose another folder") from error
@@ -101,3 +102,21 @@ class Stages:
 
     def _write(self) -> None:
         write_json(self.out / BOOK, {"format": FORMAT, "stages": self.entries})
+
+
+def _checked(stages: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a book; their names become folders that are emptied.
+
+    Raises:
+        ConfigError: a name is none, or an entry is not of the form that `run` writes
+    """
+    for name, entry in dict(stages).items():
+        check_name(name, f"a stage in {path}")
+        if not (
+            isinstance(entry, dict)
+            and {"settings", "facts"} <= set(entry)
+            and isinstance(entry["settings"], dict)
+            and isinstance(entry["facts"], dict | None)
+        ):
+            raise ConfigError(f"{path} is damaged at the stage {name!r}; choose another folder")
+    return dict(stages)

@@ -37,7 +37,7 @@ def resolve(source: str | Path) -> Path:
         return _weights_of(path)
     if (place := _shipped_place(text)) is not None:
         return _weights_of(place)
-    if isinstance(source, str) and _HUB_ID.match(text):
+    if isinstance(source, str) and is_hub_id(text):
         return _fetch(text)
     names = shipped_names()
     raise CheckpointError(
@@ -45,6 +45,11 @@ def resolve(source: str | Path) -> Path:
         f"{'nothing is shipped yet' if not names else 'it is not shipped with fourm_lite'}, "
         f"and it is no hub id of the form owner/name.{suggest(text, names)}"
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text has the form of a hub id, "owner/name"."""
+    return _HUB_ID.match(name) is not None
 
 
 def assets() -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fourm_lite.errors import CheckpointError, suggest
 from fourm_lite.io.strict_json import as_object, parse_json, read_json_object
+from fourm_lite.names import is_name
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PENDING = "config.json.next"  # written before the weights are renamed into place, see writing.py
@@ -132,8 +133,7 @@ def _read_index(place: Path) -> tuple[dict[str, str], dict[str, Any]]:
     if not table:
         raise CheckpointError(f"{what} names no tensors")
     for name, shard in table.items():
-        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
-        if not plain or "\0" in shard or not shard.endswith(".safetensors"):
+        if not is_name(shard) or not shard.endswith(".safetensors"):
             raise CheckpointError(
                 f"{what} should name .safetensors files of its own folder, "
                 f"got {str(shard)[:80]!r} for {name[:80]!r}"

@@ -24,6 +24,7 @@ from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.metadata import OWN_KEY
 from fourm_lite.io.strict_json import dump_json, read_json_object
 from fourm_lite.io.tensor_info import ITEM_BYTES, TensorInfo
+from fourm_lite.names import is_name
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -249,7 +250,7 @@ def _listed_shards(place: Path) -> set[str]:
     except CheckpointError:
         return set()
     names = table.values() if isinstance(table, dict) else []
-    return {n for n in names if isinstance(n, str) and Path(n).name == n and n.endswith("tensors")}
+    return {n for n in names if is_name(n) and n.endswith(".safetensors")}
 
 
 def _unlink(paths: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.codec_types import Codec
+from fourm_lite.names import check_name, is_inside
 
 Kind = Literal["pixels", "grid", "sequence", "features", "raw"]
 """
@@ -78,6 +79,9 @@ class Modality:
         needs_vocab = self.kind in ("grid", "sequence")
         if not self.name:
             raise ConfigError("a modality needs a name, got an empty one")
+        check_name(self.name, "the name of a modality")
+        if self.folder is not None and not is_inside(self.folder):
+            raise ConfigError(f"folder of '{self.name}' should lie below, got {self.folder!r:.80}")
         for what, value, choices in (
             ("kind", {self.kind}, get_args(Kind)),
             ("pos_embed", {self.pos_embed}, ("sincos", "learned")),

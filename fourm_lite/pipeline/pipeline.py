@@ -19,8 +19,8 @@ from torch import Tensor
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.embedders.base import unit_length
 from fourm_lite.embedders.load import Spec, load_embedder
-from fourm_lite.errors import CheckpointError, FourMError
-from fourm_lite.io.checkpoint import Checkpoint, Source, read
+from fourm_lite.errors import FourMError
+from fourm_lite.io.checkpoint import Source, read
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
@@ -35,7 +35,7 @@ from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader
 from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
-from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.pipeline.tokenizers import Tokenizers, named_by_config
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
@@ -93,7 +93,7 @@ class FourMPipeline:
         checkpoint = read(model)
         folder, extra = checkpoint.folder, checkpoint.extra
         opened = load_model(checkpoint, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
-        found = Tokenizers.find(tokenizers, folder, _named_tokenizers(checkpoint), device=device)
+        found = Tokenizers.find(tokenizers, folder, named_by_config(checkpoint), device=device)
         return cls(opened, found, folder, extra)
 
     @property
@@ -347,22 +347,3 @@ def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:
     ids = tokens.value[0].tolist()
     whole = torch.tensor([[marks.sentinel(1), *ids, marks.sentinel(2)]])
     return Tokens.given(whole, length=whole.shape[1])
-
-
-def _named_tokenizers(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The tokenizers that a model's config names."""
-    named = checkpoint.extra.get("tokenizers", {})
-    return {name: _resolved(checkpoint.folder, place) for name, place in named.items()}
-
-
-def _resolved(folder: Path, place: str) -> str | Path:
-    """A tokenizer named by a config: beside the model, shipped, or a hub id."""
-    from fourm_lite.io.hub import shipped
-
-    beside = folder / place
-    if beside.exists():
-        return beside
-    try:
-        return shipped(place)
-    except CheckpointError:
-        return place

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.io.checkpoint import Checkpoint
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.names import check_name, place_inside
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -50,7 +53,7 @@ class Tokenizers:
             named: what the model's config says: name -> source
             device: where the networks run
         """
-        sources = {**below(model_folder and model_folder / "tokenizers"), **named}
+        given: Sources = tokenizers if isinstance(tokenizers, Mapping) else {}
         if isinstance(tokenizers, (str, Path)):
             folder = Path(tokenizers).expanduser()
             if not folder.is_dir():
@@ -58,9 +61,10 @@ class Tokenizers:
                     f"tokenizers= expects a mapping or a folder that holds one folder for each "
                     f"tokenizer; {folder} is no folder"
                 )
-            sources.update(below(folder))
-        elif tokenizers is not None:
-            sources.update(tokenizers)
+            given = below(folder)
+        beside = below(model_folder and model_folder / "tokenizers")
+        chosen = {n: _resolved(model_folder, p) for n, p in named.items() if n not in given}
+        sources = {**beside, **chosen, **given}
         return cls(sources, device=device)
 
     def has(self, entry: Modality) -> bool:
@@ -117,6 +121,41 @@ class Tokenizers:
     def has_text(self) -> bool:
         """Whether there is a text tokenizer."""
         return TEXT in self.sources
+
+
+def named_by_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The tokenizers that a model's config names, as they stand there.
+
+    Raises:
+        ConfigError: it is no table of names
+    """
+    named, folder = checkpoint.extra.get("tokenizers", {}), checkpoint.folder
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"'tokenizers' in the config of {folder} should be a table of names")
+    return {check_name(n, f"a tokenizer in {folder}"): place for n, place in named.items()}
+
+
+def _resolved(folder: Path | None, place: Any) -> str | Path:
+    """A tokenizer that a config names: beside the model, shipped, a hub id, or "4m".
+
+    What lies elsewhere is not opened: the author of a config is not its user.
+
+    Raises:
+        ConfigError: it lies elsewhere
+    """
+    from fourm_lite.io.hub import is_hub_id, shipped
+
+    if folder is not None and isinstance(place, str) and (folder / place).exists():
+        return place_inside(folder, place, "a tokenizer of a config (tokenizers= names others)")
+    if isinstance(place, str):
+        with contextlib.suppress(CheckpointError):
+            return shipped(place)
+        if place == "4m" or is_hub_id(place):
+            return place
+    raise ConfigError(
+        f"the config in {folder} names the tokenizer {place!r:.80}, which is neither beside it nor "
+        "shipped nor a hub id; say with tokenizers= where it is"
+    )
 
 
 def places(entry: Modality, tokenizer: VQTokenizer) -> tuple[int, int] | None:

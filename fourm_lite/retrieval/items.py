@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,17 +46,6 @@ def printable(name: str) -> str:
     'caf\\xe9'
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def is_inside(name: str) -> bool:
-    r"""Whether a relative name stays below its folder: not absolute, no ``..``, no drive.
-
-    >>> [is_inside(n) for n in ("a/b.jpg", "../b.jpg", "/etc/passwd", "a/../../b", "C:\\x")]
-    [True, False, False, False, False]
-    """
-    plain = name.replace("\\", "/")
-    outside = plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/")
-    return bool(plain) and not outside
 
 
 def clean_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

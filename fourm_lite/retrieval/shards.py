@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.modalities.pictures import SUFFIXES
+from fourm_lite.names import is_inside
 from fourm_lite.retrieval.items import (
     Item,
     Skipped,
     Stream,
     clean_columns,
     file_item,
-    is_inside,
     printable,
 )
 

@@ -20,6 +20,7 @@ from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest
 from fourm_lite.retrieval.rerank import Reranker, rerank
+from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.calibrate import DEPTH_KEY, RERANKED, SAMPLES_KEY, rerank_weights
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
@@ -28,6 +29,8 @@ from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, Space, is_embedder, open_space
 from fourm_lite.search.weights import Given
 
+PLACES = ("tokenizers", "text_tokenizer")
+"""Options of a model, kept in a manifest, that name a place."""
 INSIDE = ("id", "vector", "content_hash", "row_hash")
 """Columns that are nobody's answer."""
 
@@ -150,15 +153,19 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
     """The space of an index's queries, opened as its manifest says.
 
     Raises:
-        ConfigError: the manifest names no model and none is given
+        ConfigError: the manifest names no model and none is given, or one that does not ship and
+            that the user never named (`search.allowed`)
     """
     extra = manifest.extra
+    given = {name: value for name, value in options.items() if value is not None}
+    if model is None:
+        require_allowed(manifest.model, "--model with that name (Python: model=)")
+    allow([model, *(given.get(name) for name in PLACES)])
     source = model if model is not None else manifest.model
     if source is None:
         raise ConfigError(
             f"the index of the space '{manifest.space}' names no model; give one (--model)"
         )
-    given = {name: value for name, value in options.items() if value is not None}
     if is_embedder(source):  # what the manifest says of a 4M model is nothing to a twin encoder
         return open_space(source, **given)
     usual = {
@@ -166,6 +173,9 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
         for name in ("target", "decode", "steps", "samples", "tokenizers", "text_tokenizer")
         if extra.get(name) is not None
     }
+    for name in PLACES:
+        if name not in given:
+            require_allowed(usual.get(name), f"--{name.replace('_', '-')} with that name")
     usual["center"] = extra.get("centre", "tokenizer") != "none"
     return open_space(source, **{**usual, **given})
 

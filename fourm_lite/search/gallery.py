@@ -16,6 +16,7 @@ from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.ingest import IngestReport, index_items
 from fourm_lite.retrieval.manifest import read_manifest
 from fourm_lite.retrieval.sources import open_sources
+from fourm_lite.search.allowed import allow
 from fourm_lite.search.spaces import ModelSpace, Space
 
 if TYPE_CHECKING:
@@ -58,10 +59,13 @@ def open_index(
         return Index.open(path, decode=decode)
     if codes_only and space.codebook_size is None:
         raise ConfigError(f"'{space.name}' has no codes; a codes-only index needs a 4M model")
+    facts = space.provenance()
+    extra = facts.get("extra", {})
+    allow([facts.get("model"), extra.get("tokenizers"), extra.get("text_tokenizer")])
     return Index.create(
         path, space=space.name, decode=decode, kind="codes" if codes_only else "vectors",
         width=space.width, codebook_size=space.codebook_size, licence=licence,
-        fingerprints=space.fingerprints, **space.provenance(),
+        fingerprints=space.fingerprints, **facts,
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ Source:
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_json
 from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig
 from fourm_lite.training.labelled import LabelledSet, Splits
-from fourm_lite.training.ledger import check_fresh
+from fourm_lite.training.ledger import begin_run, check_fresh
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.photos import PhotoAugment, PhotoStream
@@ -248,7 +247,7 @@ def _train(
         raise FourMError(f"{run} has ended and its best weights are gone; choose another --out")
     if not ended:
         if not resume:
-            shutil.rmtree(run, ignore_errors=True)  # what a run left before its first checkpoint
+            begin_run(run)
         try:
             done = fit(task, stream, settings, resume=resume, progress=progress).done
         except EarlyStop as error:

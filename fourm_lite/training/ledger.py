@@ -7,6 +7,7 @@ alone, so a run that stops anywhere and goes on is the run that never stopped.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fourm_lite.errors import CheckpointError, FourMError
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing_folder, write_json
 from fourm_lite.io.writing import write_file
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
+BOOK = "state.json"
+"""Of a checkpoint; what lacks it is none of ours and is never removed."""
+MARK = ".made_by_fourm_lite"
+_MODEL = ("config.json", "config.json.next", "model.safetensors")
+LEFT: dict[str, tuple[str, ...]] = {
+    "best": (*_MODEL, "best.json"), "final": _MODEL, "log.jsonl": (), "stopped.json": (),
+}  # fmt: skip
+"""What a run writes besides checkpoints: files, and folders with the names of what is in them."""
 _STEP = re.compile(r"step-(\d{8})")
 KEPT = "the checkpoints of before are unchanged, and the run goes on from the newest (--resume)"
 
@@ -74,6 +83,33 @@ def check_fresh(folder: Path) -> None:
         )
 
 
+def begin_run(folder: Path) -> None:
+    """Makes and marks the folder of a run; what an earlier one left before a checkpoint goes.
+
+    Files of others stay: only the names that a run writes are taken away, and only where the mark
+    says that a run wrote them.
+
+    Raises:
+        ConfigError: something of such a name is there, and no run of ours made it
+    """
+    ours = (folder / MARK).is_file()
+    for name, inside in LEFT.items():
+        place = folder / name
+        if not os.path.lexists(place):
+            continue
+        if not ours:
+            raise ConfigError(
+                f"{place} is in the way and was not made by fourm_lite; move it away, or choose "
+                "another folder"
+            )
+        for file in [place / n for n in inside] or [place]:
+            file.unlink(missing_ok=True)
+        if inside and not any(place.iterdir()):
+            place.rmdir()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("fourm_lite made this folder and takes its own files away.\n")
+
+
 def save_state(
     folder: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | None, ledger: Ledger
 ) -> Path:
@@ -96,7 +132,7 @@ def save_state(
             write_file(draft / "optimizer.safetensors", _flat(moments), metadata=None)
             if ema is not None:
                 write_file(draft / "ema.safetensors", average, metadata=None)
-            write_json(draft / "state.json", book)
+            write_json(draft / BOOK, book)
     return target
 
 
@@ -113,7 +149,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
     )
 
     try:
-        book = json.loads((path / "state.json").read_text())
+        book = json.loads((path / BOOK).read_text())
         weights = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
         everything = StateDictOptions(full_state_dict=True)
@@ -155,7 +191,8 @@ def _load_average(path: Path, model: nn.Module, ema: Ema, updates: int) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints; 0 keeps all."""
     if keep and _is_writer():
-        for path in checkpoints(folder)[:-keep]:
+        ours = [path for path in checkpoints(folder) if (path / BOOK).is_file()]
+        for path in ours[:-keep]:
             remove_folder(path)
 
 
