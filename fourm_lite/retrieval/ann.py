@@ -17,7 +17,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, nearest
-from fourm_lite.retrieval.storage import Rows, check_filter
+from fourm_lite.retrieval.storage import Rows, filtered
 
 AnnKind = Literal["ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
 KINDS: dict[AnnKind, str] = {
@@ -152,8 +152,9 @@ def _search_one(rows: Rows, query: Floats, k: int, where: str | None, ann: Ann) 
     search = rows.handle.search(query, vector_column_name=COLUMN).distance_type("cosine")
     search = search.nprobes(ann.probes).refine_factor(ann.refine).limit(k)
     if where is not None:
-        search = search.where(check_filter(where), prefilter=True)
-    table = search.select(["_distance"]).with_row_id(True).to_arrow()
+        search = search.where(where, prefilter=True)
+    asked = search.select(["_distance"]).with_row_id(True)
+    table = filtered(where, asked.to_arrow)
     row_ids = table.column("_rowid").to_numpy().astype(np.uint64)
     scores = (1.0 - table.column("_distance").to_numpy()).astype(np.float32)
     order = np.lexsort((row_ids, -scores))

@@ -48,7 +48,7 @@ def filter_sql(where: str) -> str:
     """The condition in the engine's own words.
 
     >>> filter_sql("year > 2020 AND title LIKE 'a%'")
-    "(`year` > 2020) AND (`title` LIKE 'a%')"
+    "(year > 2020) AND (title LIKE 'a%')"
 
     Raises:
         ConfigError: it is no single condition of the small grammar, or too large
@@ -84,7 +84,7 @@ def _parsed(where: str) -> Any:
 
 @functools.cache
 def _dialect() -> Any:
-    """Names in double quotes or backticks, text in single quotes, `\\` is a letter like others."""
+    """Names in double quotes or backticks, text in single quotes; a backslash is a letter."""
     from sqlglot.dialects.dialect import Dialect
     from sqlglot.tokens import Tokenizer as Words
 
@@ -152,9 +152,10 @@ class _Writer:
             raise ConfigError(f"where does not take {node.sql()[:80]!r} ({more[0]}); {ALLOWED}")
 
     def _operator(self, node: Any, depth: int) -> str:
-        self._only(node, "this", "expression", "typed", "safe")
+        self._only(node, "this", "expression", "typed", "safe", "negate")
         left, right = (self._inner(side, depth + 1) for side in (node.this, node.expression))
-        return f"{left} {OPERATORS[type(node).__name__]} {right}"
+        negated = "NOT " if node.args.get("negate") else ""
+        return f"{left} {negated}{OPERATORS[type(node).__name__]} {right}"
 
     def _function(self, node: Any, depth: int) -> str:
         arguments = []
@@ -233,7 +234,9 @@ class _Writer:
     def _identifier(self, node: Any) -> str:
         if type(node).__name__ != "Identifier":
             raise ConfigError(f"where does not take {node.sql()[:80]!r}; {ALLOWED}")
-        return _quoted_name(node.this)
+        # The engine finds a bare word in any case, and a quoted one as it stands
+        bare = not node.args.get("quoted") and re.fullmatch(r"[A-Za-z_]\w*", node.this, re.ASCII)
+        return str(node.this) if bare else _quoted_name(node.this)
 
     def _literal(self, node: Any, _: int) -> str:
         if node.is_string:

@@ -22,6 +22,7 @@ from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.retrieval.codes import Codes, Decode, check_codes
 from fourm_lite.retrieval.confidence import Calibration, with_confidence
 from fourm_lite.retrieval.exact import Floats
+from fourm_lite.retrieval.filters import filter_sql
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
@@ -221,7 +222,7 @@ class Index:
         Args:
             vector: float[E], any length but zero
             k: how many rows
-            where: a SQL condition on the columns, such as ``year > 2020``
+            where: a SQL condition on the columns, such as ``year > 2020`` (see ``filters``)
             columns: which columns come with the hits; all but vector and codes if not given
             space: the space of the query; another than the index's is refused
             engine: forces one way to search; by size if not given
@@ -256,6 +257,7 @@ class Index:
     ) -> list[Hits]:
         """One answer a vector of float[Q, E]; the arguments are those of ``search``."""
         self.manifest.require_space(space)
+        condition = None if where is None else filter_sql(where)
         if k < 1:
             raise ConfigError(f"k is the number of hits and at least 1, got {k}")
         queries = unit_vectors(vectors, None, self.width)
@@ -264,7 +266,7 @@ class Index:
             return [Hits([], np.empty(0, np.float32)) for _ in queries]
         calibration = Calibration.of(self.manifest.calibration)
         wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
-        found = self._reader.nearest(queries, wide, where, engine=engine, ann=ann)
+        found = self._reader.nearest(queries, wide, condition, engine=engine, ann=ann)
         hits = [self._reader.hits(one, columns) for one in found]
         return [with_confidence(one, calibration).take(range(min(k, len(one)))) for one in hits]
 
@@ -295,8 +297,9 @@ class Index:
 
     def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
         """Runs over the rows as Arrow record batches, in row order."""
+        condition = None if where is None else filter_sql(where)
         if self._rows.refresh():
-            for _, batch in self._rows.scan(self._reader.columns(columns), where):
+            for _, batch in self._rows.scan(self._reader.columns(columns), condition):
                 yield batch
 
     def info(self) -> dict[str, Any]:
