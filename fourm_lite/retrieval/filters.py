@@ -90,7 +90,7 @@ def _dialect() -> Any:
 
     class Condition(Dialect):
         class Tokenizer(Words):
-            IDENTIFIERS = ('"', "`")
+            IDENTIFIERS: list[str | tuple[str, str]] = ['"', "`"]  # noqa: RUF012  sqlglot's form
 
     return Condition()
 
