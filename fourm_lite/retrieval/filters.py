@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from fourm_lite.errors import ConfigError
 
@@ -90,7 +90,7 @@ def _dialect() -> Any:
 
     class Condition(Dialect):
         class Tokenizer(Words):
-            IDENTIFIERS: list[str | tuple[str, str]] = ['"', "`"]  # noqa: RUF012  sqlglot's form
+            IDENTIFIERS: ClassVar[list[str | tuple[str, str]]] = ['"', "`"]
 
     return Condition()
 
