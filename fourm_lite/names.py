@@ -76,3 +76,23 @@ def _is_below(place: Path, folder: Path) -> bool:
     real = os.path.realpath(place if place.is_dir() else place.parent)
     root = os.path.realpath(folder)
     return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def shown(text: object, *, keep: str = "") -> str:
+    r"""A text as a terminal may show it: what would move the cursor or hide letters is spelled out.
+
+    `keep` names further characters that stay, such as "\n" in text of several lines.
+
+    >>> shown("\x1b[2Jx.png"), shown("a\nb"), shown("a\nb", keep="\n"), shown("Zoë 東")
+    ('\\x1b[2Jx.png', 'a\\nb', 'a\nb', 'Zoë 東')
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() or c in keep else _spelled(c) for c in plain)
+
+
+def _spelled(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")

@@ -36,15 +36,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     `--debug`, anywhere on the line, shows where it came from instead.
     """
     from fourm_lite.cli.app import build_app
+    from fourm_lite.cli.output import quiet_warnings, say
 
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
     arguments = _with_labels(_with_tool(arguments))
+    quiet_warnings()
     try:
         build_app().main(args=arguments, prog_name="fourm-lite")
     except FourMError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", aside=True, keep="\n")
         raise SystemExit(BAD_REQUEST) from None
     raise SystemExit(0)
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import print_facts, print_json, say
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import Json, TextTokenizer, Tokenizers
 from fourm_lite.cli.words import Argument, Option
@@ -120,7 +120,7 @@ def _show(added: Any) -> None:
         }
     )
     for skipped in photos["unreadable"]:
-        print(f"left out: {skipped['uri']}: {skipped['reason']}")
+        say(f"left out: {skipped['uri']}: {skipped['reason']}")
 
 
 class _Lines:
@@ -136,7 +136,7 @@ class _Lines:
             return
         self._what, self._when = what, now
         count = f" {done} of {total}" if total else (f" {done}" if done else "")
-        print(f"{what}{count}", file=sys.stderr, flush=True)
+        say(f"{what}{count}", aside=True)
 
 
 def _progress() -> Any:

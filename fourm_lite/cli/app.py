@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from fourm_lite.cli.output import say
 from fourm_lite.cli.verbs import GROUPS, VERBS, Verb
 from fourm_lite.cli.words import Argument, Option
 
@@ -41,7 +42,7 @@ def show_version(wanted: bool) -> None:
 
     if wanted:
         face = import_module("fourm_lite")  # the floor above: only its version is read
-        print(f"fourm-lite {face.__version__}")
+        say(f"fourm-lite {face.__version__}")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli.output import print_json, print_table
+from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.search_options import Device, Target, Texts, TextTokenizer, Tokenizers
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError, FourMError
@@ -65,7 +65,7 @@ def classify(
         print_json(results)
         return
     for result in results:
-        print(result["photo"] + (f": {result['error']}" if "error" in result else ""))
+        say(result["photo"] + (f": {result['error']}" if "error" in result else ""))
         rows = [(c["label"], f"{c['probability']:.4f}") for c in result.get("top", [])]
         if rows:
             print_table(("class", "probability"), rows)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
+from fourm_lite.cli.output import say
 from fourm_lite.cli.words import Option
 from fourm_lite.demo.run import run_demo
 
@@ -21,5 +21,5 @@ def demo(
     Raises:
         FourMError: the folder holds no picture that can be read
     """
-    page = run_demo(photos, out, say=lambda text: print(text, file=sys.stderr))
-    print(page.absolute())
+    page = run_demo(photos, out, say=lambda text: say(text, aside=True))
+    say(page.absolute())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import torch
 from fourm_lite.backbone.export import FORMS, missing_packages, report
 from fourm_lite.backbone.load import is_classifier
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli.output import print_json, print_table
+from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.data.records import read_records
 from fourm_lite.data.sources import Record
@@ -69,10 +68,10 @@ def _opened(source: str) -> FMViT:
     trained = is_classifier(checkpoint)
     vit = FMViT.from_pretrained(checkpoint, num_classes=None if trained else 0)
     if not vit.num_classes:
-        print(
+        say(
             f"{source} has no trained classifier: its features are exported; for classes see "
             "`fourm-lite finetune`",
-            file=sys.stderr,
+            aside=True,
         )
     return vit
 
@@ -82,7 +81,7 @@ def _available() -> list[str]:
     lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
     for form, missing in lacking.items():
         needs = f"{form} needs {' and '.join(missing)}; pip install 'fourm-lite[export]'"
-        print(f"left out: {needs}", file=sys.stderr)
+        say(f"left out: {needs}", aside=True)
     return [form for form in FORMS if form not in lacking]
 
 

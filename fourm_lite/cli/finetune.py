@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli.output import print_facts, print_table
+from fourm_lite.cli.output import print_facts, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
@@ -72,7 +71,7 @@ def finetune(
     )  # fmt: skip
     splits = _readable(read_splits(data))
     if note := unread(config):
-        print(note, file=sys.stderr)
+        say(note, aside=True)
         splits = replace(splits, notes=(*splits.notes, note))
     found = run_finetune(
         model, splits, out, config,
@@ -163,7 +162,7 @@ def _show(report: dict[str, Any], splits: Splits, out: Path) -> None:
             report["table"].items()]  # fmt: skip
     print_table(("class", "photos", "recall", "precision"), rows)
     if left_out:
-        print(f"{len(left_out)} photos were left out:")
+        say(f"{len(left_out)} photos were left out:")
         print_table(("photo", "why"), [(s["id"], s["why"]) for s in left_out[:10]])
 
 

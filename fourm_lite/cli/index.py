@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import print_facts, print_json, say
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import (
     AnyModel,
@@ -94,7 +94,7 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
         }
     )
     for skipped in report.unreadable:
-        print(f"not indexed: {skipped.uri}: {skipped.reason}")
+        say(f"not indexed: {skipped.uri}: {skipped.reason}")
 
 
 @contextmanager

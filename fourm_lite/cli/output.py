@@ -6,12 +6,15 @@ Files that a verb shall write are checked before its work.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.names import shown
 
 BETWEEN, NARROWEST = 3, 8
 """Letters between two columns, and in the narrowest one that is worth showing."""
@@ -45,9 +48,42 @@ def require_file(file: str | Path | None, option: str) -> None:
     require_folder(file.parent, option)
 
 
+def say(text: object, *, aside: bool = False, keep: str = "") -> None:
+    """A line for people, with nothing in it that a terminal would obey.
+
+    Args:
+        text: names, captions and ids may be anything; a line break in them is spelled out
+        aside: on stderr
+        keep: characters that stay as they are, such as line breaks
+    """
+    print(shown(text, keep=keep), file=sys.stderr if aside else sys.stdout, flush=aside)
+
+
+class _Printable(logging.Formatter):
+    """Warnings as a terminal may show them; they name files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with its line breaks."""
+        return shown(super().format(record), keep="\n")
+
+
+def quiet_warnings() -> None:
+    """Warnings of the library, which go to stderr, bring no escape sequences there."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
+
+
 def print_json(value: Any) -> None:
-    """One JSON value; what JSON has no word for (a path) is printed as text."""
-    print(json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False))
+    """One JSON value; what JSON has no word for (a path) is printed as text.
+
+    Letters that a terminal would obey are written as JSON writes control characters.
+    """
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False)
+    print("".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text))
+
+
+def _escaped(letter: str) -> str:
+    return json.dumps(letter)[1:-1] if letter != "\x7f" else "\\u007f"
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -55,7 +91,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     known = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, known), default=0)
     for name, value in known.items():
-        print(f"{name.ljust(width)}  {value}")
+        say(f"{name.ljust(width)}  {value}")
 
 
 def print_table(
@@ -70,15 +106,16 @@ def print_table(
     """
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    texts = [[str(cell) for cell in row] for row in rows]
-    names = list(head)
+    texts = [[shown(cell) for cell in row] for row in rows]
+    names = [shown(name) for name in head]
     if whole is not None:
         names, *texts = _one_line([names, *texts], whole, console.width)
-    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*map(escape, names), box=box.SIMPLE_HEAD, pad_edge=False)
     for row in texts:
         table.add_row(*map(Text, row))  # Text: brackets are no markup
     console.print(table)

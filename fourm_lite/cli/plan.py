@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fourm_lite.cli.output import say
 from fourm_lite.cli.words import Argument
 
 
@@ -17,4 +18,4 @@ def plan(
     """
     from fourm_lite.sampling.plan import Plan
 
-    print(Plan.from_toml(source))
+    say(Plan.from_toml(source), keep="\n")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fourm_lite.names import shown
+
 
 class StepProgress:
     """Told of steps and tokens while something is generated."""
@@ -17,7 +19,7 @@ class StepProgress:
     def step(self, result: Any, done: int, total: int) -> None:
         """One more step of the plan is done."""
         if self._bar is not None:
-            text = f"{self._title}: {result.step.target}"
+            text = shown(f"{self._title}: {result.step.target}")
             self._bar.update(self._task, completed=done, total=total, description=text)
 
     def token(self, done: int, most: int) -> None:
@@ -35,6 +37,6 @@ def step_progress(title: str) -> Iterator[StepProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield StepProgress(bar, bar.add_task(title, total=None), title)

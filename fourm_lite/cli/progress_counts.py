@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fourm_lite.names import shown
+
 
 class Counts:
     """Told of what is done; draws nothing where nobody looks."""
@@ -18,7 +20,7 @@ class Counts:
         """So much of something is done; a total of 0 is not known."""
         if self._bar is not None:
             self._bar.update(
-                self._task, description=what, completed=done, total=total or None, note=note
+                self._task, description=shown(what), completed=done, total=total or None, note=note
             )
 
 
@@ -32,8 +34,8 @@ def count_progress(title: str) -> Iterator[Counts]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Counts(bar, bar.add_task(title, total=None, note=""))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, print_table, require_file
+from fourm_lite.cli.output import print_facts, print_json, print_table, require_file, say
 from fourm_lite.cli.search_options import (
     Device,
     IndexModel,
@@ -215,11 +215,11 @@ def _number(value: Any) -> Any:
 
 def _print_hits(hits: Hits) -> None:
     if hits.good_match is False:
-        print(f"no good match (probability that the first hit is right: {hits.p_right:.2f})")
+        say(f"no good match (probability that the first hit is right: {hits.p_right:.2f})")
     elif hits.p_right is not None:
         print_facts({"probability that the first hit is right": f"{hits.p_right:.2f}"})
     if not len(hits):
-        print("nothing found")
+        say("nothing found")
         return
     names = [n for n in hits.columns if any(v is not None for v in hits.columns[n])]
     # numbers first, the path last: what does not fit the terminal is cut from the right

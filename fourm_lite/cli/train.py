@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.words import Argument, Option
+from fourm_lite.names import shown
 
 
 def train(
@@ -53,5 +54,6 @@ def train(
 
 def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
     if sys.stderr.isatty():
-        shown = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
-        print(f"\r{step} of {steps}  {shown}"[:160], end="", file=sys.stderr, flush=True)
+        told = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
+        sys.stderr.write("\r" + shown(f"{step} of {steps}  {told}")[:160])
+        sys.stderr.flush()
