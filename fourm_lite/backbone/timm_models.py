@@ -158,8 +158,8 @@ def _entrypoint(size: str) -> Callable[..., nn.Module]:
             if any(k.startswith("model.") for k in state_dict):
                 return super().load_state_dict(state_dict, *args, **kw)
             inner = self.model
-            own = set(inner.state_dict())
             state = checkpoint_filter_fn(state_dict, inner)
+            own = inner.state_dict()  # after it took over what the file shows
             # Blocks behind the last feature, and the last norm, were pruned
             state = {k: v for k, v in state.items() if k in own}
             return nn.Module.load_state_dict(inner, state, *args, **kw)

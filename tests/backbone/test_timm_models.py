@@ -182,6 +182,22 @@ def test_features_only_gives_maps_of_the_named_blocks(ours, tmp_path, images):
         torch.testing.assert_close(a, b)
 
 
+def features(path, images):
+    """Maps of two blocks by `features_only`, and those of the same file opened by ourselves."""
+    blocks = {"out_indices": (1, 3)}
+    net = timm.create_model(NAME, checkpoint_path=path, features_only=True, **blocks).eval()
+    whole = FMViT.from_pretrained(path, num_classes=0)
+    with torch.inference_mode():
+        return net(images), whole.forward_intermediates(images, [1, 3], intermediates_only=True)
+
+
+@pytest.mark.parametrize("flavour", registered.FLAVOURS)
+def test_features_only_takes_a_4m_file_of_any_flavour(tmp_path, images, flavour):
+    path = save_4m(tmp_path, flavour) / "model.safetensors"
+
+    torch.testing.assert_close(*features(path, images))
+
+
 def test_a_saved_head_loads_and_another_number_of_classes_is_named(ours, tmp_path, images):
     path = ours.save(tmp_path) / "model.safetensors"
 
@@ -218,6 +234,22 @@ HEADS = {
     "dropout": {"dropout": 0.5},
     "all": {"pool": "attentive", "layers": 3, "dropout": 0.1},
 }
+
+
+CONVOLVED = replace(MODALITIES["rgb@224"], convolutions=True)
+TAKEN = {
+    "registers": {"num_register_tokens": 2},
+    "convolutions": {"inputs": (CONVOLVED,)},
+    "both": {"num_register_tokens": 3, "inputs": (CONVOLVED,)},
+    **{f"a head: {name}": {"head": head} for name, head in HEADS.items()},
+}
+
+
+@pytest.mark.parametrize("words", TAKEN.values(), ids=TAKEN)
+def test_features_only_takes_over_whatever_a_file_shows(tmp_path, images, words):
+    folder, _ = saved(tmp_path, **words)
+
+    torch.testing.assert_close(*features(folder / "model.safetensors", images))
 
 
 @pytest.mark.parametrize("drop_rate", [0.0, 0.2])
