@@ -16,16 +16,23 @@ def convert(
     family: Annotated[
         str | None, Option("--family", help="imagebind, dinov2 or plain; by its keys by default.")
     ] = None,
+    part: Annotated[
+        str | None,
+        Option("--part", help="Where the weights lie, if the file holds several networks."),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
     """Turn a .pth file into model.safetensors, for ImageBind and DINOv2 with config.json.
 
     Raises:
-        FourMError: the file needs more than tensors and plain options to be read
+        FourMError: the file needs more than tensors and plain options to be read, is damaged, or
+            holds no weights or several networks
     """
-    done = convert_pth(file, out, family=family)
+    done = convert_pth(file, out, family=family, part=part)
     facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
     if as_json:
-        print_json(facts | {"left_out": list(done.left_out)})
+        print_json(facts | {"left_out": list(done.left_out), "notes": list(done.notes)})
         return
-    print_facts(facts | {"left out": f"{len(done.left_out)} tensors" if done.left_out else None})
+    names = ", ".join(done.left_out[:3]) + ", ..." * (len(done.left_out) > 3)
+    told = f"{len(done.left_out)} tensors: {names}" if done.left_out else None
+    print_facts(facts | {"left out": told, "note": "; ".join(done.notes) or None})

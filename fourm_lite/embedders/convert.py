@@ -1,36 +1,29 @@
-"""Published `.pth`, `.pt` and `.bin` files to safetensors: the only place that opens such a file.
+"""Published `.pth`, `.pt` and `.bin` files to safetensors; `pth.py` opens them.
 
-It is opened with `weights_only=True`, so nothing in it is executed; the script's options, an
-`argparse.Namespace` of plain values, may lie beside the weights. ImageBind's file is recognised by
-its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's files become timm folders.
+ImageBind's file is recognised by its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's
+files become timm folders, also where a training wrote its backbone among other things.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fourm_lite.embedders.image_configs import IMAGENET
 from fourm_lite.embedders.imagebind import ImageBindConfig
+from fourm_lite.embedders.pth import Weights, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.io.files import write_json
+from fourm_lite.io.layout import CONFIG, WEIGHTS
 from fourm_lite.io.writing import write_file
 
 log = logging.getLogger(__name__)
 
-Weights = dict[str, Tensor]
-# Where training scripts put the weights inside a file
-NESTS = ("model_ema", "state_dict", "model", "model_state_dict", "module", "teacher", "student")
 VISION = "vision."
 
 
@@ -52,77 +45,60 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote and what it left out."""
+    """What a conversion wrote, what it left out, and what is to be said of both."""
 
     folder: Path
     family: str
     num_tensors: int
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def convert_pth(source: str | Path, folder: str | Path, *, family: str | None = None) -> Converted:
+def convert_pth(
+    source: str | Path, folder: str | Path, *, family: str | None = None, part: str | None = None
+) -> Converted:
     """Writes `folder`/model.safetensors (and config.json, where the family has one).
 
     `family` is one of `CONVERSIONS`; left out, it is found by the keys, else all keys stay as they
-    are ("plain").
+    are ("plain"). `part` names the place in the file to read, where it holds several networks.
 
     Raises:
-        CheckpointError: the file needs more than tensors to be read, or holds no weights
+        CheckpointError: the file needs more than tensors to be read, is damaged, or holds no
+            weights or several networks
         ConfigError: unknown family, or the file is not of that family
     """
-    weights = read_pth(Path(source))
-    name = family or _recognise(weights)
-    if name not in CONVERSIONS:
+    found = read_pth(Path(source), part=part)
+    if family is not None and family not in CONVERSIONS:
         raise ConfigError(
-            f"family is one of {sorted(CONVERSIONS)}, got '{name}'.{suggest(name, CONVERSIONS)}"
+            f"family is one of {sorted(CONVERSIONS)}, got '{family}'.{suggest(family, CONVERSIONS)}"
         )
+    name, prefix = _recognise(found.weights, family)
     conversion = CONVERSIONS[name]
-    if not _has_marks(weights, conversion.marks):
+    if family is not None and not _has_marks(found.weights, conversion.marks, prefix):
         raise ConfigError(f"'{source}' is no checkpoint of '{name}': it lacks {conversion.marks}")
+    own = {k.removeprefix(prefix): v for k, v in found.weights.items() if k.startswith(prefix)}
     kept = conversion.change(
-        {
-            _renamed(key, conversion.rename): value
-            for key, value in weights.items()
-            if conversion.keep(key)
-        }
+        {_renamed(k, conversion.rename): v for k, v in own.items() if conversion.keep(k)}
     )
-    left_out = tuple(key for key in weights if not conversion.keep(key))
+    beside = (key for key in found.weights if not key.startswith(prefix))
+    left_out = (*found.left_out, *(k for k in own if not conversion.keep(k)), *beside)
     if left_out:
-        log.info("left out %d of %d tensors of %s", len(left_out), len(weights), source)
-    _write(Path(folder), kept, conversion.config(kept))
-    return Converted(Path(folder), name, len(kept), left_out)
+        log.info("left out %d tensors of %s", len(left_out), source)
+    notes = (*found.notes, *([f"'{prefix}' was taken off the names"] if prefix else []))
+    config = _config(conversion, kept, source)
+    write_file(Path(folder) / WEIGHTS, kept, metadata=None)
+    if config:
+        write_json(Path(folder) / CONFIG, config, indent=2)
+    return Converted(Path(folder), name, len(kept), left_out, notes)
 
 
-def read_pth(path: Path) -> Weights:
-    """The tensors of a `.pth` file by name, unwrapped from the script's own dictionary.
-
-    Raises:
-        CheckpointError: no such file, code would have to run, or there are no tensors
-    """
-    if not path.is_file():
-        raise CheckpointError(f"expected a .pth, .pt or .bin file, '{path}' does not exist")
+def _config(conversion: Conversion, weights: Weights, source: str | Path) -> dict[str, Any]:
     try:
-        # A Namespace only keeps what it is given; what lies in it is judged by the same rules
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return conversion.config(weights)
+    except (LookupError, ArithmeticError) as error:
         raise CheckpointError(
-            f"'{path}' holds more than tensors and is not opened, since that could run code: "
-            f"{str(error).splitlines()[0]} Save its state_dict alone where you trust it"
+            f"'{source}' lacks tensors of its family, or they have other shapes: {error}"
         ) from error
-    while isinstance(found, Mapping) and not any(isinstance(v, Tensor) for v in found.values()):
-        nest = next((n for n in NESTS if isinstance(found.get(n), Mapping)), None)
-        if nest is None:
-            break
-        found = found[nest]
-    weights = {
-        str(key).removeprefix("module."): value
-        for key, value in (found.items() if isinstance(found, Mapping) else ())
-        if isinstance(value, Tensor)
-    }
-    if not weights:
-        raise CheckpointError(f"'{path}' holds no dictionary of tensors")
-    return weights
 
 
 def imagebind_config(weights: Weights) -> dict[str, Any]:
@@ -225,22 +201,21 @@ CONVERSIONS: dict[str, Conversion] = {
 }
 
 
-def _recognise(weights: Weights) -> str:
-    found = (n for n, c in CONVERSIONS.items() if c.marks and _has_marks(weights, c.marks))
-    return next(found, "plain")
+def _recognise(weights: Weights, family: str | None) -> tuple[str, str]:
+    """The family of some weights, and what stands before its names where more lies around it."""
+    prefixes = ["", *dict.fromkeys(f"{key.partition('.')[0]}." for key in weights)]
+    for name, conversion in CONVERSIONS.items():
+        for prefix in prefixes if conversion.marks and family in (None, name) else ():
+            if _has_marks(weights, conversion.marks, prefix):
+                return name, prefix
+    return family or "plain", ""
 
 
-def _has_marks(weights: Weights, marks: tuple[str, ...]) -> bool:
-    return all(any(key.startswith(mark) for key in weights) for mark in marks)
+def _has_marks(weights: Weights, marks: tuple[str, ...], prefix: str = "") -> bool:
+    return all(any(key.startswith(prefix + mark) for key in weights) for mark in marks)
 
 
 def _renamed(key: str, table: Mapping[str, str]) -> str:
     for pattern, replacement in table.items():
         key = re.sub(pattern, replacement, key)
     return key
-
-
-def _write(folder: Path, weights: Weights, config: dict[str, Any]) -> None:
-    write_file(folder / "model.safetensors", weights, metadata=None)
-    if config:
-        write_json(folder / "config.json", config, indent=2)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fourm_lite.cli import main
-from fourm_lite.embedders.convert import CONVERSIONS, convert_pth, read_pth
+from fourm_lite.embedders.convert import CONVERSIONS, convert_pth
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.pth import read_pth
 from fourm_lite.errors import CheckpointError, ConfigError
 
 
@@ -127,6 +128,7 @@ def test_a_training_checkpoint_is_converted_on_the_command_line(capsys, tmp_path
     assert stopped.value.code == 0
     assert shown == {
         "folder": str(tmp_path / "out"), "family": "plain", "tensors": 2, "left_out": [],
+        "notes": ["'module.' was taken off the names"],
     }  # fmt: skip
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(stored["a"], weights["module.a"])
@@ -138,7 +140,7 @@ def test_averaged_weights_come_first(tmp_path):
     both = {"model": {"w": torch.zeros(1)}, "model_ema": {"w": torch.ones(1)}}
     torch.save(both, tmp_path / "run.pth")
 
-    assert torch.equal(read_pth(tmp_path / "run.pth")["w"], torch.ones(1))
+    assert torch.equal(read_pth(tmp_path / "run.pth").weights["w"], torch.ones(1))
 
 
 def test_a_file_with_code_is_refused_on_the_command_line(capsys, tmp_path):
@@ -151,4 +153,33 @@ def test_a_file_with_code_is_refused_on_the_command_line(capsys, tmp_path):
     assert stopped.value.code == 2
     assert "more than tensors" in err
     assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_backbone_of_a_dinov2_training_is_taken_from_among_its_heads(tmp_path):
+    block = {f"blocks.0.{name}": torch.ones(384) for name in ("ls1.gamma", "ls2.gamma")}
+    own = {
+        "cls_token": torch.zeros(1, 1, 384), "mask_token": torch.zeros(1, 384), **block,
+        "pos_embed": torch.zeros(1, 5, 384), "patch_embed.proj.weight": torch.ones(384, 3, 14, 14),
+    }  # fmt: skip
+    teacher = {f"backbone.{key}": value for key, value in own.items()}
+    teacher["dino_head.mlp.0.weight"] = torch.ones(2, 2)
+    torch.save({"teacher": teacher}, tmp_path / "run.pth")
+
+    done = convert_pth(tmp_path / "run.pth", tmp_path / "out")
+
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert done.family == "dinov2"
+    assert sorted(stored) == sorted(set(own) - {"mask_token"})
+    assert done.left_out == ("mask_token", "dino_head.mlp.0.weight")
+    assert "'backbone.' was taken off the names" in done.notes
+
+
+def test_a_family_that_lacks_tensors_is_told(tmp_path, imagebind):
+    state = imagebind.state_dict()
+    state.pop("modality_heads.vision.2.weight")
+    torch.save(state, tmp_path / "x.pth")
+
+    with pytest.raises(CheckpointError, match=r"lacks tensors.*modality_heads\.vision\.2\.weight"):
+        convert_pth(tmp_path / "x.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
