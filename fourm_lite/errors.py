@@ -35,6 +35,17 @@ class StorageError(FourMError, OSError):
         return str(self.args[0])
 
 
+class NotFetchedError(CheckpointError):
+    """Something of the hub is not in the cache, and could not be fetched.
+
+    `source` is what `fourm-lite download` fetches it by, `cause` why it could not be fetched now.
+    """
+
+    def __init__(self, message: str, source: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.source, self.cause = source, cause
+
+
 class UnknownNameError(ConfigError, KeyError):
     """A name that a table of the library does not hold."""
 

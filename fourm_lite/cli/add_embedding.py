@@ -67,11 +67,12 @@ def add_embedding(
         FourMError: a wrong name, too few photos, a network that gives no usable vectors
     """
     from fourm_lite.growth.register import register_embedding
+    from fourm_lite.pipeline.tokenizers import with_text
 
     with _progress() as told:
         added = register_embedding(
             name, embedder, photos, out=out, model=model,
-            tokenizers=_sources(tokenizers, text_tokenizer), progress=told,
+            tokenizers=with_text(tokenizers, text_tokenizer), progress=told,
             train=train, steps=steps, lr=lr, tokens=tokens, codebook_size=codebook_size,
             tokenizer_steps=tokenizer_steps, split=split, held_out=_share(held_out),
             batch_size=batch_size, seed=seed, title=title, licence=licence,
@@ -90,14 +91,6 @@ def _share(text: str | None) -> str | float | None:
         return float(text)
     except ValueError:
         return text
-
-
-def _sources(tokenizers: str | None, text: str | None) -> Any:
-    if text is None:
-        return tokenizers
-    from fourm_lite.pipeline.tokenizers import below
-
-    return {**(below(Path(tokenizers)) if tokenizers else {}), "text": text}
 
 
 def _show(added: Any) -> None:

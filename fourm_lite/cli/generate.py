@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fourm_lite.cli.generate_items import digests, file_named, identity, read_jobs, values_of
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress import step_progress
+from fourm_lite.cli.search_options import TextTokenizer, Tokenizers
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_whole
+
+if TYPE_CHECKING:
+    from fourm_lite.pipeline.pipeline import FourMPipeline
 
 RESULT = "result.json"
 
@@ -33,12 +37,11 @@ def generate(
     plan: Annotated[
         str | None, Option("--plan", "-p", help="TOML file or shipped plan: how, in which order.")
     ] = None,
-    tokenizers: Annotated[
-        str | None, Option("--tokenizers", help="Folder with one folder for each tokenizer.")
-    ] = None,
-    text_tokenizer: Annotated[
-        str | None, Option("--text-tokenizer", help="Text tokenizer file, or 4m.")
-    ] = None,
+    tokenizers: Tokenizers = None,
+    text_tokenizer: TextTokenizer = None,
+    tokens: Annotated[
+        bool, Option("--tokens", help="Token numbers will do where there is no tokenizer.")
+    ] = False,
     seed: Annotated[int, Option("--seed", help="Same seed, same result.")] = 0,
     out: Annotated[Path, Option("--out", "-o", help="Folder for the results.")] = Path("generated"),
     device: Annotated[str | None, Option("--device", help="cpu, cuda, ...")] = None,
@@ -48,19 +51,22 @@ def generate(
 
     Each item gets its own files (a picture or a text for each target, a contact sheet,
     result.json). Items of --items that are finished already are not made again, unless a file,
-    the plan, the model or a tokenizer has changed since.
+    the plan, the model or a tokenizer has changed since. A target without a tokenizer is written
+    as token numbers with the reason, which is an error unless --tokens asks for it.
 
     Raises:
-        FourMError: the request cannot be carried out
+        FourMError: the request cannot be carried out, or a target has no tokenizer
     """
     from fourm_lite.pipeline.pipeline import FourMPipeline
+    from fourm_lite.pipeline.tokenizers import with_text
 
     jobs = read_jobs(inputs or [], items, out)
-    sources = _sources(tokenizers, text_tokenizer)
-    pipe = FourMPipeline.from_pretrained(model, sources, device=device)
+    given = with_text(tokenizers, text_tokenizer)
+    pipe = FourMPipeline.from_pretrained(model, given, device=device)
+    found = _require(pipe, [item for _, item in jobs], targets or (), plan, tokens)
     request: dict[str, Any] = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
     if items is not None:
-        request["content"] = identity(model, plan, pipe)
+        request["content"] = identity(model, plan, pipe, found)
     done: list[dict[str, Any]] = []
     for number, (folder, item) in enumerate(jobs):
         asked = {**request, "inputs": {k: str(v) for k, v in item.items()}}
@@ -76,23 +82,56 @@ def generate(
                     seed=seed,
                     on_step=progress.step,
                     on_token=progress.token,
+                    allow_tokens=tokens,
                 )
             result = write_item(folder, item, values, asked)
         done.append(result)
     if as_json:
         print_json(done if items is not None else done[0])
-        return
-    for (folder, _), result in zip(jobs, done, strict=True):
-        texts = {k: v["text"] for k, v in result["outputs"].items() if "text" in v}
-        print_facts({"sheet": folder / result["sheet"], **texts})
+    else:
+        for (folder, _), result in zip(jobs, done, strict=True):
+            print_facts({"sheet": folder / result["sheet"], **_told(result["outputs"])})
+    _check_decoded(done, tokens)
 
 
-def _sources(tokenizers: str | None, text_tokenizer: str | None) -> dict[str, Any] | str | None:
-    if text_tokenizer is None:
-        return tokenizers
-    from fourm_lite.pipeline.tokenizers import below
+def _require(
+    pipe: FourMPipeline,
+    items: Sequence[Mapping[str, Any]],
+    targets: Sequence[str],
+    plan: str | None,
+    tokens: bool,
+) -> dict[str, Path]:
+    """Where the tokenizers of all items lie, before anything is generated."""
+    from fourm_lite.sampling.plan import Plan
 
-    return {**below(Path(tokenizers) if tokenizers else None), "text": text_tokenizer}
+    if not targets and plan is None:
+        raise FourMError("name at least one --target, or give a --plan")
+    chosen = pipe.plan(targets, None if plan is None else Plan.from_toml(plan))
+    return pipe.require([values_of(item) for item in items], () if tokens else chosen)
+
+
+def _told(outputs: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of outputs that are no picture: texts, and why something is only tokens."""
+    texts = {k: v["text"] for k, v in outputs.items() if "text" in v}
+    undecoded = {
+        k: f"token numbers only: {v['reason']}" for k, v in outputs.items() if "reason" in v
+    }
+    return texts | undecoded
+
+
+def _check_decoded(results: Sequence[Mapping[str, Any]], tokens: bool) -> None:
+    """Refuses to call token numbers a result, unless they were asked for."""
+    reasons = {
+        name: output["reason"]
+        for result in results
+        for name, output in result["outputs"].items()
+        if "reason" in output
+    }
+    if reasons and not tokens:
+        raise FourMError(
+            f"{', '.join(reasons)}: written as token numbers, not as values. "
+            f"{next(iter(reasons.values()))} Or say --tokens, if token numbers are what you want"
+        )
 
 
 def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -126,8 +165,24 @@ def write_item(
         file = f"{stem}.txt" if is_text else f"{stem}.png"
         write_whole(folder / file, result.picture.encode() if is_text else png(result.picture))
         outputs[name] = {**result.to_json(), "file": file}
+        if (features := _features(result.value)) is not None:
+            write_whole(folder / f"{stem}.npy", features)
+            outputs[name]["array"] = f"{stem}.npy"
         cells.append(Cell(name, result.picture))
     write_whole(folder / "sheet.png", png(contact_sheet(cells)))
     result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
     write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
+
+
+def _features(value: Any) -> bytes | None:
+    """The .npy file of vectors and feature maps, which no picture holds."""
+    import numpy as np
+    import torch
+
+    from fourm_lite.modalities.array_codecs import FeatureCodec
+
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return None
+    is_picture = value.ndim == 3 and value.shape[0] in (1, 3)
+    return None if is_picture else FeatureCodec().write(torch.from_numpy(value))

@@ -92,19 +92,28 @@ def values_of(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: file_named(value) or value for name, value in item.items()}
 
 
-def identity(model: str, plan: str | None, pipe: FourMPipeline) -> dict[str, Any]:
+def identity(
+    model: str, plan: str | None, pipe: FourMPipeline, found: Mapping[str, Path]
+) -> dict[str, Any]:
     """What the results of all items depend on besides the command line.
+
+    Args:
+        model: as it was asked for
+        plan: likewise
+        pipe: the model with its tokenizers
+        found: where the tokenizers of this request lie
 
     Raises:
         ConfigError: the plan cannot be read
     """
     from fourm_lite.sampling.plan import Plan
 
-    sources = sorted(pipe.tokenizers.sources.items())
+    named = {n: s for n, s in pipe.tokenizers.sources.items() if isinstance(s, str | Path)}
+    here = {n: s for n, s in named.items() if Path(s).expanduser().exists()}
     return {
         "plan": None if plan is None else repr(Plan.from_toml(plan)),
         "model": _stamps(model),
-        "tokenizers": {name: _stamps(source) for name, source in sources},
+        "tokenizers": {name: _stamps(source) for name, source in sorted({**here, **found}.items())},
     }
 
 

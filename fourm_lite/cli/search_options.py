@@ -33,7 +33,12 @@ Center = Annotated[
     bool, Option("--center/--no-center", help="Take a mean off, so that cosines tell more.")
 ]
 Tokenizers = Annotated[
-    str | None, Option("--tokenizers", help="Folder with one folder for each tokenizer.")
+    list[str] | None,
+    Option(
+        "--tokenizers",
+        help="In place of the model's own: NAME=SOURCE (folder, file, hub id), or a folder that "
+        "holds one folder for each. Repeatable.",
+    ),
 ]
 TextTokenizer = Annotated[
     str | None, Option("--text-tokenizer", help="Text tokenizer file, or 4m.")

@@ -33,6 +33,7 @@ from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.pipeline.tokenizers import Given
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.tokenization.load import load_tokenizer
 
@@ -62,7 +63,7 @@ def register_embedding(
     *,
     out: str | Path,
     model: str | Path = "mini",
-    tokenizers: Mapping[str, Any] | str | Path | None = None,
+    tokenizers: Given = None,
     options: Options | None = None,
     progress: Tell | None = None,
     **changes: Any,
@@ -212,6 +213,8 @@ class _Run:
 
     def _extra(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         extra = dict(self.source.extra)
+        if (family := self.pipe.tokenizers.family) is not None:
+            extra["family"] = family.name
         before = extra.get("added", [])
         this = {
             "modality": self.name,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from pathlib import Path
+from typing import TypeGuard
 
-from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.errors import CheckpointError, NotFetchedError, suggest
 from fourm_lite.io.layout import CONFIG, INDEX, WEIGHTS, licence_of
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,8 @@ log = logging.getLogger(__name__)
 SHELVES = ("tokenizers", "generation/models", "generation/plans", "generation")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}\Z")
-_WANTED = ["*.json", "*.safetensors", "README*", "LICENSE*"]
+WANTED = ["*.json", "*.safetensors", "README*", "LICENSE*"]
+"""The files of a hub repository that are fetched: nothing that could run code."""
 
 
 def resolve(source: str | Path) -> Path:
@@ -47,9 +50,9 @@ def resolve(source: str | Path) -> Path:
     )
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a text has the form of a hub id, "owner/name"."""
-    return _HUB_ID.match(name) is not None
+def is_hub_id(source: object) -> TypeGuard[str]:
+    """Whether something is a text of the form of a hub id, "owner/name"."""
+    return isinstance(source, str) and _HUB_ID.match(source) is not None
 
 
 def assets() -> Path:
@@ -117,17 +120,45 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def download_command(*sources: str) -> str:
+    """The command that fetches something into the caches."""
+    return shlex.join(["fourm-lite", "download", *sources])
+
+
 def _fetch(hub_id: str) -> Path:
     """The local snapshot of a hub repository; the cache answers when there is no network."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(hub_id, allow_patterns=WANTED, ignore_patterns=["*/*"]))
     except Exception as error:  # many kinds: HTTP, offline, missing repository, gated
-        raise CheckpointError(
-            f"'{hub_id}' is neither a path here nor could it be fetched from the hub "
-            f"({type(error).__name__}: {str(error)[:200]}); give the path of a local folder, or "
-            f"fetch it once where there is a network.{suggest(hub_id, shipped_names())}"
-        ) from error
+        cause = (
+            "HF_HUB_OFFLINE is set" if is_offline() else f"{type(error).__name__}: {error!s:.200}"
+        )
+        raise _not_fetched(hub_id, cause) from error
+    if not _is_whole(folder):
+        raise _not_fetched(hub_id, f"{folder} holds a part of its files")
     log.info("%s: licence %s", hub_id, licence_of(folder) or "not stated")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot holds weights, or is a text tokenizer; a link may lead to nothing."""
+    return any(
+        p.is_file() for p in (*folder.glob("*.safetensors"), *folder.glob("*tokenizer*.json"))
+    )
+
+
+def _not_fetched(hub_id: str, cause: str) -> NotFetchedError:
+    return NotFetchedError(
+        f"'{hub_id}' is neither a path here nor could it be fetched from the hub ({cause}). Fetch "
+        f"it once where there is a network: `{download_command(hub_id)}`; or give the path of a "
+        f"local folder.{suggest(hub_id, shipped_names())}",
+        hub_id,
+        cause,
+    )

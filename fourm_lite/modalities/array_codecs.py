@@ -136,8 +136,13 @@ class FeatureCodec:
         return _npy(half if np.array_equal(half.astype(np.float32), array) else array)
 
     def picture(self, value: Tensor) -> Image | str:
-        """The three main directions of a feature map as colours; a text where there is no map."""
+        """The three main directions of a feature map as colours; a vector's numbers, red above 0.
+
+        Several vectors, which lie on no map, are told in a text.
+        """
         features = self._checked(value).detach().float().cpu()
+        if features.ndim == 1:
+            return _signed(features)
         if features.ndim != 3:
             return f"features {list(value.shape)}, length {float(features.norm()):.3f}"
         _, height, width = features.shape
@@ -151,6 +156,15 @@ class FeatureCodec:
                 f"got {list(value.shape)}"
             )
         return value
+
+
+def _signed(vector: Tensor) -> Image:
+    """A small square for each number: white is 0, red above, blue below."""
+    side = math.isqrt(max(len(vector) - 1, 0)) + 1
+    strength = vector / vector.abs().max().clamp_min(1e-12)
+    grid = F.pad(strength, (0, side * side - len(vector))).reshape(side, side)
+    colors = torch.stack([1 + grid.clamp(max=0), 1 - grid.abs(), 1 - grid.clamp(min=0)])
+    return _enlarged(to_picture(colors), cell=8)
 
 
 def _main_directions(features: Tensor, height: int, width: int) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CANVAS = 224
+MASK_COLORS: tuple[Color, ...] = ((230, 120, 30), (40, 150, 90), (60, 90, 200), (160, 60, 160))
 
 
 def _text(data: bytes) -> str:
@@ -261,9 +262,11 @@ class SamCodec:
         return _dump({"points": points})
 
     def picture(self, value: Sequence[PointQuery]) -> Image:
-        """The boxes of the things and the points on an empty canvas."""
-        boxes = [s.box for query in value for s in query.segments]
-        canvas = _drawn([(tuple(x / CANVAS for x in box), "") for box in boxes])
+        """The things as masks where they are known, their boxes, and the points."""
+        segments = [s for query in value for s in query.segments]
+        canvas = _drawn([(tuple(x / CANVAS for x in s.box), "") for s in segments])
+        for number, segment in enumerate(segments):
+            _draw_mask(canvas, segment, MASK_COLORS[number % len(MASK_COLORS)])
         return _with_points(canvas, [(query.x, query.y) for query in value])
 
 
@@ -291,6 +294,18 @@ def _drawn(boxes: Iterable[tuple[tuple[float, ...], str]]) -> Image:
         if name:
             draw.text((left + 3, top + 2), _drawable(name), fill=(0, 0, 0))
     return canvas
+
+
+def _draw_mask(canvas: Image, segment: Segment, color: Color) -> None:
+    from PIL import Image
+
+    left, right = sorted((segment.box[0], segment.box[2]))
+    top, bottom = sorted((segment.box[1], segment.box[3]))
+    if segment.mask is None or left == right or top == bottom:
+        return
+    mask = Image.fromarray(segment.mask.astype("uint8") * 160)
+    size = (right - left, bottom - top)
+    canvas.paste(Image.new("RGB", size, color), (left, top), mask.resize(size))
 
 
 def _drawable(name: str) -> str:

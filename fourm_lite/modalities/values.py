@@ -1,14 +1,18 @@
 """Structured raw values: boxes, people, palettes, masks found at a point.
 
 They are what the sequence modalities say in words; `tokenization.sequences` turns them into text
-and back, `modalities.value_codecs` reads and writes their files. Plain numbers, no tensors.
+and back, `modalities.value_codecs` reads and writes their files. Plain numbers, no tensors;
+what tokenizers make of the tokens inside (masks, joints) is an addition that no text says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from fourm_lite.errors import FourMError
 from fourm_lite.modalities.codec_types import Crop
@@ -49,6 +53,7 @@ class Person:
         rotation: 9 entries of the body's rotation matrix, -1..1
         camera: 3 numbers, -1..19
         shape: 10 SMPL shape numbers, -3..3
+        joints: what the pose tokenizer makes of `pose`: 23 rotation matrices, 9 numbers each
     """
 
     box: tuple[float, ...] | None = None
@@ -56,6 +61,7 @@ class Person:
     rotation: tuple[float, ...] | None = None
     camera: tuple[float, ...] | None = None
     shape: tuple[float, ...] | None = None
+    joints: tuple[tuple[float, ...], ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,12 @@ class Segment:
     Units:
         box: (xmin, ymin, xmax, ymax), pixels of a 224 x 224 picture
         tokens: 16 tokens of the mask tokenizer, 0..1023
+        mask: what the mask tokenizer makes of them: bool[H, W], spread over the box
     """
 
     box: tuple[int, int, int, int]
     tokens: tuple[int, ...]
+    mask: npt.NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

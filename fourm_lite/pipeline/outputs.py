@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import FourMError, NotFetchedError
+from fourm_lite.modalities.array_codecs import FeatureCodec
 from fourm_lite.modalities.codecs import TokenCodec, codec_of
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.readers import raw_codec
-from fourm_lite.pipeline.tokenizers import Tokenizers, places
+from fourm_lite.pipeline.tokenizers import NO_TEXT, Tokenizers, places
 from fourm_lite.tokenization.sequences import FORMATS
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Generated:
         value: str; what a text stands for (boxes, colours...); or float32[C, H, W] / [C] of a
             grid, int64[H, W] for class maps; None where no tokenizer is known
         confidence: the mean probability of the tokens written; None for what was given
+        reason: why the tokens could not be decoded; `picture` shows them then
     """
 
     modality: str
@@ -40,13 +43,22 @@ class Generated:
     picture: Image | str = field(repr=False)
     text: str | None = None
     confidence: float | None = None
+    reason: str | None = None
 
     def __str__(self) -> str:
         return self.text if self.text is not None else f"{self.modality} {self.tokens.shape}"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values: tokens, text, confidence, and a structured `value` as lists and objects."""
+        """JSON values: tokens, text, confidence, and a structured `value` as lists and objects.
+
+        A vector's `value` is its numbers; that of tokens which could not be decoded is null, with
+        the reason beside it.
+        """
         out: dict[str, Any] = {"tokens": self.tokens.tolist()}
+        if self.reason is not None:
+            out |= {"value": None, "reason": self.reason}
+        elif isinstance(self.value, np.ndarray) and self.value.ndim == 1:
+            out["value"] = [round(float(x), 6) for x in self.value]
         if self.text is not None:
             out["text"] = self.text
             if not isinstance(self.value, str):
@@ -57,12 +69,23 @@ class Generated:
 
 
 def _as_json(value: Any) -> Any:
-    """A structured value, its records as objects and its tuples as lists."""
+    """A structured value: records as objects, tuples as lists, masks as COCO's run lengths."""
+    if isinstance(value, np.ndarray):
+        return _run_lengths(value)
     if is_dataclass(value):
-        return {f.name: _as_json(getattr(value, f.name)) for f in fields(value)}
+        # what a tokenizer adds to a value (a mask, joints) is left out where it is not known
+        known = [f.name for f in fields(value) if f.compare or getattr(value, f.name) is not None]
+        return {name: _as_json(getattr(value, name)) for name in known}
     if isinstance(value, Mapping):
         return {name: _as_json(part) for name, part in value.items()}
     return [_as_json(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """COCO's uncompressed form: lengths of runs down the columns, the first one of 0s."""
+    flat = np.concatenate([[False], mask.T.ravel(), [not mask.T.ravel()[-1]]])
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
 
 def mean_confidence(steps: Sequence[Tensor]) -> list[float | None]:
@@ -78,29 +101,45 @@ def mean_confidence(steps: Sequence[Tensor]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Writer:
-    """Turns tokens into values and pictures."""
+    """Turns tokens into values and pictures.
+
+    Args:
+        tokenizers: of the model
+        allow_tokens: whether tokens may be left as they are where a tokenizer cannot be fetched
+    """
 
     tokenizers: Tokenizers
+    allow_tokens: bool = False
 
     def write(
         self, entry: Modality, ids: Tensor, confidence: float | None, seed: int = 0
     ) -> Generated:
-        """One item's tokens int64[L] as a value and a picture."""
+        """One item's tokens int64[L] as a value and a picture; the reason where there is none.
+
+        Raises:
+            NotFetchedError: a tokenizer is not here, and tokens are not allowed instead
+        """
         tokens = ids.cpu().numpy().astype(np.int64)
-        if entry.kind == "sequence":
-            return self._sequence(entry, tokens, confidence)
-        return self._grid(entry, tokens, confidence, seed)
+        try:
+            if entry.kind == "sequence":
+                return self._sequence(entry, tokens, confidence)
+            return self._grid(entry, tokens, confidence, seed)
+        except NotFetchedError as error:
+            if not self.allow_tokens:
+                raise
+            return _undecoded(entry, tokens, confidence, str(error))
 
     def _sequence(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
     ) -> Generated:
         if not self.tokenizers.has_text:
-            shown = " ".join(map(str, tokens.tolist()))
-            return Generated(entry.name, tokens, None, shown, None, confidence)
+            return _undecoded(entry, tokens, confidence, NO_TEXT)
         text = self.tokenizers.text().detokenize(torch.from_numpy(tokens))[0]
         if entry.text_format == "text":
             return Generated(entry.name, tokens, text, text, text, confidence)
         value = FORMATS[entry.text_format].parse(text)
+        if entry.text_format in INNER and self.tokenizers.has(entry):
+            value = INNER[entry.text_format](value, self.tokenizers.vq(entry))
         picture = self._shown(entry, value, text)
         return Generated(entry.name, tokens, value, picture, text, confidence)
 
@@ -113,11 +152,10 @@ class Writer:
     def _grid(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None, seed: int
     ) -> Generated:
-        ids = torch.from_numpy(tokens)[None]
         if not self.tokenizers.has(entry):
-            picture = TokenCodec(vocab_size=entry.vocab_size).picture(ids[0])
-            return Generated(entry.name, tokens, None, picture, None, confidence)
+            return _undecoded(entry, tokens, confidence, self.tokenizers.lacks(entry))
         tokenizer = self.tokenizers.vq(entry)
+        ids = torch.from_numpy(tokens)[None]
         options: dict[str, Any] = {}
         if tokenizer.config.is_diffusion:
             options["generator"] = torch.Generator().manual_seed(seed)
@@ -126,8 +164,17 @@ class Writer:
         value = tokenizer.detokenize(ids.to(device), grid=grid, **options)[0].cpu().float()
         if tokenizer.config.n_labels is not None:
             value = value.argmax(dim=0)
-        if value.ndim == 1:
-            shown: Image | str = TokenCodec(vocab_size=entry.vocab_size).picture(ids[0])
-        else:
-            shown = raw_codec(entry, tokenizer).picture(value)
+        codec = FeatureCodec() if value.ndim == 1 else raw_codec(entry, tokenizer)
+        shown = codec.picture(value)
         return Generated(entry.name, tokens, value.numpy(), shown, None, confidence)
+
+
+def _undecoded(
+    entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None, reason: str
+) -> Generated:
+    """Tokens that stay tokens: their numbers, or a coloured square each."""
+    if entry.kind == "sequence":
+        picture: Image | str = " ".join(map(str, tokens.tolist()))
+    else:
+        picture = TokenCodec(vocab_size=entry.vocab_size).picture(torch.from_numpy(tokens))
+    return Generated(entry.name, tokens, None, picture, None, confidence, reason)

@@ -32,10 +32,11 @@ from fourm_lite.pipeline.embedding import (
     unit,
 )
 from fourm_lite.pipeline.names import find_modality
+from fourm_lite.pipeline.needs import read_entries, vq_entries
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader
 from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
-from fourm_lite.pipeline.tokenizers import Tokenizers, named_by_config
+from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_given
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
@@ -66,7 +67,7 @@ class FourMPipeline:
     def from_pretrained(
         cls,
         model: Source | FourM,
-        tokenizers: Mapping[str, Any] | str | Path | None = None,
+        tokenizers: Given = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -77,9 +78,11 @@ class FourMPipeline:
 
         Args:
             model: a folder, file, hub id, shipped name, an open checkpoint or model
-            tokenizers: name -> source, or a folder with one sub-folder each; by default those that
-                the model's config names and those in `tokenizers/` beside it. "text" is the text
-                tokenizer ("4m": the original's).
+            tokenizers: name -> source (a folder, file, hub id or an open tokenizer), a folder with
+                one sub-folder each, "name=source", or a list of these; "text" is the text
+                tokenizer ("4m": the original's). What is not named comes from the model's config,
+                from `tokenizers/` beside it, and for models of the original's layout from the
+                published ones.
             device: of the model; see `load_model`
             dtype: of the model's weights; float32 by default
             inputs: names of the modalities to read; all by default
@@ -89,17 +92,39 @@ class FourMPipeline:
             CheckpointError, ConfigError: as `load_model`
         """
         if isinstance(model, FourM):
-            return cls(model, Tokenizers.find(tokenizers, None, {}, device=device))
+            check_names(tokenizers, model.config.modalities.values())
+            return cls(model, Tokenizers(read_given(tokenizers), device=device))
         checkpoint = read(model)
-        folder, extra = checkpoint.folder, checkpoint.extra
+        found = Tokenizers.of_model(model, checkpoint, tokenizers, device=device)
         opened = load_model(checkpoint, inputs=inputs, outputs=outputs, dtype=dtype, device=device)
-        found = Tokenizers.find(tokenizers, folder, named_by_config(checkpoint), device=device)
-        return cls(opened, found, folder, extra)
+        check_names(tokenizers, opened.config.modalities.values())
+        return cls(opened, found, checkpoint.folder, checkpoint.extra)
 
     @property
     def marks(self) -> Marks:
-        """Special ids of the model's texts."""
-        return self.tokenizers.text().marks if self.tokenizers.has_text else LEGACY_MARKS
+        """Special ids of the model's texts; those of published models are known without a file."""
+        return self.tokenizers.text().marks if self.tokenizers.names_text else LEGACY_MARKS
+
+    def require(self, inputs: Items, plan: Plan | Sequence[Target] = ()) -> dict[str, Path]:
+        """Sees to it that the tokenizers of a request are here, and fetches those that are not.
+
+        Args:
+            inputs: one item, or a list of items
+            plan: what will be generated
+
+        Returns:
+            name -> file or folder of each
+
+        Raises:
+            NotFetchedError: some are not here and cannot be fetched; it names the command
+        """
+        given = {m.name: m for m in self.model.config.inputs}
+        targets = plan.targets if isinstance(plan, Plan) else plan
+        shown = [self.model.modality(target.modality) for target in targets]
+        read = read_entries(_items(inputs), given)
+        entries = [*vq_entries(read, shown=False), *vq_entries(shown, shown=True)]
+        text = any(m.kind == "sequence" for m in (*read, *shown))
+        return self.tokenizers.require(entries, text=text)
 
     def read(self, inputs: Items) -> TokenBatch:
         """Raw values as a batch of given tokens.
@@ -151,6 +176,7 @@ class FourMPipeline:
         seed: Seed = 0,
         on_step: OnStep | None = None,
         on_token: TokenCallback | None = None,
+        allow_tokens: bool = False,
     ) -> Any:
         """Generates the targets, one after the other, each seeing those before it.
 
@@ -161,17 +187,21 @@ class FourMPipeline:
             seed: one for all items, or one an item; an item's result depends on nothing else
             on_step: told of each step
             on_token: told of each token while a text grows
+            allow_tokens: give tokens with a `reason` where a tokenizer cannot be fetched
 
         Returns:
-            name -> `Generated` for one item, a list of such dicts for a list
+            name -> `Generated` for one item, a list of such dicts for a list; what has no
+            tokenizer at all is tokens, with a `reason`
 
         Raises:
-            FourMError: the request cannot be carried out; before any work
+            FourMError: the request cannot be carried out, or a tokenizer is not here and cannot be
+                fetched; before any work
         """
         opened = Plan.from_toml(plan) if isinstance(plan, (str, Path)) else plan
         if opened is None and not targets:
             raise FourMError("name at least one target, or give a plan")
         chosen = self.plan(targets, opened)
+        self.require(inputs, () if allow_tokens else chosen)
         batch = self.read(inputs)
         sampler = Sampler(self.model, marks=self.marks)
         steps = sampler.steps(batch, chosen)
@@ -183,7 +213,7 @@ class FourMPipeline:
             if on_step is not None:
                 on_step(result, i + 1, len(steps))
         names = list(dict.fromkeys(s.target for s in steps))
-        outputs = self.write(batch, names, confidence, seed)
+        outputs = self.write(batch, names, confidence, seed, allow_tokens=allow_tokens)
         return outputs[0] if isinstance(inputs, Mapping) else outputs
 
     def write(
@@ -192,9 +222,11 @@ class FourMPipeline:
         names: Sequence[str],
         confidence: Mapping[str, list[Tensor]] | None = None,
         seed: Seed = 0,
+        *,
+        allow_tokens: bool = False,
     ) -> list[dict[str, Generated]]:
         """Known tokens of a batch as values and pictures, a dict for each item."""
-        writer = Writer(self.tokenizers)
+        writer = Writer(self.tokenizers, allow_tokens)
         means = {name: mean_confidence(steps) for name, steps in (confidence or {}).items()}
         out: list[dict[str, Generated]] = []
         for i, own in enumerate(item_seeds(seed, batch.size)):
@@ -279,6 +311,7 @@ class FourMPipeline:
         if not items:
             raise FourMError("nothing to embed: the list of items is empty")
         entry = self.embedding_target(target)
+        self.require(items if teacher is None else ())
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), decode, steps, samples)
         network = None if teacher is None else load_embedder(teacher)
         seeds = item_seeds(seed, len(items))

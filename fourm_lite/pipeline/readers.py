@@ -222,6 +222,11 @@ def _token_ids(value: Any) -> Tensor | None:
     return torch.tensor(value) if is_list and all(type(v) is int for v in value) else None
 
 
+def is_token_ids(value: Any) -> bool:
+    """Whether a value is read as token ids, for which no tokenizer is needed."""
+    return _token_ids(value) is not None
+
+
 def _is_pixels(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.dtype == torch.uint8

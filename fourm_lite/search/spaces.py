@@ -26,7 +26,7 @@ from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.teacher import teacher_vectors
-from fourm_lite.pipeline.tokenizers import places
+from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
 from fourm_lite.search.spread import Spread, read_spread
@@ -214,7 +214,7 @@ class ModelSpace:
                 "steps": self.steps,
                 "samples": self.samples,
                 "centre": self.centre.source,
-                **{k: self.names[k] for k in ("tokenizers", "text_tokenizer") if k in self.names},
+                **{k: self.names[k] for k in ("tokenizers",) if k in self.names},
             },
         }
 
@@ -237,7 +237,7 @@ def open_space(
     seed: int = 0,
     center: bool = True,
     spread: float | None = None,
-    tokenizers: Any = None,
+    tokenizers: Given = None,
     text_tokenizer: str | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
@@ -273,20 +273,23 @@ def open_space(
         _refuse_options(
             model, target=target is not None, gallery=gallery != MODEL,
             decode=decode != "expected", steps=steps != 1, samples=samples != 1,
-            spread=bool(spread), tokenizers=tokenizers is not None,
+            spread=bool(spread), tokenizers=bool(tokenizers),
             text_tokenizer=text_tokenizer is not None, dtype=dtype is not None,
         )  # fmt: skip
         options = {"device": device} if device else {}
         embedder = load_embedder(model, **options)  # type: ignore[arg-type]
         return TwinSpace(embedder, _lasting_spec(model) if isinstance(model, str) else "")
-    pipe = _pipeline(model, tokenizers, text_tokenizer, device, dtype)
+    given = with_text(tokenizers, text_tokenizer)
+    pipe = model
+    if not isinstance(pipe, FourMPipeline):
+        pipe = FourMPipeline.from_pretrained(pipe, given, device=device, dtype=dtype)  # type: ignore[arg-type]
     entry = pipe.embedding_target(target)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):
         names |= {"model": _lasting(model), "rerank": pipe.extra.get("rerank")}
-    named = {"tokenizers": tokenizers, "text_tokenizer": text_tokenizer}
-    names |= {k: _lasting(v) for k, v in named.items() if isinstance(v, str | Path)}
+    if words := lasting(given):
+        names["tokenizers"] = words
     return ModelSpace(
         pipe, entry, decode, steps, samples,
         teacher=None if gallery == MODEL else load_embedder(gallery),
@@ -331,21 +334,6 @@ def tokenizer_centre(tokenizer: VQTokenizer) -> Centre:
         return Centre()
     width = tokenizer.config.n_channels
     return Centre(np.broadcast_to(np.array(mean, np.float32), (width,)).copy(), "tokenizer")
-
-
-def _pipeline(
-    model: Any, tokenizers: Any, text_tokenizer: str | None, device: str | None, dtype: Any
-) -> FourMPipeline:
-    if isinstance(model, FourMPipeline):
-        return model
-    sources = tokenizers
-    if text_tokenizer is not None:
-        from fourm_lite.pipeline.tokenizers import below
-
-        is_folder = isinstance(tokenizers, str | Path)
-        own = below(Path(tokenizers)) if is_folder else dict(tokenizers or {})
-        sources = {**own, "text": text_tokenizer}
-    return FourMPipeline.from_pretrained(model, sources, device=device, dtype=dtype)
 
 
 def _lasting(source: str | Path) -> str:

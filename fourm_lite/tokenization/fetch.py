@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import FourMError, NotFetchedError
 from fourm_lite.io.files import write_whole
+from fourm_lite.io.hub import download_command, is_offline
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class RemoteFile:
 
     Units:
         max_bytes: more is refused before it is read
+        source: what `fourm-lite download` calls it
         advice: what to do where there is no network, the end of the error message
     """
 
@@ -36,6 +39,7 @@ class RemoteFile:
     url: str
     sha256: str
     max_bytes: int = 16 << 20
+    source: str | None = None
     advice: str = "download it yourself and pass its path"
 
 
@@ -46,6 +50,7 @@ ORIGINAL_TEXT_TOKENIZER = RemoteFile(
         "text_tokenizer_4m_wordpiece_30k.json"
     ),
     sha256="8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
+    source="4m",
     advice="pass the path of the file instead: load_text_tokenizer('text_tokenizer.json')",
 )
 
@@ -70,13 +75,30 @@ def fetch(remote: RemoteFile, cache: Path | None = None) -> Path:
         content = _download(remote)
         write_whole(kept, content)
     except (OSError, HTTPException, ValueError) as error:
-        raise FourMError(
-            f"cannot fetch {remote.name} from {remote.url} into {folder}: {error}; {remote.advice}"
-        ) from error
+        raise _not_fetched(remote, folder, error) from error
     return kept
 
 
+def _not_fetched(remote: RemoteFile, folder: Path, error: Exception) -> FourMError:
+    """What to do where a file is not here; `fourm-lite download` where it knows the file."""
+    told = f"cannot fetch {remote.name} from {remote.url} into {folder}: {error}"
+    if remote.source is None:
+        return FourMError(f"{told}; {remote.advice}")
+    return NotFetchedError(
+        f"{told}. Fetch it once where there is a network: `{download_command(remote.source)}`; or "
+        f"{remote.advice}",
+        remote.source,
+        str(error),
+    )
+
+
+def _is_elsewhere(url: str) -> bool:
+    return urlsplit(url).hostname not in (None, "localhost", "127.0.0.1", "::1")
+
+
 def _download(remote: RemoteFile) -> bytes:
+    if is_offline() and _is_elsewhere(remote.url):
+        raise URLError("HF_HUB_OFFLINE is set")
     log.info("fetching %s", remote.url)
     with urlopen(remote.url, timeout=TIMEOUT) as answer:
         content: bytes = answer.read(remote.max_bytes + 1)

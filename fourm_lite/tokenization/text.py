@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io.files import write_whole
+from fourm_lite.io.hub import is_hub_id, resolve
 from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.wordpiece import CONTINUED, learn_pieces
@@ -173,16 +174,26 @@ def load_text_tokenizer(
     """The text tokenizer of a file or folder; "4m" fetches the original's once and keeps it.
 
     Units:
-        source: a `tokenizers` JSON file, a folder that holds one, or "4m"
+        source: a `tokenizers` JSON file, a folder that holds one, a hub id, or "4m"
         remote: where "4m" lies
     Raises:
         FourMError: there is no such file, it is broken, or it cannot be fetched
         ConfigError: the vocabulary lacks the special words of 4M
     """
-    path = fetch(remote) if str(source) == "4m" else _find(Path(source))
+    path = find_text_tokenizer(source, remote=remote)
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise FourMError(f"{path} is larger than any tokenizer file; is it a checkpoint?")
     return TextTokenizer(_parse(path))
+
+
+def find_text_tokenizer(
+    source: str | Path, *, remote: RemoteFile = ORIGINAL_TEXT_TOKENIZER
+) -> Path:
+    """The file of a text tokenizer, fetched where it is not here; as `load_text_tokenizer`."""
+    if str(source) == "4m":
+        return fetch(remote)
+    path = Path(source).expanduser()
+    return _find(resolve(source) if is_hub_id(source) and not path.exists() else path)
 
 
 def _find(path: Path) -> Path:
