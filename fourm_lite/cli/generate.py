@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.generate_items import digests, file_named, identity, read_jobs, values_of
+from fourm_lite.cli.generate_items import (
+    Job,
+    digests,
+    file_named,
+    identity,
+    read_jobs,
+    values_of,
+)
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.progress import step_progress
 from fourm_lite.cli.search_options import TextTokenizer, Tokenizers
@@ -67,31 +74,33 @@ def generate(
     request: dict[str, Any] = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
     if items is not None:
         request["content"] = identity(model, plan, pipe, found)
-    done: list[dict[str, Any]] = []
-    for number, (folder, item) in enumerate(jobs):
-        asked = {**request, "inputs": {k: str(v) for k, v in item.items()}}
-        if items is not None:
-            asked["files"] = digests(item)
-        result = None if items is None else _finished(folder, asked)
-        if result is None:
-            with step_progress(f"item {number + 1} of {len(jobs)}") as progress:
-                values = pipe.generate(
-                    values_of(item),
-                    targets or (),
-                    plan=plan,
-                    seed=seed,
-                    on_step=progress.step,
-                    on_token=progress.token,
-                    allow_tokens=tokens,
-                )
-            result = write_item(folder, item, values, asked)
-        done.append(result)
+    make = {"targets": targets or (), "plan": plan, "seed": seed, "allow_tokens": tokens}
+    done = _results(jobs, pipe, request, make)
     if as_json:
         print_json(done if items is not None else done[0])
     else:
         for (folder, _), result in zip(jobs, done, strict=True):
             print_facts({"sheet": folder / result["sheet"], **_told(result["outputs"])})
     _check_decoded(done, tokens)
+
+
+def _results(
+    jobs: Sequence[Job], pipe: FourMPipeline, request: Mapping[str, Any], make: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What result.json says of each item, made now unless it is there already."""
+    is_batch, done = "content" in request, []
+    for number, (folder, item) in enumerate(jobs):
+        asked = {**request, "inputs": {k: str(v) for k, v in item.items()}}
+        if is_batch:
+            asked["files"] = digests(item)
+        result = _finished(folder, asked) if is_batch else None
+        if result is None:
+            with step_progress(f"item {number + 1} of {len(jobs)}") as progress:
+                told = {"on_step": progress.step, "on_token": progress.token}
+                values = pipe.generate(values_of(item), **make, **told)
+            result = write_item(folder, item, values, asked)
+        done.append(result)
+    return done
 
 
 def _require(
