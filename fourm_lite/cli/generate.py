@@ -96,8 +96,9 @@ def _results(
         result = _finished(folder, asked) if is_batch else None
         if result is None:
             with step_progress(f"item {number + 1} of {len(jobs)}") as progress:
-                told = {"on_step": progress.step, "on_token": progress.token}
-                values = pipe.generate(values_of(item), **make, **told)
+                values = pipe.generate(
+                    values_of(item), **make, on_step=progress.step, on_token=progress.token
+                )
             result = write_item(folder, item, values, asked)
         done.append(result)
     return done
