@@ -52,7 +52,7 @@ def is_inside(name: str) -> bool:
     [True, False, False, False, False]
     """
     plain = name.replace("\\", "/")
-    outside = plain.startswith("/") or re.match(r"[A-Za-z]:", plain)
+    outside = plain.startswith("/") or re.match(r"[A-Za-z]:(?!:)", plain)
     return bool(plain) and not outside and "\0" not in plain and ".." not in plain.split("/")
 
 

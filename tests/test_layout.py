@@ -30,7 +30,7 @@ FLOORS = (
     ("names",),
     ("nn",),
     ("modalities", "io"),
-    ("batch", "tokenization"),
+    ("batch", "tokenization", "photos"),
     ("model", "data", "show"),
     ("sampling", "backbone", "embedders"),
     ("retrieval", "training", "pipeline", "evaluation"),

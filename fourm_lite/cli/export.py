@@ -13,9 +13,8 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.data.records import read_records
-from fourm_lite.data.sources import Record
 from fourm_lite.io.checkpoint import read
-from fourm_lite.training.labelled import Photo, read_labelled
+from fourm_lite.training.labelled import Photo
 from fourm_lite.training.photos import read_pixels
 
 RANGE_PHOTOS = 32
@@ -90,7 +89,7 @@ def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Te
     if not photos:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, *vit.input_size, generator=generator), None
-    found = [Photo(record, ()) for record in _records(Path(photos))]
+    found = [Photo(record, ()) for record in read_records(photos)]
     rest = found[count:] or found
     others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
     size = vit.input_size[1:]
@@ -98,9 +97,3 @@ def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Te
         torch.stack([read_pixels(p, size) for p in part]) for part in (found[:count], others)
     )
     return images, ranges
-
-
-def _records(source: Path) -> list[Record]:
-    if source.suffix == ".tar":
-        return [photo.record for photo in read_labelled(source).photos]
-    return read_records(source)

@@ -1,122 +1,23 @@
-"""Where samples come from: caption lists (JSONL, Parquet), 4M's folders, and its tar shards.
+"""Where samples of several modalities come from: 4M's folders and its tar shards.
 
-A record names a photo and what is known of it; nothing is decoded before it is asked for.
+Records and caption lists are told of here too, under the name by which scripts import them.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fourm_lite.data.mixtures import KEY, Mix, mix_of
-from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
+from fourm_lite.data.records import Record, choose_split, read_caption_list
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import replacing
-from fourm_lite.modalities.pictures import open_rgb
 
-
-@dataclass(frozen=True)
-class Record:
-    """One photo with its captions, as a list of captions tells it.
-
-    Units:
-        image: a file, or its bytes; b"" where there is a caption and no photo
-        fields: the other entries of its line, as they stand
-        mix: what is mixed into the photo (`mixtures`), or None
-    """
-
-    id: str
-    image: Path | bytes
-    captions: tuple[str, ...] = ()
-    split: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    mix: Mix | None = None
-
-    @property
-    def has_photo(self) -> bool:
-        """Whether there is a photo, and not captions alone."""
-        return self.image != b""
-
-    def open_image(self) -> Any:
-        """The photo, or the mixture, as an upright RGB PIL picture; see `pictures.open_rgb`.
-
-        Raises:
-            FourMError: it is not a readable picture
-        """
-        try:
-            photo = open_rgb(
-                self.image if isinstance(self.image, bytes) else self.image.read_bytes()
-            )
-            return photo if self.mix is None else self.mix.join(photo)
-        except (OSError, FourMError) as error:
-            raise FourMError(f"cannot read the picture of {self.id!r}: {error}") from error
-
-
-def read_caption_list(
-    path: Path,
-    *,
-    split: str | None = None,
-    id_key: str = "id",
-    image_key: str = "file",
-    captions_key: str = "captions",
-) -> list[Record]:
-    """Records of a JSONL or Parquet file; picture paths are relative to the file.
-
-    A caption entry may be one string or several; Parquet may hold the picture's bytes itself.
-
-    Raises:
-        FourMError: the file is missing or a line lacks a key
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FourMError(f"expected a caption list (.jsonl or .parquet), found no file at {path}")
-    out = []
-    for number, row in enumerate(_rows(path), start=1):
-        if split is not None and row.get("split", "") != split:
-            continue
-        try:
-            out.append(_record(row, path.parent, (id_key, image_key, captions_key)))
-        except KeyError as error:
-            key = str(error.args[0])
-            raise FourMError(
-                f"{path} row {number} has no key {key!r}, it has {sorted(row)}." + suggest(key, row)
-            ) from None
-    return out
-
-
-def _record(row: Mapping[str, Any], folder: Path, keys: tuple[str, str, str]) -> Record:
-    id_key, image_key, captions_key = keys
-    image = row[image_key]
-    if isinstance(image, Mapping):  # the form of Hugging Face's image columns
-        image = image.get("bytes") or image["path"]
-    captions = row.get(captions_key) or ()
-    captions = (captions,) if isinstance(captions, str) else tuple(str(c) for c in captions)
-    rest = {k: v for k, v in row.items() if k not in (*keys, "split", KEY)}
-    where = image if isinstance(image, bytes) else folder / str(image)
-    split, mix = str(row.get("split", "")), mix_of(row, folder)
-    return Record(str(row[id_key]), where, captions, split, rest, mix)
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-        return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise FourMError(f"{path} line {number} is not JSON: {error}") from error
+__all__ = ["Record", "choose_split", "read_caption_list"]
 
 
 @dataclass(frozen=True)
@@ -263,16 +164,3 @@ def write_tar(path: Path, samples: Iterable[tuple[str, bytes]]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-
-
-def choose_split(records: Sequence[Record], split: str) -> list[Record]:
-    """The records of one split.
-
-    Raises:
-        UnknownNameError: no record is of that split
-    """
-    out = [r for r in records if r.split == split]
-    if not out:
-        known = sorted({r.split for r in records})
-        raise UnknownNameError(f"no record is of the split {split!r}.{suggest(split, known)}")
-    return out

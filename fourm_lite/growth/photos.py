@@ -18,8 +18,10 @@ from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.growth.options import MIN_HELD_OUT, MIN_PHOTOS, Options
 from fourm_lite.io.files import write_whole
-from fourm_lite.retrieval.items import Item, Skipped
-from fourm_lite.retrieval.sources import open_sources
+from fourm_lite.photos.content import FileContent
+from fourm_lite.photos.item import Item, Skipped
+from fourm_lite.photos.sources import open_sources
+from fourm_lite.photos.values import captions_of, text_of
 
 CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -97,20 +99,21 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _record(item: Item, folder: Path, number: int) -> Record:
     """An item as a record with a path; the bytes of a container's member are written out."""
-    path = Path(item.uri)
-    if "::" in item.uri and not path.is_file():
+    if isinstance(item.read, FileContent):
+        path = item.read.path
+    else:
         path = folder / f"{number:07d}.picture"
         write_whole(path, item.read(), sync=False)
-    split = item.columns.get("split")
-    return Record(item.id, path, _captions(item.columns), split if isinstance(split, str) else "")
+    return Record(item.id, path, _captions(item.columns), text_of(item.columns.get("split")))
 
 
 def _captions(columns: Mapping[str, Any]) -> tuple[str, ...]:
     for name in ("captions", "caption"):
-        value = columns.get(name)
-        texts = [value] if isinstance(value, str) else value
-        if isinstance(texts, list | tuple):
-            return tuple(t for t in texts if isinstance(t, str) and t.strip())
+        if name in columns:
+            try:
+                return captions_of(columns[name])
+            except ValueError:
+                return ()
     return ()
 
 

@@ -16,7 +16,7 @@ from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.growth.photos import HELD_OUT, TRAIN, Listing, Tell
 from fourm_lite.io.files import write_npz
 from fourm_lite.modalities.pictures import open_rgb
-from fourm_lite.retrieval.items import Skipped
+from fourm_lite.photos.item import Skipped
 
 SHARD = 128
 PROBE = 4

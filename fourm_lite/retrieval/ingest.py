@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,8 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
+from fourm_lite.photos.item import Item, Skipped, split_uri
 from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.items import Item, Skipped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,7 +85,8 @@ def index_items(
         batch_size: how many items one call of ``embed`` sees at most
         commit_rows: about how many rows one version of the index adds; fewer after 30 seconds
         workers: threads that read and decode
-        prune: whether rows whose item is gone are deleted
+        prune: whether rows whose item is gone are deleted; what a source that could not be read
+            whole may still hold is not gone
         max_pixels: larger pictures are refused unread
         progress: called after every block with the report so far
 
@@ -176,6 +176,7 @@ class _Run:
         self._commit()
         gone = [name for name in self._known if name not in self._seen]
         self.report.missing = len(gone)
+        gone = self._certainly(gone) if prune else gone
         if prune and gone and not self._seen:
             raise ConfigError(
                 f"the sources are empty, and prune would delete all {len(gone)} rows; "
@@ -184,6 +185,18 @@ class _Run:
         if prune and gone:
             self.report.removed = self._index.delete(gone)
         self.report.seconds = time.perf_counter() - self._start
+
+    def _certainly(self, gone: Sequence[str]) -> list[str]:
+        """Those of the missing that no source which was left out, in part or whole, may hold."""
+        left_out = self.report.unreadable
+        if not gone or not left_out or "uri" not in self._index.columns:
+            return list(gone)
+        uris = self._index.get(gone, ["uri"]).column(0).to_pylist()
+        return [
+            name
+            for name, uri in zip(gone, uris, strict=True)
+            if not uri or not any(one.may_hide(uri) for one in left_out)
+        ]
 
     def _without_strangers(self, block: Sequence[_Loaded | Skipped]) -> Sequence[_Loaded | Skipped]:
         """Lists a picture under an id whose old file is still there: two folders, equal names."""
@@ -199,7 +212,7 @@ class _Run:
             before = old[one.item.id]
             if not before or before == one.item.uri:
                 return one
-            if not os.path.exists(before.partition("::")[0]):
+            if not split_uri(before)[0].exists():
                 return one
             return Skipped(
                 one.item.uri,

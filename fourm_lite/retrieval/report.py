@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import open_rgb, thumbnail
+from fourm_lite.photos.sources import read_uri
 from fourm_lite.retrieval.hits import Hit, Hits
-from fourm_lite.retrieval.sources import read_uri
 from fourm_lite.show import Cell, contact_sheet
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.data.sources import read_caption_list
+from fourm_lite.data.records import splits_of
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.retrieval import caption_retrieval, curve
 from fourm_lite.search.packs import CAPTIONS, CaptionPack, Embedded, Tell, embed_pack, protocol_of
@@ -189,7 +189,7 @@ def _chosen(
     if how.weights is not None:
         check_weights(how.weights)
         return Chosen(how.weights, how.weights, usual, "given")
-    splits = {r.split for r in read_caption_list(Path(folder).expanduser() / CAPTIONS)}
+    splits = splits_of(Path(folder).expanduser() / CAPTIONS)
     if how.fit_split is None or how.fit_split == data.pack.split or how.fit_split not in splits:
         own = model_weights(data.space) or {}
         forward = own.get(DIRECTIONS[0], DEFAULT_WEIGHTS)

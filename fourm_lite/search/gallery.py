@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.photos.sources import open_sources
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.ingest import IngestReport, index_items
 from fourm_lite.retrieval.manifest import read_manifest
-from fourm_lite.retrieval.sources import open_sources
 from fourm_lite.search.allowed import allow
 from fourm_lite.search.spaces import ModelSpace, Space
 

@@ -31,8 +31,8 @@ from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.model.likelihood import grid_log_probs
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
+from fourm_lite.photos.sources import read_uri
 from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.sources import read_uri
 from fourm_lite.search.sheets import Sheet, packed
 from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
 from fourm_lite.search.weights import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourm_lite.data.records import ENDINGS
-from fourm_lite.data.sources import Record, read_caption_list, read_tars
+from fourm_lite.data.records import LIST as LIST_OF_CAPTIONS
+from fourm_lite.data.records import Listing, Record, as_records, list_records, listing_file
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
+from fourm_lite.photos.endings import is_tar
+from fourm_lite.photos.item import Skipped, printable
+from fourm_lite.photos.sources import folder_items
+from fourm_lite.photos.values import in_class_order, is_missing, labels_of
 
 LIST = "labels.jsonl"
+HIDDEN = (".", "__")
+Named = tuple[Record, tuple[str, ...]]
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -109,14 +115,14 @@ def read_labelled(
     Raises:
         FourMError: nothing is there, no photo has a label, or a label is not one of `classes`
     """
-    rows = _rows(Path(source))
-    found = rows if split is None else [row for row in rows if is_of(row[0].split, split)]
-    return _labelled(found, source, split, classes, _has_lists(rows))
+    rows = _rows(source)
+    found = rows.photos if split is None else rows.of(split)
+    return _labelled(found, source, split, classes, _has_lists(rows.photos), rows.skipped)
 
 
 def has_split(source: str | Path, split: str) -> bool:
     """Whether a source tells which photos are of this split."""
-    return any(is_of(record.split, split) for record, _ in _rows(Path(source)))
+    return bool(_rows(source).of(split))
 
 
 def is_of(name: str, split: str) -> bool:
@@ -137,23 +143,24 @@ def read_training(source: str | Path) -> LabelledSet:
     Raises:
         FourMError: all photos are of other splits, or as `read_labelled`
     """
-    rows = _rows(Path(source))
-    return _labelled(_training(rows, source), source, "train", None, _has_lists(rows))
+    rows = _rows(source)
+    training = _training(rows.photos, source)
+    return _labelled(training, source, "train", None, _has_lists(rows.photos), rows.skipped)
 
 
 def _training(rows: Sequence[Row], source: str | Path) -> Sequence[Row]:
-    found = [row for row in rows if is_of(row[0].split, "train")]
-    found = found or [row for row in rows if not _split_of(row[0].split)]
+    found = [row for row in rows if is_of(row.record.split, "train")]
+    found = found or [row for row in rows if not _split_of(row.record.split)]
     if rows and not found:
         raise FourMError(
             f"{source} names no photos to train on: all are of the splits "
-            f"{sorted({r.split for r, _ in rows})}; call those of one 'train'"
+            f"{sorted({row.record.split for row in rows})}; call those of one 'train'"
         )
     return found
 
 
 def _has_lists(rows: Sequence[Row]) -> bool:
-    return any(isinstance(label, list) for _, label in rows)
+    return any(isinstance(row.label, list) for row in rows)
 
 
 def read_splits(source: str | Path, *, val_share: float = 0.1) -> Splits:
@@ -162,13 +169,13 @@ def read_splits(source: str | Path, *, val_share: float = 0.1) -> Splits:
     Where the source names no validation photos, a share of each class is taken from the training
     photos by the hash of their ids; a class with one photo keeps it for training.
     """
-    rows = _rows(Path(source))
-    several = _has_lists(rows)
-    named = {name: [r for r in rows if is_of(r[0].split, name)] for name in ("val", "test")}
+    rows = _rows(source)
+    several = _has_lists(rows.photos)
+    named = {name: rows.of(name) for name in ("val", "test")}
     notes = []
-    training = _training(rows, source)
-    train = _labelled(training, source, "train", None, several)
-    unread = len(rows) - len(training) - sum(map(len, named.values()))
+    training = _training(rows.photos, source)
+    train = _labelled(training, source, "train", None, several, rows.skipped)
+    unread = len(rows.photos) - len(training) - sum(map(len, named.values()))
     if unread:
         notes.append(f"{unread} photos of other splits than {', '.join(SPLITS)} were left out")
     lone = [train.classes[i] for i, n in enumerate(train.counts.tolist()) if n == 1]
@@ -225,87 +232,109 @@ def few_shots(data: LabelledSet, shots: int, seed: int) -> LabelledSet:
     return data.rows(sorted(rows))
 
 
-Row = tuple[Record, Any]
+@dataclass(frozen=True)
+class Row:
+    """A photo and its label as it is written: a name, several, or nothing."""
+
+    record: Record
+    label: Any
 
 
-def _rows(source: Path) -> list[Row]:
-    """Records with their labels as they are written: a name, a list of names, or None."""
+@dataclass(frozen=True)
+class Rows:
+    """The photos of a source and what it left out."""
+
+    photos: tuple[Row, ...]
+    skipped: tuple[Skip, ...] = ()
+
+    def of(self, split: str) -> tuple[Row, ...]:
+        """The photos of one split."""
+        return tuple(row for row in self.photos if is_of(row.record.split, split))
+
+
+def _rows(place: str | Path) -> Rows:
+    source = Path(place).expanduser()
     if source.is_dir() and (source / LIST).is_file():
         return _listed(source / LIST)
+    file = None if (source / LIST_OF_CAPTIONS).is_file() else listing_file(source)
+    if file is not None and file.exists():
+        return _listed(file)
     if source.is_dir():
         return _from_folders(source)
-    if source.suffix == ".tar" and source.is_file():
-        return _from_tar(source)
-    if source.is_file() and source.suffix in (".jsonl", ".parquet"):
-        return _listed(source)
     raise FourMError(
         f"expected a folder of classes, a folder with {LIST}, or a .jsonl, .parquet or .tar file; "
         f"found none at {source}"
     )
 
 
-def _listed(path: Path) -> list[Row]:
-    records = read_caption_list(path)
-    return [(r, r.fields.get("label", r.fields.get("labels"))) for r in records]
+def _listed(path: Path) -> Rows:
+    listing = list_records(path)
+    own = _label_in_tar if is_tar(path.name) else _label_in
+    rows = tuple(Row(r, own(r)) for r in listing.records)
+    return Rows(rows, _skips(listing.skipped, path.parent))
 
 
-def _from_folders(root: Path) -> list[Row]:
+def _label_in(record: Record) -> Any:
+    return record.fields.get("label", record.fields.get("labels"))
+
+
+def _label_in_tar(record: Record) -> Any:
+    """That of .cls, .json, its folder or .txt, the first that says something."""
+    told = record.fields
+    more = told.get("json", {})
+    folder = record.id.rpartition("/")[0].rpartition("/")[2]
+    found = (told.get("cls"), more.get("label"), more.get("labels"), folder, told.get("txt"))
+    return next((label for label in found if not is_missing(label) and label not in ("", [])), None)
+
+
+def _skips(skipped: Iterable[Skipped], root: Path) -> tuple[Skip, ...]:
+    start = f"{printable(str(root))}/"
+    return tuple(Skip(one.uri.removeprefix(start), one.reason) for one in skipped)
+
+
+def _from_folders(root: Path) -> Rows:
     """`class/photo.jpg`, or `train/class/photo.jpg` and so on."""
-    folders = _folders(root)
-    if not folders:
+    names = [printable(p.name) for p in sorted(root.iterdir()) if p.is_dir() and not _is_hidden(p)]
+    if not names:
         raise FourMError(f"{root} holds neither {LIST} nor folders named for classes")
-    others = [p.name for p in folders if not _split_of(p.name)]
-    if len(others) == len(folders):
-        return _from_classes(root, "")
-    if others:
+    others = [name for name in names if not _split_of(name)]
+    if others and len(others) < len(names):
         raise FourMError(
             f"{root} holds folders of splits and others beside them ({', '.join(others[:5])}); "
             f"name those for a split too ({', '.join(SPLITS)}), or move them away"
         )
-    return [row for p in folders for row in _from_classes(p, p.name)]
+    listing = as_records(folder_items(root, tars=False))
+    return _by_folder(root, listing, depth=1 if others else 2)
 
 
-def _folders(root: Path) -> list[Path]:
-    """Those that people made: not `.cache`, `__MACOSX` and the like."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-
-
-def _from_classes(root: Path, split: str) -> list[Row]:
-    out: list[Row] = []
-    for folder in _folders(root):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix[1:].lower() in ENDINGS:
-                name = path.relative_to(root).with_suffix("").as_posix()
-                name = f"{split}/{name}" if split else name
-                out.append((Record(name, path, (), split), folder.name))
-    return out
-
-
-def _from_tar(path: Path) -> list[Row]:
-    """`key.jpg` with `key.cls` or `key.json` beside it; or `class/photo.jpg`."""
-    out: list[Row] = []
-    for sample in read_tars({"photo": path}):
-        image = next((d for e, d in sample.files.items() if e.lower() in ENDINGS), None)
-        image = sample.files.get("photo") if image is None else image
-        if image is None:
+def _by_folder(root: Path, listing: Listing, depth: int) -> Rows:
+    """Photos whose folder, so far down, is their class; folders without photos are told of."""
+    rows, skipped = [], list(_skips(listing.skipped, root))
+    taken = Counter(record.id for record in listing.records)
+    for record in listing.records:
+        parts = record.id.split("/")
+        if len(parts) <= depth or parts[depth - 1].startswith(HIDDEN):
+            skipped.append(Skip(record.id, "it lies in no folder of a class"))
             continue
-        folder = sample.key.rpartition("/")[0].rpartition("/")[2]
-        label = _label_in(sample.files, path, sample.key)
-        out.append((Record(sample.key, image), folder if label in (None, "") else label))
-    return out
+        split = parts[0] if depth == 2 else ""
+        name = record.id if taken[record.id] == 1 else _with_ending(record)
+        rows.append(Row(replace(record, id=name, split=split), parts[depth - 1]))
+    full = {"/".join(row.record.id.split("/")[:depth]) for row in rows}
+    for folder in sorted(root.glob("/".join("*" * depth))):
+        name = printable(folder.relative_to(root).as_posix())
+        if folder.is_dir() and not _is_hidden(folder) and name not in full:
+            skipped.append(Skip(name, "the folder holds no photo that is read"))
+    return Rows(tuple(rows), tuple(skipped))
 
 
-def _label_in(files: Mapping[str, bytes], path: Path, key: str) -> Any:
-    for ending in ("cls", "txt"):
-        if ending in files:
-            return files[ending].decode(errors="replace").strip()
-    if "json" not in files:
-        return None
-    try:
-        value = json.loads(files["json"])
-        return value.get("label", value.get("labels"))
-    except (ValueError, AttributeError) as error:
-        raise FourMError(f"{path}: the JSON of {key!r} is not an object: {error}") from error
+def _with_ending(record: Record) -> str:
+    assert isinstance(record.image, Path)
+    return record.id + printable(record.image.suffix)
+
+
+def _is_hidden(folder: Path) -> bool:
+    """Whether people did not make it: `.cache`, `__MACOSX` and the like."""
+    return folder.name.startswith(HIDDEN)
 
 
 def _labelled(
@@ -314,19 +343,18 @@ def _labelled(
     split: str | None,
     classes: Sequence[str] | None,
     several: bool,
+    left_out: Sequence[Skip] = (),
 ) -> LabelledSet:
     where = f"{source}" + (f", split {split!r}," if split else "")
     if not rows:
         raise FourMError(f"{where} holds no photos; check the folder and its splits")
-    named = [(record, _names(label)) for record, label in rows]
-    skipped = [Skip(r.id, "it has no label") for r, names in named if not names]
-    named = [(record, names) for record, names in named if names]
+    named, skipped = _named(rows, where)
     if not named:
         raise FourMError(
             f"none of the {len(rows)} photos of {where} has a label; every line needs a 'label' "
             "(a name, or a list of names)"
         )
-    known = tuple(sorted({n for _, names in named for n in names}) if classes is None else classes)
+    known = in_class_order(n for _, names in named for n in names) if classes is None else classes
     numbers = {name: number for number, name in enumerate(known)}
     for record, names in named:
         for name in names:
@@ -336,11 +364,33 @@ def _labelled(
                     f"{len(known)} known classes.{suggest(name, known)}"
                 )
     photos = tuple(Photo(r, tuple(numbers[n] for n in names)) for r, names in named)
-    return LabelledSet(photos, known, several, tuple(skipped))
+    return LabelledSet(photos, tuple(known), several, (*left_out, *skipped))
 
 
-def _names(label: Any) -> tuple[str, ...]:
-    """The class names of a label as it was written."""
-    if label is None or label == "":
-        return ()
-    return tuple(str(x) for x in label) if isinstance(label, list) else (str(label),)
+def _named(rows: Sequence[Row], where: str) -> tuple[list[Named], list[Skip]]:
+    """The photos that have a label, each once.
+
+    Raises:
+        FourMError: two photos have one id
+    """
+    found: dict[str, Named] = {}
+    skipped: list[Skip] = []
+    for row in rows:
+        try:
+            names = labels_of(row.label)
+        except ValueError as error:
+            skipped.append(Skip(row.record.id, f"it {error}"))
+            continue
+        if not names:
+            skipped.append(Skip(row.record.id, "it has no label"))
+            continue
+        first = found.setdefault(row.record.id, (row.record, names))
+        if first[0] is row.record:
+            continue
+        if (first[0].image, first[1]) != (row.record.image, names):
+            raise FourMError(
+                f"{where.rstrip(',')}: the id {row.record.id!r} stands for two photos or labels "
+                f"({first[1]} and {names}); give each photo an id of its own"
+            )
+        skipped.append(Skip(row.record.id, "it stands there twice"))
+    return list(found.values()), skipped

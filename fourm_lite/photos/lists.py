@@ -1,0 +1,127 @@
+"""Lists of photos in text: JSON lines, and captions one a line.
+
+A list is read line by line and every line stands for itself: one that is cut short, of another
+encoding or no object is left out with its number, and the others are read.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import FourMError
+from fourm_lite.photos.content import read_file
+from fourm_lite.photos.item import Skipped, printable
+from fourm_lite.photos.values import without_nan
+
+MAX_DEPTH = 64
+
+Row = tuple[int, dict[str, Any]]
+"""The number of a line, from 1, and its object."""
+
+
+def json_rows(path: Path) -> Iterator[Row | Skipped]:
+    """The objects of a JSONL file and, in their place, the lines that hold none."""
+    place = printable(str(path))
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if number == 1 and line.strip() == b"[":
+                    reason = "is one JSON array; a list holds one JSON object a line"
+                    yield Skipped(place, reason, _folder(path))
+                    return
+                if not line.strip():
+                    continue
+                try:
+                    yield number, parse_row(line)
+                except ValueError as error:
+                    yield Skipped(f"{place}:{number}", str(error), _folder(path))
+    except OSError as error:
+        yield Skipped(place, f"cannot be read: {error.strerror}", _folder(path))
+
+
+def _folder(path: Path) -> str:
+    """What a line that is not understood may hide: any photo beside or below the list."""
+    return printable(str(path.parent))
+
+
+def parse_row(line: bytes) -> dict[str, Any]:
+    """The object of one line; NaN in it is null.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON, no object, too deep, or holds half a character
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 ({error.reason} at byte {error.start})") from error
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"is nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError("is not a JSON object")
+    _check_depth(row)
+    if "\\ud" in text.lower():
+        _check_characters(row)
+    clean: dict[str, Any] = without_nan(row)
+    return clean
+
+
+def _check_depth(row: Mapping[str, Any]) -> None:
+    level: list[Any] = [row]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
+
+
+def _check_characters(row: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("holds a text that ends in the middle of a character") from error
+
+
+def text_lines(path: Path) -> list[tuple[int, str] | Skipped]:
+    r"""The lines of a .txt or .txt.gz file that hold something; ``\n`` alone ends a line.
+
+    Raises:
+        FourMError: the file cannot be read
+    """
+    try:
+        data = read_file(path)
+        data = _unpacked(data) if path.name.lower().endswith(".gz") else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise FourMError(f"cannot read the captions {path}: {error}") from error
+    found: list[tuple[int, str] | Skipped] = []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            reason = f"is not UTF-8 ({error.reason} at byte {error.start})"
+            found.append(Skipped(f"{printable(str(path))}:{number}", reason))
+            continue
+        if text:
+            found.append((number, text))
+    return found
+
+
+def _unpacked(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.decompress(data)

@@ -1,0 +1,257 @@
+"""Pictures that a table or list names or holds: JSONL, Parquet, and tables of LanceDB.
+
+A row gives its picture as bytes, as ``{bytes, path}``, or as the name of a file beside the list.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import suggest
+from fourm_lite.names import is_inside
+from fourm_lite.photos.content import FileContent, HeldContent
+from fourm_lite.photos.item import (
+    Item,
+    Skipped,
+    Stream,
+    clean_columns,
+    joined,
+    printable,
+)
+from fourm_lite.photos.lists import json_rows
+from fourm_lite.photos.values import is_missing, without_nan
+
+TABLE_ROWS = 64
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "bytes", "picture", "photo")
+FILE_COLUMNS = ("file", "path", "image", "image_path", "filename", "file_name")
+ID_COLUMNS = ("id", "key", "__key__")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Which keys of a row name its photo, and which files it may name.
+
+    Units:
+        id, image: a key, or "" for the usual ones
+        anywhere: whether a list may name files outside of its own folder
+    """
+
+    id: str = ""
+    image: str = ""
+    anywhere: bool = False
+
+
+USUAL = Naming()
+
+
+def json_items(path: Path, naming: Naming = USUAL) -> Stream:
+    """The pictures that a JSONL file names: ``file`` relative to it, ``id``, and any columns.
+
+    Lines that follow each other and say one photo with a caption each are one item.
+    """
+    return _merged(_json_items(path, naming))
+
+
+def _json_items(path: Path, naming: Naming) -> Stream:
+    for row in json_rows(path):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        number, fields = row
+        place = f"{printable(str(path))}:{number}"
+        yield _Row(path, place, number, fields, naming).item()
+
+
+def parquet_items(path: Path, naming: Naming = USUAL) -> Stream:
+    """The pictures of a Parquet file: a column of bytes, of {bytes, path}, or of file names."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=TABLE_ROWS)
+            yield from _merged(_table_items(path, file.schema_arrow, batches, naming))
+    except (OSError, pa.ArrowException) as error:
+        yield Skipped(printable(str(path)), f"cannot be read: {_first_line(error)}")
+
+
+def lance_items(path: Path, naming: Naming = USUAL) -> Stream:
+    """The pictures of a table of LanceDB, in the order of its rows."""
+    try:
+        with opened_lance(path) as table:
+            batches = table.search().to_batches(TABLE_ROWS)
+            yield from _merged(_table_items(path, table.schema, batches, naming))
+    except (OSError, ValueError, RuntimeError) as error:
+        yield Skipped(printable(str(path)), f"cannot be read: {_first_line(error)}")
+
+
+@contextmanager
+def opened_lance(path: Path) -> Iterator[Any]:
+    """The table in a folder ``NAME.lance``, whatever characters its name has."""
+    import lancedb
+
+    with tempfile.TemporaryDirectory() as folder:  # LanceDB refuses spaces and accents in a name
+        (Path(folder) / "table.lance").symlink_to(path.absolute(), target_is_directory=True)
+        yield lancedb.connect(folder).open_table("table")
+
+
+def is_lance(path: Path) -> bool:
+    """Whether a folder is a table of LanceDB rather than a folder of photos of that name."""
+    return path.suffix.lower() == ".lance" and (path / "_versions").is_dir()
+
+
+def read_row(path: Path, number: int) -> bytes:
+    """The bytes of the picture in one row of a Parquet file or LanceDB table.
+
+    Raises:
+        KeyError: there is no such row, or no picture in it
+    """
+    read = lance_items if path.is_dir() else parquet_items
+    ending = f"::{number}"
+    for item in read(path):
+        if isinstance(item, Item) and item.uri.endswith(ending):
+            return item.read()
+    raise KeyError(number)
+
+
+def _table_items(path: Path, schema: Any, batches: Any, naming: Naming) -> Stream:
+    held, named = (naming.image, "") if naming.image else _image_column(schema)
+    place = printable(str(path))
+    if not held and not named:
+        columns = ", ".join(schema.names)
+        yield Skipped(place, f"has no column of pictures among {columns}")
+        return
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            given = Naming(naming.id, held or named, naming.anywhere)
+            yield _Row(path, f"{place}::{number}", number, without_nan(row), given).item()
+            number += 1
+
+
+def _image_column(schema: Any) -> tuple[str, str]:
+    """The column with bytes and, where there is none, the column with file names."""
+    import pyarrow as pa
+
+    def holds_bytes(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(field.name == "bytes" for field in kind)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    for name in (*IMAGE_COLUMNS, *schema.names):
+        if name in schema.names and holds_bytes(schema.field(name).type):
+            return name, ""
+    texts = (pa.string(), pa.large_string())
+    for name in FILE_COLUMNS:
+        if name in schema.names and schema.field(name).type in texts:
+            return "", name
+    return "", ""
+
+
+def _merged(stream: Stream) -> Stream:
+    """Neighbours that tell of one photo as one item."""
+    last: Item | None = None
+    for one in stream:
+        both = joined(last, one) if last is not None and isinstance(one, Item) else None
+        if both is not None:
+            last = both
+            continue
+        if last is not None:
+            yield last
+        last = one if isinstance(one, Item) else None
+        if isinstance(one, Skipped):
+            yield one
+    if last is not None:
+        yield last
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a list or table; `place` is where it stands."""
+
+    path: Path
+    place: str
+    number: int
+    fields: Mapping[str, Any]
+    naming: Naming
+
+    def item(self) -> Item | Skipped:
+        """Its picture, or why there is none."""
+        try:
+            return self._item()
+        except ValueError as error:
+            return Skipped(self.place, str(error))
+
+    def _item(self) -> Item:
+        key = self._image_key()
+        image = self.fields[key]
+        read, uri, otherwise = self._content(image)
+        id_key = self._id_key()
+        name = otherwise if not id_key else printable(str(self.fields[id_key]))
+        if "\0" in name:
+            raise ValueError(f"has a character 0 in its id {name!r}")
+        rest = {k: v for k, v in self.fields.items() if k not in (key, id_key)}
+        return Item(name, uri, read, clean_columns(rest), key=name, fields=rest)
+
+    def _content(self, image: Any) -> tuple[Any, str, str]:
+        """How the picture is read, where it lies, and the row's id where it names none."""
+        numbered = f"{self.path.stem}/{self.number}"
+        path = image.get("path") if isinstance(image, Mapping) else image
+        data = image.get("bytes") if isinstance(image, Mapping) else image
+        if isinstance(data, bytes):
+            return HeldContent(data), self.place, numbered
+        if isinstance(image, Mapping) and not (
+            isinstance(path, str) and self._file(path).is_file()
+        ):
+            named = f", and there is no file {printable(path)!r}" if path else ""
+            raise ValueError(f"has no bytes{named}")
+        if not isinstance(path, str) or not path:
+            raise ValueError("has no picture")
+        file = self._file(path)
+        from_table = "::" in self.place.removeprefix(printable(str(self.path)))
+        return FileContent(file), printable(str(file)), numbered if from_table else path
+
+    def _file(self, name: str) -> Path:
+        if "\0" in name:
+            raise ValueError(f"has a character 0 in the name of its file, {name!r}")
+        if not name:
+            raise ValueError("names no file")
+        if not self.naming.anywhere and not is_inside(name):
+            where = f"outside of the folder of {self.path.name}"
+            raise ValueError(f"names {printable(name)!r}, which lies {where}")
+        return self.path.parent / name
+
+    def _image_key(self) -> str:
+        wanted = self.naming.image
+        if wanted in self.fields:
+            return wanted
+        if wanted:
+            raise ValueError(_no_key(wanted, self.fields))
+        usual = (k for k in FILE_COLUMNS if isinstance(self.fields.get(k), str | Mapping))
+        key = next(usual, "")
+        if not key:
+            raise ValueError(f"names no file; one of {', '.join(FILE_COLUMNS)} should")
+        return key
+
+    def _id_key(self) -> str:
+        wanted = self.naming.id
+        if wanted and is_missing(self.fields.get(wanted)):
+            raise ValueError(_no_key(wanted, self.fields))
+        for key in (wanted,) if wanted else ID_COLUMNS:
+            value = self.fields.get(key)
+            if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+                return key
+        return ""
+
+
+def _no_key(key: str, row: Mapping[str, Any]) -> str:
+    return f"has no key {key!r}, it has {sorted(row)}.{suggest(key, row)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
