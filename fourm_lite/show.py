@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fourm_lite.modalities.pictures import to_rgb
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
@@ -63,7 +65,7 @@ def _place(
         return
     from PIL import Image as Images
 
-    picture = content.convert("RGB")
+    picture = to_rgb(content)
     scale = side / max(picture.size)
     size = tuple(max(1, round(s * scale)) for s in picture.size)
     how = Images.Resampling.NEAREST if scale >= 4 else Images.Resampling.BICUBIC

@@ -241,3 +241,8 @@ def test_notebooks_are_stored_without_outputs():
         if path.suffix == ".ipynb":
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             assert not [cell for cell in cells if cell.get("outputs")], path
+
+
+@every_source
+def test_no_message_names_an_extra_that_no_index_has(path):
+    assert "fourm-lite[" not in path.read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def export_onnx(model: FMViT, path: str | Path) -> Path:
     except ImportError as error:
         raise FourMError(
             f"ONNX needs the packages onnx and onnxscript ({error}); "
-            "pip install 'fourm-lite[export]'"
+            "pip install onnx onnxscript onnxruntime"
         ) from error
     return target
 
@@ -129,7 +129,7 @@ _NEEDS = {"onnx": _ONNX, "onnx-int8": _ONNX}
 
 
 def missing_packages(form: str) -> list[str]:
-    """What a form needs and is not installed; `pip install 'fourm-lite[export]'` brings it."""
+    """What a form needs and is not installed."""
     return [name for name in _NEEDS.get(form, ()) if find_spec(name) is None]
 
 
@@ -157,7 +157,7 @@ def report(
             raise ConfigError(f"a form is one of {FORMS}, got {form!r}.{suggest(form, FORMS)}")
         if missing := missing_packages(form):
             raise FourMError(
-                f"the form {form} needs {' and '.join(missing)}; pip install 'fourm-lite[export]'"
+                f"the form {form} needs {' and '.join(missing)}: pip install {' '.join(missing)}"
             )
     model.eval()
     want, base = _measured(model, images, batch, repeats)

@@ -12,6 +12,7 @@ import torch
 from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.model.load import fill, model_config
+from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def load_vit(
     """See `FMViT.from_pretrained`."""
     from fourm_lite.io.checkpoint import read
 
+    device = usable_device(device)
     checkpoint = read(source)
     config = vit_config(checkpoint, inputs)
     wanted = _wanted_head(config.head, num_classes, head)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fourm_lite.embedders.images import open_image
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.modalities.pictures import to_rgb
+from fourm_lite.modalities.pictures import decode
 from fourm_lite.search.zeroshot import BATCH, Judge, open_judge
 
 
@@ -74,7 +73,7 @@ def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any
     pictures = []
     for result in results:
         try:
-            pictures.append(to_rgb(open_image(result["photo"])))
+            pictures.append(decode(result["photo"]))
         except FourMError as error:
             result["error"] = str(error)
     found = judge(pictures) if pictures else None

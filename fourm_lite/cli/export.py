@@ -79,7 +79,7 @@ def _available() -> list[str]:
     """The forms whose packages are here; of the others it is said what they lack."""
     lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
     for form, missing in lacking.items():
-        needs = f"{form} needs {' and '.join(missing)}; pip install 'fourm-lite[export]'"
+        needs = f"{form} needs {' and '.join(missing)}; pip install {' '.join(missing)}"
         say(f"left out: {needs}", aside=True)
     return [form for form in FORMS if form not in lacking]
 

@@ -157,7 +157,7 @@ def write_item(
     folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes the files of one item; result.json comes last and makes them count."""
-    from fourm_lite.modalities.pictures import open_picture, png
+    from fourm_lite.modalities.pictures import decode, png
     from fourm_lite.show import Cell, contact_sheet
 
     cells, outputs = [], {}
@@ -165,7 +165,7 @@ def write_item(
         shown: Any = str(value)
         if photo := file_named(value):
             try:
-                shown = open_picture(photo.read_bytes())
+                shown = decode(photo)
             except FourMError:
                 shown = photo.name
         cells.append(Cell(f"given: {name}", shown))

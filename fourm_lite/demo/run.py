@@ -20,7 +20,7 @@ from fourm_lite.demo.models import SHIPPED, example_model
 from fourm_lite.demo.page import Card, Section, render
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_whole
-from fourm_lite.modalities.pictures import open_picture, to_rgb
+from fourm_lite.modalities.pictures import decode
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.retrieval.index import Index
 from fourm_lite.search.engine import Search
@@ -111,7 +111,7 @@ def _readable(gallery: Path, say: Say) -> list[Photo]:
     found: list[Photo] = []
     for path in pictures(gallery):
         try:
-            picture = to_rgb(open_picture(path.read_bytes()))
+            picture = decode(path)
         except (FourMError, OSError) as error:
             say(f"left out {path.name}: {error}")
             continue

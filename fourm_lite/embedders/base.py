@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fourm_lite.embedders.images import ImageSource, open_image
 from fourm_lite.embedders.outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.modalities.pictures import PictureSource, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +146,7 @@ class NetworkEmbedder:
 
     def embed_image(
         self,
-        images: ImageSource | Iterable[ImageSource],
+        images: PictureSource | Iterable[PictureSource],
         batch_size: int = 32,
         *,
         normalize: bool = True,
@@ -155,7 +155,8 @@ class NetworkEmbedder:
         """One vector a picture; `normalize=False` gives the raw vectors that tokenizers want.
 
         Shapes:
-            images: PIL pictures, paths, uint8[H, W, 3] arrays or uint8[3, H, W] tensors
+            images: PIL pictures, paths, bytes, uint8[H, W, 3] arrays or uint8[3, H, W] tensors, all
+                opened as `modalities.pictures.decode` does
             returns: float32[N, E], unit length unless `normalize=False`
         Raises:
             FourMError: the network reads no pictures, a picture cannot be opened, or a vector is
@@ -164,7 +165,7 @@ class NetworkEmbedder:
         """
         tower = self.towers.image or self._refuse("pictures", "image")
         chunks = _chunks(_listed(images), batch_size)
-        vectors = (self._run(tower, [open_image(i) for i in chunk]) for chunk in chunks)
+        vectors = (self._run(tower, [decode(i) for i in chunk]) for chunk in chunks)
         return self._collect(vectors, normalize, progress)
 
     def embed_text(
@@ -187,7 +188,7 @@ class NetworkEmbedder:
 
     @torch.inference_mode()
     def embed_patches(
-        self, images: ImageSource | Iterable[ImageSource], batch_size: int = 32
+        self, images: PictureSource | Iterable[PictureSource], batch_size: int = 32
     ) -> Vectors:
         """The feature map of each picture, raw.
 
@@ -197,7 +198,7 @@ class NetworkEmbedder:
         tower = self.towers.patches or self._refuse("feature maps", "patches")
         maps: list[Vectors] = []
         for chunk in _chunks(_listed(images), batch_size):
-            found = as_patches(tower([open_image(i) for i in chunk]))
+            found = as_patches(tower([decode(i) for i in chunk]))
             maps.append(found.float().cpu().numpy())
             if maps[-1].shape[1:] != maps[0].shape[1:]:
                 raise ShapeError(
@@ -280,7 +281,11 @@ def fingerprint_module(module: nn.Module) -> str:
 
 def _listed(images: Any) -> Iterable[Any]:
     # One picture is an item, not a list of rows: arrays of rank 2 and 3, paths and PIL pictures.
-    single = isinstance(images, str) or hasattr(images, "__fspath__") or hasattr(images, "convert")
+    single = (
+        isinstance(images, str | bytes)
+        or hasattr(images, "__fspath__")
+        or hasattr(images, "convert")
+    )
     if single or (isinstance(images, np.ndarray | Tensor) and images.ndim <= 3):
         return [images]
     return images

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
-from fourm_lite.embedders.image_configs import Preprocess, preset
+from fourm_lite.embedders.image_configs import Preprocess, pixels_of, preset
 from fourm_lite.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _prepared(
 
     def embed(images: list[Any]) -> Any:
         assert prepare is not None
-        return function(prepare.batch(images)["pixel_values"].to(torch.device(device)))
+        return function(pixels_of(prepare, images).to(torch.device(device)))
 
     return embed
 

@@ -20,6 +20,7 @@ from fourm_lite.embedders.base import Vectors, unit_length
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.files import write_json, write_npz
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.names import check_name, place_inside
 
 Array = NDArray[Any]
@@ -180,9 +181,8 @@ def split_features(source: str | Path, folder: str | Path) -> FeatureStore:
 
 def _read_arrays(path: Path) -> dict[str, Array]:
     if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
+        tensors = load_tensors(path).items()
+        return {n: (v.float() if v.is_floating_point() else v).numpy() for n, v in tensors}
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return {"features": loaded}

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import check_config
-from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.embedders.image_configs import Preprocess, by_size, from_transformers, preset
+from fourm_lite.embedders.outputs import as_patches, as_vectors
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+
+SENTENCES = ("a photo of a dog", "the red house")
+"""Two that no text tower may take for one."""
 
 Output = Literal["auto", "class_token", "pooled", "mean_patch"]
 
@@ -192,11 +196,14 @@ def find_file(source: str, name: str, revision: str | None = None) -> Path | Non
 def read_preprocess(source: str, revision: str | None = None) -> Preprocess | None:
     """The preprocessing of a folder, or None where it says nothing about it."""
     path = find_file(source, "preprocessor_config.json", revision)
-    if path is not None:
-        return from_transformers(read_json_object(path))
-    path = find_file(source, "processor_config.json", revision)
-    nested = read_json_object(path).get("image_processor") if path is not None else None
-    return from_transformers(nested) if nested else None
+    nested = None if path is None else read_json_object(path)
+    if path is None and (path := find_file(source, "processor_config.json", revision)):
+        nested = read_json_object(path).get("image_processor")
+    if not nested:
+        return None
+    config = find_file(source, "config.json", revision)
+    kind = None if config is None else read_json_object(config).get("model_type")
+    return from_transformers(nested, model_type=kind)
 
 
 def logit_scale(model: Any) -> LogitScale | None:
@@ -209,11 +216,10 @@ def logit_scale(model: Any) -> LogitScale | None:
 
 
 def tokenize(model: Any, tokenizer: Any, texts: list[str], accepts: Callable[..., Any]) -> Any:
-    """The text inputs that `accepts` takes, padded as the model was trained."""
+    """The text inputs that `accepts` takes, cut and padded as the model was trained."""
     fixed = PADDED_TEXT_LENGTH.get(model.config.model_type)
-    text_config = getattr(model.config, "text_config", model.config)
-    limit = getattr(text_config, "max_position_embeddings", None)
-    length = min(x for x in (fixed or limit, limit or fixed, 10**6) if x is not None)
+    known = (fixed, _positions(model), tokenizer.model_max_length)
+    length = min([int(x) for x in known if x is not None and x < 10**6], default=10**6)
     inputs = tokenizer(
         texts,
         padding="max_length" if fixed else True,
@@ -223,6 +229,27 @@ def tokenize(model: Any, tokenizer: Any, texts: list[str], accepts: Callable[...
     )
     names = inspect.signature(accepts).parameters
     return {key: value.to(model.device) for key, value in inputs.items() if key in names}
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens of a text the model tells apart.
+
+    RoBERTa's kind numbers its positions from the padding id + 1 on, so that some rows of its table
+    are never a token's.
+    """
+    text_config = getattr(model.config, "text_config", model.config)
+    rows = getattr(text_config, "max_position_embeddings", None)
+    if rows is None:
+        return None
+    skipped = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding)
+        and name.endswith("position_embeddings")
+        and module.padding_idx is not None
+        and module.num_embeddings == rows
+    ]
+    return int(rows) - max(skipped, default=0)
 
 
 def _preprocess(
@@ -249,13 +276,43 @@ def _image_size(model: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _inputs(prepare: Preprocess, images: list[Any], device: Any) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in prepare.batch(images).items()}
+def _by_size(
+    prepare: Preprocess, images: list[Image], accepts: Callable[..., Any], device: Any,
+    run: Callable[[dict[str, Tensor]], Tensor],
+) -> Tensor:  # fmt: skip
+    """Rows of all pictures in order, of a network that sees pictures of one size together.
+
+    Inputs that the network has no argument for, such as sizes before padding, are left out.
+
+    Raises:
+        ConfigError: it has an argument for none
+        ShapeError: pictures of unlike sizes give unlike numbers of patches
+    """
+    names = inspect.signature(accepts).parameters
+    rows: list[Any] = [None] * len(images)
+    for places, made in by_size(prepare, images):
+        inputs = {name: value.to(device) for name, value in made.items() if name in names}
+        if not inputs:
+            raise ConfigError(
+                f"the preprocessing gives {sorted(made)}, the network takes {sorted(names)}; it is "
+                "that of another network. Pass preprocess='imagenet' or an ImagePreprocess(...)"
+            )
+        for place, row in zip(places, run(inputs), strict=True):
+            rows[place] = row
+    if len(shapes := {row.shape for row in rows}) > 1:
+        raise ShapeError(
+            f"pictures of unlike sizes give results of unlike shapes {sorted(map(list, shapes))}; "
+            "embed pictures of one size together"
+        )
+    return torch.stack(rows)
 
 
-def _twin_image(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Any]:
-    def embed(images: list[Image]) -> Any:
-        return model.get_image_features(**_inputs(prepare, images, model.device))
+def _twin_image(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Tensor]:
+    network = model.get_image_features
+
+    def embed(images: list[Image]) -> Tensor:
+        run = lambda inputs: as_vectors(network(**inputs))  # noqa: E731
+        return _by_size(prepare, images, network, model.device, run)
 
     return embed
 
@@ -263,8 +320,7 @@ def _twin_image(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Any]
 def _image_network(
     model: Any, prepare: Preprocess, output: Output
 ) -> Callable[[list[Image]], Tensor]:
-    def embed(images: list[Image]) -> Tensor:
-        inputs = _inputs(prepare, images, model.device)
+    def vectors(inputs: dict[str, Tensor]) -> Tensor:
         found = model(**inputs)
         pooled = getattr(found, "pooler_output", None)
         if output == "pooled" or (output == "auto" and pooled is not None):
@@ -276,7 +332,7 @@ def _image_network(
             return patch_tokens(states, inputs["pixel_values"], model.config).mean(dim=1)
         return states[:, 0]
 
-    return embed
+    return lambda images: _by_size(prepare, images, model.forward, model.device, vectors)
 
 
 def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list[str]], Any] | None:
@@ -287,7 +343,33 @@ def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list
     def embed(texts: list[str]) -> Any:
         return model.get_text_features(**tokenize(model, tokenizer, texts, model.get_text_features))
 
+    _check_tells_apart(source, model, tokenizer, embed)
     return embed
+
+
+@torch.inference_mode()
+def _check_tells_apart(
+    source: str, model: Any, tokenizer: Any, embed: Callable[[list[str]], Any]
+) -> None:
+    """Refuses a text tower that gives unlike sentences one vector.
+
+    CLIP takes the token whose id is its configuration's end of text, and the first token, which
+    knows no other, where the tokenizer ends its texts with another id.
+
+    Raises:
+        CheckpointError: it does
+    """
+    ids = [tuple(tokenizer(sentence)["input_ids"]) for sentence in SENTENCES]
+    if len(set(ids)) < len(ids):
+        return  # the tokenizer knows none of these words
+    vectors = as_vectors(embed(list(SENTENCES)))
+    if bool((vectors == vectors[:1]).all()):
+        text_config = getattr(model.config, "text_config", model.config)
+        raise CheckpointError(
+            f"'{source}' gives every sentence one vector: its tokenizer ends a text with the id "
+            f"{ids[0][-1]}, its config.json says eos_token_id={text_config.eos_token_id}; they "
+            "belong to different models, or one of the two files is wrong"
+        )
 
 
 def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Tensor] | None:
@@ -296,12 +378,11 @@ def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Ten
     if "pixel_values" not in inspect.signature(vision.forward).parameters:
         return None
 
-    def embed(images: list[Image]) -> Tensor:
-        inputs = _inputs(prepare, images, model.device)
+    def tokens(inputs: dict[str, Tensor]) -> Tensor:
         states = vision(**inputs).last_hidden_state
-        return patch_tokens(states, inputs["pixel_values"], config)
+        return as_patches(patch_tokens(states, inputs["pixel_values"], config))
 
-    return embed
+    return lambda images: _by_size(prepare, images, vision.forward, model.device, tokens)
 
 
 def patch_tokens(states: Tensor, pixels: Tensor, config: Any) -> Tensor:

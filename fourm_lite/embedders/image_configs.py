@@ -1,173 +1,231 @@
-"""Preprocessing as the model's own files state it, for each library's dialect.
+"""Preprocessing as the model's own files state it, by the code of the library that wrote them.
 
 `from_transformers` reads preprocessor_config.json (or the part of processor_config.json),
-`from_timm` a pretrained_cfg, `from_open_clip` a preprocess_cfg. Keys that old files leave out take
-the library's defaults, which stand here as tables. Nothing of the libraries is imported.
+`from_timm` a pretrained_cfg, `from_open_clip` a preprocess_cfg. A kind or key that the library does
+not know is refused, as its pixels would be others than the network was trained on. The libraries
+are imported when one of their files is read; presets need none.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from fourm_lite.embedders.images import ImagePreprocess, ImageSource, Interpolation, Resize, Size
-from fourm_lite.embedders.patched import NaFlexPreprocess, ViltPreprocess
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.embedders.images import ImagePreprocess, one_size
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.modalities.pictures import PictureSource, decode
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP: dict[str, Any] = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
-HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 # What users of each model write by hand; by name in `load_embedder(..., preprocess="mofi")`.
 PRESETS: dict[str, ImagePreprocess] = {
     "imagebind": ImagePreprocess(**CLIP),
-    "clip": ImagePreprocess(**CLIP, centering="floor", transparency="white"),
+    "clip": ImagePreprocess(**CLIP, centering="floor"),
     "imagenet": ImagePreprocess(**IMAGENET),
     "unit": ImagePreprocess(),  # values in [0, 1]
     # MOFI's README resizes tensors without antialiasing
     "mofi": ImagePreprocess(**CLIP, engine="plain", interpolation="bilinear"),
 }
 
-# Pillow's numbers, as preprocessor_config.json writes them
-RESAMPLE: tuple[Interpolation, ...] = (
-    "nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
-)  # fmt: skip
-
-_COMMON: dict[str, Any] = {
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_center_crop": False,
-}
-_CLIP_LIKE: dict[str, Any] = {
-    "size": {"shortest_edge": 224},
-    "crop_size": 224,
-    "do_center_crop": True,
-    "image_mean": CLIP["mean"],
-    "image_std": CLIP["std"],
-}
-_HALF: dict[str, Any] = {"image_mean": HALF["mean"], "image_std": HALF["std"]}
-_IMAGENET: dict[str, Any] = {"image_mean": IMAGENET["mean"], "image_std": IMAGENET["std"]}
-# Per image_processor_type: the defaults of keys that a file leaves out
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "CLIP": _CLIP_LIKE,
-    "ChineseCLIP": _CLIP_LIKE,
-    "Bit": _CLIP_LIKE,
-    "Siglip": {"size": {"height": 224, "width": 224}, **_HALF},
-    "Siglip2": {"resample": 2, "max_num_patches": 256, "patch_size": 16, **_HALF},
-    "Blip": {**_CLIP_LIKE, "size": {"height": 384, "width": 384}, "do_center_crop": False},
-    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, **_HALF},
-    "Vilt": {"size": {"shortest_edge": 384}, "size_divisor": 32, **_HALF},
-    "DINOv3ViT": {"size": {"height": 224, "width": 224}, "resample": 2, **_IMAGENET},
-    "EfficientNet": {
-        "size": {"height": 346, "width": 346},
-        "crop_size": {"height": 289, "width": 289},
-        "rescale_offset": False,
-        "include_top": True,
-        **_HALF,
-    },
-}
+# transformers' classes by rising preference for torchvision: "Pil" since 5.0, plain names before
+ENDINGS = ("ImageProcessorPil", "ImageProcessor", "ImageProcessorFast")
+# Keys that say nothing of pixels
+NOTES = frozenset({
+    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class",
+    "auto_map", "_auto_class", "_valid_processor_keys", "_name_or_path", "transformers_version",
+    "tokenizer_class", "reduce_labels", "format",
+})  # fmt: skip
+# Keys of older files under today's names
+OLDER_KEYS = {"do_flip_channels": "do_flip_channel_order"}
+# Read by some classes, although none declares them
+UNDECLARED = frozenset({"max_size", "pad_and_return_pixel_mask", "use_square_size"})
 
 
 class Preprocess(Protocol):
     """Pictures to the named inputs of a network."""
 
-    def batch(self, pictures: list[ImageSource]) -> dict[str, Tensor]:
+    def batch(self, pictures: list[PictureSource]) -> dict[str, Tensor]:
         """The inputs of a batch, by the names of the network's arguments."""
 
 
-def from_transformers(config: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing of a transformers image processor, from its configuration.
+@dataclass(frozen=True)
+class TransformersPreprocess:
+    """An image processor of transformers: of its classes for one kind the one on Pillow.
+
+    `settings` is what the file says, as JSON; a space's fingerprint knows kind and settings.
+    """
+
+    kind: str
+    settings: str
+    processor: Any = field(repr=False, compare=False)
+
+    def __call__(self, picture: PictureSource) -> Tensor:
+        """The network's pixels for one picture: mostly float32[3, H, W]."""
+        return self._inputs([picture])["pixel_values"][0]
+
+    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
+        """The named inputs of a batch; pictures of unlike sizes are padded where the kind does so.
+
+        Raises:
+            ShapeError: the pictures end up with different sizes, or not with one input each
+            FourMError: transformers cannot prepare them
+        """
+        found = self._inputs(pictures)
+        lengths = {name: len(value) for name, value in found.items()}
+        if set(lengths.values()) != {len(pictures)}:
+            raise ShapeError(
+                f"a '{self.kind}' processor makes {lengths} inputs of {len(pictures)} picture(s), "
+                "an embedder needs one a picture; choose a network for single pictures"
+            )
+        return found
+
+    def _inputs(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
+        images = [decode(picture) for picture in pictures]
+        try:
+            found = self.processor(images=images, return_tensors="pt")
+        except Exception as error:  # whatever its code raises: ValueError, ImportError, ...
+            if "Unable to" in str(error) and len(images) > 1:
+                raise one_size(image.size[::-1] for image in images) from error
+            raise FourMError(
+                f"transformers' '{self.kind}' image processor cannot prepare a picture: "
+                f"{type(error).__name__}: {error}. Pass preprocess=ImagePreprocess(...), or choose "
+                "a network for single pictures"
+            ) from error
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
+
+
+@dataclass(frozen=True)
+class TransformPreprocess:
+    """A transform of timm or open_clip, which takes a PIL picture and gives float32[3, H, W]."""
+
+    library: str
+    settings: str
+    transform: Callable[[Any], Tensor] = field(repr=False, compare=False)
+
+    def __call__(self, picture: PictureSource) -> Tensor:
+        """The network's input for one picture, float32[3, H, W]."""
+        return self.transform(decode(picture))
+
+    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
+        """The named inputs of a batch.
+
+        Raises:
+            ShapeError: the pictures end up with different sizes
+        """
+        prepared = [self(picture) for picture in pictures]
+        if len({p.shape for p in prepared}) > 1:
+            raise one_size(tuple(p.shape[1:]) for p in prepared)
+        return {"pixel_values": torch.stack(prepared)}
+
+
+def by_size(
+    prepare: Preprocess, pictures: Sequence[PictureSource]
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """The inputs of pictures that end up with one size, with their places in the batch.
+
+    Each is prepared alone, so that no picture's padding depends on its neighbours.
+    """
+    prepared = [prepare.batch([picture]) for picture in pictures]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, inputs in enumerate(prepared):
+        groups.setdefault(tuple((n, v.shape) for n, v in inputs.items()), []).append(place)
+    for places in groups.values():
+        names = prepared[places[0]]
+        yield places, {name: torch.cat([prepared[p][name] for p in places]) for name in names}
+
+
+def pixels_of(prepare: Preprocess, pictures: Sequence[PictureSource]) -> Tensor:
+    """Pixels float32[B, 3, H, W] for networks that take nothing else.
 
     Raises:
-        ConfigError: a key is missing, or the processor does something that is not known here
+        ConfigError: this preprocessing gives something else
     """
-    kind = _processor_kind(config)
-    known = {**_COMMON, **DEFAULTS.get(kind, {}), **config}
-    if kind == "Siglip2":
-        return NaFlexPreprocess(
-            patch_size=known["patch_size"],
-            max_patches=known["max_num_patches"],
-            interpolation=_resample(known),
-            **_statistics(known),
+    found = prepare.batch(list(pictures))
+    pixels = found.get("pixel_values")
+    if pixels is None or pixels.ndim != 4:
+        raise ConfigError(
+            f"this network takes pixels [B, 3, H, W] alone, its preprocessing gives "
+            f"{ ({name: list(value.shape) for name, value in found.items()}) }; pass preprocess=..."
         )
-    if kind == "Vilt":
-        edge = int(_edge(known["size"]))
-        return ViltPreprocess(
-            shortest=edge,
-            divisor=known["size_divisor"],
-            interpolation=_resample(known),
-            **_statistics(known),
-        )
-    return _plain_transformers(kind, known)
+    return pixels
 
 
-def _plain_transformers(kind: str, known: Mapping[str, Any]) -> ImagePreprocess:
-    resize, size = _transformers_size(kind, known)
-    crop = _pair(known.get("crop_size"), "crop_size") if known["do_center_crop"] else None
-    statistics = _statistics(known)
-    return ImagePreprocess(
-        resize=resize,
-        size=size,
-        crop=crop,
-        interpolation=_resample(known),
-        scale=float(known["rescale_factor"]) if known["do_rescale"] else 1.0,
-        offset=-1.0 if known.get("rescale_offset") else 0.0,
-        extra_std=statistics["std"] if known.get("include_top") else None,
-        engine="float" if kind.startswith("DINOv3") else "pillow",
-        centering="floor",
-        transparency="white",
-        **statistics,
+def from_transformers(
+    config: Mapping[str, Any], *, model_type: str | None = None
+) -> TransformersPreprocess:
+    """The preprocessing of a transformers image processor, from its configuration.
+
+    `model_type` is that of the network's own config.json, which tells the kind where the file does
+    not.
+
+    Raises:
+        ConfigError: the kind is not known, or a key is not known to this kind
+    """
+    kind = _kind(config, model_type)
+    processor_class = _processor_class(kind)
+    given = {OLDER_KEYS.get(key, key): value for key, value in config.items()}
+    settings = {k: v for k, v in given.items() if k not in NOTES and v is not None}
+    known = _known_keys(processor_class)
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f"a '{kind}' image processor has no key '{key}'.{suggest(key, known)} Remove it "
+                "from the preprocessing file if it means nothing, or pass preprocess=..."
+            )
+    try:
+        processor = processor_class.from_dict(dict(settings))
+    except Exception as error:  # its own checks, or a library that it needs
+        raise ConfigError(
+            f"transformers cannot make a '{kind}' image processor of {settings}: {error}"
+        ) from error
+    if getattr(processor, "apply_ocr", False):
+        processor.apply_ocr = False  # words are not read here, and pixels do not depend on them
+    prepare = TransformersPreprocess(kind, json.dumps(settings, sort_keys=True), processor)
+    prepare.batch([_grey_picture()])  # kinds that need more than a picture fail here, not later
+    return prepare
+
+
+def from_timm(config: Mapping[str, Any], *, size: int | None = None) -> TransformPreprocess:
+    """Timm's evaluation transform of a pretrained_cfg, at another input size if given.
+
+    Raises:
+        ConfigError: the network does not read three channels, or timm cannot make its transform
+    """
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
+    data = resolve_data_config({}, pretrained_cfg=dict(config))
+    if size is not None:
+        data["input_size"] = (3, size, size)
+    if data["input_size"][0] != 3:
+        raise ConfigError(f"expected a network of 3 channels, it reads {data['input_size'][0]}")
+    transform = _made("timm", lambda: create_transform(**data, is_training=False))
+    return TransformPreprocess("timm", json.dumps(data, sort_keys=True), transform)
+
+
+def from_open_clip(config: Mapping[str, Any]) -> TransformPreprocess:
+    """open_clip's evaluation transform of a preprocess_cfg.
+
+    Raises:
+        ConfigError: open_clip does not know a key or value
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    settings = {k: v for k, v in config.items() if v is not None}
+    transform = _made(
+        "open_clip", lambda: image_transform_v2(PreprocessCfg(**settings), is_train=False)
     )
-
-
-def from_timm(config: Mapping[str, Any], *, size: int | None = None) -> ImagePreprocess:
-    """The evaluation transform of a timm pretrained_cfg, at another input size if given."""
-    height, width = (size, size) if size else tuple(config.get("input_size", (3, 224, 224)))[1:]
-    ratio = config.get("crop_pct") or 0.875
-    scaled = (math.floor(height / ratio), math.floor(width / ratio))
-    mode = config.get("crop_mode") or "center"
-    mean = tuple(config.get("mean") or IMAGENET["mean"])
-    resize: Resize = {"squash": "squash", "border": "contain"}.get(mode, "cover")  # type: ignore[assignment]
-    if resize == "cover" and scaled[0] == scaled[1]:
-        resize = "shortest"
-    red, green, blue = (round(255 * value) for value in mean)
-    return ImagePreprocess(
-        resize=resize,
-        size=scaled,
-        crop=(height, width),
-        interpolation=config.get("interpolation") or "bicubic",
-        mean=mean,
-        std=tuple(config.get("std") or IMAGENET["std"]),
-        fill=(red, green, blue) if mode == "border" else (0, 0, 0),
-    )
-
-
-def from_open_clip(config: Mapping[str, Any]) -> ImagePreprocess:
-    """The evaluation transform of an open_clip preprocess_cfg."""
-    size = _pair(config.get("size", 224), "size")
-    mode = config.get("resize_mode") or "shortest"
-    modes: dict[str, Resize] = {"shortest": "cover", "longest": "contain", "squash": "squash"}
-    if mode not in modes:
-        raise ConfigError(f"resize_mode is one of {list(modes)}, got '{mode}'")
-    fill = int(config.get("fill_color") or 0)
-    return ImagePreprocess(
-        resize="shortest" if mode == "shortest" and size[0] == size[1] else modes[mode],
-        size=size,
-        crop=None if mode == "squash" else size,
-        interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
-        mean=_triple(config.get("mean") or CLIP["mean"]),
-        std=_triple(config.get("std") or CLIP["std"]),
-        fill=(fill, fill, fill),
-    )
+    return TransformPreprocess("open_clip", json.dumps(settings, sort_keys=True), transform)
 
 
 def preset(name: str, *, size: int | None = None) -> ImagePreprocess:
@@ -183,66 +241,79 @@ def preset(name: str, *, size: int | None = None) -> ImagePreprocess:
     return ImagePreprocess(**values)
 
 
-def _processor_kind(config: Mapping[str, Any]) -> str:
-    name = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
-    for ending in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
-        name = str(name).removesuffix(ending)
-    return str(name)
-
-
-def _transformers_size(kind: str, known: Mapping[str, Any]) -> tuple[Resize, Size]:
-    if not known["do_resize"]:
-        return "none", (0, 0)
-    size = known.get("size")
-    if isinstance(size, int):  # files from before 2022: CLIP meant the short edge, others a square
-        size = {"shortest_edge": size} if kind in ("CLIP", "ChineseCLIP", "Bit") else size
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        edge = _edge(size)
-        return "shortest", (edge, edge)
-    return "squash", _pair(size, "size")
-
-
-def _edge(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    if "longest_edge" in size or "shortest_edge" not in size:
+def _made(library: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as error:  # whatever the library's own checks raise
         raise ConfigError(
-            f"'size' with {sorted(size)} is not known here; expected shortest_edge, or height and "
-            f"width. Pass preprocess=ImagePreprocess(...) yourself"
+            f"{library} cannot make the transform of this network: {type(error).__name__}: "
+            f"{error}; pass preprocess=..."
+        ) from error
+
+
+def _kind(config: Mapping[str, Any], model_type: str | None) -> str:
+    """The kind of processor, such as "CLIP"; the file's own, else that of its network."""
+    named = config.get("image_processor_type") or config.get("feature_extractor_type")
+    if "AutoImageProcessor" in (config.get("auto_map") or {}):
+        raise ConfigError(
+            f"the image processor '{named}' is code from the Hub, which is never run here; pass "
+            "preprocess='imagenet', 'clip' or an ImagePreprocess(...) that does the same"
         )
-    return int(size["shortest_edge"])
+    if not named and model_type is not None:
+        from transformers.models.auto import image_processing_auto as auto
+
+        table = dict(auto.IMAGE_PROCESSOR_MAPPING_NAMES)  # type: ignore[attr-defined]
+        classes: Any = table.get(model_type) or ()
+        values = classes.values() if isinstance(classes, Mapping) else classes
+        named = next(iter([v for v in values if v]), None)
+    if not named:
+        raise ConfigError(
+            "the preprocessing file names no image_processor_type, and so leaves open how a "
+            'picture is resized; add it, such as "CLIPImageProcessor", or pass preprocess=...'
+        )
+    for ending in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
+        named = str(named).removesuffix(ending)
+    return str(named)
 
 
-def _pair(size: Any, key: str) -> Size:
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    if isinstance(size, tuple | list) and len(size) == 2:
-        return int(size[0]), int(size[1])
+def _processor_class(kind: str) -> Any:
+    import transformers
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    for ending in ENDINGS:
+        found = getattr(transformers, kind + ending, None)
+        if isinstance(found, type) and kind not in ("", "Base"):
+            if issubclass(found, BaseImageProcessor):
+                return found
+            raise _missing_library(kind, found)
+    names = [n for n in dir(transformers) if n.endswith("ImageProcessor")]
     raise ConfigError(
-        f"'{key}' of the preprocessing must be a number, a pair or height and width, got {size!r}"
+        f"transformers {transformers.__version__} has no image processor '{kind}ImageProcessor'."
+        f"{suggest(kind + 'ImageProcessor', names)} Pass preprocess='imagenet', 'clip' or an "
+        "ImagePreprocess(...) that does the same"
     )
 
 
-def _resample(known: Mapping[str, Any]) -> Interpolation:
-    number = known["resample"]
-    if not isinstance(number, int) or not 0 <= number < len(RESAMPLE):
-        raise ConfigError(f"'resample' must be Pillow's number 0..5, got {number!r}")
-    return RESAMPLE[number]
+def _missing_library(kind: str, stand_in: Any) -> ConfigError:
+    """What is missing: transformers puts a stand-in where a library is not installed."""
+    try:
+        stand_in()
+    except ImportError as error:
+        return ConfigError(f"the image processor '{kind}' needs another library: {error}")
+    return ConfigError(f"'{kind}' is no image processor of transformers")
 
 
-def _statistics(known: Mapping[str, Any]) -> dict[str, Any]:
-    if not known["do_normalize"]:
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    missing = [key for key in ("image_mean", "image_std") if known.get(key) is None]
-    if missing:
-        raise ConfigError(
-            f"the preprocessing file lacks {missing} and its image_processor_type "
-            f"'{known.get('image_processor_type')}' has no defaults here; add them to the file"
-        )
-    return {"mean": _triple(known["image_mean"]), "std": _triple(known["image_std"])}
+def _known_keys(processor_class: Any) -> set[str]:
+    import inspect
+
+    declared = getattr(getattr(processor_class, "valid_kwargs", None), "__annotations__", {})
+    named = inspect.signature(processor_class.__init__).parameters
+    own = {name for name in dir(processor_class) if not name.startswith("_")}
+    values = {name for name in own if not callable(getattr(processor_class, name, None))}
+    return ({*declared, *named} - {"self", "kwargs", "args"}) | UNDECLARED | values
 
 
-def _triple(values: Any) -> tuple[float, ...]:
-    return (float(values),) * 3 if isinstance(values, int | float) else tuple(map(float, values))
+def _grey_picture() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (64, 64), (127, 127, 127))

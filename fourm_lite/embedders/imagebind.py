@@ -7,7 +7,6 @@ thermal and IMU trunks, no extra key and value (`bias_k`, `bias_v`). Every Layer
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
-from fourm_lite.embedders.image_configs import preset
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_configs import Preprocess, pixels_of, preset
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, suggest
 from fourm_lite.io.hub import resolve
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ImageBindConfig:
     @classmethod
     def read(cls, path: Path) -> ImageBindConfig:
         """The configuration of a folder; unknown keys are refused."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json_object(path)
         known = [field.name for field in fields(cls)]
         for key in set(values) - {*known, "format", "family"}:
             raise ConfigError(f"'{path}' has the unknown key '{key}'.{suggest(key, known)}")
@@ -184,7 +184,7 @@ def load_imagebind(
     *,
     device: str = "cpu",
     output: Output = "projected",
-    preprocess: ImagePreprocess | str = "imagebind",
+    preprocess: Preprocess | str = "imagebind",
 ) -> NetworkEmbedder:
     """An embedder from a folder or Hub id with config.json and model.safetensors.
 
@@ -218,8 +218,6 @@ def load_imagebind(
 
 def read_imagebind(folder: Path) -> ImageBindVision:
     """The image branch from a folder, loaded strictly."""
-    from safetensors.torch import load_file
-
     paths = folder / "config.json", folder / "model.safetensors"
     if not all(path.is_file() for path in paths):
         raise CheckpointError(
@@ -228,7 +226,7 @@ def read_imagebind(folder: Path) -> ImageBindVision:
         )
     with without_storage():
         model = ImageBindVision(ImageBindConfig.read(paths[0]))
-    weights = {name: value.float() for name, value in load_file(paths[1]).items()}
+    weights = {name: value.float() for name, value in load_tensors(paths[1]).items()}
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -242,10 +240,10 @@ def _vector(model: ImageBindVision, pixels: Tensor, output: Output) -> Tensor:
 
 
 def _tower(
-    prepare: ImagePreprocess, device: str, network: Callable[[Tensor], Tensor]
+    prepare: Preprocess, device: str, network: Callable[[Tensor], Tensor]
 ) -> Callable[[list[Image]], Tensor]:
     def embed(images: list[Any]) -> Tensor:
-        return network(prepare.batch(images)["pixel_values"].to(device))
+        return network(pixels_of(prepare, images).to(device))
 
     return embed
 

@@ -1,16 +1,15 @@
-"""Pictures to network inputs: one pipeline for all families, with Pillow and torch only.
+"""Pictures to network inputs where no library's file says how, with Pillow and torch only.
 
 Index and query must go through one path: a resize with another antialiasing moves a CLIP vector to
-cosine 0.94. So every step that the libraries differ in is a field here; `image_configs.py` fills
-the fields from the model's own files. No torchvision.
+cosine 0.94. So every step that the libraries differ in is a field here; where a network comes with
+its own file, `image_configs.py` lets its own library do it. No torchvision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.pictures import is_deep, open_picture, to_rgb, upright
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.modalities.pictures import PictureSource, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageSource: TypeAlias = "Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor"
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 # squash: both edges to `size`; shortest: the short edge to size[0], the long one truncated;
 # cover / contain: keep the ratio, rounded, at least / at most `size`; none: as it came
@@ -41,7 +39,7 @@ class ImagePreprocess:
     Shapes:
         one picture -> float32[3, H, W]; `batch` -> {"pixel_values": float32[B, 3, H, W]}
     Units:
-        values become `(pixel * scale + offset - mean) / std / extra_std`, pixel in 0..255
+        values become `(pixel * scale - mean) / std`, pixel in 0..255
     """
 
     resize: Resize = "shortest"
@@ -51,36 +49,29 @@ class ImagePreprocess:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     scale: float = 1 / 255
-    offset: float = 0.0
-    extra_std: tuple[float, ...] | None = None  # EfficientNet divides twice (include_top)
     engine: Engine = "pillow"
     # An odd difference: transformers rounds down, torchvision rounds half to even
     centering: Literal["floor", "round"] = "round"
     fill: tuple[int, int, int] = (0, 0, 0)  # of padding, where the crop is larger than the picture
-    transparency: Literal["drop", "white"] = "drop"
 
-    def __call__(self, picture: ImageSource) -> Tensor:
+    def __call__(self, picture: PictureSource) -> Tensor:
         """The network's input for one picture, float32[3, H, W]."""
-        image = as_rgb(open_image(picture), self.transparency)
+        image = decode(picture)
         if self.engine == "pillow":
             values = self._cropped(self._resized_by_pillow(image))
             return self._normalized(values.float() * self.scale)
         values = _to_tensor(image).float() * self.scale
         return self._normalized(self._cropped(self._resized_by_torch(values)))
 
-    def batch(self, pictures: Sequence[ImageSource]) -> dict[str, Tensor]:
+    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
         """The named inputs of a batch.
 
         Raises:
             ShapeError: the pictures end up with different sizes (`resize="none"` without a crop)
         """
         prepared = [self(picture) for picture in pictures]
-        sizes = sorted({tuple(p.shape[1:]) for p in prepared})
-        if len(sizes) > 1:
-            raise ShapeError(
-                f"pictures of one batch must have one size, got {sizes}; "
-                f"set a crop or embed with batch_size=1"
-            )
+        if len({p.shape for p in prepared}) > 1:
+            raise one_size(tuple(p.shape[1:]) for p in prepared)
         return {"pixel_values": torch.stack(prepared)}
 
     def _target(self, height: int, width: int) -> Size:
@@ -148,62 +139,14 @@ class ImagePreprocess:
         return canvas
 
     def _normalized(self, values: Tensor) -> Tensor:
-        values = values + self.offset if self.offset else values
-        values = (values - _column(self.mean)) / _column(self.std)
-        return values / _column(self.extra_std) if self.extra_std else values
+        return (values - _column(self.mean)) / _column(self.std)
 
 
-def open_image(source: ImageSource) -> Image:
-    """A PIL picture from a path, bytes, array, tensor or PIL picture, in its own mode.
-
-    Files open as `modalities.pictures.open_picture` does, upright; arrays are [H, W] or
-    [H, W, 3], tensors [3, H, W], either uint8 or float in [0, 1].
-
-    Raises:
-        FourMError: the file is missing or is no picture
-        ShapeError: an array has another shape or range
-    """
-    from PIL import Image as pillow
-
-    if isinstance(source, pillow.Image):
-        return upright(source)
-    if isinstance(source, np.ndarray | Tensor):
-        return pillow.fromarray(_as_bytes(source))
-    try:
-        return open_picture(source if isinstance(source, bytes) else Path(source).read_bytes())
-    except (OSError, TypeError, FourMError) as error:
-        raise FourMError(
-            f"expected a picture (PIL, path, array or tensor), got {source!r}: {error}"
-        ) from error
-
-
-def as_rgb(image: Image, transparency: Literal["drop", "white"] = "drop") -> Image:
-    """The picture in RGB; transparency is cut off, or laid on white as transformers does.
-
-    Numbers of 16 bits become 8 as everywhere in the library.
-    """
-    if transparency == "white" or is_deep(image):
-        return to_rgb(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _as_bytes(values: np.ndarray[Any, Any] | Tensor) -> np.ndarray[Any, Any]:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (rearrange(values, "c h w -> h w c") if values.ndim == 3 else values).numpy()
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
-        raise ShapeError(
-            f"a picture as an array is [H, W] or [H, W, 3] (a tensor [3, H, W]), "
-            f"got {list(values.shape)}"
-        )
-    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if np.issubdtype(values.dtype, np.floating) and values.min() >= 0 and values.max() <= 1:
-        return np.ascontiguousarray(np.rint(values * 255).astype(np.uint8))
-    raise ShapeError(
-        f"a picture as an array is uint8 or float in [0, 1], got {values.dtype} from "
-        f"{values.min()} to {values.max()}"
+def one_size(sizes: Iterable[tuple[int, ...]]) -> ShapeError:
+    """What is said of pictures that do not fit into one batch."""
+    return ShapeError(
+        f"pictures of one batch must have one size, got {sorted(set(sizes))}; "
+        f"set a crop or embed with batch_size=1"
     )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.nn.device import usable_device
 
 Spec = str | Callable[..., Any] | NetworkEmbedder
 
@@ -73,4 +74,6 @@ def _called(family: str, loader: Callable[..., Any], source: Any, options: dict[
                 f"'{family}' embedders know the options {known}, got '{name}'."
                 f"{suggest(name, known)}"
             )
+    if "device" in options and family != "onnx":  # onnxruntime has devices of its own
+        options = {**options, "device": str(usable_device(options["device"]))}
     return loader(source, **options)

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers
-from fourm_lite.embedders.image_configs import Preprocess, from_transformers, preset
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.embedders.image_configs import (
+    Preprocess,
+    from_transformers,
+    pixels_of,
+    preset,
+)
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.onnx import fold_weights
 from fourm_lite.io.strict_json import read_json_object
 
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VECTORS = ("embedding", "embeddings", "image_embeds", "pooler_output", "last_hidden_state")
+TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64
+}  # fmt: skip
 MAPS = ("feature_map", "patches", "last_hidden_state", "features")
 
 
@@ -48,14 +57,14 @@ def load_onnx(
     """
     path = Path(source)
     session = _session(path, device)
-    height, width = _input_size(session, image_size)
-    outputs = {item.name: len(item.shape) for item in session.get_outputs()}
+    entry = _input(session)
+    outputs = {item.name: len(item.shape or ()) for item in session.get_outputs()}
     vector = _choose(outputs, output, VECTORS, (2,))
     feature_map = _choose(outputs, patches, MAPS, (3, 4))
     if vector is None:
         raise ConfigError(f"'{source}' has no output [B, E]; its outputs are {list(outputs)}")
-    prepare = _preprocess(path, preprocess, (height, width))
-    run = _runner(session, prepare)
+    prepare = _preprocess(path, preprocess, entry.shape, image_size)
+    run = _runner(session, prepare, str(path))
     return NetworkEmbedder(
         f"onnx:{source}",
         Towers(
@@ -73,14 +82,16 @@ def _session(path: Path, device: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise FourMError(
-            "an ONNX embedder needs onnxruntime: pip install 'fourm-lite[export]'"
-        ) from error
+        raise FourMError("an ONNX embedder needs onnxruntime: pip install onnxruntime") from error
     if not path.is_file():
         raise CheckpointError(f"expected an ONNX file, '{path}' does not exist")
-    wanted = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+    wanted = providers.get(device.partition(":")[0])
     if wanted not in onnxruntime.get_available_providers():
-        raise ConfigError(f"onnxruntime offers {onnxruntime.get_available_providers()}: {device}?")
+        raise ConfigError(
+            f"device is 'cpu' or 'cuda', and this onnxruntime offers "
+            f"{onnxruntime.get_available_providers()}; got '{device}'"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     fold_weights(options, path)
@@ -90,15 +101,39 @@ def _session(path: Path, device: str) -> Any:
         raise CheckpointError(f"'{path}' cannot be read as ONNX: {error}") from error
 
 
-def _input_size(session: Any, image_size: int | None) -> tuple[int, int]:
+def _input(session: Any) -> Any:
+    """The one input, a picture: its name, shape and type.
+
+    Raises:
+        ConfigError: there are others, it is no picture, or its numbers are not known here
+    """
     inputs = session.get_inputs()
-    shape = inputs[0].shape
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None, "C", "channels"):
+    shape: Sequence[Any] = inputs[0].shape or ()
+    # Exporters name what they leave open: "batch_size", "num_channels", ... or nothing at all
+    channels = shape[1] if len(shape) == 4 else 0
+    if len(inputs) != 1 or (isinstance(channels, int) and channels != 3):
         raise ConfigError(
             f"expected one input [B, 3, H, W], the file has "
             f"{[(item.name, item.shape) for item in inputs]}"
         )
-    sizes = [image_size or (edge if isinstance(edge, int) else None) for edge in shape[2:]]
+    if inputs[0].type not in TYPES:
+        raise ConfigError(
+            f"the network reads {inputs[0].type}, known are {', '.join(TYPES)}; export it with "
+            "normalised floats as its input"
+        )
+    return inputs[0]
+
+
+def _size(shape: Sequence[Any], image_size: int | None) -> tuple[int, int]:
+    """Height and width that the network reads: the file's own, or as asked where it leaves them.
+
+    Raises:
+        ConfigError: nobody says, or both say and differ
+    """
+    fixed = [edge if isinstance(edge, int) and edge > 0 else None for edge in shape[2:]]
+    sizes = [edge or image_size for edge in fixed]
+    if image_size is not None and any(size != image_size for size in sizes):
+        raise ConfigError(f"the file reads pictures of {fixed}, got image_size={image_size}")
     if None in sizes:
         raise ConfigError("the file leaves the picture's size open; pass image_size=224 or so")
     return int(sizes[0] or 0), int(sizes[1] or 0)
@@ -118,27 +153,53 @@ def _choose(
     return next(iter(by_name + fitting), None)
 
 
-def _preprocess(path: Path, given: Preprocess | str | None, size: tuple[int, int]) -> Preprocess:
+def _preprocess(
+    path: Path, given: Preprocess | str | None, shape: Sequence[Any], image_size: int | None
+) -> Preprocess:
     if given is not None and not isinstance(given, str):
         return given
     beside = path.parent / "preprocessor_config.json"
     if given is None and beside.is_file():
-        return from_transformers(read_json_object(beside))
+        config = path.parent / "config.json"
+        kind = read_json_object(config).get("model_type") if config.is_file() else None
+        return from_transformers(read_json_object(beside), model_type=kind)
+    size = _size(shape, image_size)
     found = preset(given or "unit")
     resize = "shortest" if size[0] == size[1] else "cover"
     return type(found)(**{**vars(found), "size": size, "crop": size, "resize": resize})
 
 
 def _runner(
-    session: Any, prepare: Preprocess
+    session: Any, prepare: Preprocess, name: str
 ) -> Callable[[list[Image], str], np.ndarray[Any, Any]]:
-    name = session.get_inputs()[0].name
-    fixed = session.get_inputs()[0].shape[0] == 1  # exported for one picture at a time
+    entry = session.get_inputs()[0]
+    batch = entry.shape[0]
+    batch = batch if isinstance(batch, int) and batch > 0 else None
+
+    def call(pixels: Tensor, output: str) -> np.ndarray[Any, Any]:
+        count = len(pixels)
+        if (
+            batch is not None and count < batch
+        ):  # a network of a fixed batch: the last one is filled
+            pixels = torch.cat([pixels, pixels[-1:].expand(batch - count, -1, -1, -1)])
+        values = np.ascontiguousarray(pixels.numpy().astype(TYPES[entry.type]))
+        try:
+            found: np.ndarray[Any, Any] = session.run([output], {entry.name: values})[0]
+        except Exception as error:  # onnxruntime's own types have no common base
+            raise FourMError(
+                f"'{name}' cannot take {values.dtype}{list(values.shape)}, it reads {entry.type}"
+                f"{entry.shape}: {str(error).splitlines()[0]}"
+            ) from error
+        if batch is not None and len(found) != batch:
+            raise ShapeError(
+                f"'{name}' gives '{output}' {list(found.shape)} of {batch} pictures; an embedder "
+                "gives one row a picture"
+            )
+        return found[:count] if batch is not None else found
 
     def run(images: list[Image], output: str) -> np.ndarray[Any, Any]:
-        pixels: Tensor = prepare.batch(list(images))["pixel_values"]
-        parts = pixels.split(1) if fixed else [pixels]
-        found = [session.run([output], {name: part.numpy()})[0] for part in parts]
-        return np.concatenate(found)
+        pixels = pixels_of(prepare, images)
+        parts = [pixels] if batch is None else pixels.split(batch)
+        return np.concatenate([call(part, output) for part in parts])
 
     return run

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import check_config
-from fourm_lite.embedders.image_configs import from_open_clip
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_configs import Preprocess, from_open_clip, pixels_of
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.io.strict_json import read_json_object
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load_open_clip(
-    source: str, *, device: str = "cpu", preprocess: ImagePreprocess | None = None
+    source: str, *, device: str = "cpu", preprocess: Preprocess | None = None
 ) -> NetworkEmbedder:
     """An embedder from an open_clip name, Hub id or folder.
 
@@ -57,7 +56,7 @@ def load_open_clip(
 def _model(library: Any, name: str, tag: str | None, device: str) -> Any:
     try:
         model = library.create_model(name, pretrained=tag, device=device, precision="fp32")
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # truncated weights, other shapes, ...: types of several libraries
         raise CheckpointError(f"open_clip cannot load '{name}' with '{tag}': {error}") from error
     return model.eval()
 
@@ -66,9 +65,7 @@ def _library() -> Any:
     try:
         import open_clip
     except ImportError as error:
-        raise FourMError(
-            "this embedder needs open_clip: pip install 'fourm-lite[open_clip]'"
-        ) from error
+        raise FourMError("this embedder needs open_clip: pip install open_clip_torch") from error
     return open_clip
 
 
@@ -104,10 +101,8 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
     return name, tag
 
 
-def _image_tower(
-    model: Any, prepare: ImagePreprocess, device: str
-) -> Callable[[list[Image]], Tensor]:
+def _image_tower(model: Any, prepare: Preprocess, device: str) -> Callable[[list[Image]], Tensor]:
     def embed(images: list[Any]) -> Tensor:
-        return model.encode_image(prepare.batch(images)["pixel_values"].to(device))
+        return model.encode_image(pixels_of(prepare, images).to(device))
 
     return embed

@@ -6,7 +6,7 @@ probability for BLIP (its matching head has two classes) and a logit for ViLT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,10 @@ from fourm_lite.embedders.hf import (
     read_preprocess,
     tokenize,
 )
-from fourm_lite.embedders.image_configs import Preprocess
-from fourm_lite.embedders.images import ImageSource, open_image
+from fourm_lite.embedders.image_configs import Preprocess, by_size
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.pictures import PictureSource
+from fourm_lite.nn.device import usable_device
 
 Kind = Literal["blip", "vilt"]
 # model_type -> the auto class and how its output becomes one score a pair
@@ -51,7 +52,7 @@ class MatchingReranker:
     def score(
         self,
         texts: str | Sequence[str],
-        images: ImageSource | Sequence[ImageSource],
+        images: PictureSource | Sequence[PictureSource],
         batch_size: int = 16,
     ) -> Vectors:
         """How well each pair matches, larger is better; one text or one picture meets all others.
@@ -64,9 +65,12 @@ class MatchingReranker:
         """
         pairs = _pairs(texts, images)
         scores = np.zeros(len(pairs), np.float32)
-        for positions in self._groups(pairs, batch_size):
-            found = self._forward([pairs[p] for p in positions])
-            scores[positions] = found.float().cpu().numpy()
+        for start in range(0, len(pairs), batch_size):
+            some = pairs[start : start + batch_size]
+            # Pictures of one input size together: padding would let neighbours change a score.
+            for places, inputs in by_size(self._prepare, [picture for _, picture in some]):
+                found = self._forward([some[p][0] for p in places], inputs)
+                scores[[start + p for p in places]] = found.float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
         return scores
@@ -90,7 +94,7 @@ class MatchingReranker:
     def rank(
         self,
         text: str,
-        images: Sequence[ImageSource],
+        images: Sequence[PictureSource],
         *,
         ids: Sequence[Any] | None = None,
         k: int | None = None,
@@ -104,26 +108,10 @@ class MatchingReranker:
         order = np.argsort(-scores, kind="stable")[:k]
         return [(names[i], float(scores[i])) for i in order]
 
-    def _groups(self, pairs: list[tuple[str, Any]], batch_size: int) -> Iterator[list[int]]:
-        # Pictures of one input size together: ViLT's padding would let neighbours change a score.
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for position, (_, picture) in enumerate(pairs):
-            size = getattr(self._prepare, "size", None)
-            image = open_image(picture)
-            key = size(image.height, image.width) if callable(size) else (0, 0)
-            by_size.setdefault(key, []).append(position)
-        for positions in by_size.values():
-            for start in range(0, len(positions), batch_size):
-                yield positions[start : start + batch_size]
-
     @torch.inference_mode()
-    def _forward(self, pairs: list[tuple[str, Any]]) -> Tensor:
-        texts, images = zip(*pairs, strict=True)
-        inputs = tokenize(self._model, self._tokenizer, list(texts), self._model.forward)
-        inputs |= {
-            name: value.to(self._model.device)
-            for name, value in self._prepare.batch(list(images)).items()
-        }
+    def _forward(self, texts: list[str], pixels: dict[str, Tensor]) -> Tensor:
+        inputs = tokenize(self._model, self._tokenizer, texts, self._model.forward)
+        inputs |= {name: value.to(self._model.device) for name, value in pixels.items()}
         # ViLT draws the order of its patches from the global generator; it is given back unchanged.
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -141,6 +129,7 @@ def load_reranker(
     """
     import json
 
+    device = str(usable_device(device))
     source = source.removeprefix("hf:")
     source = str(Path(source).expanduser()) if source.startswith("~") else source
     path = find_file(source, "config.json")

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import PICTURE_KEYS, timm_arguments
-from fourm_lite.embedders.image_configs import from_timm, preset
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_configs import Preprocess, from_timm, pixels_of, preset
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.names import is_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+# In the names of timm's weights, architecture.tag, that are image towers of text and image
+TOWERS = ("clip", "_mci", "_pe_core_")
 
 Output = Literal["auto", "class_token", "pooled", "projected"]
 
@@ -32,7 +35,7 @@ def load_timm(
     *,
     device: str = "cpu",
     output: Output = "auto",
-    preprocess: ImagePreprocess | str | None = None,
+    preprocess: Preprocess | str | None = None,
     image_size: int | None = None,
 ) -> NetworkEmbedder:
     """An embedder from a timm name (fetched from the Hub), "hf-hub:ID" or a local folder.
@@ -88,7 +91,6 @@ def _from_name(name: str, size: Mapping[str, Any]) -> Any:
 
 def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
     import timm
-    from safetensors.torch import load_file
 
     config_file, weights = folder / "config.json", folder / "model.safetensors"
     if not (config_file.is_file() and weights.is_file()):
@@ -110,7 +112,7 @@ def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
     if not isinstance(told, Mapping):
         raise CheckpointError(f"'pretrained_cfg' in {config_file} should be a table")
     try:
-        tensors = load_file(weights)
+        tensors = load_tensors(weights)
         arguments = timm_arguments(config.get("model_args") or {}, config_file, len(tensors))
         classes = {"num_classes": config.get("num_classes", 0)}
         timm_arguments(classes, config_file, len(tensors))
@@ -154,18 +156,20 @@ def _load(model: Any, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _output(model: Any, config: Mapping[str, Any]) -> Output:
-    architecture, tag = str(config.get("architecture")), str(config.get("tag") or "")
-    tower = architecture.startswith("fastvit_mci") or "_clip_" in architecture
-    if tower and model.num_classes > 0 and "ft_in" not in tag:
+    """What a network was trained for: a CLIP tower's head is its projection."""
+    architecture = str(config.get("architecture"))
+    name = f"{architecture}.{config.get('tag') or ''} {config.get('hf_hub_id') or ''}"
+    tower = any(word in name for word in TOWERS)
+    if tower and model.num_classes > 0 and "ft_in" not in name:  # "ft_in1k": fine-tuned to classes
         return "projected"
     return "class_token" if "dino" in architecture else "pooled"
 
 
 def _image_tower(
-    model: Any, prepare: ImagePreprocess, output: Output
+    model: Any, prepare: Preprocess, output: Output
 ) -> Callable[[list[Image]], Tensor]:
     def embed(images: list[Image]) -> Tensor:
-        pixels = prepare.batch(images)["pixel_values"].to(_device(model))
+        pixels = pixels_of(prepare, images).to(_device(model))
         if output == "projected":
             return model(pixels)
         states = model.forward_features(pixels)
@@ -182,9 +186,9 @@ def _class_token(model: Any, states: Tensor) -> Tensor:
     return states[:, 0]
 
 
-def _patch_tower(model: Any, prepare: ImagePreprocess) -> Callable[[list[Image]], Tensor]:
+def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Tensor]:
     def embed(images: list[Image]) -> Tensor:
-        states = model.forward_features(prepare.batch(images)["pixel_values"].to(_device(model)))
+        states = model.forward_features(pixels_of(prepare, images).to(_device(model)))
         if states.ndim == 3:
             return states[:, getattr(model, "num_prefix_tokens", 0) :]
         layout = str(getattr(model, "output_fmt", "NCHW"))

@@ -88,6 +88,16 @@ class WeightsFile:
         return info
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, truncated or damaged
+    """
+    file = WeightsFile(path)
+    return file.load(file.tensors)
+
+
 def _checked_size(path: Path) -> int:
     """The file's length; its first bytes tell the usual mistakes better than safetensors does."""
     try:

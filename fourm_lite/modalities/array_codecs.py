@@ -50,13 +50,24 @@ class LabelCodec:
 
     def from_picture(self, picture: Image, crop: Crop | None = None) -> Tensor:
         """The classes of a picture that is open already."""
-        if picture.mode not in ("L", "P"):
+        if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
             raise FourMError(
-                f"expected a label map of one 8-bit channel, got a picture of mode {picture.mode}; "
-                "store class numbers, not colours"
+                f"expected a label map of one channel of whole numbers, got a picture of mode "
+                f"{picture.mode}; store class numbers, not colours"
             )
-        numbers = np.array(cut(picture, crop, "nearest"))
-        return self._checked((torch.from_numpy(numbers).long() + self.offset) % 256)
+        numbers = torch.from_numpy(np.array(cut(picture, crop, "nearest")).astype(np.int64))
+        moved = numbers + self.offset
+        return self._checked(torch.where(numbers < 256, moved % 256, moved))
+
+    def from_numbers(self, numbers: Tensor, crop: Crop | None = None) -> Tensor:
+        """The classes of a map int[H, W] that numbers them as the values do: no offset."""
+        from PIL import Image
+
+        labels = self._checked(_as_map(numbers))
+        if crop is None or (tuple(labels.shape) == crop.output_size and not crop.hflip):
+            return labels
+        part = cut(Image.fromarray(labels.numpy().astype(np.int32)), crop, "nearest")
+        return torch.from_numpy(np.array(part).astype(np.int64))
 
     def write(self, value: Tensor) -> bytes:
         """A one-channel PNG file of the classes."""

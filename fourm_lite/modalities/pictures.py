@@ -1,20 +1,24 @@
 """Pictures as files: opened safely, upright, in the channels that are wanted, cut and resized.
 
 Whatever a folder of photos holds (CMYK, 16 bits, palettes, transparency, animations, EXIF rotation)
-becomes plain pixels or an error that says why not. Cutting and resizing are Pillow's, so that the
-pixels equal those that the published models were trained on. Imports Pillow when it is used.
+becomes plain pixels or an error that says why not. `decode` is the one way from whatever a person
+has (path, bytes, PIL picture, array, tensor) to RGB on white, and `eight_bits` the one meaning of
+each type of number. Cutting and resizing are Pillow's, so that the pixels equal those that the
+published models were trained on. Imports Pillow when it is used.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.codec_types import Crop
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+PictureSource: TypeAlias = "Image | str | Path | bytes | npt.NDArray[Any] | Tensor"
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow warns from here on."""
@@ -32,6 +38,9 @@ SUFFIXES = frozenset("." + ending for ending in ENDINGS.split())
 
 # Readers that start other programs (EPS) or that nobody photographs with are left out.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+
+# Numbers up to here, in a type that does not say its range, may be of 8, 10 or 12 bits
+MAX_OF_12_BITS = 4095
 
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _WHITE = (255, 255, 255)
@@ -58,19 +67,110 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """A picture file as upright RGB: the one way to open photos for models, indexes and pages.
+    """`decode` of a picture file's bytes: the one way to open photos for models and indexes."""
+    return decode(data, max_pixels=max_pixels)
 
-    Two ways to open a file are two different embeddings of it. Of an animation the first frame
-    counts; what is transparent is white.
 
+def decode(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Whatever holds a picture as upright 8-bit RGB, what is transparent in white.
+
+    Two ways to open a picture are two different embeddings of it. Of an animation the first frame
+    counts.
+
+    Shapes:
+        source: as `as_picture`
     Raises:
-        FourMError: the bytes are no picture, are cut short, or hold too many pixels
+        FourMError: it is no picture, is cut short, has too many pixels, or numbers without a range
+        ShapeError: an array has another shape, or numbers that are no pixels
     """
-    picture = open_picture(data, max_pixels=max_pixels)
+    picture = as_picture(source, max_pixels=max_pixels)
     try:
         return to_rgb(picture)
     except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, FourMError):
+            raise
         raise FourMError(f"this picture has no colours that are known: {error}") from error
+
+
+def as_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """An upright PIL picture in its own mode from a path, bytes, PIL picture, array or tensor.
+
+    Shapes:
+        source: an array [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels; where both fit, an
+            array is [H, W, C] and a tensor [C, H, W]. Its numbers as `eight_bits` reads them
+    Raises:
+        FourMError: the file is missing or is no picture
+        ShapeError: an array has another shape, or numbers that are no pixels
+    """
+    from PIL import Image
+
+    if isinstance(source, np.ndarray | Tensor):
+        return _from_array(source)
+    if isinstance(source, bytes):
+        return open_picture(source, max_pixels=max_pixels)
+    try:
+        if isinstance(source, Image.Image):
+            source.load()
+            return upright(source)
+        return open_picture(Path(source).expanduser().read_bytes(), max_pixels=max_pixels)
+    except Exception as error:  # as in `open_picture`: decoders raise almost anything
+        raise FourMError(
+            f"expected a picture (PIL, path, bytes, array or tensor), got {source!r:.200}: {error}"
+        ) from error
+
+
+def _from_array(values: npt.NDArray[Any] | Tensor) -> Image:
+    from PIL import Image
+
+    array = _channels_last(values)
+    if array.ndim == 2 and array.dtype == np.uint16:
+        return Image.fromarray(array)  # its 16 bits are kept, for depth
+    return Image.fromarray(eight_bits(array))
+
+
+def _channels_last(values: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
+    tensor = isinstance(values, Tensor)
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    usual = 0 if tensor else 2
+    places = [p for p in (usual, 2 - usual) if array.ndim == 3 and array.shape[p] in (1, 3, 4)]
+    if not array.size or (array.ndim != 2 and not places):
+        raise ShapeError(
+            f"a picture as an array is [H, W], [H, W, 3] or [3, H, W] (or with 1 or 4 channels), "
+            f"got {list(array.shape)}; give several as several items"
+        )
+    if array.ndim == 2:
+        return np.ascontiguousarray(array)
+    pixels = np.ascontiguousarray(np.moveaxis(array, places[0], 2))
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def eight_bits(values: npt.NDArray[Any]) -> Bytes:
+    """Numbers of any type as 8-bit pixels.
+
+    Units:
+        values: bool: no or yes. uint8: 0..255. uint16: 0..65535. Floats in 0..1: black to white.
+            Others do not say their range: they are of 16 bits where they need more than 12
+    Raises:
+        ShapeError: NaN, infinite or negative numbers, or a range that is not known
+    """
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "b":
+        return values.astype(np.uint8) * 255
+    if kind == "u" and size == 1:
+        return values
+    if kind not in "uif":
+        raise ShapeError(f"pixels are numbers, got {values.dtype}")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if kind == "f" and low >= 0 and high <= 1:
+        return np.rint(values * 255).astype(np.uint8)
+    is_deep = kind == "u" and size == 2
+    if is_deep or (low >= 0 and (MAX_OF_12_BITS < high <= 65535 or high == 0)):
+        return np.round(values.astype(np.float32) / 257).astype(np.uint8)
+    raise ShapeError(
+        f"pixels are uint8 or float in [0, 1] (or uint16), got {values.dtype} from {low:g} to "
+        f"{high:g}, whose range is not known; convert them to uint8, or to uint16 if they are of "
+        "16 bits"
+    )
 
 
 def thumbnail(picture: Image, side: int) -> Image:
@@ -147,19 +247,35 @@ def upright(picture: Image) -> Image:
 
 
 def to_rgb(picture: Image, background: tuple[int, int, int] = _WHITE) -> Image:
-    """A picture of any mode as 8-bit RGB; what is transparent shows the background."""
+    """A picture of any mode as 8-bit RGB; what is transparent shows the background.
+
+    Raises:
+        ShapeError: a 32-bit picture whose numbers may be of any range; see `eight_bits`
+    """
     from PIL import Image
 
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if is_deep(picture):
-        eight = np.round(deep_plane(picture) / 257).astype(np.uint8)
-        return Image.fromarray(eight).convert("RGB")
+        return _deep_to_rgb(picture, background)
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
+        layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
         canvas = Image.new("RGBA", picture.size, (*background, 255))
         return Image.alpha_composite(canvas, layer).convert("RGB")
     return picture.convert("RGB")
+
+
+def _deep_to_rgb(picture: Image, background: tuple[int, int, int]) -> Image:
+    from PIL import Image
+
+    plane = np.asarray(picture)
+    opaque = Image.fromarray(eight_bits(plane)).convert("RGB")
+    hidden = picture.info.get("transparency")  # of a grey PNG: the one level that is not seen
+    if not isinstance(hidden, int):
+        return opaque
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(opaque, mask=Image.fromarray((plane != hidden).astype(np.uint8) * 255))
+    return canvas
 
 
 def to_gray(picture: Image, background: tuple[int, int, int] = _WHITE) -> Image:
@@ -214,17 +330,17 @@ def cut(picture: Image, crop: Crop | None, resample: Resample = "bicubic") -> Im
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.hflip else part
 
 
-def cut_plane(plane: Floats, crop: Crop | None, resample: Resample) -> Floats:
-    """`cut` for one channel of float32 numbers.
+def cut_deep(picture: Image, crop: Crop | None, resample: Resample) -> Floats:
+    """`cut` for one channel in steps of 1/65535, as `deep_plane` gives it.
 
-    Shapes:
-        plane: float32[H, W]
+    Whole numbers are resized as 16 bits, so that none leaves 0..65535 and all are what Pillow makes
+    of the file; floats as floats.
     """
     from PIL import Image
 
-    if crop is None:
-        return plane
-    return np.asarray(cut(Image.fromarray(plane), crop, resample), dtype=np.float32)
+    plane = deep_plane(picture)
+    deep = Image.fromarray(plane if picture.mode == "F" else plane.astype(np.uint16))
+    return np.array(cut(deep, crop, resample), dtype=np.float32)
 
 
 def png(picture: Any) -> bytes:

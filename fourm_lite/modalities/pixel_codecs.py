@@ -19,8 +19,7 @@ from fourm_lite.modalities.pictures import (
     MAX_PIXELS,
     Resample,
     cut,
-    cut_plane,
-    deep_plane,
+    cut_deep,
     open_picture,
     png,
     to_gray,
@@ -104,8 +103,7 @@ class ImageCodec:
     def from_picture(self, picture: Image, crop: Crop | None = None) -> Tensor:
         """The pixels of a picture that is open already."""
         if self.channels == 1 and self.scale < 1 / 256:
-            plane = cut_plane(deep_plane(picture), crop, self.resample)
-            image = torch.from_numpy(plane.copy())[None] * self.scale
+            image = torch.from_numpy(cut_deep(picture, crop, self.resample))[None] * self.scale
         else:
             convert = to_rgb if self.channels == 3 else to_gray
             part = cut(convert(picture, self.background), crop, self.resample)
@@ -208,7 +206,7 @@ class DepthCodec:
     """
 
     standardize: bool = True
-    resample: Resample = "bilinear"
+    resample: Resample = "bicubic"
     max_pixels: int = MAX_PIXELS
 
     def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
@@ -217,8 +215,7 @@ class DepthCodec:
 
     def from_picture(self, picture: Image, crop: Crop | None = None) -> Tensor:
         """The depth of a picture that is open already."""
-        plane = cut_plane(deep_plane(picture), crop, self.resample)
-        depth = torch.from_numpy(plane.copy())[None] / 65535
+        depth = torch.from_numpy(cut_deep(picture, crop, self.resample))[None] / 65535
         return standardize_depth(depth) if self.standardize else depth
 
     def write(self, value: Tensor) -> bytes:

@@ -20,6 +20,7 @@ from fourm_lite.modalities.values import (
     Person,
     PointQuery,
     Segment,
+    as_colors,
     crop_boxes,
 )
 
@@ -73,7 +74,10 @@ def _optional(entry: Mapping[str, Any], key: str, count: int) -> tuple[float, ..
 
 
 def _whole(values: Iterable[float]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
+    numbers = tuple(values)
+    if not all(value == value // 1 for value in numbers):  # NaN and infinity are no whole numbers
+        raise FourMError(f"expected whole numbers, got {str(numbers)[:80]}")
+    return tuple(int(value) for value in numbers)
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,11 @@ def _person(entry: Mapping[str, Any]) -> Person:
 
 @dataclass(frozen=True)
 class PaletteCodec:
-    """A JSON list of colours, `[[r, g, b], ...]` or flat; a crop changes nothing."""
+    """A JSON list of colours, `[[r, g, b], ...]` or flat; a crop changes nothing.
+
+    Units:
+        whole numbers 0..255, or floats within 0..1
+    """
 
     form: ClassVar[str] = "color_palette"
 
@@ -217,11 +225,9 @@ class PaletteCodec:
         """The colours of a JSON file."""
         content = _json(data)
         if isinstance(content, list) and all(isinstance(c, list) for c in content):
-            content = [channel for color in content for channel in color]
-        flat = _whole(_numbers(content, None, "colours"))
-        if len(flat) % 3 or any(not 0 <= channel <= 255 for channel in flat):
-            raise FourMError(f"colours are three whole numbers in 0..255 each, got {flat}")
-        return tuple(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
+            return as_colors(_numbers(color, 3, "a colour") for color in content)
+        flat = _numbers(content, None, "colours")
+        return as_colors(flat[start : start + 3] for start in range(0, len(flat), 3))
 
     def write(self, value: Sequence[Color]) -> bytes:
         """A JSON file."""

@@ -96,6 +96,31 @@ Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""
 
 
+def as_colors(palette: Iterable[Iterable[float]]) -> tuple[Color, ...]:
+    """Colours as whole numbers.
+
+    Units:
+        palette: whole numbers 0..255; or floats within 0..1, which are shares of full brightness
+    Raises:
+        FourMError: a colour is something else
+    """
+    colors = [tuple(color) for color in palette]
+    flat = [channel for color in colors for channel in color]
+    shares = (
+        bool(flat)
+        and all(hasattr(c, "is_integer") and 0 <= c <= 1 for c in flat)
+        and any(not isinstance(c, int) for c in flat)
+    )
+    whole = [round(float(c) * 255) if shares else c for c in flat]
+    if any(len(c) != 3 for c in colors) or not all(0 <= c <= 255 and c == int(c) for c in whole):
+        raise FourMError(
+            "a colour is three whole numbers in 0..255, or three floats in 0..1, got "
+            f"{str(colors)[:120]}"
+        )
+    channels = [int(c) for c in whole]
+    return tuple(zip(channels[0::3], channels[1::3], channels[2::3], strict=True))
+
+
 def crop_boxes(
     boxes: Iterable[Box], crop: Crop | None, *, min_visibility: float = 0.0
 ) -> tuple[Box, ...]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities.codecs import codec_of
+from fourm_lite.modalities.pixel_codecs import ImageCodec, normalize
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
 from fourm_lite.nn.convolutions import WIDTH, Convolutions
@@ -128,9 +130,10 @@ class PixelEncoder(Embedding):
             nn.init.zeros_(self.conv_map.bias)
 
     def content(self, tokens: Tokens) -> Tensor:
-        """float[B, C, H, W] -> float[B, L, D]."""
+        """float[B, C, H, W], or uint8 as `as_normalized` reads it, -> float[B, L, D]."""
         p = self.patch_size
-        patches = rearrange(tokens.value, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+        pixels = as_normalized(self.modality, tokens.value)
+        patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
         return project(self.proj, patches.to(self.proj.weight.dtype))
 
     def beside(self, tokens: Tokens) -> Tensor | None:
@@ -141,10 +144,27 @@ class PixelEncoder(Embedding):
         """What the convolutions see of the patches that are given: float[B, L, 416]."""
         assert self.convolutions is not None
         p = self.patch_size
-        pixels = tokens.value.to(self.proj.weight.dtype)
+        pixels = as_normalized(self.modality, tokens.value).to(self.proj.weight.dtype)
         given = rearrange(tokens.inputs, "b (h w) -> b 1 h 1 w 1", h=pixels.shape[2] // p)
         cut = rearrange(pixels, "b c (h p) (w q) -> b c h p w q", p=p, q=p) * given
         return self.convolutions(cut.flatten(4, 5).flatten(2, 3))
+
+
+def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
+    """Pixels as the model reads them: floats as they are, uint8 as the picture that they are.
+
+    Raises:
+        ShapeError: numbers of another type
+    """
+    if pixels.is_floating_point():
+        return pixels
+    codec = codec_of(modality)
+    if pixels.dtype != torch.uint8 or not isinstance(codec, ImageCodec):
+        raise ShapeError(
+            f"'{modality.name}' expects normalised float pixels or uint8, got {pixels.dtype}; "
+            "convert whole numbers 0..255 to uint8"
+        )
+    return normalize(pixels.float() / 255, codec.normalization)
 
 
 class FeatureEncoder(Embedding):

@@ -16,6 +16,7 @@ from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def load_model(
     """
     from fourm_lite.io.checkpoint import read
 
+    device = usable_device(device)
     checkpoint = read(source)
     full = model_config(checkpoint)
     _check_complete(full, checkpoint)

@@ -1,8 +1,8 @@
 """From what a person has (a path, a picture, an array, a text) to tokens of one modality.
 
 A picture is cut to its centred square and resized to what the model reads; bytes (uint8) are one
-too. A row of integers is token ids, a map of them classes; floats are values that the model or the
-tokenizer reads as they are.
+too. A row of integers is token ids, a map of them classes, as the tokenizer numbers them; floats
+are values that the model or the tokenizer reads as they are: normalised pixels, features.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities import pictures
 from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.pictures import open_picture, upright
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.tokenization.inputs import as_tensor, check_range
 from fourm_lite.tokenization.sequences import FORMATS
 from fourm_lite.tokenization.vqvae import VQTokenizer
+
+BEYOND = 10.0
+"""No normalised pixel is as far from 0; photos in 0..255 are."""
+
+_PIXELS = (torch.uint8, torch.uint16, np.dtype(np.uint8), np.dtype(np.uint16))
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Reader:
 
     def pixels(self, entry: Modality, value: Any) -> Tokens:
         """A picture as the patches of a pixel modality."""
-        image = self._image(entry, codec_of(entry), value)
+        image = self._image(entry, codec_of(entry), value, entry.image_size)
         wanted = entry.value_shape(1)
         if tuple(image[None].shape) != wanted:
             raise ShapeError(
@@ -68,6 +73,8 @@ class Reader:
             tokenizer = self.tokenizers.vq(entry)
             raw = self._raw(entry, tokenizer, value)
             ids = tokenizer.tokenize_flat(raw[None].to(tokenizer.quant_proj.weight.device)).cpu()[0]
+        else:
+            check_range(ids, entry.vocab_size or 0, f"'{entry.name}' token", "vocabulary")
         if ids.shape != (entry.max_tokens,):
             raise ShapeError(
                 f"'{entry.name}' has {entry.max_tokens} tokens a sample, got {list(ids.shape)}"
@@ -111,7 +118,7 @@ class Reader:
         array = (
             FeatureCodec(channels=entry.channels).read(_bytes(value)) if _is_file(value) else value
         )
-        rows = _tensor(array).float()
+        rows = _finite(entry, _tensor(array).float())
         if rows.ndim != 2 or rows.shape[1] != entry.channels or rows.shape[0] > entry.max_tokens:
             raise ShapeError(
                 f"'{entry.name}' expects float[L <= {entry.max_tokens}, {entry.channels}], "
@@ -123,30 +130,83 @@ class Reader:
         codec = raw_codec(entry, tokenizer)
         if isinstance(codec, FeatureCodec):
             value = codec.read(_bytes(value)) if _is_file(value) else value
-            return _tensor(value).float()
-        return self._image(entry, codec, value)
+            return _finite(entry, _tensor(value).float())
+        return self._image(entry, codec, value, _raw_size(entry, tokenizer))
 
-    def _image(self, entry: Modality, codec: Codec, value: Any) -> Tensor:
-        """A picture cut to its centred square; numbers that are no bytes are taken as they are."""
-        if isinstance(codec, LabelCodec) and (isinstance(value, Tensor) or _is_numbers(value)):
-            return _tensor(value)
-        if _is_numbers(value):
-            numbers = _tensor(value)
-            if not numbers.is_floating_point():
+    def _image(
+        self, entry: Modality, codec: Codec, value: Any, size: int | tuple[int, int] | None
+    ) -> Tensor:
+        """A picture cut to its centred square; floats are taken as they are."""
+        if isinstance(codec, LabelCodec) and isinstance(value, Tensor | np.ndarray):
+            labels = _tensor(value)
+            if labels.ndim != 2:
                 raise ShapeError(
-                    f"'{entry.name}' expects normalised floats or a uint8 picture, got "
-                    f"{numbers.dtype}{list(numbers.shape)}; convert it to uint8 if it holds 0..255"
+                    f"'{entry.name}' expects a class map int[H, W], a PNG or a PIL picture of one "
+                    f"channel, got {labels.dtype}{list(labels.shape)}"
                 )
-            return numbers.float()
+            return codec.from_numbers(labels, _centered(labels.shape[0], labels.shape[1], size))
+        if _is_numbers(value):
+            return _normalized(entry, codec, _tensor(value))
         picture = as_picture(value, entry.name)
-        size = entry.image_size
-        crop = Crop.center(picture.height, picture.width, size) if size else None
         read = getattr(codec, "from_picture", None)
         if read is None:
             raise FourMError(
                 f"'{entry.name}' is not read from pictures, got {type(value).__name__}"
             )
-        return read(picture, crop)
+        return read(picture, _centered(picture.height, picture.width, size))
+
+
+def _centered(height: int, width: int, size: int | tuple[int, int] | None) -> Crop | None:
+    return Crop.center(height, width, size) if size else None
+
+
+def _raw_size(entry: Modality, tokenizer: VQTokenizer) -> int | tuple[int, int] | None:
+    """Height and width of what becomes the grid's tokens: class maps are often small."""
+    if entry.grid is None:
+        return entry.image_size
+    patch = tokenizer.config.patch_size
+    return entry.grid[0] * patch, entry.grid[1] * patch
+
+
+def _normalized(entry: Modality, codec: Codec, numbers: Tensor) -> Tensor:
+    """Floats that are normalised pixels already.
+
+    Raises:
+        ShapeError: whole numbers of another type than a picture's, or floats that are not
+            normalised
+    """
+    if not numbers.is_floating_point():
+        raise ShapeError(
+            f"'{entry.name}' expects normalised floats or a uint8 picture, got "
+            f"{numbers.dtype}{list(numbers.shape)}; convert it to uint8 if it holds 0..255"
+        )
+    values = _finite(entry, numbers.float())
+    if not isinstance(codec, ImageCodec) or codec.normalization == "none" or not values.numel():
+        return values
+    low, high = (float(v) for v in values.aminmax())
+    # Photos have pixels darker than the mean, so that their normalised numbers are not all in 0..1
+    if high > BEYOND or low < -BEYOND or (low >= 0 and high <= 1 and low < high):
+        raise ShapeError(
+            f"'{entry.name}' expects floats that are normalised ('{codec.normalization}': below 0 "
+            f"where a pixel is darker than the mean), got {low:g}..{high:g}; give the picture as "
+            "uint8, PIL or a file, or normalise it (fourm_lite.modalities.codecs.normalize)"
+        )
+    return values
+
+
+def _finite(entry: Modality, values: Tensor) -> Tensor:
+    """The values, if none is NaN or infinite.
+
+    Raises:
+        FourMError: one is
+    """
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        raise FourMError(
+            f"'{entry.name}' expects finite numbers, got {int(bad.sum())} that are NaN or infinite "
+            f"of {bad.numel()}; replace them or leave the item out"
+        )
+    return values
 
 
 def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
@@ -157,49 +217,30 @@ def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
         return ImageCodec(normalization="imagenet") if reads_imagenet else codec
     config = tokenizer.config
     if config.n_labels is not None:
-        return LabelCodec(num_labels=config.n_labels)
+        return LabelCodec(num_labels=config.n_labels, offset=0)
     if config.n_channels in (1, 3):
         return ImageCodec(channels=config.n_channels)
     return FeatureCodec(channels=config.n_channels)
 
 
 def as_picture(value: Any, name: str) -> Any:
-    """An upright PIL picture from a path, bytes, a PIL picture, an array or a tensor.
+    """An upright PIL picture from whatever `modalities.pictures.as_picture` reads.
 
-    Shapes:
-        value: uint8[H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels; where both fit, an array
-            is [H, W, C] and a tensor [C, H, W]
     Raises:
-        ShapeError: uint8 of another shape
+        ShapeError: an array of another shape
         FourMError: anything else
     """
     from PIL import Image
 
-    if isinstance(value, Image.Image):
-        return upright(value)
-    if isinstance(value, (str, Path, bytes)):
-        return open_picture(_bytes(value))
-    if _is_pixels(value):
-        return Image.fromarray(_channels_last(value, name))
-    raise FourMError(
-        f"'{name}' expects a path, bytes, a PIL picture or uint8[H, W, C], got "
-        f"{type(value).__name__}"
-    )
-
-
-def _channels_last(value: Tensor | npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
-    array: npt.NDArray[np.uint8] = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
-    if array.ndim == 2 and array.size:
-        return array
-    usual = 0 if isinstance(value, Tensor) else 2
-    places = [p for p in (usual, 2 - usual) if array.ndim == 3 and array.shape[p] in (1, 3, 4)]
-    if not places or not array.size:
-        raise ShapeError(
-            f"'{name}' expects one picture uint8[H, W, C] or [C, H, W] with 1, 3 or 4 channels, "
-            f"got {list(array.shape)}; give several as several items"
+    if not (isinstance(value, (str, Path, bytes, Image.Image)) or _is_pixels(value)):
+        raise FourMError(
+            f"'{name}' expects a path, bytes, a PIL picture or uint8[H, W, C], got "
+            f"{type(value).__name__}"
         )
-    pixels = np.ascontiguousarray(np.moveaxis(array, places[0], 2))
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    try:
+        return pictures.as_picture(value)
+    except FourMError as error:
+        raise type(error)(f"'{name}': {error}") from error
 
 
 def _said(entry: Modality, value: Any) -> str:
@@ -228,13 +269,11 @@ def is_token_ids(value: Any) -> bool:
 
 
 def _is_pixels(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.dtype == torch.uint8
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8
+    return isinstance(value, (Tensor, np.ndarray)) and value.dtype in _PIXELS
 
 
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray)) and not _is_pixels(value)
+    return isinstance(value, (Tensor, np.ndarray)) and value.dtype not in _PIXELS
 
 
 def _is_file(value: Any) -> bool:
@@ -246,12 +285,9 @@ def _bytes(value: str | Path | bytes) -> bytes:
 
 
 def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return torch.from_numpy(np.array(value))
-    except (TypeError, ValueError) as error:
-        raise FourMError(f"expected an array or a tensor, got {type(value).__name__}") from error
+    if isinstance(value, list | tuple):  # numbers in rows
+        value = np.array(value)
+    return as_tensor(value)
 
 
 _READERS: Mapping[str, Callable[[Reader, Modality, Any], Tokens]] = {

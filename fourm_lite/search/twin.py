@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.embedders.images import open_image
 from fourm_lite.errors import FourMError, UnknownNameError
-from fourm_lite.modalities.pictures import to_rgb
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Item, Progress
 from fourm_lite.search.centre import Floats
 
@@ -74,7 +72,7 @@ class TwinSpace:
         if name in (TEXT, "text"):
             return self.embedder.embed_text([str(value)])
         if name in (PICTURE, "image"):
-            return self.embedder.embed_image([to_rgb(open_image(value))])
+            return self.embedder.embed_image([value])
         raise UnknownNameError(
             f"'{self.embedder.name}' embeds '{PICTURE}' and '{TEXT}', got {name!r}; other "
             "modalities need a 4M model"

@@ -279,7 +279,7 @@ def _faiss(path: Path) -> dict[str, Any]:
     try:
         import faiss
     except ImportError as error:
-        raise FourMError("a FAISS file needs faiss: pip install 'fourm-lite[faiss]'") from error
+        raise FourMError("a FAISS file needs faiss: pip install faiss-cpu") from error
     try:
         whole, found = faiss.read_index(str(path)), {}
         index = whole

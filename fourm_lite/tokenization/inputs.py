@@ -7,7 +7,10 @@ Bad values are refused here, before they can fail somewhere inside.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -20,7 +23,24 @@ STD_MEAN = (0.485, 0.456, 0.406)
 STD_SCALE = (0.229, 0.224, 0.225)
 
 
-def checked_values(x: Tensor, config: TokenizerConfig) -> Tensor:
+def as_tensor(values: Any) -> Tensor:
+    """An array or a tensor as a tensor.
+
+    Raises:
+        ShapeError: it is something else, or an array of no numbers
+    """
+    if isinstance(values, Tensor):
+        return values
+    if not isinstance(values, np.ndarray):
+        raise ShapeError(f"expected a tensor or an array, got {type(values).__name__}")
+    try:
+        # A copy: torch knows neither foreign byte orders nor negative strides
+        return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"expected numbers, got an array of {values.dtype}") from error
+
+
+def checked_values(x: Tensor | npt.NDArray[Any], config: TokenizerConfig) -> Tensor:
     """Raw values in the form of a map.
 
     Shapes:
@@ -29,6 +49,7 @@ def checked_values(x: Tensor, config: TokenizerConfig) -> Tensor:
     Raises:
         ShapeError: another shape, kind of number or number of channels; a label out of range
     """
+    x = as_tensor(x)
     if config.n_labels is not None:
         return _checked_labels(x, config.n_labels)
     if x.ndim == 2:
@@ -41,6 +62,20 @@ def checked_values(x: Tensor, config: TokenizerConfig) -> Tensor:
     return x
 
 
+def check_finite(x: Tensor) -> None:
+    """Refuses raw values that are NaN or infinite: their nearest code would be the first one.
+
+    Raises:
+        ShapeError: there are some
+    """
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ShapeError(
+            f"a tokenizer expects finite numbers, got {bad} of {x.numel()} that are NaN or "
+            "infinite; replace them or leave the sample out"
+        )
+
+
 def undone_std(x: Tensor) -> Tensor:
     """An ImageNet-standardised image in [-1, 1]: float[B, 3, H, W]."""
     mean, std = (x.new_tensor(v).reshape(1, 3, 1, 1) for v in (STD_MEAN, STD_SCALE))
@@ -48,7 +83,9 @@ def undone_std(x: Tensor) -> Tensor:
 
 
 def tokens_as_map(
-    tokens: Tensor, config: TokenizerConfig, grid: tuple[int, int] | None = None
+    tokens: Tensor | npt.NDArray[Any],
+    config: TokenizerConfig,
+    grid: tuple[int, int] | None = None,
 ) -> Tensor:
     """Tokens in the form of a map, whether they come flat or as a map.
 
@@ -58,9 +95,10 @@ def tokens_as_map(
     Raises:
         ShapeError: another shape or kind of number; an id outside the codebook; an unknown grid
     """
-    heads = config.num_codebooks
-    if tokens.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+    heads, tokens = config.num_codebooks, as_tensor(tokens)
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise ShapeError(f"tokens are whole numbers, got {_spelled(tokens)}")
+    tokens = tokens.long()
     if tokens.ndim == 2:
         height, width = flat_grid(tokens.shape[1], config, grid)
         tokens = rearrange(tokens, "b (n h w) -> b n h w", n=heads, h=height, w=width)
@@ -71,8 +109,8 @@ def tokens_as_map(
             f"this tokenizer's tokens are {one if heads == 1 else several} or flat int64[B, L], "
             f"got {_spelled(tokens)}"
         )
-    _check_range(tokens, config.codebook_size, "token", "codebook")
-    return tokens.long()
+    check_range(tokens, config.codebook_size, "token", "codebook")
+    return tokens
 
 
 def flat_grid(
@@ -102,11 +140,16 @@ def _checked_labels(x: Tensor, n_labels: int) -> Tensor:
             f"this tokenizer expects a label map int64[B, H, W] of {n_labels} labels, "
             f"got {_spelled(x)}"
         )
-    _check_range(x, n_labels, "label", "table of labels")
+    check_range(x.long(), n_labels, "label", "table of labels")
     return x.long()
 
 
-def _check_range(ids: Tensor, count: int, what: str, where: str) -> None:
+def check_range(ids: Tensor, count: int, what: str, where: str) -> None:
+    """Refuses numbers that a table has no row for.
+
+    Raises:
+        ShapeError: there are some
+    """
     if ids.numel() == 0:
         return
     low, high = (int(v) for v in ids.aminmax())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.config import TokenizerConfig, parse_config
 from fourm_lite.tokenization.controlnet_keys import split_keys
@@ -52,6 +53,7 @@ def load_tokenizer(
     """
     from fourm_lite.io.checkpoint import read
 
+    device = usable_device(device)
     checkpoint = read(source)
     shapes = {name: tuple(info.shape) for name, info in checkpoint.tensors.items()}
     config, names = _plan(checkpoint.config, shapes)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fourm_lite.tokenization.base import Quantized
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.draws import rand
+from fourm_lite.tokenization.inputs import check_range
 
 
 class HeadLinear(nn.Module):
@@ -84,6 +85,7 @@ class Memcodes(nn.Module):
             tokens: int64[B, heads, Hq, Wq], or int64[B, Hq, Wq] with one head
             returns: float[B, latent_dim, Hq, Wq]
         """
+        check_range(tokens, self.codes.shape[1], "token", "codebook")
         if self.heads == 1:
             tokens = tokens.unsqueeze(1)
         b, _, h, w = tokens.shape

@@ -23,6 +23,7 @@ from fourm_lite.tokenization.base import Quantized
 from fourm_lite.tokenization.config import TokenizerConfig
 from fourm_lite.tokenization.distributed import from_first, total
 from fourm_lite.tokenization.draws import randn, randperm
+from fourm_lite.tokenization.inputs import check_range
 
 # Scores of this many row-code pairs are held at once: 64 MB
 CHUNK = 2**24
@@ -250,6 +251,7 @@ class VectorQuantizer(nn.Module):
             tokens: int64[B, Hq, Wq], or int64[B, heads, Hq, Wq]
             returns: float[B, latent_dim, Hq, Wq]
         """
+        check_range(tokens, self._codebook.embed.shape[-2], "token", "codebook")
         if self.heads == 1:
             tokens = tokens.unsqueeze(1)
         codes = F.embedding(tokens, self._codebook.embed)  # [B, heads, Hq, Wq, d]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -27,7 +28,14 @@ from fourm_lite.tokenization.denoising import (
     training_pair,
 )
 from fourm_lite.tokenization.diffusion import NoiseSchedule
-from fourm_lite.tokenization.inputs import checked_values, flat_grid, tokens_as_map, undone_std
+from fourm_lite.tokenization.inputs import (
+    as_tensor,
+    check_finite,
+    checked_values,
+    flat_grid,
+    tokens_as_map,
+    undone_std,
+)
 from fourm_lite.tokenization.memcodes import Memcodes
 from fourm_lite.tokenization.quantize import VectorQuantizer
 from fourm_lite.tokenization.unet import PatchedUNet
@@ -101,12 +109,18 @@ class VQTokenizer(nn.Module):
 
     # no_grad, not inference_mode: tokens made on the fly are targets and indices of training steps
     @torch.no_grad()
-    def tokenize(self, x: Tensor) -> Tensor:
-        """Tokens of raw values, in the original's shape; of vectors int64[B, heads]."""
+    def tokenize(self, x: Tensor | npt.NDArray[Any]) -> Tensor:
+        """Tokens of raw values, in the original's shape; of vectors int64[B, heads].
+
+        Raises:
+            ShapeError: another shape or kind of number, NaN or infinite values
+        """
+        x = as_tensor(x)
+        check_finite(x)
         tokens = self.encode(x).tokens
         return tokens.flatten(1) if x.ndim == 2 else tokens
 
-    def tokenize_flat(self, x: Tensor) -> Tensor:
+    def tokenize_flat(self, x: Tensor | npt.NDArray[Any]) -> Tensor:
         """Tokens as one row a sample, as a 4M model takes them: int64[B, L]."""
         return self.tokenize(x).flatten(1)
 
@@ -114,7 +128,11 @@ class VQTokenizer(nn.Module):
 
     @torch.no_grad()
     def detokenize(
-        self, tokens: Tensor, *, grid: tuple[int, int] | None = None, **options: Any
+        self,
+        tokens: Tensor | npt.NDArray[Any],
+        *,
+        grid: tuple[int, int] | None = None,
+        **options: Any,
     ) -> Tensor:
         """Raw values of tokens, as a map or flat; `options` are those of `Denoising`.
 
@@ -125,7 +143,9 @@ class VQTokenizer(nn.Module):
         is_vector = isinstance(self.decoder, BottleneckMLP) and decoded.shape[-2:] == (1, 1)
         return decoded.flatten(1) if tokens.ndim == 2 and is_vector else decoded
 
-    def lookup(self, tokens: Tensor, *, grid: tuple[int, int] | None = None) -> Tensor:
+    def lookup(
+        self, tokens: Tensor | npt.NDArray[Any], *, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         """Code vectors of tokens, as a map or flat: float[B, latent_dim, Hq, Wq]."""
         return self.quantize.lookup(tokens_as_map(tokens, self.config, grid))
 
@@ -136,6 +156,7 @@ class VQTokenizer(nn.Module):
             probs: float[B, L, V], flat in the order of `tokenize_flat`, rows that sum to 1
             returns: float[B, latent_dim, Hq, Wq]
         """
+        probs = as_tensor(probs)
         if probs.ndim != 3 or probs.shape[-1] != self.vocab_size:
             raise ShapeError(
                 f"expected probabilities float[B, L, {self.vocab_size}], got {list(probs.shape)}"

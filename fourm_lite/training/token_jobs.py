@@ -26,7 +26,7 @@ def open_job(word: str, labels: Path | None = None, *, device: str = "cpu") -> T
     source, _, label = (rest if equals else word).partition("#")
     place = resolve(source)
     name = place.parent.name if place.name == "weights" else place.stem
-    tokenizer = load_tokenizer(place).to(device).eval()
+    tokenizer = load_tokenizer(place, device=device)
     return TokenJob(
         tokenizer,
         folder if equals else f"tok_{name}",

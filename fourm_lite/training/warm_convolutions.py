@@ -102,9 +102,7 @@ def _read(path: Path) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise FourMError(
-            "start.convolutions needs the package onnx: pip install 'fourm-lite[export]'"
-        ) from error
+        raise FourMError("start.convolutions needs the package onnx: pip install onnx") from error
     if not path.is_file():
         raise CheckpointError(f"expected an ONNX file, '{path}' does not exist")
     return onnx.load(str(path))

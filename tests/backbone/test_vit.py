@@ -14,6 +14,7 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.modalities.codecs import codec_of, normalize
 from fourm_lite.model.load import load_model
 from fourm_lite.training.tasks import ClassifyTask
 
@@ -314,3 +315,22 @@ def test_a_classifier_of_other_modalities_learns(folder, names, tmp_path):
     again = FMViT.from_pretrained(tmp_path / "v")
     with torch.no_grad():
         assert torch.equal(again(batch), vit.eval()(batch))
+
+
+def test_bytes_are_a_picture_and_floats_are_normalised(vit):
+    picture = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    entry = vit.config.pixels
+    floats = normalize(picture / 255, codec_of(entry).normalization)
+    batch = {dtype: TokenBatch({entry.name: Tokens.given(x, length=16)})
+             for dtype, x in (("uint8", picture), ("float", floats))}  # fmt: skip
+
+    with torch.no_grad():
+        want = vit(floats)
+        torch.testing.assert_close(vit(picture), want)
+        torch.testing.assert_close(vit(batch["uint8"]), vit(batch["float"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.bool])
+def test_whole_numbers_that_are_no_bytes_are_refused(vit, dtype):
+    with pytest.raises(ShapeError, match="uint8"):
+        vit(torch.ones(1, 3, 16, 16).to(dtype))

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_networks import VIT, align, clip, dinov2, dinov3, siglip, siglip2, transformers
+from tiny_networks import TEXT, VIT, align, clip, dinov2, dinov3, siglip, siglip2, transformers
 
 from fourm_lite.embedders.hf import load_hf
 from fourm_lite.embedders.load import load_embedder
@@ -352,4 +352,89 @@ def test_the_files_that_a_processor_nests_are_read_too(twin_folders):
 
     assert "image_processor" in nested
     assert not (folder / "preprocessor_config.json").exists()
-    assert load_embedder(f"hf:{folder}").preprocess.size == (32, 32)
+    assert load_embedder(f"hf:{folder}").preprocess.processor.size["height"] == 32
+
+
+def text_network(folder, model_type, *, image=None):
+    """A twin encoder whose texts go through a tower of that kind, with 34 rows of positions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    config = transformers.AutoConfig.for_model(
+        model_type, **TEXT, max_position_embeddings=34, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, type_vocab_size=2,
+    )  # fmt: skip
+    both = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        transformers.ViTConfig(image_size=32, **VIT), config, projection_dim=24
+    )
+    transformers.VisionTextDualEncoderModel(both).eval().save_pretrained(folder)
+    words = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "cat"])}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", bos_token="<s>",
+        unk_token="<unk>",
+    ).save_pretrained(folder)  # fmt: skip
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("xlm-roberta", 30), ("roberta", 30), ("camembert", 30), ("bert", 32)]
+)
+def test_a_long_text_is_cut_where_the_tower_tells_no_more_positions_apart(kind, kept, tmp_path):
+    embedder = load_embedder(text_network(tmp_path, kind))
+
+    long, same, shorter = embedder.embed_text(
+        [" ".join(["cat"] * n) for n in (100, kept, kept - 1)]
+    )
+
+    assert np.allclose(long, same, **CLOSE)
+    assert not np.allclose(long, shorter, **CLOSE)
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("end", [7, 54, 300])
+def test_a_text_tower_that_takes_all_sentences_for_one_is_refused(end, tmp_path):
+    model, processor, _ = clip()
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert load_embedder(f"hf:{tmp_path}").can == ("image", "text", "patches")
+
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = end
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match=f"one vector.*eos_token_id={end}"):
+        load_embedder(f"hf:{tmp_path}")
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("keep", [0.3, 0.99])
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_truncated_file_is_told_in_our_words(file, keep, tmp_path):
+    model, processor, _ = clip()
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: int(keep * len(whole))])
+
+    with pytest.raises(FourMError):
+        load_embedder(f"hf:{tmp_path}")
+
+
+@pytest.mark.usefixtures("seeded")
+def test_inputs_that_the_network_has_no_argument_for_are_left_out(photos, tmp_path):
+    model, _ = dinov2()
+    model.save_pretrained(tmp_path)
+    transformers.SamImageProcessorPil(
+        size={"longest_edge": 42}, pad_size={"height": 42, "width": 42}
+    ).save_pretrained(tmp_path)
+    assert load_embedder(f"hf:{tmp_path}").embed_image(photos).shape == (4, 32)
+
+    transformers.Pix2StructImageProcessorPil(max_patches=8).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="flattened_patches"):
+        load_embedder(f"hf:{tmp_path}").embed_image(photos)

@@ -75,8 +75,88 @@ def test_a_preprocessing_file_beside_the_network_is_read(network, photos, tmp_pa
 
     embedder = load_embedder(f"onnx:{tmp_path / 'net.onnx'}")
 
-    assert embedder.preprocess.resize == "squash"
+    assert embedder.preprocess.kind == "Siglip"
     assert embedder.preprocess(photos[0]).min() < 0
+
+
+def made(folder, kind="FLOAT", shape=("B", 3, 8, 8), out=("B", 3), name="pixels"):
+    """A network of one input that gives the mean of each channel."""
+    onnx = pytest.importorskip("onnx", reason="onnx, which writes the file, is not installed")
+    helper, dtype = onnx.helper, getattr(onnx.TensorProto, kind)
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", [name], ["embedding"], axes=[2, 3], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info(name, dtype, list(shape))],
+        [helper.make_tensor_value_info("embedding", dtype, list(out))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, folder / "net.onnx")
+    return f"onnx:{folder / 'net.onnx'}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "out"),
+    [
+        ("FLOAT", ("B", 3, 8, 8), ("B", 3)),
+        ("FLOAT16", ("B", 3, 8, 8), ("B", 3)),
+        ("DOUBLE", ("B", 3, 8, 8), ("B", 3)),
+        ("FLOAT", (1, 3, 8, 8), (1, 3)),
+        ("FLOAT", (2, 3, 8, 8), (2, 3)),
+        ("FLOAT16", (3, 3, 8, 8), (3, 3)),
+        ("FLOAT", (9, 3, 8, 8), (9, 3)),
+        ("FLOAT", ("batch_size", "num_channels", "height", "width"), ("batch_size", "e")),
+        ("FLOAT", (None, None, None, None), (None, None)),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_every_form_of_input_gives_the_same_vectors(
+    kind, shape, out, batch_size, network, photos, tmp_path
+):
+    want = load_embedder(f"onnx:{network}?output=means").embed_image(photos, normalize=False)
+    options = {} if shape[2] == 8 else {"image_size": 8}
+
+    embedder = load_embedder(made(tmp_path, kind, shape, out), **options)
+
+    got = embedder.embed_image(photos, batch_size, normalize=False)
+    assert np.allclose(got, want, atol=2e-3 if kind == "FLOAT16" else 1e-6)
+
+
+def test_an_open_size_is_that_of_the_file_beside_the_network(photos, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}'
+    )
+    spec = made(tmp_path, shape=("batch_size", "num_channels", "height", "width"))
+
+    assert load_embedder(spec).embed_image(photos).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "options", "what"),
+    [
+        ("INT32", ("B", 3, 8, 8), {}, "int32"),
+        ("FLOAT", ("B", 1, 8, 8), {}, "one input"),
+        ("FLOAT", ("B", 8, 8, 3), {}, "one input"),
+        ("FLOAT", ("B", 3, "H", "W"), {}, "image_size"),
+        ("FLOAT", ("B", 3, 8, 8), {"image_size": 16}, "image_size=16"),
+        ("FLOAT", ("B", 3, 8, 8), {"device": "nonsense"}, "device"),
+    ],
+)
+def test_networks_that_do_not_read_such_pictures_are_refused(kind, shape, options, what, tmp_path):
+    with pytest.raises(ConfigError, match=what):
+        load_embedder(made(tmp_path, kind, shape), **options)
+
+
+def test_what_the_network_itself_refuses_is_told_in_our_words(photos, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 9, "width": 9}}'
+    )
+    with pytest.raises(FourMError, match=r"cannot take float32\[4, 3, 9, 9\]"):
+        load_embedder(made(tmp_path)).embed_image(photos)
+
+    (tmp_path / "preprocessor_config.json").unlink()
+    wrong = made(tmp_path, shape=(2, 3, 8, 8), out=(6,))
+    with pytest.raises(FourMError):
+        load_embedder(wrong)
 
 
 def test_wrong_files_are_refused(tmp_path):

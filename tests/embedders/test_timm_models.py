@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 from tiny_networks import save_timm
 
 from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.timm_models import _output
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 
 from .conftest import unit
@@ -85,6 +88,64 @@ def test_a_mobileclip_tower_keeps_its_projection(folders, photos):
     assert np.allclose(embedder.embed_image(photos, batch_size=1), want, **CLOSE)
     with pytest.raises(FourMError, match="cannot embed text"):
         embedder.embed_text("a cat")
+
+
+# What image towers of text and image project to; no classifier of timm has as many classes
+PROJECTIONS = {384, 512, 640, 768, 1024, 1152, 1280}
+
+
+def test_every_projection_in_timms_zoo_is_kept_and_every_classifier_loses_its_head():
+    zoo = timm.list_pretrained()
+    towers = 0
+
+    for name in zoo:
+        config = timm.get_pretrained_cfg(name).to_dict()
+        classes = config["num_classes"]
+        architecture, _, tag = name.partition(".")
+        stored = {**config, "architecture": architecture, "tag": tag}
+
+        output = _output(SimpleNamespace(num_classes=classes), stored)
+
+        assert (output == "projected") == (classes in PROJECTIONS), name
+        towers += classes in PROJECTIONS
+    assert towers > 90
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_base_mci_224.apple_mclip", {"depth": 1, "embed_dim": 24, "num_heads": 2}),
+        ("convnext_base.clip_laion2b", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("vit_pe_core_base_patch16_224.fb", {"depth": 1, "embed_dim": 32, "num_heads": 2}),
+        ("resnet50_clip.openai", {"layers": (1, 1, 1, 1)}),
+    ],
+)
+def test_towers_of_text_and_image_give_their_projection(name, arguments, photos, tmp_path):
+    architecture, _, tag = name.partition(".")
+    config = {**timm.get_pretrained_cfg(name).to_dict(), "architecture": architecture, "tag": tag}
+    edge = config["input_size"][1]
+    model = timm.create_model(
+        architecture, pretrained_cfg=config, num_classes=config["num_classes"], **arguments
+    ).eval()
+    save_timm(model, architecture, arguments, edge, tmp_path / "model")
+    resolved = timm_data.resolve_data_config({}, pretrained_cfg=config)
+    with torch.inference_mode():
+        want = unit(model(pixels(timm_data.create_transform(**resolved), photos[:2])))
+
+    got = load_embedder(f"timm:{tmp_path / 'model'}").embed_image(photos[:2])
+
+    assert np.allclose(got, want, **CLOSE)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_truncated_file_is_told_in_our_words(file, folders, tmp_path):
+    for path in folders["classifier"][0].iterdir():
+        whole = path.read_bytes()
+        (tmp_path / path.name).write_bytes(whole[: len(whole) // 2] if path.name == file else whole)
+
+    with pytest.raises(FourMError, match=file):
+        load_embedder(f"timm:{tmp_path}")
 
 
 def test_a_classifier_loses_its_head_and_gives_its_pooled_features(folders, photos):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
 import pytest
+
+from fourm_lite.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,3 +34,19 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 
     shown = [cell for cell in notebook.cells if cell.get("outputs")]
     assert len(shown) >= 3
+
+
+def test_commands_that_notebooks_name_exist(capsys):
+    named = [
+        command.split()[1:]
+        for path in NOTEBOOKS
+        for command in re.findall(r"`(fourm-lite [^`]+)`", path.read_text(encoding="utf-8"))
+    ]
+    assert named
+
+    for verb, *words in named:
+        with pytest.raises(SystemExit, match="0"):
+            main([verb, "--help"])
+        told = capsys.readouterr().out
+        unknown = [w for w in words if w.startswith("-") and w.split("=")[0] not in told]
+        assert not unknown, f"fourm-lite {verb} has no {unknown}"

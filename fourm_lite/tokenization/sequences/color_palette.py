@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fourm_lite.errors import FourMError
-from fourm_lite.modalities.values import Color
+from fourm_lite.modalities.values import Color, as_colors
 from fourm_lite.tokenization.sequences.fields import Coordinate, leading_coordinates, read_fields
 
 
@@ -17,9 +16,9 @@ def palette_to_text(palette: Iterable[Color]) -> str:
     """The colours in the order given.
 
     Raises:
-        FourMError: a colour is not three whole numbers in 0..255
+        FourMError: a colour is not three whole numbers in 0..255, or floats in 0..1
     """
-    colors = [_checked(color) for color in palette]
+    colors = as_colors(palette)
     channels = [f"v0={channel}" for color in colors for channel in color]
     return " ".join([f"v1={len(colors)}", *channels])
 
@@ -27,13 +26,6 @@ def palette_to_text(palette: Iterable[Color]) -> str:
 def palette_to_chunks(palette: Iterable[Color]) -> list[str]:
     """The palette as a single chunk: a part of it means nothing."""
     return [palette_to_text(palette)]
-
-
-def _checked(color: Color) -> Color:
-    if len(color) != 3 or any(not 0 <= channel <= 255 for channel in color):
-        raise FourMError(f"a colour is three whole numbers in 0..255, got {tuple(color)}")
-    red, green, blue = (int(channel) for channel in color)
-    return red, green, blue
 
 
 def text_to_palette(text: str) -> tuple[Color, ...]:
