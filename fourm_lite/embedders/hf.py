@@ -22,6 +22,7 @@ from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, finge
 from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, by_size, from_transformers, preset
 from fourm_lite.embedders.outputs import as_patches, as_vectors
+from fourm_lite.embedders.text_inputs import check_texts, tokenize
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger(__name__)
-
-# What each model was trained with; the others pad to the longest text of the batch.
-PADDED_TEXT_LENGTH = {"align": 64, "siglip": 64, "siglip2": 64}
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,9 +39,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-
-SENTENCES = ("a photo of a dog", "the red house")
-"""Two that no text tower may take for one."""
 
 Output = Literal["auto", "class_token", "pooled", "mean_patch"]
 
@@ -215,43 +210,6 @@ def logit_scale(model: Any) -> LogitScale | None:
     return None if temperature is None else LogitScale(1.0 / _number(temperature))
 
 
-def tokenize(model: Any, tokenizer: Any, texts: list[str], accepts: Callable[..., Any]) -> Any:
-    """The text inputs that `accepts` takes, cut and padded as the model was trained."""
-    fixed = PADDED_TEXT_LENGTH.get(model.config.model_type)
-    known = (fixed, _positions(model), tokenizer.model_max_length)
-    length = min([int(x) for x in known if x is not None and x < 10**6], default=10**6)
-    inputs = tokenizer(
-        texts,
-        padding="max_length" if fixed else True,
-        truncation=True,
-        max_length=length,
-        return_tensors="pt",
-    )
-    names = inspect.signature(accepts).parameters
-    return {key: value.to(model.device) for key, value in inputs.items() if key in names}
-
-
-def _positions(model: Any) -> int | None:
-    """How many tokens of a text the model tells apart.
-
-    RoBERTa's kind numbers its positions from the padding id + 1 on, so that some rows of its table
-    are never a token's.
-    """
-    text_config = getattr(model.config, "text_config", model.config)
-    rows = getattr(text_config, "max_position_embeddings", None)
-    if rows is None:
-        return None
-    skipped = [
-        module.padding_idx + 1
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Embedding)
-        and name.endswith("position_embeddings")
-        and module.padding_idx is not None
-        and module.num_embeddings == rows
-    ]
-    return int(rows) - max(skipped, default=0)
-
-
 def _preprocess(
     source: str, model: Any, given: Preprocess | str | None, revision: str | None
 ) -> Preprocess:
@@ -285,14 +243,14 @@ def _by_size(
     Inputs that the network has no argument for, such as sizes before padding, are left out.
 
     Raises:
-        ConfigError: it has an argument for none
+        ConfigError: it has no argument for the pictures themselves
         ShapeError: pictures of unlike sizes give unlike numbers of patches
     """
     names = inspect.signature(accepts).parameters
     rows: list[Any] = [None] * len(images)
     for places, made in by_size(prepare, images):
         inputs = {name: value.to(device) for name, value in made.items() if name in names}
-        if not inputs:
+        if getattr(prepare, "main_input", "pixel_values") not in inputs:
             raise ConfigError(
                 f"the preprocessing gives {sorted(made)}, the network takes {sorted(names)}; it is "
                 "that of another network. Pass preprocess='imagenet' or an ImagePreprocess(...)"
@@ -343,33 +301,8 @@ def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list
     def embed(texts: list[str]) -> Any:
         return model.get_text_features(**tokenize(model, tokenizer, texts, model.get_text_features))
 
-    _check_tells_apart(source, model, tokenizer, embed)
+    check_texts(source, model, tokenizer, embed)
     return embed
-
-
-@torch.inference_mode()
-def _check_tells_apart(
-    source: str, model: Any, tokenizer: Any, embed: Callable[[list[str]], Any]
-) -> None:
-    """Refuses a text tower that gives unlike sentences one vector.
-
-    CLIP takes the token whose id is its configuration's end of text, and the first token, which
-    knows no other, where the tokenizer ends its texts with another id.
-
-    Raises:
-        CheckpointError: it does
-    """
-    ids = [tuple(tokenizer(sentence)["input_ids"]) for sentence in SENTENCES]
-    if len(set(ids)) < len(ids):
-        return  # the tokenizer knows none of these words
-    vectors = as_vectors(embed(list(SENTENCES)))
-    if bool((vectors == vectors[:1]).all()):
-        text_config = getattr(model.config, "text_config", model.config)
-        raise CheckpointError(
-            f"'{source}' gives every sentence one vector: its tokenizer ends a text with the id "
-            f"{ids[0][-1]}, its config.json says eos_token_id={text_config.eos_token_id}; they "
-            "belong to different models, or one of the two files is wrong"
-        )
 
 
 def _patch_tower(model: Any, prepare: Preprocess) -> Callable[[list[Image]], Tensor] | None:

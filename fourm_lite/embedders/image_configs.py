@@ -68,6 +68,11 @@ class TransformersPreprocess:
     settings: str
     processor: Any = field(repr=False, compare=False)
 
+    @property
+    def main_input(self) -> str:
+        """The name of the pictures themselves among the inputs."""
+        return str(self.processor.model_input_names[0])
+
     def __call__(self, picture: PictureSource) -> Tensor:
         """The network's pixels for one picture: mostly float32[3, H, W]."""
         return self._inputs([picture])["pixel_values"][0]
@@ -282,7 +287,7 @@ def _processor_class(kind: str) -> Any:
 
     for ending in ENDINGS:
         found = getattr(transformers, kind + ending, None)
-        if isinstance(found, type) and kind not in ("", "Base"):
+        if isinstance(found, type) and kind not in ("", "Base", "Auto"):
             if issubclass(found, BaseImageProcessor):
                 return found
             raise _missing_library(kind, found)

@@ -20,9 +20,9 @@ from fourm_lite.embedders.hf import (
     load_model,
     load_tokenizer,
     read_preprocess,
-    tokenize,
 )
 from fourm_lite.embedders.image_configs import Preprocess, by_size
+from fourm_lite.embedders.text_inputs import tokenize
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import PictureSource
 from fourm_lite.nn.device import usable_device

@@ -84,8 +84,8 @@ def _from_name(name: str, size: Mapping[str, Any]) -> Any:
         return timm.create_model(name, pretrained=True, **size)
     except Exception as error:  # a truncated download, other shapes: types of several libraries
         raise CheckpointError(
-            f"the weights of '{name}' cannot be fetched or read: {error}. Without a network, give the "
-            f"folder that timm's save_for_hf wrote"
+            f"the weights of '{name}' cannot be fetched or read: {error}. Without a network, give "
+            f"the folder that timm's save_for_hf wrote"
         ) from error
 
 

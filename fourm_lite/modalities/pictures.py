@@ -115,7 +115,8 @@ def as_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image:
         return open_picture(Path(source).expanduser().read_bytes(), max_pixels=max_pixels)
     except Exception as error:  # as in `open_picture`: decoders raise almost anything
         raise FourMError(
-            f"expected a picture (PIL, path, bytes, array or tensor), got {source!r:.200}: {error}"
+            f"cannot read the picture {source!r:.200}: {error}; expected a path, bytes, a PIL "
+            "picture, an array or a tensor"
         ) from error
 
 
@@ -129,13 +130,15 @@ def _from_array(values: npt.NDArray[Any] | Tensor) -> Image:
 
 
 def _channels_last(values: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
-    tensor = isinstance(values, Tensor)
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-    usual = 0 if tensor else 2
+    usual = 0 if isinstance(values, Tensor) else 2
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()  # NumPy has no bfloat16
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    array = values
     places = [p for p in (usual, 2 - usual) if array.ndim == 3 and array.shape[p] in (1, 3, 4)]
     if not array.size or (array.ndim != 2 and not places):
         raise ShapeError(
-            f"a picture as an array is [H, W], [H, W, 3] or [3, H, W] (or with 1 or 4 channels), "
+            f"one picture as an array is [H, W], [H, W, 3] or [3, H, W], with 1, 3 or 4 channels, "
             f"got {list(array.shape)}; give several as several items"
         )
     if array.ndim == 2:

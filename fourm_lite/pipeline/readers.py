@@ -26,7 +26,7 @@ from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.tokenizers import Tokenizers
-from fourm_lite.tokenization.inputs import as_tensor, check_range
+from fourm_lite.tokenization.inputs import as_tensor
 from fourm_lite.tokenization.sequences import FORMATS
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
@@ -74,7 +74,7 @@ class Reader:
             raw = self._raw(entry, tokenizer, value)
             ids = tokenizer.tokenize_flat(raw[None].to(tokenizer.quant_proj.weight.device)).cpu()[0]
         else:
-            check_range(ids, entry.vocab_size or 0, f"'{entry.name}' token", "vocabulary")
+            _check_ids(entry, ids)
         if ids.shape != (entry.max_tokens,):
             raise ShapeError(
                 f"'{entry.name}' has {entry.max_tokens} tokens a sample, got {list(ids.shape)}"
@@ -154,6 +154,15 @@ class Reader:
                 f"'{entry.name}' is not read from pictures, got {type(value).__name__}"
             )
         return read(picture, _centered(picture.height, picture.width, size))
+
+
+def _check_ids(entry: Modality, ids: Tensor) -> None:
+    low, high = (int(v) for v in ids.long().aminmax()) if ids.numel() else (0, 0)
+    if low < 0 or high >= (entry.vocab_size or 0):
+        raise ShapeError(
+            f"'{entry.name}' has the ids 0..{(entry.vocab_size or 0) - 1}, got {low}..{high}; was "
+            "it tokenized by another tokenizer?"
+        )
 
 
 def _centered(height: int, width: int, size: int | tuple[int, int] | None) -> Crop | None:

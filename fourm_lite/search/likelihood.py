@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.model.likelihood import grid_log_probs
 from fourm_lite.nn.attention import blocked
@@ -335,7 +335,13 @@ def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pic
                     "reranking by pixels opens the photo of each hit, and these rows name none "
                     f"(column uri); {advice}"
                 )
-            found.append(open_rgb(read_uri(place)))
+            try:
+                found.append(open_rgb(read_uri(place)))
+            except (OSError, FourMError) as error:
+                raise ConfigError(
+                    f"reranking by pixels opens the photo of each hit, and {place} cannot be opened "
+                    f"({error}); bring the index up to date with --prune, or {advice}"
+                ) from error
         return found
 
     return open_some

@@ -352,7 +352,7 @@ def test_the_files_that_a_processor_nests_are_read_too(twin_folders):
 
     assert "image_processor" in nested
     assert not (folder / "preprocessor_config.json").exists()
-    assert load_embedder(f"hf:{folder}").preprocess.processor.size["height"] == 32
+    assert load_embedder(f"hf:{folder}").preprocess.kind == "CLIP"
 
 
 def text_network(folder, model_type, *, image=None):
@@ -408,7 +408,7 @@ def test_a_text_tower_that_takes_all_sentences_for_one_is_refused(end, tmp_path)
     config["text_config"]["eos_token_id"] = end
     (tmp_path / "config.json").write_text(json.dumps(config))
 
-    with pytest.raises(CheckpointError, match=f"one vector.*eos_token_id={end}"):
+    with pytest.raises(CheckpointError, match=f"eos_token_id={end}"):
         load_embedder(f"hf:{tmp_path}")
 
 

@@ -109,6 +109,13 @@ def test_numbers_that_are_no_pixels_are_refused(bad):
         decode(Image.fromarray(values))
 
 
+def test_half_precision_is_read_as_floats():
+    grey = torch.full((3, 4, 4), 0.5)
+
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        assert decode(grey.to(kind)).getpixel((0, 0)) == (128, 128, 128)
+
+
 def test_black_and_truth_have_one_meaning():
     assert eight_bits(np.zeros((2, 2), np.int64)).max() == 0
     assert eight_bits(np.array([[True, False]])).tolist() == [[255, 0]]

@@ -122,3 +122,10 @@ def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
 
     with pytest.raises(FourMError, match="none is kept beside the model"):
         open_space(str(folder), spread=0.3)
+
+
+def test_a_model_that_is_no_folder_of_ones_own_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["spread", str(tmp_path), "--label", "mobilenet_global", "--model", "mini"])
+
+    assert "copy a shipped or downloaded model" in " ".join(capsys.readouterr().err.split())
