@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 # squash: both edges to `size`; shortest: the short edge to size[0], the long one truncated;
-# cover / contain: keep the ratio, rounded, at least / at most `size`; none: as it came
-Resize = Literal["none", "squash", "shortest", "cover", "contain"]
+# cover: keep the ratio, rounded, at least `size`; none: as it came
+Resize = Literal["none", "squash", "shortest", "cover"]
 # pillow: on uint8, antialiased; float: torch on [0, 1], antialiased; plain: torch, not antialiased
 Engine = Literal["pillow", "float", "plain"]
 Size = tuple[int, int]
@@ -52,7 +52,6 @@ class ImagePreprocess:
     engine: Engine = "pillow"
     # An odd difference: transformers rounds down, torchvision rounds half to even
     centering: Literal["floor", "round"] = "round"
-    fill: tuple[int, int, int] = (0, 0, 0)  # of padding, where the crop is larger than the picture
 
     def __call__(self, picture: PictureSource) -> Tensor:
         """The network's input for one picture, float32[3, H, W]."""
@@ -84,8 +83,7 @@ class ImagePreprocess:
             scaled = int(self.size[0] * long / short)
             return (self.size[0], scaled) if height <= width else (scaled, self.size[0])
         ratios = height / self.size[0], width / self.size[1]
-        ratio = min(ratios) if self.resize == "cover" else max(ratios)
-        return round(height / ratio), round(width / ratio)
+        return round(height / min(ratios)), round(width / min(ratios))
 
     def _resized_by_pillow(self, image: Image) -> Tensor:
         from PIL import Image as pillow
@@ -129,14 +127,8 @@ class ImagePreprocess:
         if not any(missing):
             return values
         # transformers puts the odd pixel before, torchvision after
-        before = [(m + 1) // 2 if self.centering == "floor" else m // 2 for m in missing]
-        height, width = (h + m for h, m in zip(values.shape[1:], missing, strict=True))
-        unit = 1.0 if self.engine == "pillow" else self.scale
-        fill = torch.tensor(self.fill, dtype=torch.float32)[:, None, None] * unit
-        canvas = fill.to(values.dtype).expand(3, height, width).clone()
-        bottom, right = before[0] + values.shape[1], before[1] + values.shape[2]
-        canvas[:, before[0] : bottom, before[1] : right] = values
-        return canvas
+        top, left = ((m + 1) // 2 if self.centering == "floor" else m // 2 for m in missing)
+        return F.pad(values, (left, missing[1] - left, top, missing[0] - top))
 
     def _normalized(self, values: Tensor) -> Tensor:
         return (values - _column(self.mean)) / _column(self.std)

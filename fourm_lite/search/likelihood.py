@@ -339,8 +339,8 @@ def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pic
                 found.append(open_rgb(read_uri(place)))
             except (OSError, FourMError) as error:
                 raise ConfigError(
-                    f"reranking by pixels opens the photo of each hit, and {place} cannot be opened "
-                    f"({error}); bring the index up to date with --prune, or {advice}"
+                    f"reranking by pixels opens the photo of each hit, and that of {place} cannot "
+                    f"be opened ({error}); bring the index up to date with --prune, or {advice}"
                 ) from error
         return found
 

@@ -14,6 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io.files import write_whole
 from fourm_lite.io.hub import is_hub_id, resolve
 from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
+from fourm_lite.tokenization.inputs import as_tensor
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.wordpiece import CONTINUED, learn_pieces
 
@@ -118,12 +120,13 @@ class TextTokenizer:
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         return TextTokens(ids, torch.arange(length) < lengths[:, None])
 
-    def detokenize(self, ids: Tensor) -> list[str]:
+    def detokenize(self, ids: Tensor | npt.NDArray[Any]) -> list[str]:
         """The texts of a batch: each up to its [EOS], without padding and sentinels.
 
         Shapes:
             ids: int64[B, L] or int64[L]
         """
+        ids = as_tensor(ids)
         if ids.dtype.is_floating_point or ids.ndim not in (1, 2):
             raise ShapeError(
                 f"detokenize() expects int64[B, L] or int64[L], got {ids.dtype}{list(ids.shape)}"

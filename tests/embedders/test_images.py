@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 from fourm_lite.embedders.image_configs import (
+    CLIP,
+    IMAGENET,
     PRESETS,
     by_size,
     from_open_clip,
@@ -67,17 +70,41 @@ def test_pixels_equal_those_of_the_transformers_processor(name, photos, tmp_path
         assert torch.allclose(ours.batch([image])["pixel_values"], want, atol=EXACT)
 
 
-def test_a_crop_larger_than_the_picture_is_padded_as_transformers_pads(photos, tmp_path):
+def test_our_own_steps_equal_those_of_transformers(photos):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 30}, crop_size={"height": 37, "width": 52}
+    crop = {"height": 37, "width": 52}  # larger than some of the pictures
+    clip = transformers.CLIPImageProcessorPil(size={"shortest_edge": 30}, crop_size=crop)
+    siglip = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 48}, resample=2)
+    pairs = [
+        (clip, ImagePreprocess(size=(30, 30), crop=(37, 52), centering="floor", **CLIP)),
+        (
+            siglip,
+            ImagePreprocess(
+                resize="squash", size=(32, 48), crop=None, interpolation="bilinear",
+                mean=(0.5,) * 3, std=(0.5,) * 3,
+            ),
+        ),
+    ]  # fmt: skip
+
+    for theirs, ours in pairs:
+        for image in photos:
+            want = theirs(image, return_tensors="pt")["pixel_values"]
+            assert torch.allclose(ours.batch([image])["pixel_values"], want, atol=EXACT)
+
+
+@pytest.mark.parametrize("size", [(36, 36), (36, 50)])
+def test_our_own_steps_equal_those_of_timm(size, photos):
+    timm_data = pytest.importorskip("timm.data")
+    theirs = timm_data.create_transform(input_size=(3, *size), crop_pct=0.9, is_training=False)
+    resize = "shortest" if size[0] == size[1] else "cover"
+    scaled = tuple(int(edge / 0.9) for edge in size)
+
+    ours = ImagePreprocess(
+        resize=resize, size=scaled, crop=size, interpolation="bilinear", **IMAGENET
     )
 
-    ours = from_transformers(their_config(theirs, tmp_path))
-
     for image in photos:
-        want = theirs(image, return_tensors="pt")["pixel_values"]
-        assert torch.allclose(ours.batch([image])["pixel_values"], want, atol=EXACT)
+        assert torch.allclose(ours(image), theirs(image), atol=EXACT)
 
 
 def test_pixels_equal_those_of_dinov3_which_scales_before_it_resizes(photos, tmp_path):
@@ -299,18 +326,19 @@ def test_pixels_equal_those_of_open_clips_transform(mode, size, photos):
         assert torch.allclose(ours(image), theirs(image), atol=EXACT)
 
 
-def test_the_mofi_preset_equals_the_transform_of_its_readme(photos):
+@pytest.mark.parametrize("engine", ["plain", "float"])
+def test_the_mofi_preset_equals_the_transform_of_its_readme(engine, photos):
     transforms = pytest.importorskip("torchvision.transforms")
     theirs = transforms.Compose(
         [
             transforms.ToTensor(),
-            transforms.Resize(32, antialias=False),
+            transforms.Resize(32, antialias=engine == "float"),
             transforms.CenterCrop(32),
             transforms.Normalize(PRESETS["mofi"].mean, PRESETS["mofi"].std),
         ]
     )
 
-    ours = preset("mofi", size=32)
+    ours = replace(preset("mofi", size=32), engine=engine)
 
     for image in photos:
         assert torch.allclose(ours(image), theirs(image), atol=1e-5)

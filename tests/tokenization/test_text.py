@@ -253,3 +253,12 @@ def test_the_expected_hash_is_that_of_the_original_file(shared):
         pytest.skip(f"no file at {path}")
 
     assert hashlib.sha256(path.read_bytes()).hexdigest() == ORIGINAL_TEXT_TOKENIZER.sha256
+
+
+def test_arrays_of_ids_are_read_as_tensors_are(tokenizer):
+    ids = tokenizer.tokenize(["a dog", "two dogs on the grass"]).ids
+
+    assert tokenizer.detokenize(ids.numpy()) == tokenizer.detokenize(ids)
+    for bad in (ids.numpy().astype("f4"), "text", None):
+        with pytest.raises(ShapeError):
+            tokenizer.detokenize(bad)
