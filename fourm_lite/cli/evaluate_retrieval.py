@@ -53,13 +53,13 @@ def retrieval(
     rerank: Rerank = 0,
     rerank_weights: RerankWeights = None,
     fit_split: Annotated[
-        str, Option("--fit-split", help="Where weights are fitted, unless they are given.")
-    ] = "val",
+        str | None, Option("--fit-split", help="Fit weights there; the model's own by default.")
+    ] = None,
     caption_depth: Annotated[
         int, Option("--caption-depth", help="Of the reranked, so many by log p(caption).", min=1)
     ] = 20,
     rerank_given: Annotated[
-        str, Option("--rerank-given", help="Words are said from codes, pixels, both; auto: by fit.")
+        str, Option("--rerank-given", help="Words are said from codes, pixels or both.")
     ] = "auto",
     depths: Annotated[
         str | None, Option("--rerank-depths", help="Also measure these: 0,10,20,50,100.")

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.cli.output import print_facts, print_json
-from fourm_lite.cli.search_options import Device, IndexModel, IndexPath, Json, RerankGiven
+from fourm_lite.cli.search_options import (
+    Device,
+    IndexModel,
+    IndexPath,
+    Json,
+    RerankGiven,
+    file_of,
+)
 from fourm_lite.cli.words import Option
+from fourm_lite.errors import ConfigError
 
 
 def index_info(index: IndexPath, as_json: Json = False) -> None:
@@ -17,6 +25,7 @@ def index_info(index: IndexPath, as_json: Json = False) -> None:
     Raises:
         ConfigError: there is no index
     """
+    from fourm_lite.retrieval.confidence import MEANINGS
     from fourm_lite.retrieval.index import Index
 
     info = Index.open(index).info()
@@ -25,9 +34,13 @@ def index_info(index: IndexPath, as_json: Json = False) -> None:
         return
     manifest = info.pop("manifest")
     facts = {n: manifest[n] for n in ("space", "kind", "model", "tokenizer", "licence")}
-    facts |= {n: v for n, v in manifest["extra"].items() if n != "rerank_calibration"}
+    inside = ("rerank_calibration", "vocabulary")
+    facts |= {n: v for n, v in manifest["extra"].items() if n not in inside}
     facts |= {f"{name} fingerprint": value for name, value in manifest["fingerprints"].items()}
-    facts["calibrated"] = manifest["calibration"] is not None
+    stored = manifest["calibration"]
+    facts["calibrated"] = stored is not None
+    if stored is not None:
+        facts["probability"] = MEANINGS.get(stored.get("meaning", ""), "of a right answer")
     info["columns"] = ", ".join(info["columns"])
     print_facts({**info, **facts})
 
@@ -82,16 +95,20 @@ def index_compact(
 def index_calibrate(
     index: IndexPath,
     data: Annotated[
-        Path, Option("--data", help="Folder with captions.jsonl whose photos are in the index.")
-    ],
+        Path | None,
+        Option("--data", help="Folder with captions.jsonl; without it: as the model was fitted."),
+    ] = None,
     split: Annotated[str, Option("--split", help="Which lines of it.")] = "val",
     rerank: Annotated[
         int, Option("--rerank", help="Also learn how to rerank so many hits, and how sure.", min=0)
     ] = 0,
     rerank_given: RerankGiven = None,
     samples: Annotated[
-        int, Option("--samples", help="Vectors drawn a query; 0: no spread.", min=0)
-    ] = 8,
+        int, Option("--samples", help="Not used any more: no vectors are drawn.", min=0)
+    ] = 0,
+    absent: Annotated[
+        Path | None, Option("--absent", help="Texts of things the index lacks, one a line.")
+    ] = None,
     threshold: Annotated[
         float, Option("--threshold", help="Below it: no good match.", min=0, max=1)
     ] = 0.5,
@@ -99,25 +116,44 @@ def index_calibrate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Learn how sure an answer is, from captions whose photos are known.
+    """Learn whether an answer shows what was asked for, from photos with captions.
 
-    The probability that the first hit is right is stored in the index and told with every answer;
-    with --rerank also that of the reranked order, told where so many hits are reranked.
+    The probability is stored in the index and told with every answer to words. Without --data it is
+    the one that is kept beside the model, fitted to what this index answers to things that it
+    hardly has. With --rerank also learns how hits are reranked.
 
     Raises:
         FourMError: no caption's photo is in the index, or all answers are right or wrong
     """
-    from fourm_lite.search.calibrate import calibrate_index
+    from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
     from fourm_lite.search.engine import Search
-    from fourm_lite.search.truth import captions_of
+    from fourm_lite.search.truth import captioned
 
+    if data is None and (rerank or absent is not None):
+        raise ConfigError("--rerank and --absent need photos with captions: give --data")
     search = Search.open(index, model, device=device)
-    truth = captions_of(search.index, search.space, data, split)
-    done = calibrate_index(
-        search.index, search.space, truth, threshold=threshold, samples=samples, depth=rerank,
-        given=rerank_given or "codes",  # type: ignore[arg-type]
-    )  # fmt: skip
-    facts = {**done.report.to_dict(), "threshold": threshold, "rerank_weights": done.weights}
-    if done.reranked is not None:
-        facts |= {f"reranked_{name}": value for name, value in done.reranked.to_dict().items()}
+    if data is None:
+        found = calibrate_by_model(search.index, search.space, threshold=threshold)
+        facts: dict[str, Any] = {"from": "the model", "threshold": threshold}
+        facts |= {"queries": found.queries, "evidence": ", ".join(found.names)}
+    else:
+        asked = captioned(search.index, search.space, data, split)
+        done = calibrate_answers(
+            search.index, search.space, asked, foreign=_lines(absent), threshold=threshold,
+            depth=rerank, given=rerank_given,  # type: ignore[arg-type]
+        )  # fmt: skip
+        facts = {**done.report.to_dict(), "threshold": threshold, "rerank_weights": done.weights}
+        if done.share_reranked is not None:
+            facts["reranked_share_right"] = done.share_reranked
     print_json(facts) if as_json else print_facts(facts)
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The lines of a text file that hold something."""
+    if path is None:
+        return []
+    lines = file_of(str(path), "--absent").read_text(encoding="utf-8").splitlines()
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"--absent expects a text a line, {path} holds none")
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, print_table, require_file, say
+from fourm_lite.cli.output import print_json, print_table, require_file, say
 from fourm_lite.cli.search_options import (
     Device,
     IndexModel,
@@ -205,7 +205,8 @@ def _query_picture(query: Query) -> Any:
 
 def _as_json(facts: dict[str, Any], hits: Hits) -> dict[str, Any]:
     rows = [{k: _number(v) for k, v in row.items()} for row in hits.to_rows()]
-    return {**facts, "p_right": hits.p_right, "good_match": hits.good_match, "hits": rows}
+    facts |= {"p_right": hits.p_right, "p_means": hits.p_means, "good_match": hits.good_match}
+    return {**facts, "hits": rows}
 
 
 def _number(value: Any) -> Any:
@@ -214,10 +215,10 @@ def _number(value: Any) -> Any:
 
 
 def _print_hits(hits: Hits) -> None:
-    if hits.good_match is False:
-        say(f"no good match (probability that the first hit is right: {hits.p_right:.2f})")
-    elif hits.p_right is not None:
-        print_facts({"probability that the first hit is right": f"{hits.p_right:.2f}"})
+    from fourm_lite.retrieval.confidence import sureness
+
+    if hits.p_right is not None:
+        say(sureness(hits))
     if not len(hits):
         say("nothing found")
         return

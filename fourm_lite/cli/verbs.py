@@ -56,6 +56,9 @@ VERBS: dict[str, Verb] = {
     ),
     "tokenize": Verb("fourm_lite.cli.tokenize:tokenize", "Turn labels and photos into tokens."),
     "spread": Verb("fourm_lite.cli.spread:spread", "Learn how a model's queries are spread."),
+    "calibrate": Verb(
+        "fourm_lite.cli.calibrate:calibrate", "Fit how a model reranks and how sure it is."
+    ),
     "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",

@@ -19,11 +19,14 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError
 from fourm_lite.growth.model import is_new
 from fourm_lite.io.checkpoint import Checkpoint, write
+from fourm_lite.io.files import write_whole
 from fourm_lite.io.hub import assets
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import stored_name
 from fourm_lite.names import check_name
 from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.search.learnt import FILE as LEARNT
+from fourm_lite.search.spread import FILE as SPREAD
 from fourm_lite.tokenization.text import TextTokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
@@ -59,6 +62,13 @@ def write_model(
             weights[key] = value.to(old[stored[key]].dtype).clone()
     config = {**model.config.to_dict(), "extra": dict(extra)}
     write(out, config, weights)
+
+
+def keep_learnt(source: Path | None, out: Path) -> None:
+    """Copies what is kept beside a model about searches: spread, reranking, confidence."""
+    for name in (SPREAD, LEARNT):
+        if source is not None and (source / name).is_file():
+            write_whole(out / name, (source / name).read_bytes())
 
 
 def _usual_type(tensors: Mapping[str, Tensor]) -> torch.dtype:

@@ -23,7 +23,7 @@ from fourm_lite.growth.evaluation import model_figures
 from fourm_lite.growth.figures import tokenized, tokenizer_figures
 from fourm_lite.growth.model import is_new, new_modality
 from fourm_lite.growth.options import MIN_PHOTOS, Options
-from fourm_lite.growth.output import tokenizer_references, write_model
+from fourm_lite.growth.output import keep_learnt, tokenizer_references, write_model
 from fourm_lite.growth.photos import Listing, Tell, list_photos, read_listing, source_paths
 from fourm_lite.growth.stages import Stages
 from fourm_lite.growth.tokenizer import tokenizer_shape, train_tokenizer
@@ -203,6 +203,8 @@ class _Run:
             self.pipe.tokenizers, self.source, self.name, out
         )
         write_model(tuned, self.name, self.source, out, extra, frozen=frozen)
+        if frozen:  # the same weights are searched and reranked as before
+            keep_learnt(self.pipe.folder, out)
         return facts
 
     def _figures(self) -> dict[str, Any]:
@@ -215,6 +217,8 @@ class _Run:
         extra = dict(self.source.extra)
         if (family := self.pipe.tokenizers.family) is not None:
             extra["family"] = family.name
+        if self.options.train != "tables":
+            extra.pop("rerank", None)  # weights that were fitted for the old weights of the model
         before = extra.get("added", [])
         this = {
             "modality": self.name,

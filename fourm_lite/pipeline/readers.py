@@ -7,6 +7,7 @@ are values that the model or the tokenizer reads as they are: normalised pixels,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,15 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.tokenization.inputs import as_tensor
 from fourm_lite.tokenization.sequences import FORMATS
+from fourm_lite.tokenization.text import TextTokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 BEYOND = 10.0
 """No normalised pixel is as far from 0; photos in 0..255 are."""
 
 _PIXELS = (torch.uint8, torch.uint16, np.dtype(np.uint8), np.dtype(np.uint16))
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Reader:
         if isinstance(value, Path):
             value = codec_of(entry).read(value.read_bytes())
         text = value if isinstance(value, str) else _said(entry, value)
+        if entry.text_format == "text":
+            _refuse_unknown(entry, text, tokenizer)
         ids = [*tokenizer.encode(text), tokenizer.eos]
         if max(ids) >= (entry.vocab_size or 0):
             raise FourMError(
@@ -250,6 +256,18 @@ def as_picture(value: Any, name: str) -> Any:
         return pictures.as_picture(value)
     except FourMError as error:
         raise type(error)(f"'{name}': {error}") from error
+
+
+def _refuse_unknown(entry: Modality, text: str, tokenizer: TextTokenizer) -> None:
+    """Refuses a text of which the model understands nothing; a part of it is told."""
+    unknown, count = tokenizer.unknown_words(text)
+    if (count and len(unknown) == count) or set(tokenizer.encode(text)) == {tokenizer.unk}:
+        raise FourMError(
+            f"'{entry.name}': the model's vocabulary holds no word of {text!r:.80}; say it in "
+            "other words, in the language of the captions that it learnt from"
+        )
+    if unknown:
+        log.warning("'%s': the model does not know %s", entry.name, ", ".join(map(repr, unknown)))
 
 
 def _said(entry: Modality, value: Any) -> str:

@@ -1,5 +1,8 @@
 """How sure a search is: from what its answer looks like to the probability that it is right.
 
+What "right" means, the calibration says: that the first hit is one of the ids that were named for
+the query, or that the first hits show what was asked for (`RELEVANCE`), whichever photos they are.
+
 A cosine of 0.3 means nothing by itself. A calibration is fitted on queries whose right answers are
 known, and turns the evidence of an answer (its best score, the margin to the second, and whatever
 else the caller measured, such as a likelihood) into ``p_right``. It is plain numbers, stored in the
@@ -25,18 +28,27 @@ Array = npt.NDArray[np.float64]
 FALLING = frozenset({"spread"})
 """Evidence that is smaller where the answer is better."""
 
+FIRST_HIT, RELEVANCE = "first hit", "relevance"
+MEANINGS = {
+    FIRST_HIT: "that the first hit is right",
+    RELEVANCE: "that the first hits show what was asked for",
+    "": "that the first hit is the very photo of a caption; calibrated by an earlier version",
+}
+"""What a probability is of, in words."""
+
 RIDGE = 1e-3
 NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted map from evidence to the probability that the first hit is right.
+    """A fitted map from evidence to the probability that an answer is right.
 
     Units:
         ``names`` is the evidence it reads. logistic: p = 1 / (1 + exp(-(bias + sum of weights *
         (evidence - centres) / scales))). isotonic: one piece of evidence, p is interpolated
-        between the points (xs, ys). Below ``threshold`` an answer is no good match.
+        between the points (xs, ys). Below ``threshold`` an answer is no good match. ``meaning`` is
+        one of ``MEANINGS``; those that were stored before there were several have none
     """
 
     method: Method
@@ -49,6 +61,7 @@ class Calibration:
     xs: tuple[float, ...] = ()
     ys: tuple[float, ...] = ()
     queries: int = 0
+    meaning: str = ""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> Calibration | None:
@@ -89,12 +102,15 @@ def fit(
     *,
     method: Method = "logistic",
     threshold: float = 0.5,
+    counts: Any = None,
+    meaning: str = FIRST_HIT,
 ) -> Calibration:
     """Fits a calibration to answers whose rightness is known.
 
     Shapes:
         evidence: float[Q] by name
         right: bool[Q]
+        counts: float[Q], how much each answer counts; all alike if not given; logistic only
     Raises:
         ConfigError: all answers are right or all are wrong, or isotonic with several names
     """
@@ -109,8 +125,10 @@ def fit(
             f"{'right' if truth.all() else 'wrong'}; give harder or easier queries"
         )
     shared: dict[str, Any] = {"names": names, "threshold": threshold, "queries": len(truth)}
+    shared["meaning"] = meaning
     if method == "logistic":
-        return _fit_logistic(table, truth, shared)
+        mass = np.ones(len(truth)) if counts is None else np.asarray(counts, np.float64)
+        return _fit_logistic(table, truth, mass * len(mass) / mass.sum(), shared)
     if method != "isotonic":
         raise ConfigError(f"method is 'isotonic' or 'logistic', got {method!r}")
     if len(names) != 1:
@@ -163,12 +181,22 @@ def with_confidence(hits: Hits, calibration: Calibration | None, **more: float) 
     if calibration is None:
         return hits
     if not len(hits):
-        return dataclasses.replace(hits, p_right=0.0, good_match=False)
+        return dataclasses.replace(hits, p_right=0.0, good_match=False, p_means=calibration.meaning)
     evidence = {**evidence_of(hits), **more}
     if not set(calibration.names) <= set(evidence):
         return hits
     p = float(calibration.p_right({k: [v] for k, v in evidence.items()})[0])
-    return dataclasses.replace(hits, p_right=p, good_match=p >= calibration.threshold)
+    good = p >= calibration.threshold
+    return dataclasses.replace(hits, p_right=p, good_match=good, p_means=calibration.meaning)
+
+
+def sureness(hits: Hits) -> str:
+    """How sure an answer is, in words; nothing where it is not known."""
+    if hits.p_right is None:
+        return ""
+    meaning = MEANINGS.get(FIRST_HIT if hits.p_means is None else hits.p_means, "of a right answer")
+    told = f"probability {meaning}: {hits.p_right:.2f}"
+    return f"no good match ({told})" if hits.good_match is False else told
 
 
 def auroc(scores: Any, right: Any) -> float:
@@ -199,7 +227,9 @@ def calibration_error(p: Any, right: Any, *, bins: int = 10) -> float:
     return float(sum(gaps))
 
 
-def _fit_logistic(table: Array, truth: npt.NDArray[np.bool_], shared: Any) -> Calibration:
+def _fit_logistic(
+    table: Array, truth: npt.NDArray[np.bool_], mass: Array, shared: Any
+) -> Calibration:
     """A logistic regression in which better evidence never lowers the probability.
 
     Evidence that would get a weight of the wrong sign says nothing beside the others: it gets none.
@@ -211,7 +241,7 @@ def _fit_logistic(table: Array, truth: npt.NDArray[np.bool_], shared: Any) -> Ca
     weights, bias = np.zeros(len(signs)), 0.0
     while True:
         weights = np.zeros(len(signs))
-        weights[used], bias = _newton(((table - centres) / scales)[:, used], truth)
+        weights[used], bias = _newton(((table - centres) / scales)[:, used], truth, mass)
         if (signs * weights >= 0).all():
             break
         used[int((signs * weights).argmin())] = False
@@ -225,7 +255,7 @@ def _fit_logistic(table: Array, truth: npt.NDArray[np.bool_], shared: Any) -> Ca
     )
 
 
-def _newton(table: Array, truth: npt.NDArray[np.bool_]) -> tuple[Array, float]:
+def _newton(table: Array, truth: npt.NDArray[np.bool_], mass: Array) -> tuple[Array, float]:
     """Weights and bias by Newton's method with a small ridge; separable answers stay finite."""
     x = np.column_stack([table, np.ones(len(table))])
     y = truth.astype(np.float64)
@@ -233,8 +263,8 @@ def _newton(table: Array, truth: npt.NDArray[np.bool_]) -> tuple[Array, float]:
     weights = np.zeros(x.shape[1])
     for _ in range(NEWTON_STEPS):
         p = _sigmoid(x @ weights)
-        gradient = x.T @ (p - y) + ridge @ weights
-        curvature = (x * (p * (1 - p) + 1e-9)[:, None]).T @ x + ridge
+        gradient = x.T @ (mass * (p - y)) + ridge @ weights
+        curvature = (x * (mass * p * (1 - p) + 1e-9)[:, None]).T @ x + ridge
         step = np.linalg.solve(curvature, gradient)
         weights -= np.clip(step, -4.0, 4.0)
         if np.abs(step).max() < 1e-10:

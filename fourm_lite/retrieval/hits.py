@@ -27,8 +27,9 @@ class Hits(Sequence[Hit]):
 
     Units:
         scores are cosines in -1..1 (what a reranker puts there keeps its own unit);
-        ``p_right`` is the calibrated probability that the first hit is right, if the index
-        holds a calibration, and ``good_match`` is False where that probability is too low
+        ``p_right`` is the calibrated probability that the answer is right, if the index holds a
+        calibration, ``p_means`` what that one calls right (``confidence.MEANINGS``), and
+        ``good_match`` is False where the probability is too low
     """
 
     ids: list[Id]
@@ -36,6 +37,7 @@ class Hits(Sequence[Hit]):
     columns: Mapping[str, list[Any]] = field(default_factory=dict)
     p_right: float | None = None
     good_match: bool | None = None
+    p_means: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +56,7 @@ class Hits(Sequence[Hit]):
         at = [int(p) for p in places]
         columns = {name: [values[p] for p in at] for name, values in self.columns.items()}
         ids = [self.ids[p] for p in at]
-        return Hits(ids, self.scores[at], columns, self.p_right, self.good_match)
+        return Hits(ids, self.scores[at], columns, self.p_right, self.good_match, self.p_means)
 
     @classmethod
     def joined(cls, parts: Sequence[Hits]) -> Hits:

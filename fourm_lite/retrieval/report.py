@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import open_rgb, thumbnail
 from fourm_lite.photos.sources import read_uri
+from fourm_lite.retrieval.confidence import sureness
 from fourm_lite.retrieval.hits import Hit, Hits
 from fourm_lite.show import Cell, contact_sheet
 
@@ -121,8 +122,7 @@ def _heading(answer: Answer) -> list[str]:
     sure = answer.hits.p_right
     if sure is None:
         return [answer.title]
-    told = f"probability that the first hit is right: {sure:.2f}"
-    return [answer.title, f"no good match ({told})" if answer.hits.good_match is False else told]
+    return [answer.title, sureness(answer.hits)]
 
 
 def _picture(hit: Hit, side: int, read: Reader) -> Image.Image | str:

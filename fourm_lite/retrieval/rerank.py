@@ -6,7 +6,6 @@ of one query; they are put in its order, and the hits behind them keep theirs.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -51,7 +50,7 @@ def rerank(query: Any, hits: Hits, reranker: Reranker, *, depth: int = 100) -> H
     taken = hits.take(places)
     columns = {**taken.columns, "cosine": [float(s) for s in taken.scores]}
     # The probability belongs to the old first hit, so it must be told anew.
-    return dataclasses.replace(taken, scores=scores, columns=columns, p_right=None, good_match=None)
+    return Hits(taken.ids, scores, columns)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Learns from queries with known answers how sure an index is, and how it is best reranked.
 
-What is learnt is written into the index's manifest: the probability that the first hit is right,
-for the order by cosine and for the reranked order, and the weights of the reranker.
+What is learnt is written into the index's manifest: the probability that an answer is relevant
+(`search.confidence`), or, from queries with ids alone, that the first hit is one of them; and the
+weights of the reranker.
 """
 
 from __future__ import annotations
@@ -15,26 +16,37 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.calibrate import CalibrationReport, learn
+from fourm_lite.retrieval.confidence import Calibration
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.rerank import rerank
+from fourm_lite.search.confidence import (
+    Captioned,
+    RelevanceReport,
+    Transferable,
+    foreign_evidence,
+    foreign_texts,
+    lessons_of,
+    spread_over,
+)
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, spreads
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, codes_of, pictures_of
-from fourm_lite.search.spaces import Item, ModelSpace, Space
+from fourm_lite.search.parts import Given, check_weights
+from fourm_lite.search.spaces import Item, ModelSpace, Space, learnt_of
 from fourm_lite.search.weights import (
     CAPTION_DEPTH,
-    DEFAULT_WEIGHTS,
     FIT_QUERIES,
+    Choice,
     Floats,
-    Given,
     fit_cascade,
-    model_given,
-    model_weights,
+    learnt_choice,
+    words_share,
 )
 
 RERANK, GIVEN_KEY, DEPTH_KEY = "rerank", "rerank_given", "rerank_depth"
-RERANKED, SAMPLES_KEY = "rerank_calibration", "spread_samples"
+RERANKED, SAMPLES_KEY, VOCABULARY = "rerank_calibration", "spread_samples", "vocabulary"
 """Where the manifest's `extra` keeps what was fitted."""
 ENCODED = 512
 """Candidates whose encoded side is held at once."""
@@ -60,11 +72,79 @@ class Truth:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was learnt: the confidence by cosine; with reranking its weights and its confidence."""
+    """What was learnt: the confidence; with reranking its weights and how good its order is.
 
-    report: CalibrationReport
+    Units:
+        share_reranked: of captions with a relevant hit among the first ones, reranked
+    """
+
+    report: CalibrationReport | RelevanceReport
     weights: Mapping[str, float] | None = None
     reranked: CalibrationReport | None = None
+    share_reranked: float | None = None
+
+
+def calibrate_answers(
+    index: Index,
+    space: Space,
+    captioned: Captioned,
+    *,
+    foreign: Sequence[str] = (),
+    threshold: float = 0.5,
+    depth: int = 0,
+    given: Given | None = None,
+) -> Calibrated:
+    """Fits and stores how sure an index is that an answer shows what was asked for.
+
+    With `depth` also how its hits are reranked. The probability is of the first hits by cosine; it
+    holds for them in any order.
+
+    Args:
+        index: its manifest keeps the result
+        space: embeds the questions
+        captioned: captions of photos of the index (`search.truth.captioned`)
+        foreign: texts of things that the index has not; by default those that ship
+        threshold: below this probability an answer is "no good match"
+        depth: how many hits are reranked; 0: nothing is learnt about that
+        given: what of a hit texts are said from when it is reranked; by default as the model does
+    """
+    lessons, _ = lessons_of(index, space, captioned, list(foreign) or foreign_texts())
+    done = Calibrated(lessons.report(threshold))
+    dropped = (RERANKED, RERANK, GIVEN_KEY, DEPTH_KEY) if depth else (RERANKED,)
+    extra = {n: v for n, v in index.manifest.extra.items() if n not in dropped}
+    extra[VOCABULARY] = captioned.vocabulary.to_dict()
+    if depth:
+        truth = Truth([q.item for q in captioned.questions], [[i] for i in captioned.owner])
+        usual = learnt_choice(learnt_of(space), given).given
+        weights, order, some = _reranked(index, space, truth, depth, usual)
+        extra |= {RERANK: weights, GIVEN_KEY: usual, DEPTH_KEY: depth}
+        asked = captioned.some(len(some.items))
+        done = dataclasses.replace(done, weights=weights, share_reranked=asked.share(order))
+    index.manifest = dataclasses.replace(index.manifest, extra=extra)
+    index.set_calibration(lessons.fit(np.ones(len(lessons.right), bool), threshold))
+    return done
+
+
+def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) -> Calibration:
+    """Stores the confidence that is kept beside the model, fitted to a gallery without captions.
+
+    Raises:
+        ConfigError: none is kept beside this model
+    """
+    learnt = learnt_of(space)
+    if learnt is None or learnt.calibration is None:
+        raise ConfigError(
+            "no confidence is kept beside this model; calibrate with captions of photos of the "
+            "index (--data FOLDER), or fit the model's own first (fourm-lite calibrate)"
+        )
+    kept = Transferable.of(learnt.calibration)
+    moved = kept.moved_to(spread_over(foreign_evidence(index, space, foreign_texts())))
+    moved = dataclasses.replace(moved, threshold=threshold)
+    extra = {n: v for n, v in index.manifest.extra.items() if n != RERANKED}
+    extra[VOCABULARY] = kept.vocabulary.to_dict()
+    index.manifest = dataclasses.replace(index.manifest, extra=extra)
+    index.set_calibration(moved)
+    return moved
 
 
 def calibrate_index(
@@ -75,9 +155,12 @@ def calibrate_index(
     threshold: float = 0.5,
     samples: int = SAMPLES,
     depth: int = 0,
-    given: Given = "codes",
+    given: Given | None = None,
 ) -> Calibrated:
-    """Fits and stores the confidence of an index, and with `depth` how its hits are reranked.
+    """Fits and stores how sure an index is that the first hit is one of the ids named as right.
+
+    With `depth` also how its hits are reranked. For queries in words of which captions are known,
+    see `calibrate_answers`.
 
     The evidence is the first hit's cosine and its margin to the second; with a 4M model also the
     spread of sampled vectors of the query and, where the model can say the queries' texts, the
@@ -90,7 +173,7 @@ def calibrate_index(
         threshold: below this probability an answer is "no good match"
         samples: vectors drawn for the spread; fewer than 2: it is left out
         depth: how many hits are reranked; 0: nothing is learnt about that
-        given: what of a hit texts are said from when it is reranked
+        given: what of a hit texts are said from when it is reranked; by default as the model does
     """
     vectors = space.embed_items(truth.items)
     more: dict[str, Any] = {}
@@ -104,20 +187,23 @@ def calibrate_index(
     extra = {**index.manifest.extra, SAMPLES_KEY: samples}
     done = Calibrated(report)
     if depth:
-        found, learnt = _learn_reranking(index, space, truth, (depth, given, samples, threshold))
+        usual = learnt_choice(learnt_of(space), given).given
+        found, learnt = _learn_reranking(index, space, truth, (depth, usual, samples, threshold))
         done, extra = dataclasses.replace(found, report=report), {**extra, **learnt}
     index.manifest = dataclasses.replace(index.manifest, extra=extra)
     index.set_calibration(calibration)
     return done
 
 
-def rerank_weights(extra: Mapping[str, Any], space: Space) -> tuple[Mapping[str, float], Given]:
-    """The weights and what is given that an index stores, else the model's, else the usual ones."""
-    stored = extra.get(RERANK)
-    if isinstance(stored, Mapping):
-        return dict(stored), extra.get(GIVEN_KEY, "codes")
-    own = (model_weights(space) or {}).get("text_to_image", DEFAULT_WEIGHTS)
-    return own, model_given(space)
+def rerank_choice(extra: Mapping[str, Any], space: Space, given: Given | None = None) -> Choice:
+    """How an index is reranked: as it stores, else as is kept beside the model, else by cosine.
+
+    Weights belong to what words are said from, so others than the stored ones may serve `given`.
+    """
+    stored, usual = extra.get(RERANK), extra.get(GIVEN_KEY, "codes")
+    if isinstance(stored, Mapping) and given in (None, usual):
+        return Choice(check_weights(stored), usual, "the index")
+    return learnt_choice(learnt_of(space), given)
 
 
 def _said_of_first(
@@ -137,6 +223,25 @@ def _learn_reranking(
 ) -> tuple[Calibrated, dict[str, Any]]:
     """Weights for reranking, and the confidence of the order that they give."""
     depth, given, samples, threshold = how
+    weights, order, some = _reranked(index, space, truth, depth, given)
+    more: dict[str, Any] = {"cosine": [float(one.columns["cosine"][0]) for one in order]}
+    if samples > 1:
+        assert isinstance(space, ModelSpace)
+        more[SPREAD] = spreads(space, some.items, samples)
+    calibration, report = learn(order, some.right, more=more, threshold=threshold)
+    learnt = {
+        RERANK: weights,
+        GIVEN_KEY: given,
+        DEPTH_KEY: depth,
+        RERANKED: calibration.to_dict(),
+    }
+    return Calibrated(report, weights, report), learnt
+
+
+def _reranked(
+    index: Index, space: Space, truth: Truth, depth: int, given: Given
+) -> tuple[dict[str, float], list[Hits], Truth]:
+    """Weights for reranking, and the order that they give to the hits of some queries."""
     likelihood = Likelihood.of(space)
     some = truth.some(FIT_QUERIES)
     columns = [n for n in ("codes", "uri") if n in index.columns]
@@ -146,17 +251,7 @@ def _learn_reranking(
     order = [
         rerank(item, one, reranker, depth=depth) for item, one in zip(some.items, hits, strict=True)
     ]
-    more: dict[str, Any] = {"cosine": [float(one.columns["cosine"][0]) for one in order]}
-    if samples > 1:
-        more[SPREAD] = spreads(likelihood.space, some.items, samples)
-    calibration, report = learn(order, some.right, more=more, threshold=threshold)
-    learnt = {
-        RERANK: weights,
-        GIVEN_KEY: given,
-        DEPTH_KEY: depth,
-        RERANKED: calibration.to_dict(),
-    }
-    return Calibrated(report, weights, report), learnt
+    return weights, order, some
 
 
 def _fit(
@@ -173,7 +268,7 @@ def _fit(
 
     def say(top: npt.NDArray[np.int64]) -> dict[str, Floats]:
         first = [one.take(row.tolist()) for one, row in zip(hits, top, strict=True)]
-        return {"caption": _said(likelihood, texts, first, given)}
+        return {"caption": words_share(texts)[:, None] * _said(likelihood, texts, first, given)}
 
     speaks = len(texts) == len(hits)
     return fit_cascade(parts, right, CAPTION_DEPTH, say if speaks else None).weights

@@ -8,26 +8,38 @@ print(hits.to_rows())
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fourm_lite.embedders.rerankers import MatchingReranker
-from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.confidence import Calibration, with_confidence
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.retrieval.confidence import RELEVANCE, Calibration, with_confidence
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest
 from fourm_lite.retrieval.rerank import Reranker, rerank
 from fourm_lite.search.allowed import allow, require_allowed
-from fourm_lite.search.calibrate import DEPTH_KEY, RERANKED, SAMPLES_KEY, rerank_weights
+from fourm_lite.search.answers import FIRST, Question, evidence_of_answers
+from fourm_lite.search.calibrate import (
+    DEPTH_KEY,
+    RERANKED,
+    SAMPLES_KEY,
+    VOCABULARY,
+    rerank_choice,
+)
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.matching import as_reranker, check_choices
+from fourm_lite.search.parts import Given, Weights
 from fourm_lite.search.query import Query
+from fourm_lite.search.relevance import Vocabulary
 from fourm_lite.search.spaces import ModelSpace, Space, is_embedder, open_space
-from fourm_lite.search.weights import Given
+from fourm_lite.search.weights import NOTHING_FITTED, Choice
+
+log = logging.getLogger(__name__)
 
 PLACES = ("tokenizers", "text_tokenizer")
 """Options of a model, kept in a manifest, that name a place."""
@@ -55,6 +67,13 @@ class Search:
             ConfigError: there is no index, no model is known, or the spaces differ
         """
         index = Index.open(path)
+        calibration = Calibration.of(index.manifest.calibration)
+        if calibration is not None and not calibration.meaning:
+            log.warning(
+                "%s was calibrated by an earlier version: its probabilities are that the first "
+                "hit is the very photo of a caption; run fourm-lite index calibrate again",
+                path,
+            )
         space = space_of(index.manifest, model, **options)
         require_same_space(index.manifest, space)
         if index.manifest.kind == "codes" and isinstance(space, ModelSpace):
@@ -80,9 +99,11 @@ class Search:
             k: how many
             where: a SQL condition on the columns
             rerank: how many of the first hits are put in order by likelihood; 0: none
-            weights: of the reranker's parts; by default those stored in the index
+            weights: of the reranker's parts; by default those stored in the index, else those kept
+                beside the model; where there are none the order by cosine stays
             rerank_given: what of a hit the query's words are said from: codes, pixels or both
-                (pixels open the photo of each hit); by default what the index stores
+                (pixels open the photo of each hit); by default what the weights were fitted for,
+                and codes where a photo cannot be opened
             reranker: what reranks instead of the likelihood: a cross-encoder that reads the
                 query's caption and the photos at the hits' `uri` (``hf:FOLDER_OR_ID``, or open,
                 from `load_reranker`), or a callable over the wanted item and the hits
@@ -97,13 +118,12 @@ class Search:
         asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
         vector = asked.vector(self.space)
         columns = [n for n in self.index.info()["columns"] if n not in INSIDE]
-        hits = self.index.search(vector, max(k, rerank, 2), where, columns=columns)
+        hits = self.index.search(vector, max(k, rerank, FIRST), where, columns=columns)
+        hits = self._confident(asked, hits)
         if reranker is not None:
             hits = self._matched(asked, hits, rerank, as_reranker(reranker))
         elif rerank and len(hits):
             hits = self._reranked(asked, hits, rerank, weights, rerank_given)
-        else:
-            hits = self._confident(asked, hits)
         return _without_codes(hits.take(range(min(k, len(hits)))))
 
     def _matched(self, asked: Query, hits: Hits, depth: int, reranker: Reranker) -> Hits:
@@ -115,28 +135,60 @@ class Search:
         asked: Query,
         hits: Hits,
         depth: int,
-        weights: Mapping[str, float] | None,
+        weights: Weights | None,
         given: Given | None,
     ) -> Hits:
         _require_wish(asked)
         extra = self.index.manifest.extra
-        stored, usual = rerank_weights(extra, self.space)
-        likelihood = Likelihood.of(self.space)
-        reranker = LikelihoodReranker(likelihood, weights or stored, given=given or usual)
-        found = rerank(asked.item, hits, reranker, depth=depth)
+        choice = rerank_choice(extra, self.space, given)
+        if weights is not None:
+            choice = Choice(weights, choice.given, "the query")
+        found, choice = self._in_order(asked, hits, depth, choice, given)
+        if hits.p_means == RELEVANCE:  # of the first hits, in whatever order
+            return dataclasses.replace(
+                found, p_right=hits.p_right, good_match=hits.good_match, p_means=hits.p_means
+            )
         # A probability is told for the very order that it was learnt for.
-        if weights is None and given in (None, usual) and depth == extra.get(DEPTH_KEY):
+        if choice == rerank_choice(extra, self.space) and depth == extra.get(DEPTH_KEY):
             calibration = Calibration.of(extra.get(RERANKED))
             more = {"cosine": float(found.columns["cosine"][0])}
             return self._sure(asked, found, calibration, more)
         return found
 
+    def _in_order(
+        self, asked: Query, hits: Hits, depth: int, choice: Choice, given: Given | None
+    ) -> tuple[Hits, Choice]:
+        """The hits as a choice of weights orders them, and the choice that did."""
+        if not choice.source:
+            log.warning(NOTHING_FITTED)
+        likelihood = Likelihood.of(self.space)
+        reranker = LikelihoodReranker(likelihood, choice.weights, given=choice.given)
+        try:
+            return rerank(asked.item, hits, reranker, depth=depth), choice
+        except (FourMError, OSError) as error:
+            if given is not None or choice.given == "codes" or choice.source == "the query":
+                raise
+            log.warning("words are said from the hits' codes instead of their pixels: %s", error)
+            codes = rerank_choice(self.index.manifest.extra, self.space, "codes")
+            return self._in_order(asked, hits, depth, codes, "codes")
+
     def _confident(self, asked: Query, hits: Hits) -> Hits:
         """The hits with their confidence, where it reads evidence that needs the model."""
         calibration = Calibration.of(self.index.manifest.calibration)
+        if calibration is not None and calibration.meaning == RELEVANCE:
+            return self._relevant(asked, hits, calibration)
         if calibration is None or not {LIKELIHOOD, SPREAD} & set(calibration.names):
             return hits
         return self._sure(asked, hits, calibration, {})
+
+    def _relevant(self, asked: Query, hits: Hits, calibration: Calibration) -> Hits:
+        """The hits with the probability that they show what was asked for in words."""
+        question = Question.of(asked.item) if len(asked.wishes) == 1 else None
+        if question is None or not len(hits):
+            return with_confidence(hits, calibration) if question is not None else hits
+        words = Vocabulary(**self.index.manifest.extra[VOCABULARY])
+        found = evidence_of_answers(self.space, calibration.names, [question], [hits], words)
+        return with_confidence(hits, calibration, **{n: float(v[0]) for n, v in found.items()})
 
     def _sure(
         self, asked: Query, hits: Hits, calibration: Calibration | None, more: dict[str, float]

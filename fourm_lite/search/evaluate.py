@@ -7,30 +7,23 @@ Every caption is a query of its own (`search.packs`). What the measures mean sta
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.data.records import splits_of
+import numpy as np
+
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluation.retrieval import caption_retrieval, curve
-from fourm_lite.search.packs import CAPTIONS, CaptionPack, Embedded, Tell, embed_pack, protocol_of
+from fourm_lite.search.packs import CaptionPack, Embedded, Tell, embed_pack, protocol_of
 from fourm_lite.search.pairs import Direction, PairScores
-from fourm_lite.search.spaces import PICTURE, ModelSpace, Space
-from fourm_lite.search.weights import (
-    CAPTION_DEPTH,
-    DEFAULT_WEIGHTS,
-    GIVEN,
-    Fit,
-    Given,
-    check_given,
-    check_weights,
-    model_given,
-    model_weights,
-)
+from fourm_lite.search.parts import DIRECTIONS, GIVEN, Given, Weights, check_given, check_weights
+from fourm_lite.search.spaces import PICTURE, ModelSpace, Space, learnt_of
+from fourm_lite.search.weights import CAPTION_DEPTH, NOTHING_FITTED, Fit, learnt_choice
 
-DIRECTIONS = ("text_to_image", "image_to_text")
+log = logging.getLogger(__name__)
 WORTH = 0.02
 """Gain in log probability, both directions together, that reading the photos' pixels must bring."""
 
@@ -41,16 +34,17 @@ class Reranking:
 
     Args:
         depth: how many of the first hits; 0: none
-        weights: of the parts, for both directions; None: fitted
-        fit_split: where they are fitted; None: the model's or the usual ones
+        weights: of the parts, for both directions; None: those kept beside the model
+        fit_split: where they are fitted instead; what they then reach is not what a user gets
         caption_depth: how many of the reranked are scored by the caption's likelihood too
-        given: what of a photo captions are said from; "auto": what fits the fit split best
+        given: what of a photo captions are said from; "auto": what the model's weights were fitted
+            for, or what fits the fit split best
         depths: further depths to measure, for a curve
     """
 
     depth: int = 0
-    weights: Mapping[str, float] | None = None
-    fit_split: str | None = "val"
+    weights: Weights | None = None
+    fit_split: str | None = None
     caption_depth: int = CAPTION_DEPTH
     given: Given | Literal["auto"] = "auto"
     depths: Sequence[int] = ()
@@ -71,8 +65,8 @@ class Reranking:
 class Chosen:
     """Weights of both directions, what captions are said from, and how both were come by."""
 
-    forward: Mapping[str, float]
-    back: Mapping[str, float]
+    forward: Weights
+    back: Weights
     given: Given
     source: str
     fits: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -185,21 +179,47 @@ def _chosen(
 
     `embed` gives the fit split as the measured one was: centred by its own mean, or not at all.
     """
-    usual: Given = model_given(data.space) if how.given == "auto" else how.given
+    learnt = learnt_of(data.space)
+    given = None if how.given == "auto" else how.given
+    forward, back = (learnt_choice(learnt, given, direction) for direction in DIRECTIONS)
     if how.weights is not None:
         check_weights(how.weights)
-        return Chosen(how.weights, how.weights, usual, "given")
-    splits = splits_of(Path(folder).expanduser() / CAPTIONS)
-    if how.fit_split is None or how.fit_split == data.pack.split or how.fit_split not in splits:
-        own = model_weights(data.space) or {}
-        forward = own.get(DIRECTIONS[0], DEFAULT_WEIGHTS)
-        source = "the model's config" if own else "default"
-        return Chosen(forward, own.get(DIRECTIONS[1], forward), usual, source)
-    return _fitted(embed(CaptionPack.read(folder, how.fit_split)), how, tell)
+        return Chosen(how.weights, how.weights, forward.given, "given")
+    if how.fit_split is not None:
+        if how.fit_split == data.pack.split:
+            raise ConfigError(
+                f"weights that are fitted on the split that is measured ({how.fit_split!r}) tell "
+                "nothing; name another --fit-split, or leave it out"
+            )
+        return _fitted(embed(CaptionPack.read(folder, how.fit_split)), how, tell)
+    if not forward.source:
+        log.warning(NOTHING_FITTED)
+    source = f"kept beside the model: {forward.source}" if forward.source else "none fitted"
+    return Chosen(forward.weights, back.weights, forward.given, source)
 
 
 def _fitted(val: Embedded, how: Reranking, tell: Tell | None) -> Chosen:
     """What fits a split best, by the mean log probability of right answers in both directions."""
+    found, log_p = fits_of(val, how, tell)
+    best = best_given(log_p)
+    forward, back = (fit.weights for fit in found[best])
+    told = {str(name): value for name, value in log_p.items() if np.isfinite(value)}
+    return Chosen(forward, back, best, f"fitted on the split {val.pack.split!r}", told)
+
+
+def best_given(log_p: Mapping[Given, float]) -> Given:
+    """What captions are best said from: reading photos must bring `WORTH` more."""
+    best = next(iter(log_p))
+    for given, value in log_p.items():
+        # not a number where nothing could be fitted
+        best = given if value - log_p[best] > WORTH else best
+    return best
+
+
+def fits_of(
+    val: Embedded, how: Reranking, tell: Tell | None = None
+) -> tuple[dict[Given, tuple[Fit, Fit]], dict[Given, float]]:
+    """The fits of both directions for all that captions can be said from, and how well they fit."""
     names = _possible(val.space) if how.given == "auto" else (how.given,)
     pairs = _pairs(val, how.caption_depth, names[0])
     found: dict[Given, tuple[Fit, Fit]] = {}
@@ -213,13 +233,7 @@ def _fitted(val: Embedded, how: Reranking, tell: Tell | None) -> Chosen:
         found[given] = forward, back
         if not pairs.speaks:
             break
-    best = names[0]
-    for given in found:
-        gain = sum(fit.log_p for fit in found[given]) - sum(fit.log_p for fit in found[best])
-        best = given if gain > WORTH else best  # not a number where nothing could be fitted
-    fits = {str(n): f.log_p + b.log_p for n, (f, b) in found.items()} if pairs.speaks else {}
-    source = f"fitted on the split {val.pack.split!r}"
-    return Chosen(found[best][0].weights, found[best][1].weights, best, source, fits)
+    return found, {given: sum(fit.log_p for fit in both) for given, both in found.items()}
 
 
 def _possible(space: Space) -> tuple[Given, ...]:

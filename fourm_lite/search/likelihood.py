@@ -6,7 +6,8 @@ Four parts, each a number for a pair of query and candidate:
 - ``codes``: mean log p(candidate's codes | query), one forward pass a query for any number of
   candidates, whose codes are looked up in the predicted distributions
 - ``caption``: mean log p(query's text | candidate), one teacher-forced pass a pair; the candidates'
-  side is encoded once. What is given of a candidate is its codes, its pixels or both
+  side is encoded once. What is given of a candidate is its codes, its pixels or both. A query of
+  few words counts less (`search.weights.words_share`)
 - ``prior``: minus mean log p(candidate) when nothing is given, so that a candidate which is likely
   anyway does not win by it: log p(x | query) - log p(x) is how much the query explains
 
@@ -33,17 +34,16 @@ from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.retrieval.hits import Hits
+from fourm_lite.search.parts import Given, check_given, check_weights
 from fourm_lite.search.sheets import Sheet, packed
 from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
 from fourm_lite.search.weights import (
     CAPTION_DEPTH,
     DEFAULT_WEIGHTS,
     Floats,
-    Given,
     cascade,
-    check_given,
-    check_weights,
     weighted,
+    words_share,
 )
 
 ROWS = 16
@@ -271,39 +271,47 @@ class LikelihoodReranker:
         """
         if not len(candidates):
             return np.zeros(0, np.float32)
-        parts, texts = self._cheap(query, candidates)
+        wanted = [n for n, w in self.weights.items() if w and n != "caption"]
+        parts, texts = self._cheap(query, candidates, wanted)
         by_text = self.weights.get("caption", 0.0)
         if not by_text or not texts:
             return weighted(parts, self.weights)
 
         def say(rows: npt.NDArray[np.int64]) -> Floats:
-            return by_text * self._said(texts, candidates.take(rows.tolist()))
+            return by_text * self._caption(texts, candidates.take(rows.tolist()))
 
         return cascade(parts, self.weights, self.caption_depth, say)
 
     def parts(self, query: Item, candidates: Hits) -> dict[str, Floats]:
         """All parts of all candidates, float32[K] each; ``caption`` for a query with a text."""
         cheap, texts = self._cheap(query, candidates)
-        return {**cheap, "caption": self._said(texts, candidates)} if texts else cheap
+        return {**cheap, "caption": self._caption(texts, candidates)} if texts else cheap
 
     def cheap(self, query: Item, candidates: Hits) -> dict[str, Floats]:
         """The parts that take one pass for all candidates."""
         return self._cheap(query, candidates)[0]
 
     def said(self, query: Item, candidates: Hits) -> Floats | None:
-        """The part ``caption``; None for a query without a text."""
+        """Mean log p(query's text | candidate), float32[K]; None for a query without a text."""
         texts = self._texts(self.likelihood.space.pipe.read([query]))
         return self._said(texts, candidates) if texts else None
 
-    def _cheap(self, query: Item, candidates: Hits) -> tuple[dict[str, Floats], list[Tensor]]:
+    def _cheap(
+        self, query: Item, candidates: Hits, names: Sequence[str] = ("codes", "prior")
+    ) -> tuple[dict[str, Floats], list[Tensor]]:
+        """The cosine and the named parts, and the query's text."""
         batch = self.likelihood.space.pipe.read([query])
-        ready = self.likelihood.candidates(codes_of(candidates), with_text=False)
-        parts = {
-            "cosine": np.asarray(candidates.scores, np.float32),
-            "codes": np.asarray(self.likelihood.codes_scores(batch, ready)[0]),
-            "prior": -self.likelihood.codes_prior(ready),
-        }
+        parts = {"cosine": np.asarray(candidates.scores, np.float32)}
+        if set(names) & {"codes", "prior"}:
+            ready = self.likelihood.candidates(codes_of(candidates), with_text=False)
+            if "codes" in names:
+                parts["codes"] = np.asarray(self.likelihood.codes_scores(batch, ready)[0])
+            if "prior" in names:
+                parts["prior"] = -self.likelihood.codes_prior(ready)
         return parts, self._texts(batch)
+
+    def _caption(self, texts: Sequence[Tensor], hits: Hits) -> Floats:
+        return np.asarray(words_share(texts)[0] * self._said(texts, hits))
 
     def _texts(self, batch: TokenBatch) -> list[Tensor]:
         return [t for t in self.likelihood.texts(batch) if t is not None]

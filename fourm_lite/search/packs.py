@@ -7,7 +7,7 @@ query of its own; a caption that is longer than the model reads is cut and count
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,8 +146,16 @@ def embed_photos(
 
 def caption_items(pack: CaptionPack, space: Space) -> tuple[tuple[Item, ...], int]:
     """A query for each caption, and how many captions were too long and cut."""
+    return text_items(pack.captions, space)
+
+
+def text_items(texts: Sequence[str], space: Space) -> tuple[tuple[Item, ...], int]:
+    """A query for each text, and how many were too long and cut.
+
+    None is refused: one that the model cannot read counts as one that it answers wrongly.
+    """
     if not isinstance(space, ModelSpace):
-        return tuple({TEXT: text} for text in pack.captions), 0
+        return tuple({TEXT: text} for text in texts), 0
     config = space.pipe.model.config
     entry = next((m for m in config.inputs if m.name == TEXT), None)
     if entry is None or entry.kind != "sequence":
@@ -157,12 +165,10 @@ def caption_items(pack: CaptionPack, space: Space) -> tuple[tuple[Item, ...], in
     tokenizer = space.pipe.tokenizers.text()
     items: list[Item] = []
     cut = 0
-    for text in pack.captions:
+    for text in texts:
         ids = tokenizer.encode(text)
-        is_long = len(ids) + 1 > entry.max_tokens
-        cut += is_long
-        kept = [*ids[: entry.max_tokens - 1], tokenizer.eos] if is_long else text
-        items.append({TEXT: kept})
+        cut += len(ids) + 1 > entry.max_tokens
+        items.append({TEXT: [*ids[: entry.max_tokens - 1], tokenizer.eos]})
     return tuple(items), cut
 
 

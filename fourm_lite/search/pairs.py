@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ from fourm_lite.search.likelihood import (
     Likelihood,
     Pictures,
 )
+from fourm_lite.search.parts import Given
 from fourm_lite.search.spaces import Codes, Item
 from fourm_lite.search.weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
     Fit,
-    Given,
     cascade,
     fit_cascade,
     weighted,
+    words_share,
 )
 
 Ints = npt.NDArray[np.int64]
@@ -146,9 +148,16 @@ class PairScores:
         texts, images = direction.pairs(query, found)
         tables = {"cosine": self.cosine, "codes": self.codes, "caption": self.said}
         prior = self.priors[0] if direction.by_text else self.priors[1]
-        return {
+        known = {
             name: prior[found] if name == "prior" else tables[name][texts, images] for name in names
         }
+        if direction.by_text and "caption" in known:  # captions of one photo compete as means
+            known["caption"] = known["caption"] * self._share[query]
+        return known
+
+    @cached_property
+    def _share(self) -> Floats:
+        return words_share([() if text is None else text for text in self.texts])
 
     def say(self, texts: Ints, images: Ints, tell: Tell | None = None) -> None:
         """Fills in log p(caption | photo) where it is not known yet.

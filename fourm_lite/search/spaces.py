@@ -29,6 +29,7 @@ from fourm_lite.pipeline.teacher import teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
+from fourm_lite.search.learnt import Learnt, read_learnt
 from fourm_lite.search.spread import Spread, read_spread
 from fourm_lite.search.twin import TwinSpace
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -66,6 +67,7 @@ class ModelSpace:
         spread: what is done to queries after that
         seed: of what is sampled
         names: what the model and the gallery were asked for by, to be written down
+        learnt: what is kept beside the model about reranking and confidence
     """
 
     pipe: FourMPipeline
@@ -78,6 +80,7 @@ class ModelSpace:
     spread: Spread | None = None
     seed: int = 0
     names: Mapping[str, Any] = field(default_factory=dict)
+    learnt: Learnt | None = None
 
     @property
     def tokenizer(self) -> VQTokenizer:
@@ -287,7 +290,7 @@ def open_space(
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):
-        names |= {"model": _lasting(model), "rerank": pipe.extra.get("rerank")}
+        names["model"] = _lasting(model)
     if words := lasting(given):
         names["tokenizers"] = words
     return ModelSpace(
@@ -296,6 +299,7 @@ def open_space(
         centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
         spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,
+        learnt=read_learnt(pipe.folder, entry.name, pipe.extra.get("rerank")),
     )  # fmt: skip
 
 
@@ -319,6 +323,11 @@ def _spread(pipe: FourMPipeline, entry: Modality, power: float | None) -> Spread
     if found is None or power == 0:
         return None
     return found if power is None else replace(found, power=power)
+
+
+def learnt_of(space: Space) -> Learnt | None:
+    """What is kept beside a space's model about reranking and confidence."""
+    return space.learnt if isinstance(space, ModelSpace) else None
 
 
 def spread_of(space: Space) -> dict[str, float]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fourm_lite.data.sources import read_caption_list
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.index import Index
+from fourm_lite.search.answers import Question
 from fourm_lite.search.calibrate import Truth
-from fourm_lite.search.packs import CaptionPack, caption_items
+from fourm_lite.search.confidence import Captioned
+from fourm_lite.search.packs import CAPTIONS, CaptionPack, caption_items
+from fourm_lite.search.relevance import Judge, Vocabulary
 from fourm_lite.search.spaces import Space
 
 
@@ -23,15 +27,52 @@ def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> T
     """
     pack = CaptionPack.read(folder, split)
     items, _ = caption_items(pack, space)
-    known = {name for batch in index.scan(["id"]) for name in batch.column(0).to_pylist()}
+    known = _ids(index)
     rows = [_row(photo.id, photo.image, known) for photo in pack.photos]
     found = [(item, rows[i]) for item, i in zip(items, pack.owner, strict=True) if rows[i]]
     if not found:
-        raise ConfigError(
-            f"none of the {len(pack.photos)} photos of the split {split!r} is in the index; its "
-            f"ids are like {sorted(map(str, known))[:3]}"
-        )
+        raise ConfigError(_none_indexed(pack, split, known))
     return Truth([item for item, _ in found], [[row] for _, row in found])
+
+
+def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Captioned:
+    """The captions of one split whose photos are rows of the index, and what all captions tell.
+
+    Captions of other splits are no questions, but they tell whether a hit matches.
+
+    Raises:
+        ConfigError: none of the photos is in the index
+    """
+    pack = CaptionPack.read(folder, split)
+    known = _ids(index)
+    captions = {
+        row: record.captions
+        for record in read_caption_list(Path(folder).expanduser() / CAPTIONS)
+        if record.captions and (row := _row(record.id, record.image, known)) is not None
+    }
+    judge = Judge.of(captions)
+    words = Vocabulary.of([judge.words_of(row) for row in captions], gallery=len(captions))
+    items, _ = caption_items(pack, space)
+    rows = [_row(photo.id, photo.image, known) for photo in pack.photos]
+    found = [
+        (Question(text, item, judge.words_of(rows[i])), rows[i])
+        for text, item, i in zip(pack.captions, items, pack.owner, strict=True)
+        if rows[i] is not None
+    ]
+    if not found:
+        raise ConfigError(_none_indexed(pack, split, known))
+    return Captioned([q for q, _ in found], [row for _, row in found], judge, words)
+
+
+def _ids(index: Index) -> set[str]:
+    return {name for batch in index.scan(["id"]) for name in batch.column(0).to_pylist()}
+
+
+def _none_indexed(pack: CaptionPack, split: str, known: set[str]) -> str:
+    return (
+        f"none of the {len(pack.photos)} photos of the split {split!r} is in the index; its "
+        f"ids are like {sorted(map(str, known))[:3]}"
+    )
 
 
 def _row(name: str, image: Path | bytes, known: set[str]) -> str | None:

@@ -24,13 +24,15 @@ from fourm_lite.retrieval.exact import Block, nearest
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import FILE as MANIFEST
 from fourm_lite.retrieval.manifest import is_remote
-from fourm_lite.search.centre import Centre, Floats, gallery_centre, has_unit_length
+from fourm_lite.search.centre import Centre, Floats, unit
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import CENTRED, ModelSpace, Space
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
 IDS = ("ids", "id", "names", "files", "uri", "path")
 ROWS = 16_384
+UNIT_TOLERANCE = 0.02
+"""Of the median length: unit vectors in 8 bits come back a little off."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,27 @@ class VectorFile:
         """Some vectors as float32.
 
         Raises:
-            ConfigError: one is not finite
+            ConfigError: one is not finite, or is zero and has no direction
         """
         part = np.asarray(self.vectors[start : start + ROWS], np.float32)
-        bad = ~np.isfinite(part).all(axis=1)
+        self._refuse(~np.isfinite(part).all(axis=1), start, "is not finite")
+        self._refuse(~part.any(axis=1), start, "is zero and has no direction")
+        return part
+
+    def has_unit_length(self) -> bool:
+        """Whether the vectors are unit ones, up to what storing them in few bits costs.
+
+        Most of the first ones decide, so that one odd row does not change how all are compared.
+        """
+        lengths = np.linalg.norm(self.rows(0).astype(np.float64), axis=1)
+        return bool(np.median(np.abs(lengths - 1)) < UNIT_TOLERANCE)
+
+    def _refuse(self, bad: Any, start: int, why: str) -> None:
         if bad.any():
             raise ConfigError(
-                f"{self.path.name}: vector {start + int(bad.argmax())} is not finite; mend it or "
-                "leave it out"
+                f"{self.path.name}: vector {start + int(bad.argmax())} {why}; mend it or leave it "
+                "out"
             )
-        return part
 
 
 def open_vectors(
@@ -191,17 +204,17 @@ def _fitted(file: VectorFile, space: Space) -> Space:
     if not isinstance(space, ModelSpace) or space.centre.source == "gallery":
         return space
     wants_centre = space.centre.mean is not None or space.names.get("center", True)
-    if not wants_centre or (space.centre.mean is not None and not has_unit_length(file.rows(0))):
+    if not wants_centre or (space.centre.mean is not None and not file.has_unit_length()):
         return space
     return dataclasses.replace(space, centre=_mean_of(file))
 
 
 def _mean_of(file: VectorFile) -> Centre:
-    parts = [(gallery_centre(p), len(p)) for p in map(file.rows, range(0, len(file), ROWS))]
-    if len({centre.unit_first for centre, _ in parts}) > 1:
-        raise ConfigError(f"{file.path.name} mixes vectors of unit length with others")
-    total = sum(np.float64(n) * c.mean for c, n in parts if c.mean is not None) / len(file)
-    return Centre(np.asarray(total, np.float32), "gallery", parts[0][0].unit_first)
+    unit_first = file.has_unit_length()
+    total = np.zeros(file.width, np.float64)
+    for part in map(file.rows, range(0, len(file), ROWS)):
+        total += (unit(part) if unit_first else part).sum(axis=0, dtype=np.float64)
+    return Centre((total / len(file)).astype(np.float32), "gallery", unit_first)
 
 
 def _vector_name(path: Path, table: Mapping[str, Any], key: str | None) -> str:

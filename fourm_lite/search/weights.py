@@ -7,24 +7,29 @@ known, by the likelihood of the right candidate under a softmax over the candida
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, suggest
-from fourm_lite.search.spaces import ModelSpace
+from fourm_lite.errors import ConfigError
+from fourm_lite.search.learnt import Learnt
+from fourm_lite.search.parts import DIRECTIONS, Given, Weights, check_weights
 
 Floats = npt.NDArray[np.float32]
 Parts = Mapping[str, npt.NDArray[Any]]
-Given = Literal["codes", "pixels", "both"]
-GIVEN: tuple[Given, ...] = ("codes", "pixels", "both")
-"""What of a candidate its words are said from."""
-PARTS = ("cosine", "codes", "caption", "prior")
-DEFAULT_WEIGHTS: Mapping[str, float] = {"cosine": 6.5, "codes": 2.7, "caption": 0.3}
-"""Where nothing was fitted: those of an early small model, from 250 photos of its val split."""
+DEFAULT_WEIGHTS: Weights = {"cosine": 1.0}
+"""Where nothing was fitted, which keeps the order of one pass. A likelihood may know less than the
+cosine does, and then each weight above 0 makes the order worse: that of another model did."""
+NOTHING_FITTED = (
+    "no weights for reranking were fitted for this model and this way, so the order by cosine "
+    "stays; fit them (fourm-lite calibrate for a model, index calibrate --rerank for an index) or "
+    "give them (--rerank-weight)"
+)
+USUAL_TOKENS = 13
+"""Of a caption, its end included."""
 CAPTION_DEPTH = 20
 FIT_QUERIES = 500
 """Queries of each direction that weights are fitted on: four numbers need no more."""
@@ -76,40 +81,44 @@ def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
     return total.astype(np.float32)
 
 
-def model_weights(space: Any) -> Mapping[str, Mapping[str, float]] | None:
-    """The weights of both directions that a model's config holds, as `extra.rerank`."""
-    stored = space.names.get("rerank") if isinstance(space, ModelSpace) else None
-    if not isinstance(stored, Mapping):
-        return None
-    found = {n: w for n, w in stored.items() if isinstance(w, Mapping)}
-    for weights in found.values():
-        check_weights(weights)
-    return found or None
+@dataclass(frozen=True)
+class Choice:
+    """Weights of a reranker, what of a candidate its words are said from, and who says so.
+
+    Units:
+        source: where the weights were fitted; empty where nothing was
+    """
+
+    weights: Weights
+    given: Given
+    source: str = ""
 
 
-def model_given(space: Any) -> Given:
-    """What of a candidate a model's config wants its words to be said from; codes by default."""
-    stored = space.names.get("rerank") if isinstance(space, ModelSpace) else None
-    return check_given(stored.get("given", "codes")) if isinstance(stored, Mapping) else "codes"
+def learnt_choice(
+    learnt: Learnt | None, given: Given | None = None, direction: str = DIRECTIONS[0]
+) -> Choice:
+    """The weights that are kept beside a model; the cosine alone where none were fitted."""
+    usual = given or (learnt.given if learnt is not None else "codes")
+    weights = None if learnt is None else learnt.weights_of(direction, usual)
+    if learnt is None or weights is None:
+        return Choice(DEFAULT_WEIGHTS, usual)
+    return Choice(weights, usual, learnt.fitted_on)
 
 
-def check_given(given: Any) -> Given:
-    """Refuses what is none of `GIVEN`."""
-    if given not in GIVEN:
-        raise ConfigError(
-            f"words are said from one of {', '.join(GIVEN)}, got {given!r}."
-            f"{suggest(str(given), GIVEN)}"
-        )
-    return cast(Given, given)
+def words_share(texts: Sequence[Sized]) -> Floats:
+    """How much the likelihoods of texts count beside a caption's: float32[T] in 0..1.
 
+    A mean over the tokens of a text is no larger for a long one, but a long one tells more: a word
+    alone leaves most of a photo unsaid, and its likelihood is mostly chance.
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuses unknown parts and weights that are no numbers."""
-    for name, value in weights.items():
-        if name not in PARTS:
-            raise ConfigError(f"there is no part {name!r} to weigh.{suggest(name, PARTS)}")
-        if not np.isfinite(value):
-            raise ConfigError(f"the weight of {name!r} is a finite number, got {value}")
+    Args:
+        texts: ids between two sentinels
+
+    >>> words_share([range(15), range(4)]).round(2).tolist()
+    [1.0, 0.15]
+    """
+    lengths = np.array([len(text) - 2 for text in texts], np.float32)
+    return np.clip(lengths / USUAL_TOKENS, 0.0, 1.0)
 
 
 def fit_weights(parts: Parts, right: npt.NDArray[np.bool_]) -> dict[str, float]:

@@ -94,6 +94,24 @@ class TextTokenizer:
         ids: list[int] = self._pieces.encode(_encodable(text)).ids
         return ids
 
+    def unknown_words(self, text: str) -> tuple[list[str], int]:
+        """The words of a text that the vocabulary does not hold, and how many words there are.
+
+        A word that is cut into its single letters is unknown too: nothing was learnt about it.
+        """
+        found = self._pieces.encode(_encodable(text))
+        words: dict[int, list[int]] = {}
+        for place, word in enumerate(found.word_ids):
+            if word is not None and any(c.isalnum() for c in text[slice(*found.offsets[place])]):
+                words.setdefault(word, []).append(place)
+        unknown = [places for places in words.values() if self._is_unknown(found, places)]
+        spans = [(found.offsets[p[0]][0], found.offsets[p[-1]][1]) for p in unknown]
+        return [text[start:end] for start, end in spans], len(words)
+
+    def _is_unknown(self, found: Any, places: Sequence[int]) -> bool:
+        sizes = [len(found.tokens[p].removeprefix(CONTINUED)) for p in places]
+        return self.unk in (found.ids[p] for p in places) or (len(sizes) > 2 and max(sizes) == 1)
+
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of some ids, special words written out.
 

@@ -157,7 +157,7 @@ def test_pages_and_sheets_show_the_hits_and_escape_their_words(capsys, indexed, 
     html, sheet = tmp_path / "page.html", tmp_path / "sheet.png"
 
     code, out, _ = run(
-        capsys, "search", indexed, "--caption", "<script>", "-k", 12, "--html", html, "--sheet",
+        capsys, "search", indexed, "--caption", "a <script>", "-k", 12, "--html", html, "--sheet",
         sheet,
     )  # fmt: skip
 

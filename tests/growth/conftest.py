@@ -4,10 +4,15 @@ import pytest
 from growth_pack import pixels_4x4, write_pack
 from tiny_pipeline import save_pipeline
 
+from fourm_lite.search.learnt import Learnt
+
 
 @pytest.fixture(scope="session")
 def grown_from(tmp_path_factory):
-    return save_pipeline(tmp_path_factory.mktemp("base") / "tiny")
+    folder = save_pipeline(tmp_path_factory.mktemp("base") / "tiny")
+    weights = {"codes": {"text_to_image": {"cosine": 5.0, "codes": 1.0}}}
+    Learnt("tok_vector_global", "drawn photos", weights).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

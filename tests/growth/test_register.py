@@ -55,6 +55,11 @@ def test_old_weights_stay_as_they_were_bit_for_bit(added, grown_from):
 
     assert all(torch.equal(value, new[name]) for name, value in old.items())
     assert {name.split(".")[1] for name in set(new) - set(old)} == {"net"}
+    # and so does what was fitted for searches of the old embedding, for that one alone
+    spaces = [open_space(folder, target="vector_global") for folder in (grown_from, added.folder)]
+    assert spaces[0].learnt is not None
+    assert spaces[0].learnt == spaces[1].learnt
+    assert open_space(added.folder, target="net").learnt is None
 
 
 def test_everything_is_trained_when_it_is_asked_for(tmp_path, grown_from, pack, network):
@@ -64,6 +69,7 @@ def test_everything_is_trained_when_it_is_asked_for(tmp_path, grown_from, pack, 
 
     old, new = load_model(grown_from).state_dict(), load_model(out).state_dict()
     assert not torch.equal(old["decoder.0.mlp.fc1.weight"], new["decoder.0.mlp.fc1.weight"])
+    assert open_space(out, target="vector_global").learnt is None
 
 
 def test_a_second_call_skips_every_stage(added, grown_from, pack):

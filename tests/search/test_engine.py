@@ -1,17 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_pipeline import photo
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.retrieval.index import Index
 from fourm_lite.search.calibrate import RERANKED, Truth, calibrate_index
 from fourm_lite.search.engine import Search
 from fourm_lite.search.evidence import LIKELIHOOD, SPREAD, spreads
 from fourm_lite.search.gallery import Ingest, index_photos, open_index
+from fourm_lite.search.learnt import Learnt
+from fourm_lite.search.likelihood import Likelihood
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.truth import captions_of
+from fourm_lite.search.weights import words_share
+
+WORDS = ("a", "red", "blue", "two", "dogs", "circle")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,60 @@ def test_reranking_changes_the_order_of_the_first_only(search):
     assert np.all(np.diff(again.scores[:6]) <= 0)
     assert np.isnan(again.scores[6:]).all()
     assert again.p_right is None
+
+
+@pytest.mark.parametrize("depth", [1, 7, 30])
+@pytest.mark.parametrize("asked", [{"caption": "two dogs"}, {"rgb": photo(3)}])
+def test_where_nothing_was_fitted_reranking_says_so_and_keeps_the_order(
+    search, asked, depth, caplog
+):
+    plain = search(asked, k=20)
+
+    again = search(asked, k=20, rerank=depth)
+
+    assert again.ids == plain.ids
+    assert np.array_equal(again.columns["cosine"], plain.scores)
+    assert "the order by cosine stays" in caplog.text
+
+
+def test_the_weights_kept_beside_a_model_order_its_hits(search, caplog):
+    weights = {"pixels": {"text_to_image": {"caption": 1.0}}, "codes": {}}
+    taught = replace(search.space, learnt=Learnt(search.space.target.name, "", weights, "pixels"))
+    asked = replace(search, space=replace(taught, learnt=replace(taught.learnt, fitted_on="here")))
+
+    found = asked(caption="two dogs", k=20, rerank=20)
+
+    same = search(
+        caption="two dogs", k=20, rerank=20, weights={"caption": 1.0}, rerank_given="pixels"
+    )
+    assert found.ids == same.ids
+    assert not caplog.records
+    # for codes nothing was fitted
+    plain = asked(caption="two dogs", k=20, rerank=20, rerank_given="codes")
+    assert plain.ids == search(caption="two dogs", k=20).ids
+    assert "the order by cosine stays" in caplog.text
+
+
+def test_where_a_photo_is_gone_words_are_said_from_the_codes_and_this_is_told(
+    tmp_path, space, caplog
+):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(6):
+        photo(i).save(folder / f"{i}.png")
+    index = open_index(tmp_path / "idx", space)
+    index_photos([folder], index, space)
+    by = {"text_to_image": {"caption": 1.0}}
+    learnt = Learnt(space.target.name, "here", {"pixels": by, "codes": by}, "pixels")
+    search = Search(index, replace(space, learnt=learnt))
+    (folder / "2.png").unlink()
+
+    found = search(caption="two dogs", rerank=6)
+
+    assert found.ids == search(caption="two dogs", rerank=6, rerank_given="codes").ids
+    assert "from the hits' codes instead" in caplog.text
+    with pytest.raises(FourMError, match=r"2\.png"):
+        search(caption="two dogs", rerank=6, rerank_given="pixels")
 
 
 def test_another_space_is_refused_with_both_named(tmp_path, pipe, index_folder):
@@ -117,7 +178,7 @@ def test_what_changed_is_embedded_again_and_what_is_gone_can_be_pruned(tmp_path,
 def test_a_calibrated_index_says_how_sure_it_is(tmp_path, space, pack):
     index = open_index(tmp_path / "idx", space)
     index_photos([pack / "captions.jsonl"], index, space)
-    asked = [{"rgb": photo(i)} for i in range(8)] + [{"caption": w} for w in list("abcdef")]
+    asked = [{"rgb": photo(i)} for i in range(8)] + [{"caption": w} for w in WORDS]
     right = [[f"val{i:02d}", f"test{i:02d}"] for i in range(8)] + [["nothing"]] * 6
     truth = Truth(asked, right)
 
@@ -173,7 +234,8 @@ def test_words_can_be_said_from_the_photos_of_the_hits(tmp_path, space, pack, gi
         codes = index.codes(hits.ids).astype(int).tolist()
         items = [{**item, "vector_global": row} for item, row in zip(items, codes, strict=True)]
     said = space.pipe.score({"caption": "two dogs"}, items)[:, 0]
-    assert np.allclose(hits.scores, said, atol=1e-4)
+    share = words_share(Likelihood.of(space).texts(space.pipe.read({"caption": "two dogs"})))
+    assert np.allclose(hits.scores, share[0] * said, atol=1e-4)
     assert np.all(np.diff(hits.scores) <= 0)
 
 
@@ -184,7 +246,9 @@ def test_a_photo_that_is_gone_stops_reranking_by_pixels(tmp_path, space):
     (tmp_path / "a.png").unlink()
 
     with pytest.raises(ConfigError, match="cannot be read any more"):
-        Search(index, space)(caption="two dogs", k=1, rerank=1, rerank_given="pixels")
+        Search(index, space)(
+            caption="two dogs", k=1, rerank=1, weights={"caption": 1.0}, rerank_given="pixels"
+        )
 
 
 def test_the_spread_is_that_of_sampled_vectors(space):

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fourm_lite.batch import TokenBatch
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.search import evaluate
 from fourm_lite.search.evaluate import Reranking, depth_lines, evaluate_retrieval
+from fourm_lite.search.learnt import Learnt
 from fourm_lite.search.packs import CaptionPack, caption_items, embed_pack
 from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.steps import evaluate_steps, steps_lines
@@ -37,7 +40,8 @@ def test_ranks_are_those_of_a_brute_force_over_centred_vectors(space, pack, pipe
 
 
 def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pack):
-    report = evaluate_retrieval(space, pack, "test", rerank=4, draws=10)
+    how = Reranking(4, fit_split="val")
+    report = evaluate_retrieval(space, pack, "test", rerank=how, draws=10)
     given = evaluate_retrieval(space, pack, "test", rerank=Reranking(4, {"cosine": 1.0}), draws=10)
 
     assert report["protocol"]["rerank_weights_from"] == "fitted on the split 'val'"
@@ -56,6 +60,26 @@ def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pa
     assert report["before_rerank"] == given["before_rerank"]
 
 
+def test_no_weights_are_fitted_unless_a_split_is_named(space, pack, caplog):
+    report = evaluate_retrieval(space, pack, "test", rerank=6, draws=5)
+
+    assert report["protocol"]["rerank_weights_from"] == "none fitted"
+    assert "the order by cosine stays" in caplog.text
+    for name in ("text_to_image", "image_to_text"):
+        assert report[name] == report["before_rerank"][name]
+    kept = Learnt(
+        space.target.name, "here", {"pixels": {"text_to_image": {"codes": 1.0}}}, "pixels"
+    )
+    taught = evaluate_retrieval(replace(space, learnt=kept), pack, "test", rerank=6, draws=5)
+    told = taught["protocol"]
+    assert (told["rerank_weights_from"], told["rerank_given"]) == (
+        "kept beside the model: here", "pixels",
+    )  # fmt: skip
+    assert taught["text_to_image"] != report["text_to_image"]
+    with pytest.raises(ConfigError, match="the split that is measured"):
+        evaluate_retrieval(space, pack, "val", rerank=Reranking(4, fit_split="val"))
+
+
 @pytest.mark.parametrize("center", [True, False])
 def test_weights_are_fitted_on_cosines_of_the_kind_that_they_weigh(
     space, pack, center, monkeypatch
@@ -67,7 +91,8 @@ def test_weights_are_fitted_on_cosines_of_the_kind_that_they_weigh(
         return seen[split.split]
 
     monkeypatch.setattr(evaluate, "embed_pack", embed)
-    evaluate_retrieval(space, pack, "test", center=center, rerank=3, draws=5)
+    how = Reranking(3, fit_split="val")
+    evaluate_retrieval(space, pack, "test", center=center, rerank=how, draws=5)
 
     val, test = seen["val"].space.centre, seen["test"].space.centre
     if center:  # each split by its own mean: nothing of the test photos reaches the fit

@@ -10,7 +10,7 @@ from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.sheets import packed
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.weights import fit_weights, log_likelihood
+from fourm_lite.search.weights import USUAL_TOKENS, fit_weights, log_likelihood, words_share
 
 from .conftest import network
 
@@ -37,7 +37,16 @@ def test_words_are_scored_from_each_candidate_as_the_pipeline_scores_them(pipe, 
     )
 
     alone = pipe.score({"caption": "two green dogs"}, [{TARGET: row} for row in codes])
-    assert np.allclose(parts["caption"], alone[:, 0], atol=1e-5)
+    text = Likelihood.of(space).texts(pipe.read([{"caption": "two green dogs"}]))
+    assert np.allclose(parts["caption"], words_share(text)[0] * alone[:, 0], atol=1e-5)
+
+
+def test_the_fewer_words_a_query_has_the_less_their_likelihood_counts():
+    shares = words_share([range(2 + n) for n in range(2 * USUAL_TOKENS)])
+
+    assert np.all(np.diff(shares) >= 0)
+    assert shares[0] == 0
+    assert np.allclose(shares[USUAL_TOKENS:], 1)
 
 
 def test_texts_of_unlike_length_do_not_change_each_other(space, codes):
@@ -134,7 +143,10 @@ def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
         hits = Hits(list(range(7)), (texts[i] @ images.T), {"codes": list(codes)})
         alone = reranker(item, hits)
         assert np.allclose(forward(i, np.arange(7)), alone, atol=1e-4)
-        assert np.allclose([back(g, np.array([i]))[0] for g in range(7)], alone, atol=1e-4)
+        # captions of one photo compete by their means, however long they are
+        said, share = reranker.said(item, hits), words_share([pairs.texts[i]])[0]
+        whole = alone + (1 - share) * said
+        assert np.allclose([back(g, np.array([i]))[0] for g in range(7)], whole, atol=1e-4)
     fits = [pairs.fit(direction, 7).weights for direction in (by_text, by_photo)]
     assert set(fits[0]) == set(fits[1]) == {*weights, "prior"}
 

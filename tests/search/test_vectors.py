@@ -135,6 +135,36 @@ def test_without_centring_scores_are_plain_cosines(tmp_path, pipe, raw):
     assert np.allclose(np.sort(hits.scores), np.sort(scores), atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [0, 7])
+@pytest.mark.parametrize("length", [0.3, 40.0])
+def test_a_row_of_another_length_among_unit_vectors_changes_no_score(
+    tmp_path, space, raw, row, length
+):
+    vectors = unit(raw)
+    np.save(tmp_path / "plain.npy", vectors)
+    vectors[row] *= length
+    np.save(tmp_path / "odd.npy", vectors)
+    np.save(tmp_path / "eighths.npy", np.round(unit(raw) * 127) / 127)
+
+    plain, odd, rounded = (
+        VectorSearch.of(open_vectors(tmp_path / name), space)(caption="two dogs", k=9)
+        for name in ("plain.npy", "odd.npy", "eighths.npy")
+    )
+
+    assert odd.ids == plain.ids
+    assert np.allclose(odd.scores, plain.scores, atol=1e-5)
+    assert np.allclose(np.sort(rounded.scores), np.sort(plain.scores), atol=0.03)
+
+
+def test_a_zero_vector_is_refused_by_its_row_as_an_index_refuses_it(tmp_path, space, raw):
+    for name, vectors in {"unit.npy": unit(raw), "raw.npy": raw.copy()}.items():
+        vectors[6] = 0
+        np.save(tmp_path / name, vectors)
+
+        with pytest.raises(ConfigError, match=rf"{name}: vector 6 is zero"):
+            VectorSearch.of(open_vectors(tmp_path / name), space)
+
+
 def test_vectors_of_another_width_are_another_space(tmp_path, space):
     np.save(tmp_path / "v.npy", np.ones((3, 7), np.float32))
 
