@@ -6,6 +6,10 @@ A query is wishes: values of modalities, each with a weight, some of them negati
   q = embed({caption, rgb, ...}). Negatives are taken off by the formula below.
 - ``arithmetic``: every wish is embedded alone, q = unit(sum_i w_i unit(x_i) - sum_j v_j unit(y_j))
   (`retrieval.compose`). Weights and several wishes of one modality need this one.
+
+A picture beside something else is composed by arithmetic unless it is said otherwise, the other
+counting `BESIDE_PICTURE`: pixels tell a model so much that, in one pass, words are hardly heard
+(tests/benchmarks/bench_compose.py).
 """
 
 from __future__ import annotations
@@ -17,12 +21,16 @@ from typing import Any, Literal
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.retrieval.compose import compose
 from fourm_lite.search.centre import Floats
-from fourm_lite.search.spaces import Space, TwinSpace
+from fourm_lite.search.spaces import PICTURE, Space, TwinSpace
 
 Compose = Literal["conditioning", "arithmetic"]
 COMPOSE: tuple[Compose, ...] = ("conditioning", "arithmetic")
 NEGATIVE_WEIGHT = 0.5
 """How much a negative counts unless it is said; at 1 it would weigh as much as what is wanted."""
+
+BESIDE_PICTURE = 1.5
+"""How much words count beside a picture, where nothing is said: the answer has then gained more
+than half of what the words alone would, and kept more than half of what the picture alone has."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,21 @@ class Query:
         """How the wishes are put together."""
         if self.compose is not None:
             return self.compose
-        return "arithmetic" if self._needs_arithmetic else "conditioning"
+        return "arithmetic" if self._needs_arithmetic or self._has_picture else "conditioning"
+
+    @property
+    def _has_picture(self) -> bool:
+        """Whether a picture is wanted together with something else."""
+        pictures = [_is_picture(w) for w in self.wishes if not w.negative]
+        return any(pictures) and not all(pictures)
+
+    @property
+    def _weights(self) -> list[float]:
+        """Of what is wanted."""
+        plain = self.compose is None and self._has_picture and not self._needs_arithmetic
+        usual = {True: 1.0, False: BESIDE_PICTURE if plain else 1.0}
+        wanted = [w for w in self.wishes if not w.negative]
+        return [usual[_is_picture(w)] if w.weight is None else w.weight for w in wanted]
 
     @property
     def item(self) -> dict[str, Any]:
@@ -133,13 +155,12 @@ class Query:
         twin = isinstance(space, TwinSpace) and self.compose is None
         one_each = twin or self.way == "arithmetic"
         items = [{w.name: w.value} for w in wanted] if one_each else [self.item] * bool(wanted)
-        weights = [1.0 if w.weight is None else w.weight for w in wanted]
         if not unwanted and len(items) == 1:
             return space.embed_items(items)[0]
         vectors = space.embed_items([*items, *({w.name: w.value} for w in unwanted)])
         return compose(
             vectors[: len(items)],
-            weights if one_each else None,
+            self._weights if one_each else None,
             negatives=vectors[len(items) :],
             negative_weights=[NEGATIVE_WEIGHT if w.weight is None else w.weight for w in unwanted],
         )
@@ -152,6 +173,10 @@ def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
         many = isinstance(value, list | tuple) and not _is_numbers(value)
         out += [(name, one) for one in (value if many else [value])]
     return out
+
+
+def _is_picture(wish: Wish) -> bool:
+    return wish.name.partition("@")[0] == PICTURE
 
 
 def _is_numbers(value: Sequence[Any]) -> bool:

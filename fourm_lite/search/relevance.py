@@ -114,7 +114,7 @@ class Vocabulary:
 
 def rarity(count: int, photos: int) -> float:
     """How much a word counts that so many photos have: 0 where all do."""
-    return max(0.0, math.log((photos + 1) / (max(count, 0) + 0.5)))
+    return max(0.0, math.log((photos + 0.5) / (max(count, 0) + 0.5)))
 
 
 def _share(weights: Mapping[str, float], held: Collection[str]) -> float | None:

@@ -92,7 +92,7 @@ def test_words_and_a_picture_find_rows_as_json(capsys, indexed, pack):
     )  # fmt: skip
 
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
-    assert found["compose"] == "conditioning"
+    assert found["compose"] == "arithmetic"
     assert found["space"] == "tok_vector_global"
     assert found["hits"][0]["captions"]
     assert found["p_right"] is None

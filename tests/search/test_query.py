@@ -4,7 +4,7 @@ from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.compose import compose
-from fourm_lite.search.query import NEGATIVE_WEIGHT, Query
+from fourm_lite.search.query import BESIDE_PICTURE, NEGATIVE_WEIGHT, Query
 
 
 def vectors(space, *items):
@@ -12,7 +12,7 @@ def vectors(space, *items):
 
 
 def test_conditioning_is_one_pass_on_everything(space):
-    query = Query.of(caption="a red circle", rgb=photo(2))
+    query = Query.of(caption="a red circle", rgb=photo(2), compose="conditioning")
 
     found = query.vector(space)
 
@@ -39,6 +39,24 @@ def test_arithmetic_is_the_documented_formula(space):
     assert np.allclose(found, total / np.linalg.norm(total), atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [{}, {"without": {"caption": "a blue square"}}])
+def test_words_beside_a_picture_move_its_query_towards_them(space, more):
+    words, picture = {"caption": "a red circle"}, {"rgb": photo(2)}
+
+    plain = Query.of(picture, **more).vector(space)
+    query = Query.of({**picture, **words}, **more)
+
+    asked = vectors(space, words, picture)
+    assert query.way == "arithmetic"
+    assert query.vector(space) @ asked[0] > plain @ asked[0]
+    if not more:
+        total = BESIDE_PICTURE * asked[0] + asked[1]
+        assert np.allclose(query.vector(space), total / np.linalg.norm(total), atol=1e-5)
+        # what is said counts
+        even = Query.of({**picture, **words}, compose="arithmetic").vector(space)
+        assert np.allclose(even, compose(asked), atol=1e-5)
+
+
 def test_negatives_are_taken_off_after_conditioning(space):
     query = Query.of(rgb=photo(1), without={"caption": "two dogs"})
 
@@ -52,7 +70,7 @@ def test_negatives_are_taken_off_after_conditioning(space):
 def test_weights_and_several_captions_choose_arithmetic_and_refuse_conditioning():
     assert Query.of(caption=["a", "b"]).way == "arithmetic"
     assert Query.of(caption="a", weights={"caption": 2.0}).way == "arithmetic"
-    assert Query.of(caption="a", rgb=photo()).way == "conditioning"
+    assert Query.of(caption="a", depth=photo()).way == "conditioning"
     with pytest.raises(ConfigError, match="compose='arithmetic'"):
         Query.of(caption=["a", "b"], compose="conditioning")
 

@@ -38,7 +38,7 @@ def test_a_caption_is_no_witness_for_itself(judge):
     own = CAPTIONS["boat"][0]
 
     assert judge.match(own, "boat") < 0.2
-    assert judge.match(own + " again", "boat") > 0.8
+    assert judge.match(own + " again", "boat") > 0.6
 
 
 def test_known_are_the_words_that_a_gallery_of_its_size_has():
