@@ -161,7 +161,7 @@ def lessons_of(
     if not strange:
         raise ConfigError("the captions have all that was given as foreign; give other texts")
     names = names_for(space, has_codes="codes" in index.columns)
-    found = _search(index, space, fitting)
+    found = _search(index, space, fitting, DEEP)
     first = [one.take(range(min(FIRST, len(one)))) for one in found]
     others = _search(index, space, strange, FIRST)
     lacking = [_apart(q, one, captioned.judge) for q, one in zip(fitting, found, strict=True)]
@@ -224,9 +224,12 @@ def _apart(question: Question, hits: Hits, judge: Judge) -> Hits:
     return hits.take(apart[:FIRST])
 
 
-def _search(
-    index: Index, space: Space, questions: Sequence[Question], depth: int = DEEP
-) -> list[Hits]:
+def answers_to(index: Index, space: Space, questions: Sequence[Question]) -> list[Hits]:
+    """The first hits of some questions, with what their evidence reads."""
+    return _with_codes(index, _search(index, space, questions, FIRST))
+
+
+def _search(index: Index, space: Space, questions: Sequence[Question], depth: int) -> list[Hits]:
     return index.search_many(space.embed_items([q.item for q in questions]), depth, columns=[])
 
 
@@ -295,6 +298,6 @@ def spread_over(foreign: Table) -> dict[str, tuple[float, float]]:
 def foreign_evidence(index: Index, space: Space, foreign: Sequence[str]) -> Table:
     """The evidence of foreign questions on a gallery of which no captions are known."""
     questions = questions_of(foreign, space)
-    hits = _with_codes(index, _search(index, space, questions, FIRST))
+    hits = answers_to(index, space, questions)
     names = [n for n in names_for(space, has_codes="codes" in index.columns) if n == CODES]
     return evidence_of_answers(space, ["level", *names], questions, hits, Vocabulary(0, {}))
