@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.data.sources import read_caption_list
+from fourm_lite.data.records import read_caption_list
 from fourm_lite.retrieval.index import Index
 from fourm_lite.search.confidence import (
     Transferable,

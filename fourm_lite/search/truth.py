@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fourm_lite.data.sources import read_caption_list
+from fourm_lite.data.records import read_caption_list
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.index import Index
 from fourm_lite.search.answers import Question
@@ -19,16 +20,16 @@ from fourm_lite.search.spaces import Space
 def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> Truth:
     """The captions of one split whose photos are rows of the index.
 
-    A photo is found by its id, or by the place of its file below the folder, with any folders in
-    front: an index of `images/` and one of its captions.jsonl both serve.
+    A photo is found by its id, or by the place of its file below the folder, with as many folders
+    in front as there are: an index of `images/` and one of its captions.jsonl both serve.
 
     Raises:
-        ConfigError: none of the photos is in the index
+        ConfigError: none of the photos is in the index, or several would be one row
     """
     pack = CaptionPack.read(folder, split)
     items, _ = caption_items(pack, space)
     known = _ids(index)
-    rows = [_row(photo.id, photo.image, known) for photo in pack.photos]
+    rows = _rows([(photo.id, photo.image) for photo in pack.photos], known)
     found = [(item, rows[i]) for item, i in zip(items, pack.owner, strict=True) if rows[i]]
     if not found:
         raise ConfigError(_none_indexed(pack, split, known))
@@ -45,15 +46,17 @@ def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Cap
     """
     pack = CaptionPack.read(folder, split)
     known = _ids(index)
+    records = read_caption_list(Path(folder).expanduser() / CAPTIONS)
+    places = _rows([(record.id, record.image) for record in records], known)
     captions = {
         row: record.captions
-        for record in read_caption_list(Path(folder).expanduser() / CAPTIONS)
-        if record.captions and (row := _row(record.id, record.image, known)) is not None
+        for row, record in zip(places, records, strict=True)
+        if row is not None and record.captions
     }
     judge = Judge.of(captions)
     words = Vocabulary.of([judge.words_of(row) for row in captions], gallery=len(captions))
     items, _ = caption_items(pack, space)
-    rows = [_row(photo.id, photo.image, known) for photo in pack.photos]
+    rows = _rows([(photo.id, photo.image) for photo in pack.photos], known)
     found = [
         (Question(text, item, judge.words_of(rows[i])), rows[i])
         for text, item, i in zip(pack.captions, items, pack.owner, strict=True)
@@ -75,12 +78,26 @@ def _none_indexed(pack: CaptionPack, split: str, known: set[str]) -> str:
     )
 
 
-def _row(name: str, image: Path | bytes, known: set[str]) -> str | None:
-    return next((n for n in _names(name, image) if n in known), None)
+def _rows(photos: Sequence[tuple[str, Path | bytes]], known: set[str]) -> list[str | None]:
+    """The row of each photo, or None.
+
+    Raises:
+        ConfigError: several photos would be the same row
+    """
+    rows = [next((n for n in _names(*photo) if n in known), None) for photo in photos]
+    shared = [row for row, count in Counter(rows).items() if row is not None and count > 1]
+    if shared:
+        names = [name for (name, _), row in zip(photos, rows, strict=True) if row == shared[0]]
+        raise ConfigError(
+            f"the photos {names[:3]} would all be the row {shared[0]!r} of the index; index the "
+            "folder that their captions.jsonl lies in, so that rows are named as photos are"
+        )
+    return rows
 
 
 def _names(name: str, image: Path | bytes) -> Iterator[str]:
+    """What a row of a photo may be called: its id, or its place with more or fewer folders."""
     yield name
     if isinstance(image, Path):
         parts = image.parts
-        yield from ("/".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))
+        yield from ("/".join(parts[i:]) for i in range(len(parts)))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.truth import captions_of
 from fourm_lite.search.weights import words_share
+
+from .conftest import CAPTIONS
 
 WORDS = ("a", "red", "blue", "two", "dogs", "circle")
 
@@ -259,6 +262,28 @@ def test_the_spread_is_that_of_sampled_vectors(space):
     drawn = space.pipe.embed_samples(items, 6)
     assert np.allclose(found, 1 - np.linalg.norm(drawn.mean(axis=1), axis=-1), atol=1e-5)
     assert (found > 0).all()
+
+
+def test_a_photo_is_the_row_with_the_most_folders_in_common(tmp_path, space):
+    lines = []
+    for number, name in enumerate(("1.png", "dogs/1.png")):
+        place = tmp_path / "images" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        photo(number).save(place)
+        texts = [CAPTIONS[number]]
+        lines.append({"id": f"p{number}", "file": f"images/{name}", "captions": texts})
+    for line in lines:
+        line["split"] = "test"
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    index = open_index(tmp_path / "idx", space)
+    index_photos([tmp_path / "images"], index, space)
+
+    truth = captions_of(index, space, tmp_path, "test")
+
+    assert truth.right == [["1.png"], ["dogs/1.png"]]
+    index.delete(["dogs/1.png"])
+    with pytest.raises(ConfigError, match=r"would all be the row '1.png'"):
+        captions_of(index, space, tmp_path, "test")
 
 
 def test_captions_of_photos_that_are_not_indexed_are_refused(tmp_path, space, pack):
