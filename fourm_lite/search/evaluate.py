@@ -21,7 +21,7 @@ from fourm_lite.search.packs import CaptionPack, Embedded, Tell, embed_pack, pro
 from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.parts import DIRECTIONS, GIVEN, Given, Weights, check_given, check_weights
 from fourm_lite.search.spaces import PICTURE, ModelSpace, Space, learnt_of
-from fourm_lite.search.weights import CAPTION_DEPTH, NOTHING_FITTED, Fit, learnt_choice
+from fourm_lite.search.weights import CAPTION_DEPTH, FIT_QUERIES, NOTHING_FITTED, Fit, learnt_choice
 
 log = logging.getLogger(__name__)
 WORTH = 0.02
@@ -217,7 +217,7 @@ def best_given(log_p: Mapping[Given, float]) -> Given:
 
 
 def fits_of(
-    val: Embedded, how: Reranking, tell: Tell | None = None
+    val: Embedded, how: Reranking, tell: Tell | None = None, *, most: int = FIT_QUERIES
 ) -> tuple[dict[Given, tuple[Fit, Fit]], dict[Given, float]]:
     """The fits of both directions for all that captions can be said from, and how well they fit."""
     names = _possible(val.space) if how.given == "auto" else (how.given,)
@@ -228,7 +228,8 @@ def fits_of(
             assert val.codes is not None
             pairs = pairs.with_given(given, val.codes, val.pack.pictures_at)
         forward, back = (
-            pairs.fit(Direction(val.pack.owner, b), how.deepest, tell) for b in (True, False)
+            pairs.fit(Direction(val.pack.owner, b), how.deepest, tell, most=most)
+            for b in (True, False)
         )
         found[given] = forward, back
         if not pairs.speaks:

@@ -25,7 +25,8 @@ from fourm_lite.search.relevance import Vocabulary, stems
 from fourm_lite.search.spaces import ModelSpace
 from fourm_lite.search.truth import captioned
 
-DIGITS = 4
+DIGITS, MOST = 4, 5000
+"""Digits of a weight, and the queries that weights are fitted on, as this is done once a model."""
 
 
 def fit_model(
@@ -48,7 +49,7 @@ def fit_model(
         tell: told of progress
     """
     data = embed_pack(CaptionPack.read(folder, split), space, batch_size=batch_size, tell=tell)
-    found, log_p = fits_of(data, Reranking(depth), tell)
+    found, log_p = fits_of(data, Reranking(depth), tell, most=MOST)
     calibration = _confidence(data, folder)
     weights: dict[Given, dict[str, Weights]] = {
         given: dict(zip(DIRECTIONS, (_short(fit.weights) for fit in both), strict=True))

@@ -220,10 +220,20 @@ class PairScores:
             first[query] = found[np.argsort(-order, kind="stable")[: self.caption_depth]]
         return first
 
-    def fit(self, direction: Direction, depth: int, tell: Tell | None = None) -> Fit:
-        """Weights from queries whose right answers are known, as a cascade uses them."""
+    def fit(
+        self,
+        direction: Direction,
+        depth: int,
+        tell: Tell | None = None,
+        *,
+        most: int = FIT_QUERIES,
+    ) -> Fit:
+        """Weights from queries whose right answers are known, as a cascade uses them.
+
+        At most so many of the queries are taken, drawn evenly.
+        """
         table = direction.rows(self.cosine)
-        queries = _spread(len(table))
+        queries = _spread(len(table), most)
         found = np.stack([np.argsort(-table[q], kind="stable")[:depth] for q in queries])
         cheap = self._tables(direction, queries, found, direction.cheap)
         right = np.stack(
@@ -256,5 +266,5 @@ class PairScores:
         return np.asarray(direction.owner[texts] == images)
 
 
-def _spread(count: int) -> Ints:
-    return np.unique(np.linspace(0, count - 1, min(count, FIT_QUERIES)).astype(np.int64))
+def _spread(count: int, most: int) -> Ints:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -1,7 +1,7 @@
 """Does reranking help on galleries unlike the one that its weights were fitted on?
 
-Drawings asked for by their captions, and photos of two labelled sets asked for by the names of
-their classes: the first 100 by cosine, and reranked with the weights that are kept beside the model.
+Drawings asked for by their captions, and photos of labelled sets asked for by the names of their
+classes: the first 100 by cosine, and reranked with the weights that are kept beside the model.
 
     python tests/benchmarks/bench_galleries.py --labels ../shared/data/labels
 """
