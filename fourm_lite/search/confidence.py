@@ -2,7 +2,7 @@
 
 Three kinds of questions. *Fitting*: captions of photos that are in the gallery, and beginnings of
 them, since people ask in fewer words; their answer is right if the photo or one whose captions
-match (`search.relevance`) is among the first hits. *Foreign*: things that hardly any gallery has
+match (`search.relevance`) is among the first hits. *Foreign*: things that few galleries have
 (`foreign.txt`, or the user's own), less those that the captions of this one have. *Lacking*:
 captions again, answered without the photos that match. The last two have no right answer.
 """
@@ -199,11 +199,8 @@ def beginning(text: str, number: int) -> str:
 
 
 def foreign_texts() -> list[str]:
-    """Things that hardly any gallery has, alone and two together."""
-    lines = files(__package__).joinpath("foreign.txt").read_text(encoding="utf-8").splitlines()
-    step = len(lines) // 2
-    both = [f"{a} and {lines[(i + step) % len(lines)]}" for i, a in enumerate(lines)]
-    return [*lines, *both]
+    """Things that few galleries have, in few words and in sentences."""
+    return files(__package__).joinpath("foreign.txt").read_text(encoding="utf-8").splitlines()
 
 
 def _is_there(text: str, judge: Judge) -> bool:

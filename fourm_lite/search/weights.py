@@ -32,8 +32,7 @@ USUAL_TOKENS = 13
 """Of a caption, its end included."""
 CAPTION_DEPTH = 20
 FIT_QUERIES = 500
-"""Queries of each direction that weights of an index or an evaluation are fitted on; the weight of a
-costly part is then known to a third."""
+"""Queries that weights of an index are fitted on, which tells that of a costly part to a third."""
 NEWTON_STEPS = 50
 RIDGE = 1e-3
 
