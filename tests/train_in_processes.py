@@ -85,17 +85,17 @@ def sharded(out: Path) -> None:
 
 def killed(out: Path) -> None:
     """kill -9 when half of the second checkpoint's weights is written."""
-    whole, count = ledger.save_file, [0]
+    whole, count = ledger.write_file, [0]
 
-    def half(tensors, path):
-        whole(tensors, path)
+    def half(path, tensors, *, metadata):
+        whole(path, tensors, metadata=metadata)
         count[0] += path.name == "model.safetensors"
         if count[0] == 2:
             content = path.read_bytes()
             path.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ledger.save_file = half
+    ledger.write_file = half
     task, stream = pretraining()
     fit(task, stream, course(out, steps=10, save_every=3))
 

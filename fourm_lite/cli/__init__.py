@@ -32,21 +32,28 @@ BAD_REQUEST = 2
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits.
 
-    An error that the library raised on purpose becomes one message on stderr and exit code 2;
-    `--debug`, anywhere on the line, shows where it came from instead.
+    An error that the library raised on purpose, and what the system refuses, becomes one message on
+    stderr and exit code 2; `--debug`, anywhere on the line, shows where it came from instead. A
+    signal that ends the process is answered by what is kept, and 128 + its number.
     """
     from fourm_lite.cli.app import build_app
     from fourm_lite.cli.output import quiet_warnings, say
+    from fourm_lite.cli.stop import Stopped, kept, of_system, stoppable
 
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
     arguments = _with_labels(_with_tool(arguments))
     quiet_warnings()
+    left = kept(arguments)
     try:
-        build_app().main(args=arguments, prog_name="fourm-lite")
-    except FourMError as error:
+        with stoppable(left):
+            build_app().main(args=arguments, prog_name="fourm-lite")
+    except Stopped as stop:
+        raise SystemExit(stop.exit_code) from None
+    except (FourMError, OSError) as error:
         if debug:
             raise
-        say(f"error: {error}", aside=True, keep="\n")
+        told = error if isinstance(error, FourMError) else of_system(error, left)
+        say(f"error: {told}", aside=True, keep="\n")
         raise SystemExit(BAD_REQUEST) from None
     raise SystemExit(0)
 

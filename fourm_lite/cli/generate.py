@@ -20,7 +20,8 @@ from fourm_lite.cli.progress import step_progress
 from fourm_lite.cli.search_options import TextTokenizer, Tokenizers
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import FourMError
-from fourm_lite.io.files import write_whole
+from fourm_lite.io.files import remove_leftovers, write_whole
+from fourm_lite.io.locks import alone
 
 if TYPE_CHECKING:
     from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -157,6 +158,14 @@ def write_item(
     folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes the files of one item; result.json comes last and makes them count."""
+    with alone(folder, wait=True):  # files of two requests must not stand side by side
+        remove_leftovers(folder)
+        return _write_item(folder, item, values, asked)
+
+
+def _write_item(
+    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
     from fourm_lite.modalities.pictures import decode, png
     from fourm_lite.show import Cell, contact_sheet
 

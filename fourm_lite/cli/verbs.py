@@ -6,19 +6,33 @@ from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """Where a verb's function is, as "package.module:function", and one line of help."""
+    """Where a verb's function is, as "package.module:function", and one line of help.
+
+    `kept` is what a verb that is stopped before its end leaves; "" for whole files alone.
+    """
 
     place: str
     help: str
+    kept: str = ""
+
+
+_SHARDS = "finished shards are kept, and the same command goes on behind them"
+_CHECKPOINTS = "the last checkpoint is kept, and the same command goes on from it with --resume"
 
 
 VERBS: dict[str, Verb] = {
     "info": Verb("fourm_lite.cli.info:info", "Show what a checkpoint is and what it can do."),
     "demo": Verb("fourm_lite.cli.demo:demo", "Show everything on one page."),
     "generate": Verb(
-        "fourm_lite.cli.generate:generate", "Generate any modalities from any others."
+        "fourm_lite.cli.generate:generate",
+        "Generate any modalities from any others.",
+        "finished items are kept, and the same command goes on behind them if it has --items",
     ),
-    "index": Verb("fourm_lite.cli.index:index", "Index photos, to search them."),
+    "index": Verb(
+        "fourm_lite.cli.index:index",
+        "Index photos, to search them.",
+        "photos that were committed are kept, and the same command goes on behind them",
+    ),
     "search": Verb("fourm_lite.cli.search:search", "Search by words, pictures, any modality."),
     "index-info": Verb("fourm_lite.cli.index_tools:index_info", "Show what an index is."),
     "index-check": Verb(
@@ -52,19 +66,26 @@ VERBS: dict[str, Verb] = {
         "fourm_lite.cli.mix_photos:mix_photos", "Mix photos, for a teacher to label."
     ),
     "pseudolabel": Verb(
-        "fourm_lite.cli.pseudolabel:pseudolabel", "Label photos by teachers and formulas."
+        "fourm_lite.cli.pseudolabel:pseudolabel", "Label photos by teachers and formulas.", _SHARDS
     ),
-    "tokenize": Verb("fourm_lite.cli.tokenize:tokenize", "Turn labels and photos into tokens."),
+    "tokenize": Verb(
+        "fourm_lite.cli.tokenize:tokenize", "Turn labels and photos into tokens.", _SHARDS
+    ),
     "spread": Verb("fourm_lite.cli.spread:spread", "Learn how a model's queries are spread."),
     "calibrate": Verb(
         "fourm_lite.cli.calibrate:calibrate", "Fit how a model reranks and how sure it is."
     ),
-    "train": Verb("fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe."),
+    "train": Verb(
+        "fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe.", _CHECKPOINTS
+    ),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",
         "Make a modality of any embedding network.",
+        "finished stages and the last checkpoint are kept, and the same command goes on",
     ),
-    "finetune": Verb("fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos."),
+    "finetune": Verb(
+        "fourm_lite.cli.finetune:finetune", "Make a classifier from labelled photos.", _CHECKPOINTS
+    ),
     "export": Verb("fourm_lite.cli.export:export", "Export a ViT: ONNX, int8 and others."),
     "convert": Verb("fourm_lite.cli.convert:convert", "Turn a .pth file into safetensors."),
     "split-features": Verb(

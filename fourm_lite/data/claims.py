@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.data.sources import Record
-from fourm_lite.errors import ConfigError
-from fourm_lite.io.files import write_json
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import remove_leftovers, write_json
+from fourm_lite.io.locks import alone
+from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
 
-SOURCE = "source.json"
+RUN, SOURCE = "run.json", "source.json"
 _PLAIN = (str, int, float, bool, type(None))
 _SPEED = ("threads", "batch")
 
@@ -33,16 +35,41 @@ def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
     """
     digest = hashlib.sha256("\n".join(r.id for r in records).encode()).hexdigest()
     mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
-    path = out / "run.json"
+    path = out / RUN
+    with alone(out, wait=True):
+        remove_leftovers(out)
+        theirs = read_note(path, begun=any(out.glob("*/shard-*.npz")))
+        if theirs is None:
+            write_json(path, mine)
+        elif theirs != json.loads(json.dumps(mine)):
+            raise ConfigError(
+                f"{out} was begun with {theirs.get('records')} records and {theirs.get('run')}, "
+                f"this run has {len(records)} and {mine['run']}; choose another folder"
+            )
+
+
+def read_note(path: Path, *, begun: bool) -> dict[str, Any] | None:
+    """What a folder says it is made of; None where it says nothing yet.
+
+    Args:
+        path: the note, a JSON object
+        begun: there is something beside it that it must tell of; else a damaged one says nothing
+
+    Raises:
+        ConfigError: it is damaged
+    """
     if not path.is_file():
-        write_json(path, mine)
-        return
-    theirs = json.loads(path.read_text())
-    if theirs != mine:
+        return None
+    try:
+        return read_json_object(path)
+    except FourMError as error:
+        if not begun:
+            return None
         raise ConfigError(
-            f"{out} was begun with {theirs['records']} records and {theirs['run']}, this run has "
-            f"{len(records)} and {mine['run']}; choose another folder"
-        )
+            f"{path}, which says what its folder is made of, is damaged ({error}); if you know "
+            "that this run has the same data and settings, remove that file and start again; else "
+            "choose another folder"
+        ) from error
 
 
 def _plain(run: LabelRun) -> Any:
@@ -57,18 +84,19 @@ def claim_labels(out: Path, labellers: Sequence[Labeller]) -> None:
         ConfigError: a label was begun by another source or with other settings
     """
     sources = {name: source_of(la, name) for la in labellers for name in la.names}
-    for name, mine in sources.items():
-        path = out / name / SOURCE
-        theirs = json.loads(path.read_text()) if path.is_file() else mine
-        if theirs != mine:
-            raise ConfigError(
-                f"the label {name!r} in {out} was made by {theirs}, now it would be by {mine}; "
-                "give it another name or choose another folder"
-            )
-    for name, mine in sources.items():
-        folder = out / name
-        if not any(folder.glob("shard-*.npz")):
-            write_json(folder / SOURCE, mine)
+    begun = {name for name in sources if any((out / name).glob("shard-*.npz"))}
+    with alone(out, wait=True):
+        for name, mine in sources.items():
+            theirs = read_note(out / name / SOURCE, begun=name in begun)
+            if theirs not in (None, mine):
+                raise ConfigError(
+                    f"the label {name!r} in {out} was made by {theirs}, now it would be by {mine}; "
+                    "give it another name or choose another folder"
+                )
+        for name, mine in sources.items():
+            if name not in begun:
+                write_json(out / name / SOURCE, mine)
+            remove_leftovers(out / name)
 
 
 def source_of(labeller: Labeller, name: str) -> dict[str, Any]:

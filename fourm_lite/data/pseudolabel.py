@@ -25,7 +25,7 @@ from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import KEPT, Record
 from fourm_lite.errors import ConfigError, FourMError, suggest
-from fourm_lite.io.files import write_npz
+from fourm_lite.io.files import remove_leftovers, write_npz
 from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
 
@@ -299,6 +299,7 @@ def pseudolabel(
     out = Path(out)
     claim(out, records, run)
     claim_labels(out, labellers)
+    remove_leftovers(out / CROPS)
     starts = range(0, len(records), run.shard_size)
     parts = [records[start : start + run.shard_size] for start in starts]
     pool = ThreadPoolExecutor(max(workers, 1))

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from fourm_lite.data.augment import crops, cut_image, from_settings, to_settings
+from fourm_lite.data.claims import read_note
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import write_whole
+from fourm_lite.io.files import remove_leftovers, write_whole
+from fourm_lite.io.locks import alone
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 Array = npt.NDArray[Any]
@@ -230,12 +232,15 @@ def _same_crops(out: Path, part: Part) -> None:
 def _claim(out: Path, jobs: Sequence[TokenJob]) -> None:
     """Notes which tokenizer made which folder."""
     path = out / "tokens.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    for job in jobs:
-        mine = {"tokenizer": job.fingerprint, "label": job.label}
-        if known.setdefault(job.folder, mine) != mine:
-            raise ConfigError(
-                f"{out / job.folder} was made by another tokenizer or of another label "
-                f"({known[job.folder]}, now {mine}); choose another folder"
-            )
-    write_whole(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+    with alone(out, wait=True):
+        known = read_note(path, begun=any(out.glob("*/shard-*.tar"))) or {}
+        for job in jobs:
+            mine = {"tokenizer": job.fingerprint, "label": job.label}
+            if known.setdefault(job.folder, mine) != mine:
+                raise ConfigError(
+                    f"{out / job.folder} was made by another tokenizer or of another label "
+                    f"({known[job.folder]}, now {mine}); choose another folder"
+                )
+        write_whole(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+        for folder in ("", CROPS, *(job.folder for job in jobs)):
+            remove_leftovers(out / folder)

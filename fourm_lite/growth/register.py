@@ -25,17 +25,19 @@ from fourm_lite.growth.model import is_new, new_modality
 from fourm_lite.growth.options import MIN_PHOTOS, Options
 from fourm_lite.growth.output import keep_learnt, tokenizer_references, write_model
 from fourm_lite.growth.photos import Listing, Tell, list_photos, read_listing, source_paths
-from fourm_lite.growth.stages import Stages
+from fourm_lite.growth.stages import WORK, Stages
 from fourm_lite.growth.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.growth.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.growth.vectors import Vectors, extract, probe, read_vectors
 from fourm_lite.io.checkpoint import Checkpoint, read
-from fourm_lite.io.files import write_json, write_whole
+from fourm_lite.io.files import remove_leftovers, write_json, write_whole
+from fourm_lite.io.locks import alone
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import Given
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.tokenization.load import load_tokenizer
+from fourm_lite.training.ledger import remove_checkpoints
 
 REPORT, CARD = "report.json", "card.md"
 
@@ -86,7 +88,8 @@ def register_embedding(
 
     Raises:
         ConfigError: a wrong name or option, too few photos, or another run's folder
-        FourMError: the network gives NaN, one vector for all photos, or reads no pictures
+        FourMError: the network gives NaN, one vector for all photos, or reads no pictures; or
+            another process is at work in `out`
         ShapeError: the width of its vectors changes
 
     Example:
@@ -99,13 +102,15 @@ def register_embedding(
     source = read(model)
     if source.source.resolve() == folder.resolve():
         raise ConfigError(f"the grown model needs a folder of its own, got {folder} for both")
-    stages = Stages.open(folder)
-    pipe = FourMPipeline.from_pretrained(source, tokenizers)
-    check_name(name, pipe.model.config.modalities, pipe.tokenizers.sources)
-    network = load_embedder(embedder)
-    check_embedder(network)
-    run = _Run(name, network, str(model), source, pipe, chosen, stages, progress or _silent)
-    return run.all(source_paths(photos))
+    with alone(folder):
+        work = folder / WORK
+        for place in (folder, work, *(work.iterdir() if work.is_dir() else ())):
+            remove_leftovers(place, alone=True)
+        stages = Stages.open(folder)
+        run = _Run.open(
+            name, embedder, str(model), source, tokenizers, chosen, stages, progress or _silent
+        )
+        return run.all(source_paths(photos))
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -125,6 +130,30 @@ class _Run:
     stages: Stages
     tell: Tell
 
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        embedder: Spec,
+        model: str,
+        source: Checkpoint,
+        tokenizers: Given,
+        options: Options,
+        stages: Stages,
+        tell: Tell,
+    ) -> _Run:
+        """Opens the model and the network.
+
+        Raises:
+            ConfigError: the name is taken, or is none
+            FourMError: the network reads no pictures
+        """
+        pipe = FourMPipeline.from_pretrained(source, tokenizers)
+        check_name(name, pipe.model.config.modalities, pipe.tokenizers.sources)
+        network = load_embedder(embedder)
+        check_embedder(network)
+        return cls(name, network, model, source, pipe, options, stages, tell)
+
     def all(self, paths: Sequence[Path]) -> AddedEmbedding:
         """Every stage in turn."""
         o, stages = self.options, self.stages
@@ -140,9 +169,11 @@ class _Run:
             {n: getattr(o, n) for n in ("tokens", "codebook_size", "tokenizer_steps", "seed")},
             self._tokenizer,
         )
+        remove_checkpoints(stages.folder / "tokenizer" / "run")  # now that it is noted as done
         names = ("train", "steps", "lr", "trunk_lr", "batch_size", "seed", "title", "licence")
         grown = {"model": self.model, "fingerprint": fingerprint(self.source)}
         tuning = stages.run("model", grown | {n: getattr(o, n) for n in names}, self._model)
+        remove_checkpoints(stages.folder / "model" / "run")
         retrieval = stages.run("figures", {}, lambda _: self._figures())
         report = stages.run("report", {}, lambda _: self._report(paths, shape, tuning, retrieval))
         return AddedEmbedding(stages.out, self.entry, report, tuple(stages.skipped))

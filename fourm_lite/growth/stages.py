@@ -7,7 +7,6 @@ stage that was killed goes on from what it left in its own folder.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import write_json
+from fourm_lite.io.files import remove_folder, write_json
+from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.names import check_name
 
-BOOK = "stages.json"
+BOOK, WORK = "stages.json", "work"
 FORMAT = 1
 
 
@@ -50,13 +50,13 @@ class Stages:
                 )
             return cls(out)
         try:
-            book = json.loads(path.read_text(encoding="utf-8"))
+            book = read_json_object(path)
             if book["format"] != FORMAT:
                 raise ConfigError(f"{path} is of format {book['format']}; update fourm_lite")
             return cls(out, _checked(book["stages"], path))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, FourMError):
-                raise
+        except ConfigError:
+            raise
+        except (FourMError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged ({error}); choose another folder") from error
 
     def settings(self, name: str) -> Mapping[str, Any] | None:
@@ -66,7 +66,7 @@ class Stages:
     @property
     def folder(self) -> Path:
         """Where stages keep what they need to go on; it may be deleted once all is done."""
-        return self.out / "work"
+        return self.out / WORK
 
     def run(
         self,
@@ -96,9 +96,12 @@ class Stages:
 
     def _forget_from(self, name: str) -> None:
         names = list(self.entries)
-        for later in names[names.index(name) :]:
-            shutil.rmtree(self.folder / later, ignore_errors=True)
+        gone = names[names.index(name) :]
+        for later in gone:
             del self.entries[later]
+        self._write()  # first: the book must not say done of what is being removed
+        for later in gone:
+            remove_folder(self.folder / later)
 
     def _write(self) -> None:
         write_json(self.out / BOOK, {"format": FORMAT, "stages": self.entries})

@@ -20,10 +20,8 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.growth.options import Options
 from fourm_lite.growth.photos import Tell
 from fourm_lite.growth.vectors import Floats
-from fourm_lite.io.files import remove_folder
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.ledger import checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.tasks import TokenizerTask
@@ -102,8 +100,6 @@ def train_tokenizer(
     before, after = load_tokenizer(start_folder), load_tokenizer(recipe.train.out / "final")
     cosines = [_cosine(t, kept) for t in (before, after)]
     (before if cosines[0] >= cosines[1] else after).save(out)
-    for state in checkpoints(recipe.train.out):
-        remove_folder(state)
     return {
         "tokens": shape.tokens,
         "codebook_size": shape.codebook_size,

@@ -22,7 +22,8 @@ from fourm_lite.growth.model import SIDES, grow, start_logits
 from fourm_lite.growth.options import Options
 from fourm_lite.growth.photos import Tell
 from fourm_lite.growth.vectors import Vectors
-from fourm_lite.io.files import remove_folder
+from fourm_lite.io.files import write_json
+from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
@@ -36,6 +37,7 @@ from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.tasks import PretrainTask
 
 SOFT = 0.04  # temperature of the soft targets, as in generation/models/mini.toml
+START = "start.json"
 MAX_SOFT = 1 << 27  # numbers that a table of soft targets may hold
 START_BATCHES = 144  # at most; with few photos some passes over them are enough
 ALL, CAPTIONED = "all", "captioned"
@@ -176,14 +178,16 @@ def tune(
         samples, [*toward, *further(entry, sources, options.batch_size)], entries, marks,
         seed=options.seed,
     )  # fmt: skip
-    facts: dict[str, Any] = {"components": [c.name for c in stream.components]}
     run = folder / "run"
     if not checkpoints(run):
         tell("starting the logits", 0, 0)
         first = MaskedStream(samples, toward, entries, marks, seed=options.seed + 1)
         count = min(START_BATCHES, max(16, 4 * len(samples[ALL]) // options.batch_size))
         batches = (first.batch(step) for step in range(count))
-        facts["cross_entropy_of_start"] = round(start_logits(grown, entry, tokenizer, batches), 4)
+        start = {"cross_entropy_of_start": round(start_logits(grown, entry, tokenizer, batches), 4)}
+        write_json(folder / START, start)
+    facts: dict[str, Any] = {"components": [c.name for c in stream.components]}
+    facts |= read_json_object(folder / START)
     size = entry.max_tokens * (entry.vocab_size or 0) ** 2
     soft = {entry.name: soft_targets(tokenizer, SOFT)} if size <= MAX_SOFT else {}
     task = PretrainTask(
@@ -200,8 +204,6 @@ def tune(
     book = result.ledger
     facts |= {"steps": book.step, "samples": book.samples}
     facts |= {"passes": round(book.epoch, 2), "seconds": round(book.seconds)}
-    for state in checkpoints(run):
-        remove_folder(state)
     return tuned, facts
 
 

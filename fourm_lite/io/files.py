@@ -19,11 +19,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import FourMError, StorageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -159,7 +160,10 @@ def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
         folder: looked at without its sub-folders; it may be absent
         alone: nobody else can be writing here, so what other machines left goes too
     """
-    for path in list(folder.iterdir()) if folder.is_dir() else ():
+    paths: list[Path] = []
+    with contextlib.suppress(OSError):  # absent, or not ours to read
+        paths = list(folder.iterdir())
+    for path in paths:
         found = _LEFTOVER.fullmatch(path.name)
         if found and (alone or _is_dead(**found.groupdict())) and found["draw"] not in _live:
             _remove(path)

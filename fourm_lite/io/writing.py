@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.files import flush, replacing, storage_errors, write_whole
+from fourm_lite.io.files import flush, remove_leftovers, replacing, storage_errors, write_whole
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.metadata import OWN_KEY
 from fourm_lite.io.strict_json import dump_json, read_json_object
@@ -174,6 +174,7 @@ def _folder(place: Path) -> Iterator[None]:
     new = not place.exists()
     with storage_errors(place):
         place.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(place)
     try:
         yield
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_json
+from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.training.labelled import LabelledSet
 from fourm_lite.training.loop import Losses
 from fourm_lite.training.photos import ClassBatch, Size, centre_batches, seeded_globals
 from fourm_lite.training.probe import accuracy, classification_loss
+
+BOOK = "best.json"
 
 
 class EarlyStop(Exception):
@@ -98,7 +100,7 @@ class FinetuneTask:
             targets = targets * weights
         return F.cross_entropy(logits, targets.to(logits.dtype))
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Accuracy and loss on the validation photos; keeps the weights where they are the best.
 
         Raises:
@@ -109,23 +111,15 @@ class FinetuneTask:
             "accuracy": accuracy(logits, labels),
             "loss": float(classification_loss(logits, labels)),
         }
-        book = self._book()
-        seen = [*book["seen"], figures["accuracy"]]
-        if figures["accuracy"] > book["best"]:
-            book = {"best": figures["accuracy"], "at": len(seen)}
+        # A run that was killed before its checkpoint comes by this step a second time.
+        before = [(at, value) for at, value in Validations.read(self.keep).seen if at < step]
+        book = Validations((*before, (step, figures["accuracy"])))
+        if book.best_at == step:
             self.write(self.keep)
-        book["seen"] = seen
-        write_json(self.keep / "best.json", book, indent=None)
-        if self.patience and len(seen) - book["at"] >= self.patience:
-            raise EarlyStop(f"no better since validation {book['at']} of {len(seen)}")
+        book.write(self.keep)
+        if self.patience and book.since_best >= self.patience:
+            raise EarlyStop(f"no better since step {book.best_at}, {book.since_best} validations")
         return figures
-
-    def _book(self) -> dict[str, Any]:
-        path = self.keep / "best.json"
-        if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
-        return {"best": -1.0, "at": 0, "seen": []}
 
     def write(self, folder: Path) -> None:
         """Writes the model for use."""
@@ -135,6 +129,54 @@ class FinetuneTask:
     def save(self, folder: Path) -> None:
         """Writes the last weights for use."""
         self.write(folder)
+
+
+@dataclass(frozen=True)
+class Validations:
+    """What validations found, beside the weights that did best.
+
+    Units:
+        seen: steps and their accuracies, in order
+    """
+
+    seen: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Validations:
+        """Those of a run; none where it has not validated yet.
+
+        Raises:
+            FourMError: the file is damaged
+        """
+        path = folder / BOOK
+        if not path.is_file():
+            return cls()
+        try:
+            rows = read_json_object(path)["seen"]
+            return cls(tuple((int(step), float(accuracy)) for step, accuracy in rows))
+        except (FourMError, KeyError, TypeError, ValueError) as error:
+            raise FourMError(
+                f"{path} is damaged ({error}); start afresh in another folder"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Writes them into the folder of the best weights."""
+        write_json(folder / BOOK, {"seen": self.seen, "best": self.best, "at": self.best_at})
+
+    @property
+    def best(self) -> float:
+        """The highest accuracy; 0 without any."""
+        return max((accuracy for _, accuracy in self.seen), default=0.0)
+
+    @property
+    def best_at(self) -> int:
+        """The first step with the highest accuracy."""
+        return next((step for step, accuracy in self.seen if accuracy == self.best), 0)
+
+    @property
+    def since_best(self) -> int:
+        """Validations after the best one."""
+        return sum(step > self.best_at for step, _ in self.seen)
 
 
 @torch.inference_mode()

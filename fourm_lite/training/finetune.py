@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_co
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_json
-from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig
+from fourm_lite.io.locks import alone
+from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig, Validations
 from fourm_lite.training.labelled import LabelledSet, Splits
 from fourm_lite.training.ledger import begin_run, check_fresh
 from fourm_lite.training.loop import TrainConfig, fit
@@ -41,6 +41,8 @@ from fourm_lite.training.processes import Device, chosen_device
 Mode = Literal["probe", "lora", "full"]
 Balance = Literal["none", "loss", "sample"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
+STOPPED = "stopped.json"
+"""In the folder of a run that ended before its last epoch, because it got no better."""
 _DEFAULT_LR: dict[str, float] = {"probe": 1e-3, "lora": 1e-3, "full": 5e-4}
 
 
@@ -152,9 +154,25 @@ def finetune(
         device: "cpu" or "cuda"; None for a GPU where there is one
     Raises:
         ConfigError: settings that contradict each other or the data; another device
-        FourMError: `out` holds a run and `resume` is False; there is no GPU and one is asked for
+        FourMError: `out` holds a run and `resume` is False; another process is at work there;
+            there is no GPU and one is asked for
     """
-    config = config or FinetuneConfig()
+    with alone(out):
+        return _finetune(
+            source, data, out, config or FinetuneConfig(), image_size, resume, device, progress
+        )
+
+
+def _finetune(
+    source: str | Path,
+    data: Splits,
+    out: Path,
+    config: FinetuneConfig,
+    image_size: int | tuple[int, int] | None,
+    resume: bool,
+    device: str | None,
+    progress: Progress | None,
+) -> Finetuned:
     asked: Device = chosen_device(device) if device else ""
     where = chosen_device(asked)
     if not resume:
@@ -241,19 +259,19 @@ def _train(
         save_best=lambda folder: _save_merged(model, folder),
     )  # fmt: skip
     settings = replace(_train_config(stream, config, model, run), device=device)
-    stopped, done = False, True
-    ended = resume and (run / "stopped.json").is_file()
-    if ended and not _has_best(run):
+    done = True
+    stopped = resume and (run / STOPPED).is_file()
+    if stopped and not _has_best(run):
         raise FourMError(f"{run} has ended and its best weights are gone; choose another --out")
-    if not ended:
+    if not stopped:
         if not resume:
             begin_run(run)
         try:
             done = fit(task, stream, settings, resume=resume, progress=progress).done
         except EarlyStop as error:
             stopped = True
-            write_json(run / "stopped.json", {"why": str(error)}, indent=None)
-    best = json.loads((run / "best" / "best.json").read_text())["best"] if _has_best(run) else 0.0
+            write_json(run / STOPPED, {"why": str(error)})
+    best = Validations.read(run / "best").best
     kept = FMViT.from_pretrained(run / "best") if _has_best(run) else merge_lora(model)
     assert isinstance(kept, FMViT)
     return Finetuned(kept, share, best, stopped, done)

@@ -25,8 +25,9 @@ from fourm_lite.io.writing import write_file
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
-BOOK = "state.json"
-"""Of a checkpoint; what lacks it is none of ours and is never removed."""
+BOOK, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+FILES = (BOOK, MODEL, OPTIMIZER)
+"""Of a checkpoint; what lacks one is none of ours and is never removed."""
 MARK = ".made_by_fourm_lite"
 _MODEL = ("config.json", "config.json.next", "model.safetensors")
 LEFT: dict[str, tuple[str, ...]] = {
@@ -64,9 +65,9 @@ class Ledger:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    found = [p for p in Path(folder).glob("step-*") if _STEP.fullmatch(p.name)]
-    return sorted(found)
+    """The whole checkpoints of a run, oldest first; a folder that lacks a file is none."""
+    found = (p for p in Path(folder).glob("step-*") if _STEP.fullmatch(p.name))
+    return sorted(p for p in found if all((p / name).is_file() for name in FILES))
 
 
 def check_fresh(folder: Path) -> None:
@@ -128,8 +129,8 @@ def save_state(
         moments = cast("Mapping[str, Mapping[str, Any]]", state["state"])
         book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
         with replacing_folder(target, kept=KEPT) as draft:
-            write_file(draft / "model.safetensors", cast("Any", weights), metadata=None)
-            write_file(draft / "optimizer.safetensors", _flat(moments), metadata=None)
+            write_file(draft / MODEL, cast("Any", weights), metadata=None)
+            write_file(draft / OPTIMIZER, _flat(moments), metadata=None)
             if ema is not None:
                 write_file(draft / "ema.safetensors", average, metadata=None)
             write_json(draft / BOOK, book)
@@ -150,8 +151,8 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
 
     try:
         book = json.loads((path / BOOK).read_text())
-        weights = load_file(path / "model.safetensors")
-        tensors = load_file(path / "optimizer.safetensors")
+        weights = load_file(path / MODEL)
+        tensors = load_file(path / OPTIMIZER)
         everything = StateDictOptions(full_state_dict=True)
         set_model_state_dict(model, cast("dict[str, Any]", weights), options=everything)
         state = {"state": _nested(tensors), "param_groups": _groups(model, optimizer)}
@@ -186,6 +187,12 @@ def _load_average(path: Path, model: nn.Module, ema: Ema, updates: int) -> None:
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(model, cast("dict[str, Any]", saved), options=options)
         ema.take(model, updates)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints of a run that nobody goes on with."""
+    for path in checkpoints(folder):
+        remove_folder(path)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -7,7 +7,6 @@ step, process); torch's global state is put back afterwards.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import remove_leftovers
+from fourm_lite.io.locks import alone
 from fourm_lite.training.ema import Ema
 from fourm_lite.training.feed import Batches, Stream, in_processes, in_threads
+from fourm_lite.training.history import History
 from fourm_lite.training.ledger import (
     Ledger,
     check_fresh,
@@ -69,8 +71,11 @@ class Task(Protocol):
         """The losses of one batch; `model` may be a wrapped form of `self.model`."""
         ...
 
-    def validate(self) -> dict[str, float]:
-        """Figures on the validation data, if the task has any; else nothing."""
+    def validate(self, step: int) -> dict[str, float]:
+        """Figures on the validation data after a step, if the task has any; else nothing.
+
+        A run that was killed validates the steps since its last checkpoint again.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -141,12 +146,22 @@ def fit(
 
     Raises:
         ConfigError: `config` says no number of steps
-        FourMError: the loss is not finite; or the folder holds a run and `resume` is False
+        FourMError: the loss is not finite; or the folder holds a run and `resume` is False; or
+            another process trains there
+        StorageError: the disk takes no more; the last checkpoint is kept
         CheckpointError: the run to resume is of another model
     """
     if not config.steps:
         raise ConfigError("the recipe says no number of steps; give one (--steps)")
     run = _Run(task, data, config)
+    with alone(config.out) if run.is_main else nullcontext():
+        return _fit(run, resume, progress)
+
+
+def _fit(run: _Run, resume: bool, progress: Progress | None) -> FitResult:
+    config = run.config
+    if run.is_main:
+        remove_leftovers(config.out, alone=True)
     ledger = run.restore(resume)
     run.history.open(ledger.step, run.is_main)
     started = time.monotonic()
@@ -280,20 +295,20 @@ class _Run:
         if self.is_main and _due(step, config.log_every):
             self.history.write(ledger, numbers)
         if _due(step, config.eval_every):
-            self.history.write(ledger, self.validate())
+            self.history.write(ledger, self.validate(step))
         if _due(step, config.save_every) and step < config.steps:
             self.save(ledger)
         if progress is not None and self.is_main:
             progress(step, config.steps, numbers)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Figures of the averaged weights, or of the weights if there is no average."""
         averaged = self.ema.applied(self.model) if self.ema else nullcontext()
         self.model.eval()
         # a sharded model computes on all processes or on none
         takes_part = self.is_main or is_sharded(self.accelerator)
         with averaged, torch.no_grad():
-            figures = self.task.validate() if takes_part else {}
+            figures = self.task.validate(step) if takes_part else {}
         self.model.train()
         return {f"val/{name}": value for name, value in figures.items()}
 
@@ -314,63 +329,6 @@ class _Run:
                 if self.is_main:
                     self.task.save(self.config.out / "final")
         self.accelerator.wait_for_everyone()
-
-
-class History:
-    """The log of a run: a JSON object a line, always; trackio too, where wanted and installed."""
-
-    def __init__(self, path: Path, project: str = "") -> None:
-        self.path, self.project = path, project
-        self._file: Any = None
-        self._tracker: Any = None
-
-    def open(self, step: int, is_main: bool) -> None:
-        """Goes on after `step`: lines of later steps, which will come again, are removed."""
-        if not is_main:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._tracker = _trackio(self.project)
-
-    def write(self, ledger: Ledger, numbers: Mapping[str, float]) -> None:
-        """Adds one line."""
-        if self._file is None or not numbers:
-            return
-        where = {"step": ledger.step, "epoch": round(ledger.epoch, 6), "samples": ledger.samples}
-        line = {**where, "seconds": round(ledger.seconds, 3), **numbers}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._tracker is not None:
-            self._tracker.log(dict(numbers), step=ledger.step)
-
-    def close(self) -> None:
-        """Ends the log."""
-        if self._file is not None:
-            self._file.close()
-        if self._tracker is not None:
-            self._tracker.finish()
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 2**62  # a line cut short by a crash
-
-
-def _trackio(project: str) -> Any:
-    if not project:
-        return None
-    try:
-        import trackio
-    except ImportError:
-        log.warning("trackio is not installed; the run is logged to log.jsonl alone")
-        return None
-    trackio.init(project=project)
-    return trackio
 
 
 def _to(batch: Any, device: torch.device) -> Any:

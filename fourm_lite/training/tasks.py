@@ -56,7 +56,7 @@ class TokenizerTask:
         parts["codes_used"] = main.new_tensor(used)
         return Losses(main + out.quantized.loss, parts, len(batch))
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Figures on the validation data."""
         return self.figures()
 
@@ -164,7 +164,7 @@ class PretrainTask:
         weights = {f"match/{name}": match, f"regress/{name}": regress}
         return sum(weights[k] * v for k, v in shown.items()), shown
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Figures on the validation data."""
         return self.figures()
 
@@ -191,7 +191,7 @@ class ClassifyTask:
         accuracy = (logits.argmax(dim=-1) == labels).float().mean()
         return Losses(loss, {"accuracy": accuracy}, len(labels))
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Figures on the validation data."""
         return self.figures()
 

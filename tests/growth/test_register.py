@@ -16,6 +16,8 @@ from tiny_pipeline import photo
 from fourm_lite import FourMPipeline, load_model, open_space, register_embedding
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.io import files
+from fourm_lite.io.locks import alone
 
 QUICK = {"steps": 3, "batch_size": 8, "tokenizer_steps": 4, "tokens": 4}
 
@@ -70,6 +72,38 @@ def test_everything_is_trained_when_it_is_asked_for(tmp_path, grown_from, pack, 
     old, new = load_model(grown_from).state_dict(), load_model(out).state_dict()
     assert not torch.equal(old["decoder.0.mlp.fc1.weight"], new["decoder.0.mlp.fc1.weight"])
     assert open_space(out, target="vector_global").learnt is None
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_a_kill_while_anything_is_removed_is_gone_on_from(tmp_path, grown_from, pack, network):
+    def call(**more):
+        return register_embedding(
+            "net", network, pack, out=tmp_path / "out", model=grown_from, **{**QUICK, **more}
+        )
+
+    def cut_short(path, **_):
+        next(path.rglob("*.*")).unlink()
+        raise KilledError
+
+    for more in ({}, {}, {"tokens": 3}):  # both stages' checkpoints; then stages made anew
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.shutil, "rmtree", cut_short)
+            with pytest.raises(KilledError):
+                call(**more)
+    call()
+    added = call(tokens=3)
+
+    assert added.report["tuning"]["cross_entropy_of_start"] > 0
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob("step-*"))
+
+
+def test_two_calls_in_one_folder_are_refused_in_a_sentence(tmp_path, grown_from, pack, network):
+    with alone(tmp_path), pytest.raises(FourMError, match="another process"):
+        register_embedding("net", network, pack, out=tmp_path, model=grown_from, **QUICK)
 
 
 def test_a_second_call_skips_every_stage(added, grown_from, pack):

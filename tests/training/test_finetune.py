@@ -12,6 +12,7 @@ from tiny_photos import write_list
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.locks import alone
 from fourm_lite.training import loop
 from fourm_lite.training.classify import MixConfig, predict
 from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
@@ -194,7 +195,42 @@ def test_a_run_that_gets_no_better_stops_early(model, photos, tmp_path):
     assert max(json.loads(line)["epoch"] for line in log.splitlines()) <= 4
     again = finetune(model, photos, tmp_path / "out", config, resume=True)
     assert torch.equal(again.model.head.weight, found.model.head.weight)
+    assert (again.stopped_early, again.best_val) == (True, found.best_val)
     assert checkpoints(tmp_path / "out" / "run")
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_a_validation_before_a_kill_counts_once(model, photos, tmp_path, monkeypatch):
+    config = FinetuneConfig(**{**QUICK, "epochs": 8}, mode="full", lr=1e-9, patience=3)
+    whole = finetune(model, photos, tmp_path / "whole", config)
+    real = loop.save_state
+
+    for number in range(3):  # each time between a validation and its checkpoint
+        saved = iter(range(min(number, 1)))
+
+        def killed(*words, saved=saved):
+            if next(saved, None) is None:
+                raise KilledError
+            return real(*words)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_state", killed)
+            with pytest.raises(KilledError):
+                finetune(model, photos, tmp_path / "parts", config, resume=number > 0)
+    parts = finetune(model, photos, tmp_path / "parts", config, resume=True)
+
+    assert parts.stopped_early
+    assert (parts.stopped_early, parts.best_val) == (whole.stopped_early, whole.best_val)
+    books = [(tmp_path / n / "run/best/best.json").read_text() for n in ("whole", "parts")]
+    assert books[0] == books[1]
+
+
+def test_two_runs_in_one_folder_are_refused_in_a_sentence(model, photos, tmp_path):
+    with alone(tmp_path / "out"), pytest.raises(FourMError, match="another process"):
+        finetune(model, photos, tmp_path / "out", FinetuneConfig(**QUICK))
 
 
 def test_a_refused_run_keeps_its_best_weights(model, photos, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 
 import pytest
 import torch
@@ -18,8 +20,10 @@ from tiny_training import (
 )
 
 from fourm_lite.data.loader import ArrayStream
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.training.ledger import checkpoints
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, StorageError
+from fourm_lite.io import files
+from fourm_lite.io.locks import alone
+from fourm_lite.training.ledger import FILES, checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.noise import scoped_noise
 
@@ -139,6 +143,68 @@ def test_checkpoints_are_pruned_and_no_part_is_left(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
     assert not [p for p in tmp_path.rglob("*") if p.suffix in {".pt", ".pkl", ".bin", ".pth"}]
     assert (tmp_path / "final" / "model.safetensors").is_file()
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL."""
+
+
+def cut_short(path, **_):
+    """Removes one file of a folder, then the process is gone."""
+    next(path.iterdir()).unlink()
+    raise KilledError
+
+
+def test_a_kill_while_old_checkpoints_are_removed_leaves_no_half_one(tmp_path, monkeypatch):
+    task, stream = tokenizing()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", cut_short)
+        with pytest.raises(KilledError):
+            fit(task, stream, course(tmp_path, steps=12, save_every=3))
+    assert all((p / name).is_file() for p in tmp_path.glob("step-*") for name in FILES)
+
+    task, stream = tokenizing()
+    result = fit(task, stream, course(tmp_path, steps=12, save_every=3), resume=True)
+
+    assert result.ledger.step == 12
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_half_a_checkpoint_is_none(tmp_path, name):
+    task, stream = tokenizing()
+    fit(task, stream, course(tmp_path, steps=6, save_every=3))
+    (checkpoints(tmp_path)[-1] / name).unlink()
+
+    task, stream = tokenizing()
+    result = fit(task, stream, course(tmp_path, steps=6, save_every=3), resume=True)
+
+    assert result.done
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000003", "step-00000006"]
+
+
+def test_another_process_in_the_folder_of_a_run_is_refused(tmp_path):
+    task, stream = tokenizing()
+
+    with alone(tmp_path), pytest.raises(FourMError, match="another process is at work"):
+        fit(task, stream, course(tmp_path))
+
+
+def test_a_full_disk_is_a_sentence_that_says_what_is_kept(tmp_path, monkeypatch):
+    task, stream = tokenizing()
+    fit(task, stream, course(tmp_path, steps=6, save_every=3, max_seconds=1e-9))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    task, stream = tokenizing()
+    with pytest.raises(StorageError, match=r"the disk is full.*checkpoints of before"):
+        fit(task, stream, course(tmp_path, steps=6, save_every=3), resume=True)
+    monkeypatch.undo()
+
+    task, stream = tokenizing()
+    assert fit(task, stream, course(tmp_path, steps=6), resume=True).done
 
 
 def test_a_run_that_ran_out_of_time_says_so_and_goes_on(tmp_path):

@@ -1,0 +1,63 @@
+"""What a verb says when a signal (SIGTERM, Ctrl-C) or the disk stops it: what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fourm_lite.cli.verbs import VERBS
+from fourm_lite.errors import StorageError
+from fourm_lite.io.files import storage_error
+
+NOTHING = "files that it had finished are whole, what was there before is unchanged"
+
+
+class Stopped(BaseException):
+    """Raised in the main thread by a signal, so that drafts are removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def kept(arguments: Sequence[str]) -> str:
+    """What a verb that ends before its time leaves, by the words of its command line."""
+    for count in (2, 1):
+        verb = VERBS.get(" ".join(arguments[:count]))
+        if verb is not None:
+            return verb.kept or NOTHING
+    return NOTHING
+
+
+@contextlib.contextmanager
+def stoppable(left: str) -> Iterator[None]:
+    """Says at once what is kept when a signal comes, and raises `Stopped`; a second one kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: Any) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        print(f"stopped by {signal.Signals(number).name}: {left}", file=sys.stderr, flush=True)
+        raise Stopped(number)
+
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup and its like stay in force
+            before[asked] = signal.signal(asked, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def of_system(error: OSError, left: str) -> StorageError:
+    """What the system refused, in a sentence that says what is kept."""
+    place = f" {error.filename}" if error.filename else ""
+    return storage_error(f"the system refused{place}", error, left)
