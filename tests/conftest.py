@@ -42,6 +42,33 @@ def golden() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def hub_cache(tmp_path_factory) -> Path:
+    """A hub cache with published models and tokenizers, tiny and random; read only."""
+    import tiny_hub
+
+    return tiny_hub.build_cache(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="session")
+def text_cache(shared, tmp_path_factory) -> Path:
+    """Where the original's text tokenizer lies once it is fetched."""
+    from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER
+
+    folder = tmp_path_factory.mktemp("text")
+    name = ORIGINAL_TEXT_TOKENIZER.name
+    (folder / name).symlink_to(shared / "golden" / name)
+    return folder
+
+
+@pytest.fixture
+def published(hub_cache, text_cache, monkeypatch) -> Path:
+    """Everything published is in the caches of this test; returns the hub's."""
+    monkeypatch.setenv("FOURM_LITE_CACHE", str(text_cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache))
+    return hub_cache
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """A seeded generator on the CPU."""

@@ -44,6 +44,8 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path, monkeypatch):
     namespace: dict[str, object] = {"__name__": "readme"}
 
     for number, block in enumerate(blocks("python"), start=1):
+        if "EPFL-VILAB/" in block:  # with a hub cache in tests/published
+            continue
         exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
 
 

@@ -22,6 +22,9 @@ _CHECKPOINTS = "the last checkpoint is kept, and the same command goes on from i
 
 VERBS: dict[str, Verb] = {
     "info": Verb("fourm_lite.cli.info:info", "Show what a checkpoint is and what it can do."),
+    "download": Verb(
+        "fourm_lite.cli.download:download", "Fetch a model with its tokenizers, once."
+    ),
     "demo": Verb("fourm_lite.cli.demo:demo", "Show everything on one page."),
     "generate": Verb(
         "fourm_lite.cli.generate:generate",

@@ -68,9 +68,11 @@ class FourM(nn.Module):
 
     Units:
         inner_blocks: the encoder blocks, from 1, whose outputs `Encoded` keeps
+        family: of published models that it was opened from (`modalities.published`), kept by `save`
     """
 
     inner_blocks: frozenset[int] = frozenset()
+    family: str | None = None
 
     def __init__(self, config: FourMConfig) -> None:
         super().__init__()
@@ -331,8 +333,9 @@ class FourM(nn.Module):
         from fourm_lite.io.checkpoint import write, write_single
 
         config = self.config.to_dict()
-        if extra:
-            config["extra"] = dict(extra)
+        family = {} if self.family is None else {"family": self.family}
+        if told := {**family, **(extra or {})}:
+            config["extra"] = told
         is_file = Path(folder).suffix == ".safetensors"
         return (write_single if is_file else write)(folder, config, self.saved_state())
 

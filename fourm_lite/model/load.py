@@ -14,6 +14,7 @@ import torch
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.published import family_of
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.device import usable_device
@@ -59,6 +60,8 @@ def load_model(
     model = build_empty(full.only(inputs, outputs))
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
     model.tie()
+    family = family_of(checkpoint.config)
+    model.family = None if family is None else family.name
     return model.eval()
 
 

@@ -21,6 +21,7 @@ from fourm_lite.embedders.base import unit_length
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import Source, read
+from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
@@ -93,7 +94,8 @@ class FourMPipeline:
         """
         if isinstance(model, FourM):
             check_names(tokenizers, model.config.modalities.values())
-            return cls(model, Tokenizers(read_given(tokenizers), device=device))
+            family = FAMILIES.get(model.family or "")
+            return cls(model, Tokenizers(read_given(tokenizers), family=family, device=device))
         checkpoint = read(model)
         found = Tokenizers.of_model(model, checkpoint, tokenizers, device=device)
         opened = load_model(checkpoint, inputs=inputs, outputs=outputs, dtype=dtype, device=device)

@@ -151,7 +151,7 @@ class Tokenizers:
             FourMError: there is none, or it cannot be fetched
         """
         if self._text is None:
-            source = self._text_source()
+            source = self.text_source
             if source is None:
                 raise FourMError(NO_TEXT)
             self._text = (
@@ -159,14 +159,16 @@ class Tokenizers:
             )
         return self._text
 
-    def _text_source(self) -> Any | None:
+    @property
+    def text_source(self) -> Any | None:
+        """Where the text tokenizer lies, or the open one; None: nowhere."""
         named = next((layer[TEXT] for layer in self._layers if TEXT in layer), None)
         return self.family.text if named is None and self.family else named
 
     @property
     def has_text(self) -> bool:
         """Whether there is a text tokenizer."""
-        return self._text_source() is not None
+        return self.text_source is not None
 
     @property
     def names_text(self) -> bool:
@@ -191,7 +193,7 @@ class Tokenizers:
         missing: dict[str, NotFetchedError] = {}
         for name, source in wanted.items():
             _locate(name, source, resolve, found, missing)
-        if text and (source := self._text_source()) is not None:
+        if text and (source := self.text_source) is not None:
             _locate(TEXT, source, find_text_tokenizer, found, missing)
         if missing:
             raise self._absent(missing)

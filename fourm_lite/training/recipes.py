@@ -216,7 +216,9 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
     """
     from fourm_lite.model.load import load_model
 
-    theirs = {name: value.float() for name, value in load_model(source).state_dict().items()}
+    opened = load_model(source)
+    model.family = opened.family
+    theirs = {name: value.float() for name, value in opened.state_dict().items()}
     own = model.saved_state()
     if new:
         own = {n: v for n, v in own.items() if n in theirs or not _BESIDE.search(n)}

@@ -1,0 +1,157 @@
+"""Fetching what a model needs into the caches, so that it runs without a network afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fourm_lite.errors import ConfigError, FourMError, NotFetchedError, suggest
+from fourm_lite.io.checkpoint import Checkpoint, read
+from fourm_lite.io.hub import download_command, resolve
+from fourm_lite.io.layout import licence_of
+from fourm_lite.modalities.published import FOURM
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.load import model_config
+from fourm_lite.pipeline.needs import vq_entries
+from fourm_lite.pipeline.tokenizers import TEXT, Tokenizers
+from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER
+from fourm_lite.tokenization.text import find_text_tokenizer
+
+Purpose = Literal["embed", "generate", "all"]
+TEXT_LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that is fetched.
+
+    Units:
+        role: what it is for: "model", "text", or the modality that it is the tokenizer of
+        gigabytes: its size as far as it is known before
+    """
+
+    role: str
+    source: str
+    gigabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A part that is here now."""
+
+    part: Part
+    place: Path
+    licence: str | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its files."""
+        files = self.place.iterdir() if self.place.is_dir() else [self.place]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def download(
+    source: str, purpose: Purpose = "all", tell: Callable[[Part], None] | None = None
+) -> list[Fetched]:
+    """Fetches a model with its tokenizers, or a single tokenizer, network or text tokenizer.
+
+    Args:
+        source: a hub id, the folder of a model, or "4m" for the original's text tokenizer
+        purpose: "embed" takes the global embeddings' tokenizers and the text tokenizer, "generate"
+            those of all targets, "all" those of the inputs too
+        tell: told of each part before it is fetched
+
+    Raises:
+        ConfigError: no such purpose
+        NotFetchedError: some parts are not here and cannot be fetched; it names the command
+        CheckpointError: `source` is no hub id, or what it names is damaged
+    """
+    if purpose not in get_args(Purpose):
+        raise ConfigError(
+            f"--for is one of {', '.join(get_args(Purpose))}, got {purpose!r}."
+            f"{suggest(str(purpose), get_args(Purpose))}"
+        )
+    first = _fetched(first_part(source), tell)
+    if first.part.role == TEXT or not _is_model(checkpoint := _read(first.place)):
+        return [first]
+    done, missing = [first], []
+    for part in needed(source, checkpoint, purpose):
+        try:
+            done.append(_fetched(part, tell))
+        except NotFetchedError as error:
+            missing.append(error)
+    if missing:
+        names = [error.source for error in missing]
+        raise NotFetchedError(
+            f"{', '.join(names)}: not here, and not to be fetched now ({missing[0].cause}). Fetch "
+            f"once where there is a network: `{download_command(*names)}`",
+            names[0],
+            missing[0].cause,
+        )
+    return done
+
+
+def first_part(source: str) -> Part:
+    """What a name stands for: the text tokenizer, or a model (or tokenizer) of the hub."""
+    if source == FOURM.text:
+        return Part(TEXT, source)
+    published = {p.source: p for p in (*FOURM.models.values(), *FOURM.tokenizers.values())}
+    return Part("model", source, published[source].gigabytes if source in published else None)
+
+
+def needed(source: str, checkpoint: Checkpoint, purpose: Purpose) -> list[Part]:
+    """The tokenizers of a model for a purpose, each once."""
+    config, tokenizers = model_config(checkpoint), Tokenizers.of_model(source, checkpoint)
+    sizes = {p.source: p.gigabytes for p in FOURM.tokenizers.values()}
+    found: dict[str, Part] = {}
+    for entry in _entries(config, purpose):
+        place = tokenizers.source(entry)
+        if isinstance(place, str):
+            found.setdefault(place, Part(entry.name, place, sizes.get(place)))
+    text = tokenizers.text_source
+    if isinstance(text, str) and any(m.kind == "sequence" for m in config.modalities.values()):
+        found[text] = Part(TEXT, text)
+    return list(found.values())
+
+
+def _entries(config: FourMConfig, purpose: Purpose) -> Iterator[Modality]:
+    shown = vq_entries(config.outputs, shown=True)
+    if purpose == "embed":
+        yield from (m for m in shown if m.pos_embed == "learned")
+        return
+    yield from shown
+    if purpose == "all":
+        yield from vq_entries(config.inputs, shown=False)
+
+
+def _fetched(part: Part, tell: Callable[[Part], None] | None) -> Fetched:
+    if tell is not None:
+        tell(part)
+    if part.role == TEXT:
+        place = find_text_tokenizer(part.source)
+        is_original = place.name == ORIGINAL_TEXT_TOKENIZER.name
+        return Fetched(part, place, TEXT_LICENCE if is_original else licence_of(place.parent))
+    place = resolve(part.source)
+    folder = place if place.is_dir() else place.parent
+    return Fetched(part, place, licence_of(folder) or _published_licence(part.source))
+
+
+def _published_licence(source: str) -> str | None:
+    parts = (*FOURM.models.values(), *FOURM.tokenizers.values())
+    return next((part.licence for part in parts if part.source == source), None)
+
+
+def _read(place: Path) -> Checkpoint | None:
+    """The checkpoint of a repository; other networks' repositories may be of any form."""
+    try:
+        return read(place)
+    except FourMError:
+        return None
+
+
+def _is_model(checkpoint: Any) -> bool:
+    config = {} if checkpoint is None else checkpoint.config
+    return "domains_in" in config or config.get("kind") == "fourm"
