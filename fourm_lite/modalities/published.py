@@ -97,6 +97,12 @@ class Family:
         name = self.network_of_tokenizer.get(entry.tokenizer or entry.stem)
         return None if name is None or self.tokenizer(entry) is None else self.networks[name]
 
+    def named(self, source: str) -> PublishedModel | PublishedTokenizer | None:
+        """The model or tokenizer of a hub id."""
+        models: list[PublishedModel | PublishedTokenizer] = [*self.models.values()]
+        parts = [*models, *self.tokenizers.values()]
+        return next((part for part in parts if part.source == source), None)
+
     def reads_text(self, entry: Modality) -> bool:
         """Whether the family's text tokenizer is that of a sequence."""
         return entry.kind == "sequence" and entry.vocab_size == self.text_vocab

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from fourm_lite.errors import ConfigError, FourMError, NotFetchedError, suggest
 from fourm_lite.io.checkpoint import Checkpoint, read
@@ -29,7 +29,7 @@ class Part:
     """One thing that is fetched.
 
     Units:
-        role: what it is for: "model", "text", or the modality that it is the tokenizer of
+        role: what it is for: "model", "tokenizer", "text", or the modality whose tokenizer it is
         gigabytes: its size as far as it is known before
     """
 
@@ -75,7 +75,8 @@ def download(
             f"{suggest(str(purpose), get_args(Purpose))}"
         )
     first = _fetched(first_part(source), tell)
-    if first.part.role == TEXT or not _is_model(checkpoint := _read(first.place)):
+    checkpoint = None if first.part.role == TEXT else _model(first.place)
+    if checkpoint is None:
         return [first]
     done, missing = [first], []
     for part in needed(source, checkpoint, purpose):
@@ -98,8 +99,9 @@ def first_part(source: str) -> Part:
     """What a name stands for: the text tokenizer, or a model (or tokenizer) of the hub."""
     if source == FOURM.text:
         return Part(TEXT, source)
-    published = {p.source: p for p in (*FOURM.models.values(), *FOURM.tokenizers.values())}
-    return Part("model", source, published[source].gigabytes if source in published else None)
+    published = FOURM.named(source)
+    role = "tokenizer" if source in {p.source for p in FOURM.tokenizers.values()} else "model"
+    return Part(role, source, None if published is None else published.gigabytes)
 
 
 def needed(source: str, checkpoint: Checkpoint, purpose: Purpose) -> list[Part]:
@@ -136,22 +138,15 @@ def _fetched(part: Part, tell: Callable[[Part], None] | None) -> Fetched:
         return Fetched(part, place, TEXT_LICENCE if is_original else licence_of(place.parent))
     place = resolve(part.source)
     folder = place if place.is_dir() else place.parent
-    return Fetched(part, place, licence_of(folder) or _published_licence(part.source))
+    published = FOURM.named(part.source)
+    return Fetched(part, place, licence_of(folder) or (published and published.licence))
 
 
-def _published_licence(source: str) -> str | None:
-    parts = (*FOURM.models.values(), *FOURM.tokenizers.values())
-    return next((part.licence for part in parts if part.source == source), None)
-
-
-def _read(place: Path) -> Checkpoint | None:
-    """The checkpoint of a repository; other networks' repositories may be of any form."""
+def _model(place: Path) -> Checkpoint | None:
+    """The checkpoint of a 4M model; a repository may hold any other network."""
     try:
-        return read(place)
+        checkpoint = read(place)
     except FourMError:
         return None
-
-
-def _is_model(checkpoint: Any) -> bool:
-    config = {} if checkpoint is None else checkpoint.config
-    return "domains_in" in config or config.get("kind") == "fourm"
+    config = checkpoint.config
+    return checkpoint if "domains_in" in config or config.get("kind") == "fourm" else None

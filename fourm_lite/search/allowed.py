@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ MAX_BYTES = 4 << 20
 def allow(sources: Iterable[Any]) -> None:
     """Writes down what the user named: paths, hub ids and `hf:...`; open models are left out."""
     known = _known()
-    fresh = [n for s in sources if _is_text(s) and (n := _place(s)) not in known and "\n" not in n]
+    texts = [s for s in _parts(list(sources)) if _is_text(s)]
+    fresh = [n for s in texts if (n := _place(s)) not in known and "\n" not in n]
     if not fresh:
         return
     file = cache_folder() / FILE
@@ -45,12 +46,25 @@ def require_allowed(source: Any, option: str) -> None:
     Raises:
         ConfigError: it neither ships with fourm_lite nor was given on this machine before
     """
-    if source is None or (_is_text(source) and (_ships(source) or _place(source) in _known())):
+    known = _known()
+    if all(_is_text(s) and (_ships(s) or _place(s) in known) for s in _parts(source)):
         return
     raise ConfigError(
         f"the index names {str(source)[:200]!r}, which you have not used on this machine: an index "
         f"from elsewhere does not choose what is opened. If you trust it, say {option}"
     )
+
+
+def _parts(source: Any) -> Iterator[Any]:
+    """The sources of what `tokenizers=` takes: a word, name=source, or several of them."""
+    if isinstance(source, list | tuple):
+        for part in source:
+            yield from _parts(part)
+    elif isinstance(source, str) and not os.path.lexists(source):
+        name, equals, rest = source.partition("=")
+        yield rest if equals and name.replace("@", "_").isidentifier() else source
+    elif source is not None:
+        yield source
 
 
 def _is_text(source: Any) -> bool:

@@ -45,7 +45,7 @@ def world(published, tmp_path, monkeypatch):
     rows = []
     for number, drawing in enumerate(drawings(6, size=96, seed=0)):
         drawing.picture.save(f"PHOTOS/{number}.png")
-        for folder in ("FLOWERS", "LABELLED"):
+        for folder in ("FLOWERS", "LABELLED/test"):
             place = Path(folder, "even" if number % 2 == 0 else "odd", f"{number}.png")
             place.parent.mkdir(parents=True, exist_ok=True)
             drawing.picture.save(place)
