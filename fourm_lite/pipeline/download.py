@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from fourm_lite.errors import ConfigError, FourMError, NotFetchedError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, NotFetchedError, suggest
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.hub import download_command, resolve
 from fourm_lite.io.layout import licence_of
@@ -75,7 +75,7 @@ def download(
             f"{suggest(str(purpose), get_args(Purpose))}"
         )
     first = _fetched(first_part(source), tell)
-    checkpoint = None if first.part.role == TEXT else _model(first.place)
+    checkpoint = None if first.part.role == TEXT else _model(first)
     if checkpoint is None:
         return [first]
     done, missing = [first], []
@@ -139,14 +139,16 @@ def _fetched(part: Part, tell: Callable[[Part], None] | None) -> Fetched:
     place = resolve(part.source)
     folder = place if place.is_dir() else place.parent
     published = FOURM.named(part.source)
-    return Fetched(part, place, licence_of(folder) or (published and published.licence))
+    return Fetched(part, place, licence_of(folder) or (published.licence if published else None))
 
 
-def _model(place: Path) -> Checkpoint | None:
-    """The checkpoint of a 4M model; a repository may hold any other network."""
+def _model(fetched: Fetched) -> Checkpoint | None:
+    """The checkpoint of a 4M model; a repository may hold any other network, in any form."""
     try:
-        checkpoint = read(place)
-    except FourMError:
+        checkpoint = read(fetched.place)
+    except CheckpointError:
+        if fetched.part.source in {model.source for model in FOURM.models.values()}:
+            raise
         return None
     config = checkpoint.config
     return checkpoint if "domains_in" in config or config.get("kind") == "fourm" else None
