@@ -6,12 +6,13 @@ checkout; no other file knows that.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shlex
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from fourm_lite.errors import CheckpointError, NotFetchedError, suggest
 from fourm_lite.io.layout import CONFIG, INDEX, WEIGHTS, licence_of
@@ -134,9 +135,14 @@ def _fetch(hub_id: str) -> Path:
     """The local snapshot of a hub repository; the cache answers when there is no network."""
     from huggingface_hub import snapshot_download
 
+    wanted: dict[str, Any] = {"allow_patterns": WANTED, "ignore_patterns": ["*/*"]}
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=WANTED, ignore_patterns=["*/*"]))
-    except Exception as error:  # many kinds: HTTP, offline, missing repository, gated
+        folder = Path(snapshot_download(hub_id, **wanted))
+    except Exception as error:  # many kinds: HTTP, offline, missing repository, gated, a proxy
+        with contextlib.suppress(Exception):  # a proxy's refusal does not look into the cache
+            kept = Path(snapshot_download(hub_id, local_files_only=True, **wanted))
+            if _is_whole(kept):
+                return kept
         cause = (
             "HF_HUB_OFFLINE is set" if is_offline() else f"{type(error).__name__}: {error!s:.200}"
         )

@@ -114,7 +114,7 @@ def needed(source: str, checkpoint: Checkpoint, purpose: Purpose) -> list[Part]:
         if isinstance(place, str):
             found.setdefault(place, Part(entry.name, place, sizes.get(place)))
     text = tokenizers.text_source
-    if isinstance(text, str) and any(m.kind == "sequence" for m in config.modalities.values()):
+    if isinstance(text, str) and any(map(tokenizers.speaks, config.modalities.values())):
         found[text] = Part(TEXT, text)
     return list(found.values())
 

@@ -132,7 +132,7 @@ class Writer:
     def _sequence(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
     ) -> Generated:
-        if not self.tokenizers.has_text:
+        if not self.tokenizers.speaks(entry):
             return _undecoded(entry, tokens, confidence, NO_TEXT)
         text = self.tokenizers.text().detokenize(torch.from_numpy(tokens))[0]
         if entry.text_format == "text":

@@ -125,7 +125,8 @@ class FourMPipeline:
         shown = [self.model.modality(target.modality) for target in targets]
         read = read_entries(_items(inputs), given)
         entries = [*vq_entries(read, shown=False), *vq_entries(shown, shown=True)]
-        text = any(m.kind == "sequence" for m in (*read, *shown))
+        texts = [m for m in (*read, *shown) if m.kind == "sequence"]
+        text = any(self.tokenizers.speaks(m) for m in texts)
         return self.tokenizers.require(entries, text=text)
 
     def read(self, inputs: Items) -> TokenBatch:

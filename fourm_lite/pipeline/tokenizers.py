@@ -170,6 +170,11 @@ class Tokenizers:
         """Whether there is a text tokenizer."""
         return self.text_source is not None
 
+    def speaks(self, entry: Modality) -> bool:
+        """Whether there is a text tokenizer for a sequence; a family's has one vocabulary."""
+        of_family = self.family is not None and self.family.reads_text(entry)
+        return entry.kind == "sequence" and (self.names_text or of_family)
+
     @property
     def names_text(self) -> bool:
         """Whether the text tokenizer is one that is named for this model, not its family's."""

@@ -3,7 +3,7 @@ import sys
 import pytest
 from tiny import tiny_model
 
-from fourm_lite.errors import CheckpointError
+from fourm_lite.errors import CheckpointError, NotFetchedError
 from fourm_lite.io import hub
 from fourm_lite.io.checkpoint import read
 
@@ -87,6 +87,27 @@ def test_a_hub_id_is_fetched_with_its_licence_and_without_pickles(tmp_path, monk
     assert not [p for p in options["allow_patterns"] if "bin" in p or "pt" in p or p == "*"]
     assert checkpoint.licence == "sample-code"
     assert "licence sample-code" in caplog.text
+
+
+def test_the_cache_answers_where_the_network_refuses(tmp_path, monkeypatch):
+    tiny_model().save(tmp_path)
+
+    class Refusing(FakeHub):
+        def snapshot_download(self, hub_id, *, local_files_only=False, **options):
+            if not local_files_only:
+                raise ConnectionError("a proxy says no")
+            return str(self.folder)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Refusing(tmp_path))
+
+    assert hub.resolve("someone/some-model") == tmp_path
+
+
+def test_what_is_in_no_cache_is_told_with_its_command():
+    with pytest.raises(NotFetchedError, match="`fourm-lite download nobody/nothing`") as told:
+        hub.resolve("nobody/nothing")
+
+    assert told.value.source == "nobody/nothing"
 
 
 def test_things_lie_at_the_root_of_a_source_checkout():

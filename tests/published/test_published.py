@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import tiny_model
 from tiny_hub import FOURM_21, MODELS, TOKENIZERS, model_files, without
 
 from fourm_lite import FMViT, FourMPipeline, load_model
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import draw
 from fourm_lite.errors import ConfigError, NotFetchedError, UnknownNameError
+from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import FOURM
+from fourm_lite.modalities.value_codecs import SamCodec
 from fourm_lite.modalities.values import Person, PointQuery, Segment
 from fourm_lite.pipeline.inner_tokens import with_joints, with_masks
+from fourm_lite.pipeline.outputs import Generated
 from fourm_lite.retrieval.manifest import read_manifest
 from fourm_lite.sampling.passes import LEGACY_MARKS
 
@@ -354,6 +359,51 @@ def test_published_plans_end_in_pictures(model, given, plan, size, published, ph
 
     assert made[f"tok_rgb@{size}"].picture.size == (size, size)
     assert made[f"tok_clip@{size}"].value.shape == (512, size // 16, size // 16)
+
+
+@pytest.mark.parametrize(
+    ("plan", "given"),
+    [
+        ("image2dinov2_global", {"rgb": "photo.jpg"}),
+        ("caption2dinov2_global", {"caption": "a red bus"}),
+        ("caption2imagebind_global", {"caption": "a red bus"}),
+        pytest.param("sam_dense", {"rgb": "photo.jpg"}, marks=pytest.mark.slow),  # 8 long texts
+    ],
+)
+def test_every_other_plan_gives_values(plan, given, published, photo):
+    made = FourMPipeline.from_pretrained(MODEL).generate(given, plan=plan)
+
+    assert made
+    assert all(result.reason is None and result.value is not None for result in made.values())
+
+
+def test_masks_are_json_as_run_lengths_and_drawn():
+    mask = np.zeros((4, 3), bool)
+    mask[1:3, 1] = True
+    value = (PointQuery(3, 4, (Segment((10, 20, 90, 100), (5,) * 16, mask),)),)
+    plain = (PointQuery(3, 4, (Segment((10, 20, 90, 100), (5,) * 16),)),)
+
+    out = Generated("sam_instance", np.zeros(1, np.int64), value, "", "").to_json()
+
+    found = out["value"][0]["segments"][0]["mask"]
+    assert found == {"size": [4, 3], "counts": [5, 2, 5]}
+    assert SamCodec().picture(value).tobytes() != SamCodec().picture(plain).tobytes()
+    assert value == plain
+
+
+def test_a_fork_with_modalities_of_its_own_gets_no_tokenizer_that_is_not_its(published, tmp_path):
+    words = replace(MODALITIES["caption"], vocab_size=500)
+    depth = replace(MODALITIES["tok_depth@224"], vocab_size=64)
+    model = tiny_model(inputs=(MODALITIES["rgb@224"], words), outputs=(words, depth))
+    model.family = "4m"
+    model.save(tmp_path)
+    pipe = FourMPipeline.from_pretrained(tmp_path)
+
+    made = pipe.write(pipe.read({"caption": [3, 4, 5]}), ["caption"])[0]["caption"]
+
+    assert not pipe.tokenizers.has(depth)
+    assert made.value is None
+    assert "text tokenizer" in made.reason
 
 
 @pytest.mark.parametrize("name", [n for n in FOURM_21 if n.startswith("tok_")])
