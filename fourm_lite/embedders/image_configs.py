@@ -259,7 +259,7 @@ def _made(library: str, make: Callable[[], Any]) -> Any:
 def _kind(config: Mapping[str, Any], model_type: str | None) -> str:
     """The kind of processor, such as "CLIP"; the file's own, else that of its network."""
     named = config.get("image_processor_type") or config.get("feature_extractor_type")
-    if "AutoImageProcessor" in (config.get("auto_map") or {}):
+    if "AutoImageProcessor" in str(config.get("auto_map")):
         raise ConfigError(
             f"the image processor '{named}' is code from the Hub, which is never run here; pass "
             "preprocess='imagenet', 'clip' or an ImagePreprocess(...) that does the same"
@@ -268,7 +268,7 @@ def _kind(config: Mapping[str, Any], model_type: str | None) -> str:
         from transformers.models.auto import image_processing_auto as auto
 
         table = dict(auto.IMAGE_PROCESSOR_MAPPING_NAMES)  # type: ignore[attr-defined]
-        classes: Any = table.get(model_type) or ()
+        classes: Any = table.get(str(model_type)) or ()
         values = classes.values() if isinstance(classes, Mapping) else classes
         named = next(iter([v for v in values if v]), None)
     if not named:
@@ -286,7 +286,10 @@ def _processor_class(kind: str) -> Any:
     from transformers.image_processing_utils import BaseImageProcessor
 
     for ending in ENDINGS:
-        found = getattr(transformers, kind + ending, None)
+        try:
+            found = getattr(transformers, kind + ending, None)
+        except Exception as error:  # a torchvision that cannot be imported, for one
+            raise ConfigError(f"transformers cannot import '{kind}{ending}': {error}") from error
         if isinstance(found, type) and kind not in ("", "Base", "Auto"):
             if issubclass(found, BaseImageProcessor):
                 return found

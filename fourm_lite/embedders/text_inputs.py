@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fourm_lite.embedders.outputs import as_vectors
 from fourm_lite.errors import CheckpointError
@@ -63,13 +64,14 @@ def check_texts(source: str, model: Any, tokenizer: Any, embed: Callable[[list[s
     texts with another id, that is the first token, which knows no other, or one in the middle.
 
     Raises:
-        CheckpointError: the ids differ, or unlike sentences get one vector
+        CheckpointError: the ids differ, unlike sentences get one vector, or the tower has no
+            vectors for the tokenizer's ids
     """
     ids = [tuple(tokenizer(sentence)["input_ids"]) for sentence in SENTENCES]
     ends = {getattr(module, "eos_token_id", None) for module in model.modules()}
-    wrong = [end for end in ends if isinstance(end, int) and not _ends(ids[0], end)]
+    wrong = [end for end in ends if ids[0] and isinstance(end, int) and not _ends(ids[0], end)]
     if len(set(ids)) == len(ids) and not wrong:  # else the tokenizer knows none of these words
-        vectors = as_vectors(embed(list(SENTENCES)))
+        vectors = _embedded(source, embed)
         wrong = [-1] if bool((vectors == vectors[:1]).all()) else []
     if wrong:
         text_config = getattr(model.config, "text_config", model.config)
@@ -79,6 +81,16 @@ def check_texts(source: str, model: Any, tokenizer: Any, embed: Callable[[list[s
             f"eos_token_id={getattr(text_config, 'eos_token_id', None)}; they belong to different "
             "models, or one of the two files is wrong"
         )
+
+
+def _embedded(source: str, embed: Callable[[list[str]], Any]) -> Tensor:
+    try:
+        return as_vectors(embed(list(SENTENCES)))
+    except Exception as error:  # an id beyond the table is an IndexError, a length a RuntimeError
+        raise CheckpointError(
+            f"the text tower of '{source}' cannot read what its tokenizer makes of a sentence "
+            f"({type(error).__name__}: {str(error)[:200]}); they belong to different models"
+        ) from error
 
 
 def _ends(ids: tuple[int, ...], end: int) -> bool:

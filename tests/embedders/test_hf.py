@@ -438,3 +438,15 @@ def test_inputs_that_the_network_has_no_argument_for_are_left_out(photos, tmp_pa
     transformers.Pix2StructImageProcessorPil(max_patches=8).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="flattened_patches"):
         load_embedder(f"hf:{tmp_path}").embed_image(photos)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_tokenizer_that_knows_more_words_than_its_tower_is_refused(tmp_path):
+    spec = text_network(tmp_path, "bert")
+    config = json.loads((tmp_path / "tokenizer.json").read_text())
+    config["model"]["vocab"]["a"] = 5000
+    config["model"]["vocab"]["a"] = 4999
+    (tmp_path / "tokenizer.json").write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match="different models"):
+        load_embedder(spec)
