@@ -85,7 +85,7 @@ class TransformersPreprocess:
             FourMError: transformers cannot prepare them
         """
         found = self._inputs(pictures)
-        lengths = {name: len(value) for name, value in found.items()}
+        lengths = {name: len(value) if value.ndim else 1 for name, value in found.items()}
         if set(lengths.values()) != {len(pictures)}:
             raise ShapeError(
                 f"a '{self.kind}' processor makes {lengths} inputs of {len(pictures)} picture(s), "
