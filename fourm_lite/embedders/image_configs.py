@@ -85,7 +85,7 @@ class TransformersPreprocess:
             FourMError: transformers cannot prepare them
         """
         found = self._inputs(pictures)
-        lengths = {name: len(value) if value.ndim else 1 for name, value in found.items()}
+        lengths = {name: len(value) for name, value in found.items()}
         if set(lengths.values()) != {len(pictures)}:
             raise ShapeError(
                 f"a '{self.kind}' processor makes {lengths} inputs of {len(pictures)} picture(s), "
@@ -105,7 +105,7 @@ class TransformersPreprocess:
                 f"{type(error).__name__}: {error}. Pass preprocess=ImagePreprocess(...), or choose "
                 "a network for single pictures"
             ) from error
-        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        tensors = {n: v for n, v in found.items() if isinstance(v, Tensor) and v.ndim}
         return {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
 
 
