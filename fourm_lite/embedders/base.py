@@ -294,7 +294,12 @@ def _listed(images: Any) -> Iterable[Any]:
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     if size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {size}")
-    iterator = iter(items)
+    try:
+        iterator = iter(items)
+    except TypeError as error:
+        raise ConfigError(
+            f"expected one picture or text, or a list of them, got {type(items).__name__}"
+        ) from error
     while chunk := list(islice(iterator, size)):
         yield chunk
 

@@ -169,3 +169,13 @@ def test_unknown_options_are_refused_with_the_nearest():
         load_embedder("onnx:net.onnx?outputs=logits")
     with pytest.raises(ConfigError, match="batch_size"):
         load_embedder(colours).embed_image([], batch_size=0)
+
+
+def test_what_holds_no_pictures_or_texts_is_refused():
+    embedder = load_embedder(lambda pictures: np.ones((len(pictures), 2)), text=len)
+
+    for bad in (5, None, 2.5):
+        with pytest.raises(ConfigError, match="expected one picture or text"):
+            embedder.embed_image(bad)
+        with pytest.raises(ConfigError, match="expected one picture or text"):
+            embedder.embed_text(bad)
