@@ -8,6 +8,7 @@ are imported when one of their files is read; presets need none.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,10 @@ NOTES = frozenset({
     "tokenizer_class", "reduce_labels", "format",
 })  # fmt: skip
 # Keys of older files under today's names
-OLDER_KEYS = {"do_flip_channels": "do_flip_channel_order"}
+OLDER_KEYS = {
+    "do_flip_channels": ("do_flip_channel_order",),
+    "do_resize_and_center_crop": ("do_resize", "do_center_crop"),
+}
 # Read by some classes, although none declares them
 UNDECLARED = frozenset({"max_size", "pad_and_return_pixel_mask", "use_square_size"})
 
@@ -105,7 +109,8 @@ class TransformersPreprocess:
                 f"{type(error).__name__}: {error}. Pass preprocess=ImagePreprocess(...), or choose "
                 "a network for single pictures"
             ) from error
-        tensors = {n: v for n, v in found.items() if isinstance(v, Tensor) and v.ndim}
+        named = {"pixel_values": found} if isinstance(found, Tensor) else found  # Idefics
+        tensors = {n: v for n, v in named.items() if isinstance(v, Tensor) and v.ndim}
         return {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
 
 
@@ -178,7 +183,7 @@ def from_transformers(
     """
     kind = _kind(config, model_type)
     processor_class = _processor_class(kind)
-    given = {OLDER_KEYS.get(key, key): value for key, value in config.items()}
+    given = {k: value for key, value in config.items() for k in OLDER_KEYS.get(key, (key,))}
     settings = {k: v for k, v in given.items() if k not in NOTES and v is not None}
     known = _known_keys(processor_class)
     for key in settings:
@@ -312,12 +317,15 @@ def _missing_library(kind: str, stand_in: Any) -> ConfigError:
 
 
 def _known_keys(processor_class: Any) -> set[str]:
+    """What files of a class may say: what it declares, what it takes, and what it writes itself."""
     import inspect
 
     declared = getattr(getattr(processor_class, "valid_kwargs", None), "__annotations__", {})
     named = inspect.signature(processor_class.__init__).parameters
     own = {name for name in dir(processor_class) if not name.startswith("_")}
     values = {name for name in own if not callable(getattr(processor_class, name, None))}
+    with contextlib.suppress(Exception):  # a class that cannot be made of its defaults alone
+        values |= set(processor_class().to_dict())
     return ({*declared, *named} - {"self", "kwargs", "args"}) | UNDECLARED | values
 
 

@@ -142,6 +142,7 @@ def check_kind(kind, photo):
     if getattr(theirs, "apply_ocr", False):
         theirs.apply_ocr = False
     want = theirs(images=[photo], return_tensors="pt")
+    want = {"pixel_values": want} if isinstance(want, torch.Tensor) else want
 
     got = ours._inputs([photo])
 
