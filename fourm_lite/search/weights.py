@@ -157,13 +157,40 @@ def log_likelihood(
     parts: Parts, right: npt.NDArray[np.bool_], weights: Mapping[str, float]
 ) -> float:
     """Mean log probability of the right candidates under weights, over queries that have one."""
+    return float(_log_likelihoods(parts, right, weights).mean())
+
+
+def careful(
+    parts: Parts, right: npt.NDArray[np.bool_], weights: dict[str, float], costly: Sequence[str]
+) -> dict[str, float]:
+    """The weights with the least share of the costly ones that explains the answers as well.
+
+    As well is within one standard error. What the fit gains beyond that is not sure even on queries
+    like these, and on other galleries a large weight does more harm than a small one.
+
+    Source:
+        Breiman et al. 1984, the rule of one standard error
+    """
+    whole = _log_likelihoods(parts, right, weights)
+    least = whole.mean() - whole.std() / np.sqrt(len(whole))
+    for share in np.linspace(0, 1, 21)[:-1]:
+        some = {n: w * float(share) if n in costly else w for n, w in weights.items()}
+        if log_likelihood(parts, right, some) >= least:
+            return some
+    return weights
+
+
+def _log_likelihoods(
+    parts: Parts, right: npt.NDArray[np.bool_], weights: Mapping[str, float]
+) -> npt.NDArray[np.float64]:
+    """Of each query that teaches something."""
     x, truth = _lessons(parts, right)
     z = x @ np.array([weights[name] for name in parts])
     total = np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1)
     best = np.where(truth, z, -np.inf)
     top = best.max(axis=1, keepdims=True)
     found = np.log(np.exp(best - top).sum(axis=1)) + top[:, 0]
-    return float((found - total).mean())
+    return np.asarray(found - total)
 
 
 @dataclass(frozen=True)
@@ -203,7 +230,8 @@ def fit_cascade(
     if say is None or not _teaches(near).any():
         return Fit(weights, -np.inf)
     stage |= say(top)
-    later = fit_weights(stage, near)
+    said = [name for name in stage if name != "cosine"]
+    later = careful(stage, near, fit_weights(stage, near), said)
     log_p = log_likelihood(stage, near, later)
     factor = later.pop("cosine")
     return Fit({**{name: factor * w for name, w in weights.items()}, **later}, log_p)

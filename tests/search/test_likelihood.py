@@ -10,7 +10,13 @@ from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.pairs import Direction, PairScores
 from fourm_lite.search.sheets import packed
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.weights import USUAL_TOKENS, fit_weights, log_likelihood, words_share
+from fourm_lite.search.weights import (
+    USUAL_TOKENS,
+    careful,
+    fit_weights,
+    log_likelihood,
+    words_share,
+)
 
 from .conftest import network
 
@@ -178,6 +184,28 @@ def test_a_part_that_speaks_against_the_right_ones_is_left_out():
     )
     better = log_likelihood({"cosine": parts["cosine"]}, right, weights)
     assert better > log_likelihood({"cosine": parts["cosine"]}, right, {"cosine": 0.0})
+
+
+@pytest.mark.parametrize("worth", [0.0, 0.3, 1.0, 3.0])
+def test_a_costly_part_gets_no_more_weight_than_is_sure_and_never_harms_in_the_mean(worth):
+    rng = np.random.default_rng(3)
+    right = np.tile(np.arange(20) == 0, (1500, 1))
+    shown = right + rng.normal(0, 0.6, right.shape)
+    parts = {"cosine": shown, "caption": worth * right + rng.normal(0, 1.0, right.shape)}
+    seen, fresh = slice(0, 500), slice(500, None)
+    some = {name: part[seen] for name, part in parts.items()}
+
+    full = fit_weights(some, right[seen])
+    weights = careful(some, right[seen], full, ["caption"])
+
+    assert 0 <= weights["caption"] <= full["caption"]
+    assert weights["cosine"] == full["cosine"]
+    rest = {name: part[fresh] for name, part in parts.items()}
+    total = sum(weights[name] * part for name, part in rest.items())
+    ranks = [1 + (z > z[:, :1]).sum(axis=1) for z in (rest["cosine"], total)]
+    plain, again = (np.mean(1 / rank) for rank in ranks)
+    assert again >= plain - 1e-9 if worth else again == pytest.approx(plain)
+    assert worth < 1 or again > plain + 0.02
 
 
 def test_texts_share_rows_by_candidate_and_rows_are_full():
