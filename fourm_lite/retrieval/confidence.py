@@ -216,15 +216,16 @@ def auroc(scores: Any, right: Any) -> float:
     return float((total - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def calibration_error(p: Any, right: Any, *, bins: int = 10) -> float:
-    """The mean gap between the probability told and the share that is right, over equal bins."""
+def calibration_error(p: Any, right: Any, *, bins: int = 10, counts: Any = None) -> float:
+    """The mean gap between the probability told and the share that is right, over equal bins.
+
+    Answers count alike, or as `counts` says.
+    """
     told, truth = np.asarray(p, np.float64), np.asarray(right, np.float64)
+    mass = np.ones(len(told)) if counts is None else np.asarray(counts, np.float64)
     place = np.minimum((told * bins).astype(int), bins - 1)
-    gaps = [
-        abs(told[place == b].mean() - truth[place == b].mean()) * (place == b).mean()
-        for b in np.unique(place)
-    ]
-    return float(sum(gaps))
+    gaps = np.bincount(place, mass * (told - truth), minlength=bins)
+    return float(np.abs(gaps).sum() / mass.sum())
 
 
 def _fit_logistic(

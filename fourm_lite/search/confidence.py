@@ -37,8 +37,8 @@ from fourm_lite.search.spaces import Space
 
 MATCH, APART = 0.25, 0.15
 """A photo whose captions hold so much of the words is relevant; one with at most so much is not."""
-SHARE = {"fitting": 0.8, "foreign": 0.15, "lacking": 0.05}
-"""How much each kind counts: of five questions, four ask for what is there."""
+SHARE = {"fitting": 0.85, "foreign": 0.11, "lacking": 0.04}
+"""How much each kind counts: most people ask for what they think is there."""
 DEEP, MOST, LONGEST = 200, 1000, 5
 Bools = npt.NDArray[np.bool_]
 
@@ -49,7 +49,8 @@ class RelevanceReport:
 
     Units:
         shares of questions: `share_right` of fitting ones whose answer is relevant, `flagged_x` of
-        those of a kind that are called no good match; `auroc` and `error` of all kinds together
+        those of a kind that are called no good match; `auroc` of all answers together; `error` is
+        the mean gap between told and true shares, each kind counting as in `SHARE`
     """
 
     queries: int
@@ -123,13 +124,16 @@ class Lessons:
 
     def fit(self, rows: Bools, threshold: float = 0.5) -> Calibration:
         """A calibration of some of them."""
-        kinds, counts = np.unique(self.kind[rows], return_counts=True)
-        each = {kind: SHARE[kind] / count for kind, count in zip(kinds, counts, strict=True)}
         return fit(
             {name: values[rows] for name, values in self.evidence.items()}, self.right[rows],
-            threshold=threshold, counts=[each[kind] for kind in self.kind[rows]],
-            meaning=RELEVANCE,
+            threshold=threshold, counts=self.counts(rows), meaning=RELEVANCE,
         )  # fmt: skip
+
+    def counts(self, rows: Bools) -> npt.NDArray[np.float64]:
+        """How much each of some answers counts."""
+        kinds, counts = np.unique(self.kind[rows], return_counts=True)
+        each = {kind: SHARE[kind] / count for kind, count in zip(kinds, counts, strict=True)}
+        return np.array([each[kind] for kind in self.kind[rows]])
 
     def report(self, threshold: float) -> RelevanceReport:
         """How a fit on one half does on the other."""
@@ -139,7 +143,8 @@ class Lessons:
         flagged = {name: float((p < threshold)[kind == name].mean()) for name in set(kind)}
         return RelevanceReport(
             len(self.right), int(unseen.sum()), float(right[kind == "fitting"].mean()),
-            auroc(p, right), auroc(self.score[unseen], right), calibration_error(p, right),
+            auroc(p, right), auroc(self.score[unseen], right),
+            calibration_error(p, right, counts=self.counts(unseen)),
             *(flagged.get(name, float("nan")) for name in SHARE),
         )  # fmt: skip
 

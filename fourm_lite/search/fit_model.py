@@ -25,7 +25,7 @@ from fourm_lite.search.relevance import Vocabulary, stems
 from fourm_lite.search.spaces import ModelSpace
 from fourm_lite.search.truth import captioned
 
-DIGITS, MOST = 4, 5000
+TRAIN, DIGITS, MOST = "train", 4, 5000
 """Digits of a weight, and the queries that weights are fitted on, as this is done once a model."""
 
 
@@ -63,7 +63,8 @@ def fit_model(
 def _confidence(data: Embedded, folder: str | Path) -> Transferable:
     """How sure answers are, learnt on an index of the photos that is made for it.
 
-    Words count as known that other splits have often enough for a gallery of this size.
+    Words count as known that the split "train" has often enough for a gallery of this size; where
+    there is none, those of the other photos of the split.
     """
     names, space = [photo.id for photo in data.pack.photos], data.space
     with tempfile.TemporaryDirectory() as place:
@@ -73,7 +74,7 @@ def _confidence(data: Embedded, folder: str | Path) -> Transferable:
         others = [
             frozenset().union(*map(stems, record.captions))
             for record in read_caption_list(Path(folder).expanduser() / CAPTIONS)
-            if record.captions and record.split != data.pack.split
+            if record.captions and record.split == TRAIN != data.pack.split
         ]
         if others:
             asked = replace(asked, vocabulary=Vocabulary.of(others, gallery=len(names)))

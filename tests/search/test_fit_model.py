@@ -1,0 +1,84 @@
+import shutil
+from dataclasses import replace
+
+import pytest
+from tiny_pipeline import photo
+
+from fourm_lite.cli import main
+from fourm_lite.errors import ConfigError
+from fourm_lite.retrieval.confidence import RELEVANCE
+from fourm_lite.search.answers import CODES, KNOWN, LEVEL, LIKELIHOOD
+from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
+from fourm_lite.search.engine import Search
+from fourm_lite.search.gallery import index_photos, open_index
+from fourm_lite.search.learnt import read_learnt
+from fourm_lite.search.spaces import open_space
+from fourm_lite.search.truth import captioned
+
+
+def run(*words):
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code or 0
+
+
+EVIDENCE = [LEVEL, CODES, LIKELIHOOD, KNOWN]
+TARGET = "tok_vector_global"
+
+
+@pytest.fixture
+def indexed(tmp_path, space, pack):
+    index = open_index(tmp_path / "idx", space)
+    index_photos([pack / "captions.jsonl"], index, space)
+    return index
+
+
+def test_captions_calibrate_answers_to_words_in_any_order(indexed, space, pack):
+    done = calibrate_answers(indexed, space, captioned(indexed, space, pack, "test"), depth=5)
+
+    assert indexed.manifest.calibration["names"] == EVIDENCE
+    assert 0 <= done.share_reranked <= 1
+    search = Search(indexed, space)
+    plain, again = search(caption="two dogs", k=3), search(caption="two dogs", k=3, rerank=5)
+    assert plain.p_means == again.p_means == RELEVANCE
+    assert plain.p_right == again.p_right == search(caption="two dogs", k=1).p_right
+    assert plain.good_match == (plain.p_right >= 0.5)
+    assert search(rgb=photo(0), k=1).p_right is None
+    assert search(caption="two dogs", rgb=photo(0), k=1).p_right is None
+
+
+def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
+    capsys, tmp_path, model_folder, indexed, pack
+):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+
+    code = run("calibrate", "--model", folder, "--data", pack, "--split", "val")
+
+    assert code == 0, capsys.readouterr().err
+    learnt = read_learnt(folder, TARGET)
+    assert set(learnt.weights) == {"codes", "pixels", "both"}
+    assert "8 photos" in learnt.fitted_on
+    taught = open_space(folder)
+    found = calibrate_by_model(indexed, taught)
+    assert list(found.names) == EVIDENCE
+    assert 0 <= Search(indexed, taught)(caption="two dogs", rerank=5).p_right <= 1
+    with pytest.raises(ConfigError, match="no confidence is kept"):
+        calibrate_by_model(indexed, replace(taught, learnt=replace(learnt, calibration=None)))
+
+
+def test_the_verb_calibrates_with_captions_and_without(capsys, tmp_path, indexed, pack):
+    texts = tmp_path / "absent.txt"
+    texts.write_text("quantum physics\n\nsubmarine under ice\n", encoding="utf-8")
+    words = ("index", "calibrate", tmp_path / "idx")
+
+    given = run(*words, "--data", pack, "--split", "test", "--absent", texts, "--json")
+    alone = run(*words)
+    wrong = run(*words, "--rerank", "5")
+
+    out, err = capsys.readouterr()
+    assert given == 0, err
+    assert '"flagged_fitting"' in out
+    assert (alone, wrong) == (1, 1)
+    assert "no confidence is kept beside this model" in err
+    assert "give --data" in err
