@@ -67,10 +67,12 @@ def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
         calibrate_by_model(indexed, replace(taught, learnt=replace(learnt, calibration=None)))
 
 
-def test_the_verb_calibrates_with_captions_and_without(capsys, tmp_path, indexed, pack):
+def test_the_verb_calibrates_with_captions_and_without(
+    capsys, tmp_path, indexed, pack, model_folder
+):
     texts = tmp_path / "absent.txt"
     texts.write_text("quantum physics\n\nsubmarine under ice\n", encoding="utf-8")
-    words = ("index", "calibrate", tmp_path / "idx")
+    words = ("index", "calibrate", tmp_path / "idx", "--model", model_folder)
 
     given = run(*words, "--data", pack, "--split", "test", "--absent", texts, "--json")
     alone = run(*words)
@@ -79,6 +81,6 @@ def test_the_verb_calibrates_with_captions_and_without(capsys, tmp_path, indexed
     out, err = capsys.readouterr()
     assert given == 0, err
     assert '"flagged_fitting"' in out
-    assert (alone, wrong) == (1, 1)
+    assert (alone, wrong) == (2, 2)
     assert "no confidence is kept beside this model" in err
     assert "give --data" in err
