@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BUILD_FILES := $(wildcard pyproject.toml setup.py)
 
-.PHONY: demo test check clean
+.PHONY: demo test check chaos clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
@@ -18,6 +18,10 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# 1,000 kills over all verbs that go on, and readers and writers of one index for 10 minutes
+chaos: $(INSTALLED)
+	$(VENV)/bin/python tests/chaos/run.py --kills 1000 --seconds 600
 
 $(INSTALLED): $(BUILD_FILES)
 	$(PYTHON) -m venv $(VENV)

@@ -18,6 +18,9 @@ from fourm_lite.cli.search_options import (
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import ConfigError
 
+MOST_HOURS = 1e6
+"""Older than any version; a `timedelta` takes no more than 2e10."""
+
 
 def index_info(index: IndexPath, as_json: Json = False) -> None:
     """Show what an index is: its rows, its space, who made it.
@@ -87,7 +90,7 @@ def index_compact(
 
     opened = Index.open(index)
     before = opened.info()["bytes"]
-    opened.compact(keep=timedelta(hours=keep_hours))
+    opened.compact(keep=timedelta(hours=min(MOST_HOURS, keep_hours)))
     facts: dict[str, Any] = {"before": before, "after": opened.info()["bytes"], "rows": len(opened)}
     print_json(facts) if as_json else print_facts(facts)
 

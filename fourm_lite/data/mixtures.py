@@ -25,7 +25,7 @@ import numpy as np
 
 from fourm_lite.data.augment import CropPolicy, cut_image, from_settings, random_crop, to_settings
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.io.files import write_whole
+from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.pictures import open_rgb
 
@@ -195,6 +195,7 @@ def write_mixtures(
         lines.append(json.dumps(named) + "\n")
         if progress is not None:
             progress(number + 1, count)
+    remove_leftovers(out.parent)
     write_whole(out, "".join(lines))
 
 

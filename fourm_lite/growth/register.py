@@ -25,7 +25,7 @@ from fourm_lite.growth.model import is_new, new_modality
 from fourm_lite.growth.options import MIN_PHOTOS, Options
 from fourm_lite.growth.output import keep_learnt, tokenizer_references, write_model
 from fourm_lite.growth.photos import Listing, Tell, list_photos, read_listing, source_paths
-from fourm_lite.growth.stages import WORK, Stages
+from fourm_lite.growth.stages import Stages
 from fourm_lite.growth.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.growth.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.growth.vectors import Vectors, extract, probe, read_vectors
@@ -103,8 +103,7 @@ def register_embedding(
     if source.source.resolve() == folder.resolve():
         raise ConfigError(f"the grown model needs a folder of its own, got {folder} for both")
     with alone(folder):
-        work = folder / WORK
-        for place in (folder, work, *(work.iterdir() if work.is_dir() else ())):
+        for place in (folder, *folder.glob("*"), *folder.glob("*/*")):
             remove_leftovers(place, alone=True)
         stages = Stages.open(folder)
         run = _Run.open(

@@ -17,7 +17,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, nearest
-from fourm_lite.retrieval.storage import Rows, filtered
+from fourm_lite.retrieval.storage import Rows, Snapshot, reading
 
 AnnKind = Literal["ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
 KINDS: dict[AnnKind, str] = {
@@ -82,7 +82,7 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
     """
     if kind not in KINDS:
         raise ConfigError(f"kind is one of {', '.join(KINDS)}, got {kind!r}")
-    count = rows.count()
+    count = rows.newest().count()
     if count < MIN_ROWS:
         raise ConfigError(
             f"an approximate index needs at least {MIN_ROWS} rows, the index has {count}; "
@@ -96,17 +96,17 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
     if kind == "ivf_pq":
         options["num_sub_vectors"] = _sub_vectors(width)
     config = getattr(lancedb.index, KINDS[kind])(**options)
-    rows.handle.create_index(COLUMN, config=config, replace=True)
+    rows.build_index(COLUMN, config)
 
 
-def is_built(rows: Rows) -> bool:
+def is_built(rows: Snapshot) -> bool:
     """Whether the vectors have an approximate index."""
     if not rows.exists:
         return False
-    return any(COLUMN in index.columns for index in rows.handle.list_indices())
+    return any(COLUMN in i.columns for i in reading(None, rows.handle.list_indices))
 
 
-def search(rows: Rows, queries: Floats, k: int, where: str | None, ann: Ann) -> list[Nearest]:
+def search(rows: Snapshot, queries: Floats, k: int, where: str | None, ann: Ann) -> list[Nearest]:
     """The approximately nearest rows of every query."""
     return [_search_one(rows, query, k, where, ann) for query in queries]
 
@@ -126,7 +126,7 @@ def recall(
 
 
 def check(
-    rows: Rows, blocks: Iterable[Block], own: RowIds, queries: Floats, k: int, ann: Ann
+    rows: Snapshot, blocks: Iterable[Block], own: RowIds, queries: Floats, k: int, ann: Ann
 ) -> RecallCheck:
     """Recall and time of approximate against exact search, for rows ``own`` as queries."""
     start = time.perf_counter()
@@ -148,13 +148,13 @@ def check(
     )
 
 
-def _search_one(rows: Rows, query: Floats, k: int, where: str | None, ann: Ann) -> Nearest:
+def _search_one(rows: Snapshot, query: Floats, k: int, where: str | None, ann: Ann) -> Nearest:
     search = rows.handle.search(query, vector_column_name=COLUMN).distance_type("cosine")
     search = search.nprobes(ann.probes).refine_factor(ann.refine).limit(k)
     if where is not None:
         search = search.where(where, prefilter=True)
     asked = search.select(["_distance"]).with_row_id(True)
-    table = filtered(where, asked.to_arrow)
+    table = reading(where, asked.to_arrow)
     row_ids = table.column("_rowid").to_numpy().astype(np.uint64)
     scores = (1.0 - table.column("_distance").to_numpy()).astype(np.float32)
     order = np.lexsort((row_ids, -scores))

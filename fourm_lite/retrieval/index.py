@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.retrieval.codes import Codes, Decode, check_codes
 from fourm_lite.retrieval.confidence import Calibration, with_confidence
 from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.filters import filter_sql
+from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.retrieval.rows import align, check_ids, make_table
-from fourm_lite.retrieval.storage import Rows, in_filter
+from fourm_lite.retrieval.storage import in_filter
 from fourm_lite.retrieval.vectors import unit_vectors
 
 MEMORY_LIMIT = 4 << 30
@@ -55,9 +56,14 @@ class Index:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
-        self.manifest = manifest
-        self._rows = Rows(path, options)
-        self._reader = Reader(self._rows, manifest, memory_limit, decode)
+        self._handle = Handle(
+            path, manifest, memory_limit=memory_limit, decode=decode, options=options
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index says of its rows: their space and where they came from."""
+        return self._handle.manifest
 
     @classmethod
     def create(
@@ -110,8 +116,7 @@ class Index:
         return cls(address, manifest, memory_limit=memory_limit, decode=decode, options=options)
 
     def __len__(self) -> int:
-        self._rows.refresh()
-        return self._rows.count()
+        return self._handle.read(lambda reader: reader.rows.count())
 
     def __repr__(self) -> str:
         return f"Index({self.path!r}, space={self.manifest.space!r}, rows={len(self)})"
@@ -119,12 +124,13 @@ class Index:
     @property
     def width(self) -> int | None:
         """The width E of the vectors; unknown while an index is empty."""
-        return self._reader.width
+        return self._handle.newest().width
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns; none while an index is empty."""
-        return list(self._rows.schema.names) if self._rows.refresh() else []
+        rows = self._handle.newest().rows
+        return list(rows.schema.names) if rows.exists else []
 
     # Writing -------------------------------------------------------------------------------
 
@@ -148,13 +154,14 @@ class Index:
             ShapeError: widths or counts differ
         """
         table = self._prepare(ids, vectors, codes, space, columns)
-        known = list(self._reader.places(table.column("id").to_pylist())) if len(table) else []
+        new = table.column("id").to_pylist()
+        known = list(self._handle.read(lambda reader: reader.places(new))) if new else []
         if known:
             raise ConfigError(
                 f"{len(known)} of these ids are in the index already, such as {known[0]!r}; "
                 "use upsert to replace their rows"
             )
-        added = self._rows.insert(table) if len(table) else 0
+        added = self._handle.rows.insert(table) if len(table) else 0
         if added < len(table):
             raise ConfigError(
                 f"another process added {len(table) - added} of these ids at the same moment; "
@@ -173,36 +180,43 @@ class Index:
     ) -> tuple[int, int]:
         """Adds rows, and replaces whole rows of known ids; returns (added, replaced)."""
         table = self._prepare(ids, vectors, codes, space, columns)
-        return self._rows.upsert(table) if len(table) else (0, 0)
+        return self._handle.rows.upsert(table) if len(table) else (0, 0)
 
     def delete(self, ids: Iterable[Any]) -> int:
         """Deletes the rows with these ids and returns how many there were."""
         wanted = list(dict.fromkeys(ids)) if not isinstance(ids, str | int) else [ids]
         plain = check_ids(wanted)
+        self._handle.newest()
         return sum(
-            self._rows.delete(in_filter("id", plain[start : start + ID_CHUNK]))
+            self._handle.rows.delete(in_filter("id", plain[start : start + ID_CHUNK]))
             for start in range(0, len(plain), ID_CHUNK)
         )
 
     def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
         """Joins small files and drops versions older than ``keep``.
 
-        A search that began in a dropped version fails, so keep as long as searches last.
+        A search that began in a dropped version is done once more: keep as long as searches last.
         """
-        self._rows.refresh()
-        self._rows.compact(keep)
+        self._handle.newest()
+        self._handle.rows.compact(keep)
 
-    def set_calibration(self, calibration: Calibration | None) -> None:
-        """Stores how scores become probabilities; later searches tell ``p_right``."""
+    def set_calibration(
+        self, calibration: Calibration | None, *, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Stores how scores become probabilities; later searches tell ``p_right``.
+
+        Args:
+            calibration: the map; None for none
+            extra: in place of the manifest's own
+
+        Raises:
+            FourMError: the manifest cannot be written; the old one is unchanged
+        """
         stored = None if calibration is None else calibration.to_dict()
         changed = dataclasses.replace(self.manifest, calibration=stored)
-        try:
-            write_manifest(self.path, changed)
-        except OSError as error:
-            raise FourMError(
-                f"the manifest could not be written ({error}); the old one is unchanged"
-            ) from error
-        self.manifest = changed
+        if extra is not None:
+            changed = dataclasses.replace(changed, extra=extra)
+        self._handle.replace_manifest(changed)
 
     # Reading -------------------------------------------------------------------------------
 
@@ -256,19 +270,22 @@ class Index:
         ann: Ann | None = None,
     ) -> list[Hits]:
         """One answer a vector of float[Q, E]; the arguments are those of ``search``."""
-        self.manifest.require_space(space)
         condition = None if where is None else filter_sql(where)
         if k < 1:
             raise ConfigError(f"k is the number of hits and at least 1, got {k}")
-        queries = unit_vectors(vectors, None, self.width)
-        version = self._rows.refresh()
-        if not version or not self._rows.count():
-            return [Hits([], np.empty(0, np.float32)) for _ in queries]
-        calibration = Calibration.of(self.manifest.calibration)
-        wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
-        found = self._reader.nearest(queries, wide, condition, engine=engine, ann=ann)
-        hits = [self._reader.hits(one, columns) for one in found]
-        return [with_confidence(one, calibration).take(range(min(k, len(one)))) for one in hits]
+
+        def search(reader: Reader) -> list[Hits]:
+            reader.manifest.require_space(space)
+            queries = unit_vectors(vectors, None, reader.width)
+            if not reader.rows.count():
+                return [Hits([], np.empty(0, np.float32)) for _ in queries]
+            calibration = Calibration.of(reader.manifest.calibration)
+            wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
+            found = reader.nearest(queries, wide, condition, engine=engine, ann=ann)
+            hits = [with_confidence(reader.hits(one, columns), calibration) for one in found]
+            return [one.take(range(min(k, len(one)))) for one in hits]
+
+        return self._handle.read(search)
 
     def get(self, ids: Iterable[Any], columns: Sequence[str] | None = None) -> Any:
         """The rows with these ids as an Arrow table, in the order of the ids.
@@ -277,46 +294,42 @@ class Index:
             ConfigError: an id is not in the index
         """
         plain = check_ids(ids)
-        self._rows.refresh()
-        place = self._reader.places(plain)
-        absent = [i for i in plain if i not in place]
-        if absent:
-            raise ConfigError(f"{len(absent)} ids are not in the index, such as {absent[0]!r}")
-        names = self._reader.columns(columns)
-        return self._rows.take(np.array([place[i] for i in plain], np.uint64), names)
+        return self._handle.read(lambda reader: reader.rows_of(plain, columns))
 
     def vectors(self, ids: Iterable[Any]) -> Floats:
         """The vectors float32[N, E] of these ids; a codes-only index decodes them."""
         if self.manifest.kind == "codes":
-            return self._reader.decode_rows(self.get(ids, ["codes"]).column(0))
+            return self._handle.newest().decode_rows(self.get(ids, ["codes"]).column(0))
         return as_matrix(self.get(ids, ["vector"]).column(0))
 
     def codes(self, ids: Iterable[Any]) -> Codes:
         """The codes uint16[N, T] of these ids."""
-        return self._reader.codes_of(self.get(ids, ["codes"]).column(0))
+        return self._handle.newest().codes_of(self.get(ids, ["codes"]).column(0))
 
     def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
         """Runs over the rows as Arrow record batches, in row order."""
         condition = None if where is None else filter_sql(where)
-        if self._rows.refresh():
-            for _, batch in self._rows.scan(self._reader.columns(columns), condition):
+        reader = self._handle.newest()
+        if reader.rows.exists:
+            for _, batch in reader.rows.scan(reader.columns(columns), condition):
                 yield batch
 
     def info(self) -> dict[str, Any]:
         """What the index is: the manifest, its size, its columns, and how it searches."""
-        version = self._rows.refresh()
-        schema = {f.name: str(f.type) for f in self._rows.schema} if version else {}
+        reader = self._handle.newest()
+        rows = reader.rows
+        schema = {f.name: str(f.type) for f in rows.schema} if rows.exists else {}
         return {
             "path": self.path,
-            "rows": self._rows.count(),
-            "width": self.width,
-            "version": version,
+            "rows": rows.count(),
+            "width": reader.width,
+            "version": rows.version,
             "columns": schema,
-            "bytes": None if is_remote(self.path) else _folder_bytes(Path(self.path)),
-            "memory_limit": self._reader.memory_limit,
-            "engine": self._reader.engine(),
-            "ann": approximate.is_built(self._rows),
-            "manifest": dataclasses.asdict(self.manifest),
+            "bytes": None if is_remote(self.path) else folder_bytes(Path(self.path)),
+            "memory_limit": reader.memory_limit,
+            "engine": reader.engine(),
+            "ann": approximate.is_built(rows),
+            "manifest": dataclasses.asdict(reader.manifest),
         }
 
     # Approximate search --------------------------------------------------------------------
@@ -325,8 +338,7 @@ class Index:
         """Builds Lance's approximate index; it is used where the vectors pass ``memory_limit``."""
         if self.manifest.kind == "codes":
             raise ConfigError("a codes-only index is searched by decoding; it takes no ann index")
-        self._rows.refresh()
-        approximate.build(self._rows, kind, width=self.width or 0, partitions=partitions)
+        approximate.build(self._handle.rows, kind, width=self.width or 0, partitions=partitions)
 
     def check(
         self, *, k: int = 10, queries: int = 100, ann: Ann | None = None, seed: int = 0
@@ -335,11 +347,10 @@ class Index:
 
         A row's own hit does not count, so the figure is about true neighbours.
         """
-        self._rows.refresh()
-        self._reader.require_ann()
-        own, vectors = self._reader.sample(queries, seed)
-        blocks = self._reader.blocks()
-        return approximate.check(self._rows, blocks, own, vectors, k, ann or Ann())
+        reader = self._handle.newest()
+        reader.require_ann()
+        own, vectors = reader.sample(queries, seed)
+        return approximate.check(reader.rows, reader.blocks(), own, vectors, k, ann or Ann())
 
     # Inside --------------------------------------------------------------------------------
 
@@ -352,37 +363,34 @@ class Index:
         columns: Mapping[str, Any],
     ) -> Any:
         """Checked rows in the schema of the table, which is made or widened for them."""
-        self.manifest.require_space(space)
+        reader = self._handle.newest()
+        reader.manifest.require_space(space)
         plain = check_ids(ids)
         only_codes = self.manifest.kind == "codes"
         if (vectors is None) != only_codes or (only_codes and codes is None):
             needs = "codes= and no vectors" if only_codes else "vectors"
             raise ConfigError(f"an index of {self.manifest.kind} takes {needs} with its ids")
-        self._rows.refresh()
-        units = None if vectors is None else unit_vectors(vectors, len(plain), self.width)
+        units = None if vectors is None else unit_vectors(vectors, len(plain), reader.width)
         if codes is not None:
             codes = check_codes(codes, len(plain), self.manifest.codebook_size)
-        table = make_table(plain, units, codes, columns, self._reader.store)
+        table = make_table(plain, units, codes, columns, reader.store)
         return self._fit(table) if len(table) else table
 
     def _fit(self, table: Any) -> Any:
         import pyarrow as pa
 
         fields = [field for field in table.schema if not pa.types.is_null(field.type)]
-        if not self._rows.exists:
-            self._rows.create(pa.schema(fields))
-        schema = self._rows.schema
+        rows = self._handle.rows
+        if not rows.newest().exists:
+            rows.create(pa.schema(fields))
+        schema = rows.newest().schema
         new = [field for field in fields if field.name not in schema.names]
         align(table, schema)  # types are refused before the table is widened
         if new:
-            self._rows.add_columns(new)
-        return align(table, self._rows.schema)
+            rows.add_columns(new)
+        return align(table, rows.newest().schema)
 
 
 def _address(path: str | Path) -> str:
     address = str(path)
     return address.rstrip("/") if is_remote(address) else str(Path(address).expanduser())
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

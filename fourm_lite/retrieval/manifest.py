@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, suggest
-from fourm_lite.io.files import write_whole
+from fourm_lite.io.files import remove_leftovers, write_whole
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -129,6 +129,7 @@ def write_manifest(path: str, manifest: Manifest) -> None:
     if is_remote(path):
         _write_remote(path, text)
         return
+    remove_leftovers(Path(path))
     write_whole(Path(path) / FILE, text)
 
 

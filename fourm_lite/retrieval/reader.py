@@ -6,8 +6,9 @@ bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Neares
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from fourm_lite.retrieval.codes import Codes, CodeStore, Decode, decoded
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, keep_rows, nearest
 from fourm_lite.retrieval.hits import Hits, Id
 from fourm_lite.retrieval.manifest import Manifest
-from fourm_lite.retrieval.storage import Rows, in_filter
+from fourm_lite.retrieval.storage import Snapshot, in_filter
 from fourm_lite.retrieval.vectors import unit_vectors
 
 Engine = Literal["memory", "scan", "ann"]
@@ -30,19 +31,21 @@ FILTER_ROWS = 16_384
 
 
 class Reader:
-    """Finds and fetches rows of one index; keeps the vectors of the last version it searched."""
+    """Finds and fetches rows of one version of an index; keeps its vectors once they are read.
+
+    Threads may share it: nothing that one of them reads is changed or emptied for another.
+    """
 
     def __init__(
-        self, rows: Rows, manifest: Manifest, memory_limit: int, decode: Decode | None
+        self, rows: Snapshot, manifest: Manifest, memory_limit: int, decode: Decode | None
     ) -> None:
         self.rows = rows
+        self.manifest = manifest
         self.memory_limit = memory_limit
-        self._manifest = manifest
         self._decode = decode
         self._store = CodeStore(manifest.codebook_size, packed=manifest.kind == "codes")
-        self._held_version = 0
-        self._held_block: Block | None = None
-        self._held_ids: Any = None
+        self._held: tuple[Block, Any] | None = None
+        self._loading = threading.Lock()
 
     @property
     def store(self) -> CodeStore:
@@ -54,11 +57,11 @@ class Reader:
         """The width E of the vectors; unknown while an index is empty."""
         if self.rows.exists and "vector" in self.rows.schema.names:
             return int(self.rows.schema.field("vector").type.list_size)
-        return self._manifest.width
+        return self.manifest.width
 
     def engine(self) -> Engine:
         """How a search runs, by the size of the vectors and by what was built."""
-        if self._manifest.kind == "codes":
+        if self.manifest.kind == "codes":
             return "scan"
         if self.rows.count() * 4 * (self.width or 0) <= self.memory_limit:
             return "memory"
@@ -80,8 +83,8 @@ class Reader:
         if engine == "ann":
             self.require_ann()
             return approximate.search(self.rows, queries, k, where, ann or Ann())
-        if engine == "memory" and self._manifest.kind == "vectors":
-            return nearest(self._held(where), queries, k)
+        if engine == "memory" and self.manifest.kind == "vectors":
+            return nearest(self._blocks_held(where), queries, k)
         return nearest(self.blocks(where), queries, k)
 
     def require_ann(self) -> None:
@@ -91,11 +94,11 @@ class Reader:
 
     def blocks(self, where: str | None = None) -> Iterator[Block]:
         """All vectors in row order, a batch at a time, straight from the disk."""
-        if self._manifest.kind == "codes":
+        if self.manifest.kind == "codes":
             decode = self.decoder()
             batches = self.rows.scan(["codes"], where)
             codes = ((row_ids, self._store.from_arrow(b.column(0))) for row_ids, b in batches)
-            yield from decoded(codes, decode, self._manifest.width)
+            yield from decoded(codes, decode, self.manifest.width)
             return
         for row_ids, batch in self.rows.scan(["vector"], where):
             yield Block(row_ids, as_matrix(batch.column(0)))
@@ -128,6 +131,19 @@ class Reader:
                 found.update(zip(batch.column(0).to_pylist(), row_ids.tolist(), strict=True))
         return found
 
+    def rows_of(self, ids: Sequence[Id], columns: Sequence[str] | None) -> Any:
+        """The rows with these ids as an Arrow table, in the order of the ids.
+
+        Raises:
+            ConfigError: an id is not in the index
+        """
+        place = self.places(ids)
+        absent = [i for i in ids if i not in place]
+        if absent:
+            raise ConfigError(f"{len(absent)} ids are not in the index, such as {absent[0]!r}")
+        row_ids = np.array([place[i] for i in ids], np.uint64)
+        return self.rows.take(row_ids, self.columns(columns))
+
     def columns(self, names: Sequence[str] | None) -> list[str]:
         """The named columns, or all but the heavy ones.
 
@@ -159,16 +175,14 @@ class Reader:
     def decode_rows(self, column: Any) -> Floats:
         """Unit vectors of a column of codes."""
         codes = self.codes_of(column)
-        return unit_vectors(self.decoder()(codes), len(codes), self._manifest.width)
+        return unit_vectors(self.decoder()(codes), len(codes), self.manifest.width)
 
-    def _held(self, where: str | None) -> Iterator[Block]:
-        """The vectors in memory, read again when the table has a new version."""
-        version = self.rows.version
-        if self._held_version != version:
-            self._held_block = None  # the old block must go before the new one is read
-            self._held_block, self._held_ids = self._load()
-            self._held_version = version
-        block = cast(Block, self._held_block)
+    def _blocks_held(self, where: str | None) -> Iterator[Block]:
+        """The vectors in memory, which the first search of this version reads."""
+        with self._loading:
+            if self._held is None:
+                self._held = self._load()
+        block, _ = self._held
         if where is None:
             yield block
             return
@@ -190,14 +204,14 @@ class Reader:
             row_ids[filled:end], vectors[filled:end] = part, as_matrix(batch.column(0))
             ids.append(batch.column(1))
             filled = end
-        return Block(row_ids, vectors), pa.chunked_array(ids)
+        return Block(row_ids, vectors), pa.chunked_array(ids, self.rows.schema.field("id").type)
 
     def _ids_held(self, row_ids: RowIds) -> list[Id] | None:
         """The ids of these rows, where the rows of this version are in memory."""
-        if self._held_block is None or self._held_version != self.rows.version:
+        if self._held is None:
             return None
-        places = np.searchsorted(self._held_block.row_ids, row_ids)
-        return [self._held_ids[int(place)].as_py() for place in places]
+        block, ids = self._held
+        return [ids[int(place)].as_py() for place in np.searchsorted(block.row_ids, row_ids)]
 
     def _plain(self, name: str, column: Any) -> list[Any]:
         if name == "codes":

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,27 +28,135 @@ TABLE = "items"
 KEY = b"lance-schema:unenforced-primary-key:position"
 """Field metadata by which Lance knows the key; set at creation, so that no writer misses it."""
 ATTEMPTS = 30
+ENGINE = (RuntimeError, OSError, ValueError, KeyError)
+PANICS = ("PanicException", "RustPanic")
+"""Classes of LanceDB's errors, and the names of those that derive from nothing nearer."""
+KEEP_ALL = timedelta(days=36_500)
+"""Longer than any version is old; the engine counts back from now and cannot go much further."""
 BATCH_ROWS = 8192
 
 Result = TypeVar("Result")
 
 
-class Rows:
-    """One Lance table at an address; it may not exist yet.
+class UnreadableError(FourMError):
+    """Rows of a version cannot be read (any more): the newest one may be tried, once."""
 
-    A handle stays at its version until ``refresh``, so one search reads one state.
+
+class Snapshot:
+    """One version of a table, which never changes; many threads may read it at once.
+
+    Raises:
+        UnreadableError: (every method) the engine cannot read what belongs to the version
     """
+
+    def __init__(self, table: Any = None, version: int = 0) -> None:
+        self._table = table
+        self.version = version
+
+    @property
+    def exists(self) -> bool:
+        """Whether there was a table at all."""
+        return self._table is not None
+
+    @cached_property
+    def schema(self) -> Any:
+        """The Arrow schema of the rows."""
+        return reading(None, lambda: self._table.schema)
+
+    @cached_property
+    def _all_rows(self) -> int:
+        return reading(None, lambda: int(self._table.count_rows()))
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows there are, or how many pass the filter."""
+        if not self.exists:
+            return 0
+        if where is None:
+            return self._all_rows
+        return reading(where, lambda: int(self._table.count_rows(where)))
+
+    def scan(
+        self, columns: Sequence[str], where: str | None = None, *, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[tuple[RowIds, Any]]:
+        """Runs over the rows in batches: their row ids and an Arrow record batch."""
+        if not self.exists:
+            return
+
+        def ask() -> Any:
+            query = self._table.search().select(list(columns)).with_row_id(True)
+            return (query if where is None else query.where(where)).to_batches(batch_rows)
+
+        reader = reading(where, ask)
+        while True:
+            batch = reading(where, lambda: next(reader, None))
+            if batch is None:
+                return
+            row_ids = batch.column(batch.schema.names.index("_rowid")).to_numpy()
+            yield row_ids, batch.select(list(columns))
+
+    def take(self, row_ids: RowIds, columns: Sequence[str]) -> Any:
+        """The rows with these row ids as an Arrow table, in the order of the ids.
+
+        Raises:
+            UnreadableError: a row is not there; also as all methods
+        """
+        wanted = [int(i) for i in row_ids]
+        names = list(columns)
+        table = reading(
+            None,
+            lambda: self._table.take_row_ids(wanted).select(names).with_row_id().to_arrow(),
+        )
+        found = table.column("_rowid").to_numpy()
+        order = np.argsort(found)
+        place = np.searchsorted(found, row_ids, sorter=order)
+        place = order[np.minimum(place, max(len(found) - 1, 0))] if len(found) else place
+        if len(found) < len(set(wanted)) or not np.array_equal(found[place], row_ids):
+            raise UnreadableError(
+                f"{len(set(wanted) - set(found.tolist()))} of {len(wanted)} rows are gone from "
+                f"version {self.version} of the index; ask again"
+            )
+        return table.select(list(columns)).take(place)
+
+    @property
+    def handle(self) -> Any:
+        """LanceDB's own table at this version, for ``ann.py`` to read."""
+        return self._table
+
+
+class Rows:
+    """One Lance table at an address; it may not exist yet. Reads go to a `Snapshot` of it."""
 
     def __init__(self, path: str, options: Mapping[str, str] | None = None) -> None:
         import lancedb
 
         self._db = lancedb.connect(path, storage_options=dict(options) if options else None)
         self._table: Any = None
-        self._version = 0
-        self._known: dict[str, Any] = {}  # what was asked of this version already
+        self._newest = Snapshot()
+        self._lock = threading.RLock()
 
-    @property
-    def exists(self) -> bool:
+    def newest(self) -> Snapshot:
+        """The newest version; the same object as long as nothing was written.
+
+        Raises:
+            UnreadableError: the table was there and is not any more
+        """
+        with self._lock:
+            if not self._opened():
+                return self._newest
+            self._newest = reading(None, self._looked_at)
+            return self._newest
+
+    def _looked_at(self) -> Snapshot:
+        self._table.checkout_latest()
+        version = int(self._table.version)
+        if version == self._newest.version:
+            return self._newest
+        # A table of its own: nobody moves it while a search reads it.
+        pinned = self._db.open_table(TABLE)
+        pinned.checkout(version)
+        return Snapshot(pinned, version)
+
+    def _opened(self) -> bool:
         """Whether the table is there; looks once more if it was not."""
         if self._table is None:
             try:
@@ -56,13 +166,6 @@ class Rows:
                     raise
         return self._table is not None
 
-    @property
-    def schema(self) -> Any:
-        """The Arrow schema of the rows."""
-        if "schema" not in self._known:
-            self._known["schema"] = self._table.schema
-        return self._known["schema"]
-
     def create(self, schema: Any) -> None:
         """Makes the table with ``id`` as its key, unless another process was faster."""
         import pyarrow as pa
@@ -70,62 +173,13 @@ class Rows:
         place = schema.get_field_index("id")
         field = schema.field(place)
         keyed = field.with_metadata({**(field.metadata or {}), KEY: b"1"})
-        try:
-            self._known = {}
-            self._table = self._db.create_table(TABLE, schema=pa.schema(schema.set(place, keyed)))
-        except (ValueError, RuntimeError, OSError) as error:
-            if "exist" not in str(error).lower() or not self.exists:
-                raise _write_error(error) from error
-
-    @property
-    def version(self) -> int:
-        """The version that this handle reads."""
-        return self._version or self.refresh()
-
-    def refresh(self) -> int:
-        """Moves to the newest version and returns its number; 0 where there is no table."""
-        if self.exists:
-            self._table.checkout_latest()
-            version = int(self._table.version)
-            if version != self._version:
-                self._version, self._known = version, {}
-        return self._version
-
-    def count(self, where: str | None = None) -> int:
-        """How many rows there are, or how many pass the filter."""
-        if not self.exists:
-            return 0
-        if where is not None:
-            return filtered(where, lambda: int(self._table.count_rows(where)))
-        if "rows" not in self._known:
-            self._known["rows"] = int(self._table.count_rows())
-        return int(self._known["rows"])
-
-    def scan(
-        self, columns: Sequence[str], where: str | None = None, *, batch_rows: int = BATCH_ROWS
-    ) -> Iterator[tuple[RowIds, Any]]:
-        """Runs over the rows in batches: their row ids and an Arrow record batch."""
-        if not self.exists:
-            return
-        query = self._table.search().select(list(columns)).with_row_id(True)
-        if where is not None:
-            query = query.where(where)
-        reader = filtered(where, lambda: query.to_batches(batch_rows))
-        while True:
-            batch = filtered(where, lambda: next(reader, None))
-            if batch is None:
-                return
-            row_ids = batch.column(batch.schema.names.index("_rowid")).to_numpy()
-            yield row_ids, batch.select(list(columns))
-
-    def take(self, row_ids: RowIds, columns: Sequence[str]) -> Any:
-        """The rows with these row ids as an Arrow table, in the order of the ids."""
-        query = self._table.take_row_ids([int(i) for i in row_ids]).select(list(columns))
-        table = query.with_row_id().to_arrow()
-        found = table.column("_rowid").to_numpy()
-        order = np.argsort(found)
-        place = order[np.searchsorted(found, row_ids, sorter=order)]
-        return table.select(list(columns)).take(place)
+        with self._lock:
+            try:
+                made = pa.schema(schema.set(place, keyed))
+                self._table = self._db.create_table(TABLE, schema=made)
+            except Exception as error:
+                if "exist" not in str(error).lower() or not self._opened():
+                    raise _write_error(error) from error
 
     def insert(self, rows: Any) -> int:
         """Adds the rows whose id is new; returns how many these were."""
@@ -138,7 +192,7 @@ class Rows:
 
     def delete(self, where: str) -> int:
         """Deletes the rows that pass the filter; returns how many these were."""
-        if not self.exists:
+        if not self.newest().exists:
             return 0
         return int(self._retry(lambda: self._table.delete(where)).num_deleted_rows)
 
@@ -155,14 +209,13 @@ class Rows:
 
     def compact(self, keep: timedelta) -> None:
         """Joins small files, refreshes search structures, drops versions older than ``keep``."""
-        if self.exists:
-            keep = max(keep, timedelta(milliseconds=1))
-            self._retry(lambda: self._table.optimize(cleanup_older_than=keep))
+        if self.newest().exists:
+            bounded = min(max(keep, timedelta(milliseconds=1)), KEEP_ALL)
+            self._retry(lambda: self._table.optimize(cleanup_older_than=bounded))
 
-    @property
-    def handle(self) -> Any:
-        """LanceDB's own table, for ``ann.py``."""
-        return self._table
+    def build_index(self, column: str, config: Any) -> None:
+        """Builds one of the engine's own indexes over a column; replaces an older one."""
+        self._retry(lambda: self._table.create_index(column, config=config, replace=True))
 
     def _merge(self, rows: Any, *, replace: bool) -> Any:
         def write() -> Any:
@@ -174,11 +227,10 @@ class Rows:
 
     def _retry(self, write: Callable[[], Result]) -> Result:
         """Runs a write until it does not meet another one; waits longer each time."""
-        self._version, self._known = 0, {}
         for attempt in range(ATTEMPTS):
             try:
                 return write()
-            except (RuntimeError, OSError, ValueError) as error:
+            except Exception as error:  # the engine's panics derive from nothing nearer
                 if not _is_conflict(error):
                     raise _write_error(error) from error
                 log.debug("commit conflict, attempt %d: %s", attempt + 1, error)
@@ -201,16 +253,30 @@ def in_filter(column: str, values: Sequence[str | int]) -> str:
     return f"`{column}` IN ({', '.join(quoted)})"
 
 
-def filtered(where: str | None, read: Callable[[], Result]) -> Result:
-    """Reads; a filter that Lance refuses becomes a message for its author."""
+def reading(where: str | None, read: Callable[[], Result]) -> Result:
+    """Reads; what the engine refuses becomes one of our errors.
+
+    Raises:
+        ConfigError: the filter does not work; a message for its author
+        UnreadableError: the version cannot be read
+    """
     try:
         return read()
     except BaseException as error:
         # A panic of the engine is no Exception to Python
-        panic = type(error).__name__ == "PanicException"
-        if where is None or not (panic or isinstance(error, ValueError | RuntimeError)):
+        panic = type(error).__name__ in PANICS
+        if isinstance(error, FourMError) or not (panic or isinstance(error, ENGINE)):
             raise
-        raise ConfigError(f"the filter {where[:200]!r} does not work: {_reason(error)}") from error
+        reason = _reason(error)
+        if where is not None and not _is_gone(error):
+            raise ConfigError(f"the filter {where[:200]!r} does not work: {reason}") from error
+        raise UnreadableError(f"the rows cannot be read ({reason})") from error
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether a file of the table is missing: it was deleted, or its version was dropped."""
+    text = str(error).lower()
+    return ".lance" in text and ("not found" in text or "no such file" in text)
 
 
 def _is_conflict(error: Exception) -> bool:

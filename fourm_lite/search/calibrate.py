@@ -120,8 +120,8 @@ def calibrate_answers(
         extra |= {RERANK: weights, GIVEN_KEY: usual, DEPTH_KEY: depth}
         asked = captioned.some(len(some.items))
         done = dataclasses.replace(done, weights=weights, share_reranked=asked.share(order))
-    index.manifest = dataclasses.replace(index.manifest, extra=extra)
-    index.set_calibration(lessons.fit(np.ones(len(lessons.right), bool), threshold))
+    fitted = lessons.fit(np.ones(len(lessons.right), bool), threshold)
+    index.set_calibration(fitted, extra=extra)
     return done
 
 
@@ -142,8 +142,7 @@ def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) ->
     moved = dataclasses.replace(moved, threshold=threshold)
     extra = {n: v for n, v in index.manifest.extra.items() if n != RERANKED}
     extra[VOCABULARY] = kept.vocabulary.to_dict()
-    index.manifest = dataclasses.replace(index.manifest, extra=extra)
-    index.set_calibration(moved)
+    index.set_calibration(moved, extra=extra)
     return moved
 
 
@@ -190,8 +189,7 @@ def calibrate_index(
         usual = learnt_choice(learnt_of(space), given).given
         found, learnt = _learn_reranking(index, space, truth, (depth, usual, samples, threshold))
         done, extra = dataclasses.replace(found, report=report), {**extra, **learnt}
-    index.manifest = dataclasses.replace(index.manifest, extra=extra)
-    index.set_calibration(calibration)
+    index.set_calibration(calibration, extra=extra)
     return done
 
 

@@ -117,7 +117,7 @@ class Search:
         check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
         asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
         vector = asked.vector(self.space)
-        columns = [n for n in self.index.info()["columns"] if n not in INSIDE]
+        columns = [n for n in self.index.columns if n not in INSIDE]
         hits = self.index.search(vector, max(k, rerank, FIRST), where, columns=columns)
         hits = self._confident(asked, hits)
         if reranker is not None:

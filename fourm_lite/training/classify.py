@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import write_json
+from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.training.labelled import LabelledSet
 from fourm_lite.training.loop import Losses
@@ -161,6 +161,7 @@ class Validations:
 
     def write(self, folder: Path) -> None:
         """Writes them into the folder of the best weights."""
+        remove_leftovers(folder)
         write_json(folder / BOOK, {"seen": self.seen, "best": self.best, "at": self.best_at})
 
     @property

@@ -21,7 +21,7 @@ from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import write_json
+from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.locks import alone
 from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig, Validations
 from fourm_lite.training.labelled import LabelledSet, Splits
@@ -158,6 +158,8 @@ def finetune(
             there is no GPU and one is asked for
     """
     with alone(out):
+        for place in (out, out / "features"):
+            remove_leftovers(place, alone=True)
         return _finetune(
             source, data, out, config or FinetuneConfig(), image_size, resume, device, progress
         )

@@ -321,6 +321,8 @@ class _Run:
         found = checkpoints(self.config.out)
         if not found or found[-1].name != f"step-{ledger.step:08d}":
             self.save(ledger)
+        else:  # a kill may have come between the last save and the removal of older ones
+            prune(self.config.out, self.config.keep)
         self.accelerator.wait_for_everyone()
         self.model.eval()
         averaged = self.ema.applied(self.model) if self.ema else nullcontext()

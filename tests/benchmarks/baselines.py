@@ -33,6 +33,7 @@ from torch.nn import functional
 from fourm_lite.data.text_labels import spreading
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluation.retrieval import caption_retrieval
+from fourm_lite.io.files import remove_leftovers, replacing, write_json
 from fourm_lite.search.centre import unit
 from fourm_lite.search.packs import CaptionPack
 
@@ -67,8 +68,9 @@ def read_part(data: Path, split: str, teacher: str, cache: Path) -> Part:
         return Part(pack, np.load(path, allow_pickle=False))
     embedder = load_embedder(teacher)
     parts = [embedder.embed_image(pictures, normalize=False) for pictures in pack.pictures(32)]
-    cache.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.concatenate(parts))
+    remove_leftovers(cache)
+    with replacing(path) as draft, draft.open("wb") as file:
+        np.save(file, np.concatenate(parts))
     return Part(pack, np.concatenate(parts))
 
 
@@ -318,7 +320,7 @@ def main() -> None:
     print(f"{args.split}: {time.perf_counter() - start:.0f} s")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(reports, indent=1) + "\n")
+        write_json(args.json, reports)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.confidence import MEANINGS, RELEVANCE, sureness
 from fourm_lite.retrieval.index import Index
+from fourm_lite.retrieval.manifest import write_manifest
 from fourm_lite.search.answers import Question
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
 from fourm_lite.search.centre import unit
@@ -132,8 +133,7 @@ def test_a_calibration_moves_to_a_gallery_without_captions(taught, tmp_path):
     assert stored == kept
     assert kept.moved_to(kept.foreign) == kept.calibration
     extra = {"vocabulary": kept.vocabulary.to_dict()}
-    other.manifest = dataclasses.replace(other.manifest, extra=extra)
-    other.set_calibration(moved)
+    other.set_calibration(moved, extra=extra)
     assert flagged(other, [q.text for q in others.questions[::40]]) <= 0.15
     assert flagged(other, ["a wombat reads under water", "quantum physics", "my passport"]) > 0.6
 
@@ -162,7 +162,7 @@ def test_calibrations_of_before_still_tell_theirs_and_say_what_it_means(taught, 
     index, asked = gallery(tmp_path / "old", 0, photos=40)
     old = {"method": "logistic", "names": ["score", "margin"], "weights": [1.0, 0.5], "bias": 0.1}
     old |= {"centres": [0.4, 0.1], "scales": [0.1, 0.1], "threshold": 0.5, "queries": 9}
-    index.manifest = dataclasses.replace(index.manifest, calibration=old)
+    write_manifest(index.path, dataclasses.replace(index.manifest, calibration=old))
 
     found = Search(index, Words())(caption=asked.questions[0].text)
 
