@@ -30,6 +30,7 @@ FLOORS = (
     ("names",),
     ("nn",),
     ("modalities", "io"),
+    ("families",),
     ("batch", "tokenization", "photos"),
     ("model", "data", "show"),
     ("sampling", "backbone", "embedders"),

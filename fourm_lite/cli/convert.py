@@ -7,14 +7,17 @@ from typing import Annotated
 
 from fourm_lite.cli.output import print_facts, print_json
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.embedders.convert import convert_pth
+from fourm_lite.embedders.conversion import KINDS
+from fourm_lite.embedders.conversion import convert as convert_source
+from fourm_lite.embedders.convert import CONVERSIONS
 
 
 def convert(
-    file: Annotated[str, Argument("a .pth, .pt, .bin or .ckpt file")],
+    file: Annotated[str, Argument("a .pth, .pt, .bin or .tsv file, or a neighbour's folder")],
     out: Annotated[Path, Option("--out", "-o", help="The folder that is written.")],
     family: Annotated[
-        str | None, Option("--family", help="imagebind, dinov2 or plain; by its keys by default.")
+        str | None,
+        Option("--family", help=f"{', '.join([*KINDS, *CONVERSIONS])}; found by default."),
     ] = None,
     part: Annotated[
         str | None,
@@ -22,13 +25,16 @@ def convert(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
-    """Turn a .pth file into model.safetensors, for ImageBind and DINOv2 with config.json.
+    """Turn a published file or folder into one of ours: safetensors with what belongs to it.
+
+    Read are ImageBind's and DINOv2's files, folders of MMT-Retrieval, Oscar, UNITER and M3P,
+    MobileCLIP's and TerraMind's files, and region features of detectors (.tsv, .pt, .npz).
 
     Raises:
         FourMError: the file needs more than tensors and plain options to be read, is damaged, or
             holds no weights or several networks
     """
-    done = convert_pth(file, out, family=family, part=part)
+    done = convert_source(file, out, family=family, part=part)
     facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
     if as_json:
         print_json(facts | {"left_out": list(done.left_out), "notes": list(done.notes)})

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Item = TypeVar("Item")
+Reads = Literal["pictures", "regions"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class NetworkEmbedder:
 
     `name` is the specification it was loaded from, `label` the kind of network without any path
     (the name of its space), `preprocess` what happens to its pictures, `logit_scale` the network's
-    own scale for zero-shot classification (None: it has none).
+    own scale for zero-shot classification (None: it has none). `read` opens what a user gives as a
+    picture, `reads` says what that is: photos, or regions that a detector found in them. `dim` is
+    the width, where it is known before the first vector.
     """
 
     def __init__(
@@ -111,6 +114,9 @@ class NetworkEmbedder:
         logit_scale: LogitScale | None = None,
         facts: Mapping[str, Any] | None = None,
         label: str | None = None,
+        read: Callable[[Any], Any] = decode,
+        reads: Reads = "pictures",
+        dim: int | None = None,
     ) -> None:
         self.name = name
         self.label = label or name
@@ -118,7 +124,11 @@ class NetworkEmbedder:
         self.preprocess = preprocess
         self.logit_scale = logit_scale
         self.facts = dict(facts or {})
+        self.reads = reads
+        self._read = read
         self._identity = identity
+        if dim is not None:
+            self.__dict__["dim"] = dim  # what `dim` will answer
 
     @property
     def can(self) -> tuple[str, ...]:
@@ -165,7 +175,7 @@ class NetworkEmbedder:
         """
         tower = self.towers.image or self._refuse("pictures", "image")
         chunks = _chunks(_listed(images), batch_size)
-        vectors = (self._run(tower, [decode(i) for i in chunk]) for chunk in chunks)
+        vectors = (self._run(tower, [self._read(i) for i in chunk]) for chunk in chunks)
         return self._collect(vectors, normalize, progress)
 
     def embed_text(
@@ -198,7 +208,7 @@ class NetworkEmbedder:
         tower = self.towers.patches or self._refuse("feature maps", "patches")
         maps: list[Vectors] = []
         for chunk in _chunks(_listed(images), batch_size):
-            found = as_patches(tower([decode(i) for i in chunk]))
+            found = as_patches(tower([self._read(i) for i in chunk]))
             maps.append(found.float().cpu().numpy())
             if maps[-1].shape[1:] != maps[0].shape[1:]:
                 raise ShapeError(

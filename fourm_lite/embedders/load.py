@@ -21,15 +21,17 @@ FAMILIES = {
     "onnx": ("onnx", "load_onnx"),
     "imagebind": ("imagebind", "load_imagebind"),
     "open_clip": ("open_clip", "load_open_clip"),
+    "mmt": ("mmt.embedder", "load_mmt"),
+    "mobileclip": ("mobileclip.load", "load_mobileclip"),
 }
 
 
 def load_embedder(spec: Spec, **options: Any) -> NetworkEmbedder:
     """The embedder that a specification names.
 
-    `timm:NAME`, `hf:FOLDER_OR_ID`, `onnx:FILE`, `imagebind:FOLDER`, `open_clip:NAME`, or any
-    function or module over pictures. Options are the loader's keywords (`device`, `output`,
-    `preprocess`, ...); in a string they may follow a question mark:
+    `timm:NAME`, `hf:FOLDER_OR_ID`, `onnx:FILE`, `imagebind:FOLDER`, `open_clip:NAME`, `mmt:FOLDER`,
+    `mobileclip:FILE`, or any function or module over pictures. Options are the loader's keywords
+    (`device`, `output`, `preprocess`, ...); in a string they may follow a question mark:
     `onnx:net.onnx?output=logits`, `timm:vit_small_patch14_dinov2?image_size=224`.
 
     Raises:
@@ -43,14 +45,19 @@ def load_embedder(spec: Spec, **options: Any) -> NetworkEmbedder:
 
         if not callable(spec):
             raise ConfigError(f"an embedder is a name or a callable, got {type(spec).__name__}")
-        return _called("callable", wrap_callable, spec, options)
-    family, source, written = _parse(str(spec))
+        return call_loader("callable", wrap_callable, spec, options)
+    family, source, written = parse_spec(str(spec))
     module, function = FAMILIES[family]
     loader = getattr(import_module(f"fourm_lite.embedders.{module}"), function)
-    return _called(family, loader, source, {**written, **options})
+    return call_loader(family, loader, source, {**written, **options})
 
 
-def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
+def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """Family, source and options of `family:source?option=value`.
+
+    Raises:
+        ConfigError: it is written otherwise, or the family is unknown
+    """
     family, colon, rest = spec.partition(":")
     if not colon or family not in FAMILIES or not rest:
         forms = ", ".join(f"{name}:..." for name in FAMILIES)
@@ -64,7 +71,14 @@ def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
     return family, source, {key: int(v) if v.isdecimal() else v for key, v in pairs}
 
 
-def _called(family: str, loader: Callable[..., Any], source: Any, options: dict[str, Any]) -> Any:
+def call_loader(
+    family: str, loader: Callable[..., Any], source: Any, options: dict[str, Any]
+) -> Any:
+    """What a loader gives for a source.
+
+    Raises:
+        ConfigError: it does not know an option
+    """
     import inspect
 
     known = [name for name in inspect.signature(loader).parameters if name != "source"]

@@ -6,6 +6,8 @@ a Hub repository, `open_clip:FOLDER` a folder with open_clip_config.json and saf
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,15 @@ from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, from_open_clip, pixels_of
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.io.strict_json import read_json_object
+
+log = logging.getLogger(__name__)
+
+ANOTHER = {
+    "MobileCLIP-B": (
+        "its first convolution is padded by 0 instead of 1 and its norms have eps 1e-6 instead of "
+        "1e-5; mobileclip:mobileclip_b.pt gives Apple's vectors"
+    )
+}
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +89,8 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
             raise CheckpointError(
                 f"an open_clip folder holds open_clip_config.json and open_clip_model.safetensors, "
                 f"'{source}' holds {names}; a .bin or .pt file is turned into safetensors by "
-                "`fourm-lite convert FILE -o OUT`"
+                "`fourm-lite convert FILE -o OUT`; what that makes of MobileCLIP's files opens as "
+                "mobileclip:OUT"
             )
         file = folder / "open_clip_config.json"
         check_config(read_json_object(file), file)
@@ -90,8 +102,10 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
     if name not in library.list_models():
         raise ConfigError(
             f"'{source}' is no folder and open_clip knows no model '{name}'."
-            f"{suggest(name, library.list_models())}"
+            f"{_same_name(name, library.list_models())}{_advice(name)}"
         )
+    if name in ANOTHER:
+        log.warning("open_clip's %s is another network than Apple's: %s", name, ANOTHER[name])
     tags = library.list_pretrained_tags_by_model(name)
     if tag not in tags:
         raise ConfigError(
@@ -99,6 +113,19 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
             f"{suggest(tag, tags)}"
         )
     return name, tag
+
+
+def _same_name(name: str, known: list[str]) -> str:
+    """A suggestion only where the spelling differs: a near name is another network."""
+    plain = {re.sub(r"[^a-z0-9]", "", k.lower()): k for k in known}
+    found = plain.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    return f" Did you mean '{found}'?" if found else ""
+
+
+def _advice(name: str) -> str:
+    if not name.lower().startswith("mobileclip"):
+        return ""
+    return " Apple's own files open as mobileclip:FILE, with their text tower and preprocessing."
 
 
 def _image_tower(model: Any, prepare: Preprocess, device: str) -> Callable[[list[Image]], Tensor]:

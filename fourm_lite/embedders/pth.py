@@ -20,12 +20,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, suggest
 
 Weights = dict[str, Tensor]
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # Where training scripts put the weights, averaged ones first
 NESTS = (
     "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "params_ema",
@@ -91,7 +93,7 @@ def read_pth(path: Path, *, part: str | None = None) -> FoundWeights:
         CheckpointError: no such file or part, the file is damaged, code would have to run, or it
             holds no weights or several networks
     """
-    parts = list(_parts(_opened(path)))
+    parts = list(_parts(load_plain(path)))
     if not parts:
         raise CheckpointError(f"'{path}' holds no dictionary of tensors")
     chosen = _named(parts, part, path) if part is not None else _chosen(parts, path)
@@ -108,14 +110,22 @@ def read_pth(path: Path, *, part: str | None = None) -> FoundWeights:
     return FoundWeights(weights, left_out, notes)
 
 
-def _opened(path: Path) -> Any:
+def load_plain(path: Path, *, arrays: bool = False) -> Any:
+    """What a pickled file holds, where that is tensors, plain values and a script's options.
+
+    `arrays`: NumPy arrays and numbers are let in too, by name; they are data as tensors are.
+
+    Raises:
+        CheckpointError: no such file, it is damaged, or code would have to run
+    """
+    # A Namespace only keeps what it is given; what lies in it is judged by the same rules
+    safe: list[Any] = [argparse.Namespace, *(_numpy_globals() if arrays else ())]
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise CheckpointError(f"expected a .pth, .pt or .bin file, '{path}' {what}")
     try:
         _check_inflated(path)
-        # A Namespace only keeps what it is given; what lies in it is judged by the same rules
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(safe):
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -129,6 +139,20 @@ def _opened(path: Path) -> Any:
             f"'{path}' is damaged or no .pth file ({type(error).__name__}: {_first_line(error)}); "
             "fetch it again"
         ) from error
+
+
+def _numpy_globals() -> list[Any]:
+    """What rebuilds plain arrays; `numpy.core` is the name that NumPy 1 wrote."""
+    from numpy._core import multiarray
+
+    kinds = ("Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "Bool")
+    types = [getattr(np.dtypes, f"{kind}DType") for kind in kinds]
+    renamed = [
+        (getattr(multiarray, name), f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")
+        for name in ("_reconstruct", "scalar")
+    ]
+    return [np.ndarray, np.dtype, *types, *renamed]
 
 
 def _check_inflated(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cross-encoders that judge whether a text and a picture belong together: BLIP ITM and ViLT.
+"""Cross-encoders that judge whether a text and a picture belong together: BLIP ITM, ViLT, `mmt:`.
 
 Retrieve fast with twin vectors, rerank slowly with these: one pass a pair. A score is a
 probability for BLIP (its matching head has two classes) and a logit for ViLT.
@@ -6,7 +6,8 @@ probability for BLIP (its matching head has two classes) and a logit for ViLT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.base import Vectors
+from fourm_lite.embedders.base import Reads, Vectors
 from fourm_lite.embedders.hf import (
     find_file,
     load_model,
@@ -39,20 +40,21 @@ SCORES: dict[str, Callable[[Any], Tensor]] = {
 }
 
 
-class MatchingReranker:
-    """A cross-encoder over pairs of text and picture; made by `load_reranker`."""
+class PairReranker(ABC):
+    """A cross-encoder over pairs of text and picture; what all of them share.
 
-    def __init__(self, name: str, kind: str, model: Any, tokenizer: Any, prepare: Preprocess):
+    `name` is the specification it was loaded from; `reads` says what a picture is to it.
+    """
+
+    reads: Reads = "pictures"
+
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.kind = kind
-        self._model = model
-        self._tokenizer = tokenizer
-        self._prepare = prepare
 
     def score(
         self,
         texts: str | Sequence[str],
-        images: PictureSource | Sequence[PictureSource],
+        images: Any,
         batch_size: int = 16,
     ) -> Vectors:
         """How well each pair matches, larger is better; one text or one picture meets all others.
@@ -63,17 +65,21 @@ class MatchingReranker:
             ConfigError: neither side is single and their numbers differ
             FourMError: a score is NaN
         """
-        pairs = _pairs(texts, images)
+        pairs = as_pairs(texts, images)
         scores = np.zeros(len(pairs), np.float32)
-        for start in range(0, len(pairs), batch_size):
-            some = pairs[start : start + batch_size]
-            # Pictures of one input size together: padding would let neighbours change a score.
-            for places, inputs in by_size(self._prepare, [picture for _, picture in some]):
-                found = self._forward([some[p][0] for p in places], inputs)
-                scores[[start + p for p in places]] = found.float().cpu().numpy()
+        for positions, some in self._batches(pairs, batch_size):
+            scores[positions] = self._forward(some).float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
         return scores
+
+    def probabilities(
+        self, texts: str | Sequence[str], images: Any, batch_size: int = 16
+    ) -> Vectors:
+        """The probability that each pair matches, float32[K]; pairs as in `score`."""
+        logits = torch.from_numpy(self.score(texts, images, batch_size))
+        found: Vectors = logits.sigmoid().numpy()
+        return found
 
     def __call__(self, query: str, candidates: Any) -> Vectors:
         """Scores of a search's hits, by the picture that their column "uri" names.
@@ -108,8 +114,43 @@ class MatchingReranker:
         order = np.argsort(-scores, kind="stable")[:k]
         return [(names[i], float(scores[i])) for i in order]
 
+    @abstractmethod
+    def _batches(self, pairs: list[Any], batch_size: int) -> Iterator[tuple[list[int], Any]]:
+        """Positions of pairs that are scored together, and what `_forward` reads of them."""
+
+    @abstractmethod
+    def _forward(self, some: Any) -> Tensor:
+        """One score a pair, [B]."""
+
+
+class MatchingReranker(PairReranker):
+    """BLIP's matching head or ViLT; made by `load_reranker`."""
+
+    def __init__(self, name: str, kind: str, model: Any, tokenizer: Any, prepare: Preprocess):
+        super().__init__(name)
+        self.kind = kind
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prepare = prepare
+
+    def probabilities(
+        self, texts: str | Sequence[str], images: Any, batch_size: int = 16
+    ) -> Vectors:
+        """The probability that each pair matches, float32[K]; BLIP's score is one."""
+        if self.kind == "blip":
+            return self.score(texts, images, batch_size)
+        return super().probabilities(texts, images, batch_size)
+
+    def _batches(self, pairs: list[Any], batch_size: int) -> Iterator[tuple[list[int], Any]]:
+        for start in range(0, len(pairs), batch_size):
+            some = pairs[start : start + batch_size]
+            # Pictures of one input size together: padding would let neighbours change a score.
+            for places, inputs in by_size(self._prepare, [picture for _, picture in some]):
+                yield [start + p for p in places], ([some[p][0] for p in places], inputs)
+
     @torch.inference_mode()
-    def _forward(self, texts: list[str], pixels: dict[str, Tensor]) -> Tensor:
+    def _forward(self, some: tuple[list[str], dict[str, Tensor]]) -> Tensor:
+        texts, pixels = some
         inputs = tokenize(self._model, self._tokenizer, texts, self._model.forward)
         inputs |= {name: value.to(self._model.device) for name, value in pixels.items()}
         # ViLT draws the order of its patches from the global generator; it is given back unchanged.
@@ -119,9 +160,12 @@ class MatchingReranker:
 
 
 def load_reranker(
-    source: str, *, device: str = "cpu", preprocess: Preprocess | None = None
-) -> MatchingReranker:
-    """A matching cross-encoder from a transformers folder or Hub id (an "hf:" in front is allowed).
+    source: str, *, device: str = "cpu", preprocess: Preprocess | None = None, **options: Any
+) -> PairReranker:
+    """A matching cross-encoder from a transformers folder or Hub id, or `mmt:FOLDER`.
+
+    An "hf:" in front is allowed. `options` are those of `mmt.reranker.load_joint_reranker`; they
+    may follow a question mark too: `mmt:FOLDER?features=STORE`.
 
     Raises:
         ConfigError: the model is no matching cross-encoder that is known here, or lacks files
@@ -130,6 +174,10 @@ def load_reranker(
     import json
 
     device = str(usable_device(device))
+    if source.startswith("mmt:"):
+        return _joint(source, {"device": device, **options})
+    if options:
+        raise ConfigError(f"{sorted(options)}: for mmt:FOLDER; '{source}' reads photos")
     source = source.removeprefix("hf:")
     source = str(Path(source).expanduser()) if source.startswith("~") else source
     path = find_file(source, "config.json")
@@ -151,7 +199,21 @@ def load_reranker(
     return MatchingReranker(f"hf:{source}", kind, model, tokenizer, prepare)
 
 
-def _pairs(texts: Any, images: Any) -> list[tuple[str, Any]]:
+def _joint(spec: str, options: dict[str, Any]) -> PairReranker:
+    from fourm_lite.embedders.load import call_loader, parse_spec
+    from fourm_lite.embedders.mmt.reranker import load_joint_reranker
+
+    family, source, written = parse_spec(spec)
+    found: PairReranker = call_loader(family, load_joint_reranker, source, written | options)
+    return found
+
+
+def as_pairs(texts: Any, images: Any) -> list[tuple[str, Any]]:
+    """Texts and pictures by position; one of either meets all of the others.
+
+    Raises:
+        ConfigError: neither side is single and their numbers differ
+    """
     many_texts = [texts] if isinstance(texts, str) else list(texts)
     many_images = list(images) if isinstance(images, list | tuple) else [images]
     count = max(len(many_texts), len(many_images))

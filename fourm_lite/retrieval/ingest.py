@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,10 @@ from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
 from fourm_lite.photos.item import Item, Skipped, split_uri
 from fourm_lite.retrieval.index import Index
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Embed = Callable[[list["Image.Image"]], Any]
+Embed = Callable[[list[Any]], Any]
 """n pictures -> float32[n, E]; codes [n, T] for a codes-only index; or the pair of both."""
+Decode = Callable[[bytes], Any]
+"""The bytes of an item -> a picture, or what else an embedder reads."""
 
 COMMIT_ROWS = 512
 COMMIT_SECONDS = 30.0
@@ -74,6 +74,7 @@ def index_items(
     workers: int = 1,
     prune: bool = False,
     max_pixels: int = MAX_PIXELS,
+    decode: Decode | None = None,
     progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Brings the index up to date with the items; run it again to continue or to refresh.
@@ -88,6 +89,7 @@ def index_items(
         prune: whether rows whose item is gone are deleted; what a source that could not be read
             whole may still hold is not gone
         max_pixels: larger pictures are refused unread
+        decode: what makes of an item's bytes what ``embed`` reads; by default a picture
         progress: called after every block with the report so far
 
     Raises:
@@ -95,7 +97,8 @@ def index_items(
     """
     if batch_size < 1 or commit_rows < 1 or workers < 1:
         raise ConfigError("batch_size, commit_rows and workers are at least 1")
-    run = _Run(index, embed, max(1, commit_rows // batch_size), max_pixels)
+    opened = decode or partial(open_rgb, max_pixels=max_pixels)
+    run = _Run(index, embed, max(1, commit_rows // batch_size), opened)
     with ThreadPoolExecutor(workers) as pool:
         for block in _blocks(_loaded(items, run, pool, 2 * batch_size + workers), batch_size):
             run.take(block)
@@ -115,18 +118,18 @@ class _Loaded:
     content_hash: int
     row_hash: int
     state: str  # "added" | "changed" | "updated" | "unchanged"
-    image: Image.Image | None = None
+    image: Any = None
 
 
 class _Run:
     """The state of one run: what the index knew, what was seen, and what waits for a commit."""
 
-    def __init__(self, index: Index, embed: Embed, commit_blocks: int, max_pixels: int) -> None:
+    def __init__(self, index: Index, embed: Embed, commit_blocks: int, decode: Decode) -> None:
         self.report = IngestReport()
         self._index = index
         self._embed = embed
         self._commit_blocks = commit_blocks
-        self._max_pixels = max_pixels
+        self._decode = decode
         self._known = _known_rows(index)
         self._seen: set[str] = set()
         self._waiting: list[tuple[list[_Loaded], Any]] = []
@@ -150,7 +153,7 @@ class _Run:
             state = "unchanged" if known[1] == row else "updated"
             return _Loaded(item, content, row, state)
         try:
-            image = open_rgb(data, max_pixels=self._max_pixels)
+            image = self._decode(data)
         except FourMError as error:
             return Skipped(item.uri, str(error))
         return _Loaded(item, content, row, "added" if known is None else "changed", image)
@@ -164,7 +167,7 @@ class _Run:
         self.report.unchanged += sum(one.state == "unchanged" for one in loaded)
         fresh = [one for one in loaded if one.image is not None]
         if fresh:
-            self._waiting.append((fresh, self._embedded([o.image for o in fresh if o.image])))
+            self._waiting.append((fresh, self._embedded([o.image for o in fresh])))
         self._update([one for one in loaded if one.state == "updated"])
         late = time.perf_counter() - self._committed > COMMIT_SECONDS
         if late or len(self._waiting) >= self._commit_blocks:
@@ -221,7 +224,7 @@ class _Run:
 
         return [judged(one) for one in block]
 
-    def _embedded(self, images: list[Image.Image]) -> dict[str, Any]:
+    def _embedded(self, images: list[Any]) -> dict[str, Any]:
         made = self._embed(images)
         if isinstance(made, tuple):
             parts = dict(zip(("vectors", "codes"), made, strict=True))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fourm_lite.embedders.base import Reads
 from fourm_lite.search.centre import Floats
 
 Item = Mapping[str, Any]
@@ -40,6 +41,11 @@ class Space(Protocol):
     @property
     def width(self) -> int:
         """The width E of a vector."""
+        ...
+
+    @property
+    def reads(self) -> Reads:
+        """What a picture is to it: a photo, or the regions that a detector found in one."""
         ...
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.embedders.rerankers import MatchingReranker
+from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.retrieval.confidence import RELEVANCE, Calibration, with_confidence
 from fourm_lite.retrieval.hits import Hits
@@ -89,7 +89,7 @@ class Search:
         rerank: int = 0,
         weights: Mapping[str, float] | None = None,
         rerank_given: Given | None = None,
-        reranker: str | MatchingReranker | Reranker | None = None,
+        reranker: str | PairReranker | Reranker | None = None,
         **given: Any,
     ) -> Hits:
         """The k rows that answer a query best.

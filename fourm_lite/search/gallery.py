@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fourm_lite.embedders.base import Reads
+from fourm_lite.embedders.feature_files import found_in
 from fourm_lite.errors import ConfigError
+from fourm_lite.photos.item import Stream
 from fourm_lite.photos.sources import open_sources
+from fourm_lite.retrieval.feature_items import open_feature_sources, open_features
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.ingest import IngestReport, index_items
 from fourm_lite.retrieval.manifest import read_manifest
 from fourm_lite.search.allowed import allow
 from fourm_lite.search.spaces import ModelSpace, Space
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
+    "pictures": (open_sources, None),
+    "regions": (open_feature_sources, open_features),
+}
+"""By what a space reads: what lists its items, and what opens their bytes."""
 RERANK = "rerank"
 """Where the manifest's `extra` keeps fitted weights."""
 LIKELIHOOD = "likelihood"
@@ -80,23 +86,42 @@ def index_photos(
     """Brings an index up to date with folders, tars, Parquet or JSONL; run it again to continue.
 
     Args:
-        photos: see `retrieval.sources.open_sources`
+        photos: see `retrieval.sources.open_sources`; for a space that reads regions, stores of
+            region features
         index: from `open_index`
         space: what embeds the pictures
         how: threads, batch size, what happens to rows whose picture is gone
         progress: called after every block
+    Raises:
+        ConfigError: there is nothing to index, neither in the sources nor in the index
     """
     how = how or Ingest()
     only_codes = index.manifest.kind == "codes"
 
-    def embed(pictures: list[Image]) -> Any:
+    def embed(pictures: list[Any]) -> Any:
         vectors, codes = space.embed_pictures(pictures, batch_size=how.batch_size)
         if codes is None:
             return vectors
         return codes if only_codes else (vectors, codes)
 
-    return index_items(
-        open_sources(photos, prefix=how.prefix), embed, index,
+    places = [Path(photo) for photo in photos]
+    reader, decode = SOURCES[space.reads]
+    report = index_items(
+        reader(places, prefix=how.prefix), embed, index,
         batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-        prune=how.prune, progress=progress,
+        prune=how.prune, decode=decode, progress=progress,
     )  # fmt: skip
+    if not report.seen and not len(index):
+        raise ConfigError(_nothing_in(places))
+    return report
+
+
+def _nothing_in(places: Iterable[Path]) -> str:
+    """What the sources hold instead of pictures."""
+    folders = [place.expanduser() for place in places]
+    told = "; ".join(f"{f}: {found_in(f)}" for f in folders if f.is_dir())
+    return (
+        f"there is no picture to index in {', '.join(map(str, folders))}"
+        f"{f' (found {told})' if told else ''}; region features need a model that reads them: "
+        "--model mmt:FOLDER"
+    )

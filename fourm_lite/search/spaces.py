@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.embedders.base import NetworkEmbedder, fingerprint_module
+from fourm_lite.embedders.base import NetworkEmbedder, Reads, fingerprint_module
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
@@ -96,6 +97,11 @@ class ModelSpace:
     def width(self) -> int:
         """The width of the network's vectors."""
         return self.tokenizer.config.n_channels
+
+    @property
+    def reads(self) -> Reads:
+        """A 4M model reads photos."""
+        return "pictures"
 
     @property
     def codebook_size(self) -> int | None:
@@ -355,4 +361,5 @@ def _lasting_spec(spec: str) -> str:
     """The same for the specification of an embedder: `hf:FOLDER?option=value`."""
     family, _, rest = spec.partition(":")
     source, mark, options = rest.partition("?")
-    return f"{family}:{_lasting(source)}{mark}{options}"
+    pairs = [(name, _lasting(value)) for name, value in parse_qsl(options, keep_blank_values=True)]
+    return f"{family}:{_lasting(source)}{mark}{urlencode(pairs, safe='/:')}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.embedders.base import NetworkEmbedder
+from fourm_lite.embedders.base import NetworkEmbedder, Reads
 from fourm_lite.errors import FourMError, UnknownNameError
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Item, Progress
 from fourm_lite.search.centre import Floats
@@ -30,6 +30,11 @@ class TwinSpace:
     def width(self) -> int:
         """The width of a vector."""
         return self.embedder.dim
+
+    @property
+    def reads(self) -> Reads:
+        """What the network takes for a picture."""
+        return self.embedder.reads
 
     @property
     def codebook_size(self) -> int | None:

@@ -11,7 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from fourm_lite.cli import main
-from fourm_lite.embedders.features import Features, FeatureStore, read_features, split_features
+from fourm_lite.embedders.features import (
+    Features,
+    FeatureStore,
+    read_features,
+    read_place,
+    split_features,
+)
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 
 
@@ -147,7 +153,8 @@ def test_a_damaged_line_is_named_and_no_index_is_left(items, tsv, tmp_path):
     tsv.write_text(lines[0] + "\n" + lines[0], encoding="utf-8")
     with pytest.raises(ConfigError, match="'17' twice"):
         split_features(tsv, tmp_path / "split")
-    with pytest.raises(ConfigError, match=r"\.tsv or \.npz"):
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(ConfigError, match=r"\.tsv, \.npz or \.pt"):
         split_features(tmp_path / "x.csv", tmp_path / "split")
     assert not (tmp_path / "split" / "index.json").exists()
 
@@ -179,9 +186,65 @@ def test_the_command_line_splits_and_names_a_bad_file(items, tsv, tmp_path, caps
 
     with pytest.raises(FourMError, match=r"none\.tsv' does not exist"):
         split_features(tmp_path / "none.tsv", tmp_path / "other")
+    (tmp_path / "regions.csv").write_text("1,2")
     with pytest.raises(SystemExit) as stopped:
         main(["split-features", str(tmp_path / "regions.csv"), "-o", str(tmp_path / "other")])
     err = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert "expected a .tsv or .npz file, got 'regions.csv'" in " ".join(err.split())
+    assert "expected a .tsv, .npz or .pt file of features, got 'regions.csv'" in " ".join(
+        err.split()
+    )
     assert not (tmp_path / "other").exists()
+
+
+def test_every_published_form_gives_the_same_regions(tmp_path):
+    """A folder of .npz, M3P's .pt with arrays, Oscar's .pt, both tables: alone and split."""
+    import torch
+
+    rng = np.random.default_rng(3)
+    boxes = np.array([[0, 0, 50, 50], [25, 10, 75, 80]], np.float32)
+    features = rng.normal(size=(2, 9)).astype(np.float32)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    wide = np.concatenate([features, boxes / 100, sides / 100], 1).astype(np.float32)
+    code = lambda a: base64.b64encode(a.tobytes()).decode()  # noqa: E731
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "7.npz", x=features, bbox=boxes, image_h=100, image_w=100)
+    (tmp_path / "m3p").mkdir()
+    item = {"features": features, "boxes": boxes, "num_boxes": 2, "img_h": 100, "img_w": 100}
+    torch.save(item, tmp_path / "m3p" / "7.pt")
+    torch.save({7: torch.from_numpy(wide)}, tmp_path / "oscar.pt")
+    (tmp_path / "up.tsv.1").write_text(f"7\t100\t100\t2\t{code(boxes)}\t{code(features)}\n")
+    (tmp_path / "vinvl.tsv").write_text(f"7\t2\t{code(wide)}\n")
+
+    for name in ("npz", "m3p", "oscar.pt", "up.tsv.1", "vinvl.tsv"):
+        split_features(tmp_path / name, tmp_path / "split" / name)
+        for place in (tmp_path / name, tmp_path / "split" / name):
+            store = FeatureStore.open(place, preload=name == "npz")
+            height, width = store["7"].size
+            assert np.array_equal(store["7"].features, features)
+            assert np.allclose(store["7"].boxes / [width, height, width, height], boxes / 100)
+            assert same(read_place(store.where("7")), store["7"])
+
+
+def test_a_store_without_features_says_what_is_there(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+
+    with pytest.raises(ConfigError, match=r"found 2 \.jpg"):
+        FeatureStore.open(tmp_path)
+    (tmp_path / "empty.tsv").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no item"):
+        FeatureStore.open(tmp_path / "empty.tsv")
+
+
+def test_features_are_no_photos_and_index_says_so(tmp_path, items, capsys):
+    from fourm_lite.embedders.load import load_embedder
+    from fourm_lite.search.gallery import index_photos, open_index
+    from fourm_lite.search.spaces import open_space
+
+    np.savez(tmp_path / "17.npz", features=items["17"].features)
+    space = open_space(load_embedder(lambda pictures: np.ones((len(pictures), 3))))
+    index = open_index(tmp_path / "idx", space)
+
+    with pytest.raises(ConfigError, match=r"1 \.npz.*--model mmt:"):
+        index_photos([tmp_path], index, space)

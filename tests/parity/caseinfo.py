@@ -7,10 +7,12 @@ a kind by name.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
 import shutil
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -61,10 +63,22 @@ class CheckpointStore:
         if "checkpoint_dir" in entry:
             return self.golden / entry["checkpoint_dir"]
         if name not in self.written:
-            self.written[name] = self._write(name, self.golden / entry["weights_recipe"])
+            # a recipe beside the cases writes the files that the original tool reads
+            if "folder" in entry:
+                self.written[name] = self._materialize(name, self.golden / entry["folder"])
+            else:
+                self.written[name] = self._write(name, self.golden / entry["weights_recipe"])
         self.written.move_to_end(name)
         self._make_room()
         return self.written[name]
+
+    def _materialize(self, name: str, model: Path) -> Path:
+        target = self.folder / name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # recipes leave files open
+            self.recipe.materialize(str(model), str(target))
+            gc.collect()
+        return target
 
     def _write(self, name: str, weights_file: Path) -> Path:
         # recipe.materialize would also write the single-file layout: twice the disk for nothing
@@ -85,7 +99,7 @@ class CheckpointStore:
 
 def open_store(folder: Path, golden: Path) -> CheckpointStore:
     """A store below `folder` for the models of the manifest in `golden`."""
-    return CheckpointStore(folder, _load_recipe(golden_root(golden) / "recipe.py"), golden)
+    return CheckpointStore(folder, _load_recipe(_recipe_of(golden)), golden)
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,18 @@ class CaseInfo:
         name = model_name or self.info["model"]
         folder = self.store.get(name, self.manifest["models"][name])
         return read_json(folder / "config.json"), folder
+
+    def folder_of(self, model_name: str | None = None) -> Path:
+        """The folder of a model's files as its own tool writes them."""
+        name = model_name or self.info["model"]
+        return self.store.get(name, self.manifest["models"][name])
+
+    def close(self, got: Any, key: str) -> None:
+        """Agreement with an output of the case, within the tolerance of its manifest entry."""
+        want, limits = self.tensors[key], self.case["tolerance"]
+        found = torch.as_tensor(got).to(want.dtype)
+        assert found.shape == want.shape, f"{key}: {list(found.shape)}, not {list(want.shape)}"
+        torch.testing.assert_close(found, want, atol=limits["atol"], rtol=limits["rtol"], msg=None)
 
     def procedural(self, key: str) -> torch.Tensor:
         """The input that ``info["procedural_inputs"][key]`` describes, float32.
@@ -154,6 +180,12 @@ def open_case(
     return CaseInfo(folder, name, manifest, info, tensors, store)
 
 
+def _recipe_of(golden: Path) -> Path:
+    """A recipe beside the cases comes first, the shared one second."""
+    own = sorted(golden.glob("*recipe.py"))
+    return own[0] if own else golden_root(golden) / "recipe.py"
+
+
 def _load_recipe(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden_recipe", path)
     assert spec is not None
@@ -164,4 +196,4 @@ def _load_recipe(path: Path) -> ModuleType:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    return sum(file.stat().st_size for file in folder.rglob("*"))

@@ -1,0 +1,146 @@
+"""`fourm-lite convert`: whatever a neighbour's toolkit left behind, to a folder of ours.
+
+Each kind of source is an entry of `KINDS`: how it is told apart, and what writes it. Files are
+opened by `pth.py`, so nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fourm_lite.embedders.convert import CONVERSIONS, Converted, convert_pth
+from fourm_lite.embedders.feature_files import NAMES, SUFFIXES, is_table
+from fourm_lite.embedders.features import split_features
+from fourm_lite.embedders.mmt.convert import convert_joint
+from fourm_lite.embedders.mmt.saved import MODULES
+from fourm_lite.embedders.mobileclip.convert import convert_mobileclip
+from fourm_lite.embedders.pth import SUFFIXES as WEIGHTS
+from fourm_lite.embedders.pth import Weights, load_plain, read_pth
+from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.families.joint import JOINT_FAMILIES
+from fourm_lite.families.mobileclip import MOBILECLIP, OPEN_CLIP_FILES
+
+
+class Source:
+    """A file or folder, opened once however many kinds look at it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def held(self) -> object:
+        """What a pickled file holds; None for others."""
+        if self.path.is_file() and self.path.suffix in WEIGHTS:
+            return load_plain(self.path, arrays=True)
+        return None
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The tensors of a file; a folder has none of its own."""
+        return read_pth(self.path).weights if self.path.is_file() else {}
+
+    @property
+    def below(self) -> list[Path]:
+        """The files of a folder."""
+        return sorted(p for p in self.path.iterdir() if p.is_file()) if self.path.is_dir() else []
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of source: how it is told apart, and what writes it to a folder."""
+
+    fits: Callable[[Source], bool]
+    write: Callable[[Source, Path], Converted]
+
+
+def convert(
+    source: str | Path, folder: str | Path, *, family: str | None = None, part: str | None = None
+) -> Converted:
+    """Writes `folder` from a published file or folder; its kind is found unless it is told.
+
+    `part` names the place in a training script's file to read, as in `convert_pth`.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be read
+        ConfigError: an unknown family, or the source is not of it
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"expected a file or folder to convert, '{path}' does not exist")
+    known = [*KINDS, *CONVERSIONS]
+    if family is not None and family not in known:
+        raise ConfigError(f"family is one of {known}, got '{family}'.{suggest(family, known)}")
+    opened = Source(path)
+    if family in KINDS:
+        return KINDS[family].write(opened, Path(folder))
+    if family is None and part is None:
+        kind = next((kind for kind in KINDS.values() if kind.fits(opened)), None)
+        if kind is not None:
+            return kind.write(opened, Path(folder))
+    if path.is_dir():
+        raise ConfigError(
+            f"'{path}' is no folder of a known kind ({', '.join(KINDS)}); give the file of weights"
+        )
+    return convert_pth(path, folder, family=family, part=part)
+
+
+def _is_features(source: Source) -> bool:
+    """Tables, Oscar's dictionary of ids, M3P's files of pictures, or a folder of any of them."""
+    if source.path.is_dir():
+        files = source.below
+        return any(is_table(p) for p in files) or (
+            any(p.suffix in SUFFIXES for p in files)
+            and not any(p.name in (MODULES, "config.json") for p in files)
+            and not any(p.suffix in WEIGHTS and _holds_weights(p) for p in files[:1])
+        )
+    if is_table(source.path) or source.path.suffix == ".npz":
+        return True
+    held = source.held
+    if not isinstance(held, dict) or not held:
+        return False
+    has_boxes = any(n in held for n in NAMES["features"]) and any(n in held for n in NAMES["boxes"])
+    tables = [getattr(value, "ndim", 0) == 2 for value in held.values()]
+    is_ids = all(tables) and not any("." in str(key) for key in held)
+    return has_boxes or (is_ids and len({value.shape[1] for value in held.values()}) == 1)
+
+
+def _holds_weights(path: Path) -> bool:
+    held = load_plain(path, arrays=True)
+    return isinstance(held, dict) and any("." in str(key) for key in held)
+
+
+def _write_features(source: Source, folder: Path) -> Converted:
+    store = split_features(source.path, folder)
+    return Converted(folder, "features", len(store), ())
+
+
+def _is_joint(source: Source) -> bool:
+    if source.path.is_file():
+        return any(f.owns(source.weights) for f in JOINT_FAMILIES.values())
+    names = {p.name for p in source.below}
+    return MODULES in names or ("vocab.txt" in names and "pytorch_model.bin" in names)
+
+
+def _write_joint(source: Source, folder: Path) -> Converted:
+    saved = convert_joint(source.path, folder)
+    return Converted(folder, f"mmt ({saved.config.layout.title})", len(saved.weights), ())
+
+
+def _is_mobileclip(source: Source) -> bool:
+    if not source.path.is_file() or source.path.suffix not in WEIGHTS:
+        return False
+    return MOBILECLIP.owns(source.weights) or source.path.stem.lower() in OPEN_CLIP_FILES
+
+
+def _write_mobileclip(source: Source, folder: Path) -> Converted:
+    return Converted(folder, "mobileclip", convert_mobileclip(source.path, folder), ())
+
+
+KINDS: dict[str, Kind] = {
+    "features": Kind(_is_features, _write_features),
+    "mmt": Kind(_is_joint, _write_joint),
+    "mobileclip": Kind(_is_mobileclip, _write_mobileclip),
+}

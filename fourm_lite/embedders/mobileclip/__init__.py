@@ -1,0 +1,1 @@
+"""MobileCLIP from Apple's own files: both towers, their tokenizer and preprocessing."""

@@ -1,0 +1,212 @@
+"""Blocks of MobileCLIP's towers in folded form; names are Apple's."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourm_lite.embedders.pth import Weights
+
+
+def conv_of(
+    weights: Weights, place: str, *, stride: int = 1, inputs: int | None = None
+) -> nn.Conv2d:
+    """A convolution of the shape that the weights have; depthwise where they have one input.
+
+    `inputs`: channels before it, where the weights alone do not say whether it is depthwise.
+    """
+    outputs, per_group, rows, columns = weights[f"{place}.weight"].shape
+    depthwise = per_group == 1 and rows * columns > 1
+    channels = inputs or (outputs if depthwise else per_group)
+    return nn.Conv2d(
+        channels,
+        outputs,
+        (rows, columns),
+        stride,
+        (rows // 2, columns // 2),
+        groups=channels // per_group,
+        bias=f"{place}.bias" in weights,
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """A gate a channel from the picture's mean; `names` are its two 1x1 convolutions."""
+
+    def __init__(self, weights: Weights, place: str, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.names = names
+        for name in names:
+            self.add_module(name, conv_of(weights, f"{place}.{name}"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same."""
+        first, second = (self.get_submodule(name) for name in self.names)
+        return x * torch.sigmoid(second(F.relu(first(x.mean((2, 3), keepdim=True)))))
+
+
+def _gate(weights: Weights, place: str, names: tuple[str, str]) -> nn.Module:
+    if f"{place}.{names[0]}.weight" not in weights:
+        return nn.Identity()
+    return SqueezeExcite(weights, place, names)
+
+
+class MobileOne(nn.Module):
+    """One convolution, perhaps a gate, GELU."""
+
+    def __init__(self, weights: Weights, place: str, stride: int = 1, inputs: int | None = None):
+        super().__init__()
+        self.reparam_conv = conv_of(weights, f"{place}.reparam_conv", stride=stride, inputs=inputs)
+        self.se = _gate(weights, f"{place}.se", ("reduce", "expand"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']."""
+        return F.gelu(self.se(self.reparam_conv(x)))
+
+
+class Mixer(nn.Module):
+    """A depthwise convolution that holds its own residual: RepMixer, RepCPE."""
+
+    def __init__(self, weights: Weights, place: str) -> None:
+        super().__init__()
+        self.reparam_conv = conv_of(weights, f"{place}.reparam_conv")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        mixed: Tensor = self.reparam_conv(x)
+        return mixed
+
+
+class ConvFFN(nn.Module):
+    """A depthwise convolution, then an MLP over channels."""
+
+    def __init__(self, weights: Weights, place: str) -> None:
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = (
+            conv_of(weights, f"{place}.{name}") for name in ("conv", "fc1", "fc2")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        made: Tensor = self.fc2(F.gelu(self.fc1(self.conv(x))))
+        return made
+
+
+class MixerBlock(nn.Module):
+    """A mixer, then the MLP added to it."""
+
+    def __init__(self, weights: Weights, place: str) -> None:
+        super().__init__()
+        self.token_mixer = Mixer(weights, f"{place}.token_mixer")
+        self.convffn = ConvFFN(weights, f"{place}.convffn")
+        self.layer_scale = nn.Parameter(torch.empty_like(weights[f"{place}.layer_scale"]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        x = self.token_mixer(x)
+        return x + self.layer_scale * self.convffn(x)
+
+
+class PixelAttention(nn.Module):
+    """Attention over pixels; queries, keys and values have no bias."""
+
+    def __init__(self, width: int, head: int) -> None:
+        super().__init__()
+        self.num_heads = width // head
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        height = x.shape[2]
+        qkv = self.qkv(rearrange(x, "b c h w -> b (h w) c"))
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        read = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+        return rearrange(self.proj(read), "b (h w) c -> b c h w", h=height)
+
+
+class AttentionBlock(nn.Module):
+    """Normalised attention and the MLP, both added with a scale a channel."""
+
+    def __init__(self, weights: Weights, place: str, head: int) -> None:
+        super().__init__()
+        width = weights[f"{place}.norm.weight"].shape[0]
+        self.norm = nn.BatchNorm2d(width)
+        self.token_mixer = PixelAttention(width, head)
+        self.convffn = ConvFFN(weights, f"{place}.convffn")
+        self.layer_scale_1, self.layer_scale_2 = (
+            nn.Parameter(torch.empty_like(weights[f"{place}.layer_scale_{i}"])) for i in (1, 2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        x = x + self.layer_scale_1 * self.token_mixer(self.norm(x))
+        return x + self.layer_scale_2 * self.convffn(x)
+
+
+class LargeKernel(nn.Module):
+    """A convolution of stride 2 with a gate and GELU."""
+
+    def __init__(self, weights: Weights, place: str, inputs: int) -> None:
+        super().__init__()
+        self.lkb_reparam = conv_of(weights, f"{place}.lkb_reparam", stride=2, inputs=inputs)
+        self.se = _gate(weights, f"{place}.se", ("fc1", "fc2"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H/2, W/2]."""
+        return F.gelu(self.se(self.lkb_reparam(x)))
+
+
+class Downsample(nn.Module):
+    """Half the edge, more channels."""
+
+    def __init__(self, weights: Weights, place: str, inputs: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            LargeKernel(weights, f"{place}.proj.0", inputs), MobileOne(weights, f"{place}.proj.1")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H/2, W/2]."""
+        made: Tensor = self.proj(x)
+        return made
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and MLP of the text towers and the ViT."""
+
+    def __init__(self, width: int, hidden: int, head: int, eps: float) -> None:
+        super().__init__()
+        self.pre_norm_mha = nn.Sequential(
+            nn.LayerNorm(width, eps=eps), FusedAttention(width, width // head)
+        )
+        self.pre_norm_ffn = nn.Sequential(
+            nn.LayerNorm(width, eps=eps), nn.Linear(width, hidden), nn.GELU(), nn.Identity(),
+            nn.Linear(hidden, width),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        x = x + self.pre_norm_mha(x)
+        return x + self.pre_norm_ffn(x)
+
+
+class FusedAttention(nn.Module):
+    """Attention with one matrix for queries, keys and values; causal where it is told."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.causal = False
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        q, k, v = rearrange(
+            self.qkv_proj(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads
+        )
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        made: Tensor = self.out_proj(rearrange(read, "b h n d -> b n (h d)"))
+        return made

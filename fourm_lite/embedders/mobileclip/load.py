@@ -1,0 +1,248 @@
+"""`mobileclip:FILE_OR_FOLDER`: Apple's files with their own text tower and preprocessing.
+
+S0, S1, S2, B and B (LT) are read by the networks here, folded or not. MobileCLIP2 and the larger
+files are in open_clip's layout and are read by it, with the statistics that they were trained with.
+open_clip's own `MobileCLIP-B` is another network (padding and eps of timm's ViT).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.mobileclip.fold import fold
+from fourm_lite.embedders.mobileclip.tokens import clip_tokens
+from fourm_lite.embedders.mobileclip.towers import IMAGE, TEXT, MobileClip, Shape
+from fourm_lite.embedders.pth import SUFFIXES, Weights, read_pth
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.families.mobileclip import (
+    CONTEXT,
+    MOBILECLIP,
+    NO_CHANGE,
+    OPEN_CLIP_FILES,
+    OpenClipTower,
+)
+from fourm_lite.nn.empty import without_storage
+
+DOOR = "mobileclip"
+
+
+@dataclass(frozen=True)
+class SavedClip:
+    """A file as it was found: its weights, its stem, and the config beside it, if any."""
+
+    path: Path
+    weights: Weights
+    config: dict[str, Any]
+
+
+def load_mobileclip(
+    source: str,
+    *,
+    device: str = "cpu",
+    preprocess: ImagePreprocess | None = None,
+    tokenizer: Any = None,
+    architecture: str | None = None,
+) -> NetworkEmbedder:
+    """An embedder from Apple's file of MobileCLIP or MobileCLIP2, or what `convert` made of it.
+
+    `tokenizer` is the folder of a transformers CLIP tokenizer in place of open_clip's vocabulary;
+    `architecture` open_clip's name, where a file in its layout bears another than the published.
+
+    Raises:
+        CheckpointError: nothing is there, or a weight is missing or does not fit
+        ConfigError: the file is of no MobileCLIP
+        FourMError: open_clip is needed and not installed
+    """
+    saved = read_clip(source)
+    if MOBILECLIP.owns(saved.weights):
+        model, size = build(saved), shape_of(saved).image_size
+        prepare = preprocess or _preprocess(size, "bilinear", NO_CHANGE)
+        scale: float = model.scale
+        network: nn.Module = model
+    else:
+        tower = _open_clip_tower(saved, architecture)
+        network = _open_clip_network(saved, tower)
+        prepare = preprocess or _preprocess(tower.size, tower.interpolation, tower.statistics)
+        scale = min(math.exp(float(saved.weights["logit_scale"])), 100.0)
+    network = network.to(device).eval()
+    length = saved.config.get("text_cfg", {}).get("context_length", CONTEXT)
+    words = _Late(lambda: clip_tokens(tokenizer, length))
+    return NetworkEmbedder(
+        f"mobileclip:{source}",
+        Towers(
+            image=lambda images: network.encode_image(  # type: ignore[operator]
+                prepare.batch(images)["pixel_values"].to(device)
+            ),
+            text=lambda texts: network.encode_text(words(texts).to(device)),  # type: ignore[operator]
+        ),
+        identity=lambda: fingerprint_module(network),
+        preprocess=prepare,
+        logit_scale=LogitScale(scale),
+        facts={"output": "projected"},
+        label="mobileclip",
+    )
+
+
+class _Late:
+    """A tokenizer that is opened when the first text comes: pictures need none."""
+
+    def __init__(self, make: Callable[[], Callable[[list[str]], Tensor]]) -> None:
+        self._make = make
+        self._made: Callable[[list[str]], Tensor] | None = None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        if self._made is None:
+            self._made = self._make()
+        return self._made(texts)
+
+
+def read_clip(source: str | Path) -> SavedClip:
+    """The weights of a file, or of the one file in a folder, with the config beside them.
+
+    Raises:
+        CheckpointError: nothing is there, or there are several files
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = [p for p in sorted(path.iterdir()) if p.suffix in (*SUFFIXES, ".safetensors")]
+        if len(found) != 1:
+            raise CheckpointError(
+                f"expected one file of weights in '{path}', it holds "
+                f"{sorted(p.name for p in path.iterdir())}"
+            )
+        path = found[0]
+    if path.suffix == ".safetensors" and path.is_file():
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        weights = read_pth(path).weights
+    return SavedClip(path, {k: v.float() for k, v in weights.items()}, _config(path.parent))
+
+
+def build(saved: SavedClip) -> MobileClip:
+    """Apple's network in folded form with its weights.
+
+    Raises:
+        CheckpointError: a weight is missing, has another shape or is unknown
+    """
+    weights = folded(saved.weights)
+    try:
+        with without_storage():
+            model = MobileClip(weights, MOBILECLIP, shape_of(saved))
+        model.load_state_dict(weights, strict=True, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"'{saved.path}' does not fit MobileCLIP: {error}") from error
+    return model
+
+
+def folded(weights: Weights) -> Weights:
+    """Apple's weights in folded form, without counters."""
+    return _with_counters(fold(MOBILECLIP.renamed(weights)))
+
+
+def _with_counters(weights: Weights) -> Weights:
+    """BatchNorms that stay count batches; nothing reads it."""
+    import torch
+
+    means = [k for k in weights if k.endswith("running_mean")]
+    count = torch.zeros((), dtype=torch.long)
+    return weights | {k.replace("running_mean", "num_batches_tracked"): count for k in means}
+
+
+def shape_of(saved: SavedClip) -> Shape:
+    """What no weight says: from the config beside the file, else as published."""
+    image = saved.config.get("image_cfg", {})
+    text = saved.config.get("text_cfg", {})
+    weights = MOBILECLIP.renamed(saved.weights)
+    width = weights[f"{TEXT}projection_layer"].shape[0]
+    is_vit = f"{IMAGE}cls_token" in weights
+    size, head = MOBILECLIP.image_size, MOBILECLIP.head
+    if is_vit:
+        patches = weights[f"{IMAGE}pos_embed.pos_embed.pos_embed"].shape[2]
+        size = math.isqrt(patches) * 16
+        vit_width = weights[f"{IMAGE}cls_token"].shape[-1]
+        head = vit_width // image.get("n_attn_heads", max(1, vit_width // MOBILECLIP.head))
+    heads = text.get("n_heads_per_layer", max(1, width // MOBILECLIP.head))
+    return Shape(
+        image_size=image.get("image_size", size),
+        image_head=head,
+        text_head=width // heads,
+        causal=text.get("causal_masking", is_vit and MOBILECLIP.causal_with_vit),
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' cannot be read as JSON: {error}") from error
+    return values if isinstance(values, dict) and "text_cfg" in values else {}
+
+
+def _preprocess(size: int, interpolation: Any, statistics: Any) -> ImagePreprocess:
+    mean, std = statistics
+    pair = (size, size)
+    return ImagePreprocess(
+        resize="shortest", size=pair, crop=pair, interpolation=interpolation, mean=mean, std=std
+    )
+
+
+def _open_clip_tower(saved: SavedClip, architecture: str | None) -> OpenClipTower:
+    if not any(key.startswith("visual.") for key in saved.weights):
+        raise ConfigError(
+            f"'{saved.path}' holds no MobileCLIP: expected image_encoder.model.* and "
+            "text_encoder.* (Apple's), or visual.* (open_clip's); its first weights are "
+            f"{sorted(saved.weights)[:3]}"
+        )
+    by_name = {tower.architecture: tower for tower in OPEN_CLIP_FILES.values()}
+    if architecture is not None:
+        if architecture not in by_name:
+            raise ConfigError(f"architecture is one of {sorted(by_name)}, got '{architecture}'")
+        return by_name[architecture]
+    stem = saved.path.stem.lower().replace("-", "")
+    written = saved.config.get("architecture")
+    found = by_name.get(written) if written else OPEN_CLIP_FILES.get(stem)
+    if found is None:
+        raise ConfigError(
+            f"'{saved.path.name}' is in open_clip's layout and bears none of the published names "
+            f"{sorted(OPEN_CLIP_FILES)}; say which network it is with architecture=NAME, one of "
+            f"{sorted(by_name)}"
+        )
+    return found
+
+
+def open_clip_name(saved: SavedClip) -> str:
+    """open_clip's name of the network of a file in its layout.
+
+    Raises:
+        ConfigError: it is of no MobileCLIP, or nothing says which
+    """
+    return _open_clip_tower(saved, None).architecture
+
+
+def _open_clip_network(saved: SavedClip, tower: OpenClipTower) -> nn.Module:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise FourMError(
+            f"'{saved.path.name}' is in open_clip's layout: pip install 'fourm-lite[open_clip]'"
+        ) from error
+    model: nn.Module = open_clip.create_model(tower.architecture, pretrained=None)
+    try:
+        model.load_state_dict(saved.weights, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"'{saved.path}' is no {tower.architecture}: {error}") from error
+    return model

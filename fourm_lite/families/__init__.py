@@ -1,0 +1,1 @@
+"""What distinguishes families of checkpoints, as values: names, layout, positions, attention."""
