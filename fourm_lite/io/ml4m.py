@@ -84,18 +84,22 @@ MAX_SIZE = 1 << 20
 
 
 def fourm_config(
-    config: Mapping[str, Any], checkpoint: Checkpoint, modalities: Mapping[str, Entry]
+    config: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    modalities: Mapping[str, Entry],
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An ml-4m FM (or FMViT) config in our own, self-describing form.
 
-    Names that `modalities` does not hold are inferred from the tensors; domains_out entries that
-    no decoder can predict (t5_caption) are left out, as in ml-4m.
+    `defaults` are keys that the files of a fork leave out. Names that `modalities` does not hold
+    are inferred from the tensors; domains_out entries that no decoder can predict (t5_caption) are
+    left out, as in ml-4m.
 
     Raises:
         ConfigError: a key is unknown, missing or of the wrong type
         CheckpointError: the config disagrees with the shapes in the file
     """
-    values = _checked(config, checkpoint)
+    values = _checked(config, checkpoint, defaults or {})
     names = {side: values.pop(f"domains_{side}") for side in ("in", "out")}
     entries = {
         name: _entry(name, checkpoint, modalities, values)
@@ -116,12 +120,14 @@ def fourm_config(
     return own
 
 
-def _checked(config: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+def _checked(
+    config: Mapping[str, Any], checkpoint: Checkpoint, left_out: Mapping[str, Any]
+) -> dict[str, Any]:
     """Every key of `FM_KEYS` with a value of its type, defaults filled in."""
     for name in config:
         if name not in FM_KEYS:
             raise ConfigError(_unknown(name, config))
-    defaults = _vit_defaults(checkpoint)
+    defaults = {**left_out, **_vit_defaults(checkpoint)}
     values = {}
     for name, key in FM_KEYS.items():
         if name not in config and key.required and name not in defaults:

@@ -15,12 +15,17 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.nn.blocks import BlockConfig
 
 FORMAT = 1
+POSITIONS = ("stored", "interpolated")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FourMConfig:
     """What a FourM model is made of; the words are those of 4M's published configs.
 
+    Units:
+        positions: "stored" tables fit one grid; "interpolated" ones are resized to any
+        empty_rows: see `BlockConfig`
+        tied_tables: whether a target's token table and logits are one tensor
     Raises:
         ConfigError: fields that contradict each other
     """
@@ -49,10 +54,15 @@ class FourMConfig:
     use_act_checkpoint: bool = False
     image_size: int = 224
     patch_size: int = 16
+    positions: str = "stored"
+    empty_rows: str = "mean"
+    tied_tables: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built."""
         self.block  # noqa: B018  checks dim, num_heads and act_layer
+        if self.positions not in POSITIONS:
+            raise ConfigError(f"positions is one of {POSITIONS}, got {self.positions!r}")
         if self.dim % 4:
             raise ConfigError(f"dim must be a multiple of 4 (position tables), got {self.dim}")
         for side, entries in (("inputs", self.inputs), ("outputs", self.outputs)):

@@ -111,7 +111,10 @@ class FourM(nn.Module):
         return self
 
     def tie(self) -> None:
-        """Makes the modality vectors of both sides one tensor, where the config shares them."""
+        """Makes one tensor of what the config shares: modality vectors, tables and logits."""
+        if self.config.tied_tables:
+            for embedding in self.decoder_embeddings.values():
+                embedding.token_emb.weight = embedding.to_logits.weight  # type: ignore[union-attr]
         if not self.config.share_modality_embeddings:
             return
         for name, embedding in self.decoder_embeddings.items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.families.masked import family_of
 from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import family_of
@@ -72,7 +73,11 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
 
     config = dict(checkpoint.config)
     if "format" not in config:
-        config = fourm_config(config, checkpoint, MODALITIES)
+        given = [config.get(f"domains_{side}") for side in ("in", "out")]
+        names = [n for side in given if isinstance(side, list) for n in side if isinstance(n, str)]
+        family = family_of(names)
+        known = {**MODALITIES, **family.modalities}
+        config = fourm_config(config, checkpoint, known, family.defaults) | dict(family.rules)
     config.pop("extra", None)
     full = FourMConfig.from_dict(config)
     check_sizes(full.to_dict(), checkpoint.tensors)  # before anything of these sizes is built
@@ -102,7 +107,8 @@ def fill(
         CheckpointError: a tensor is missing, or has another shape or kind of number
     """
     expected = model.state_dict()
-    source = {name: stored_name(name, checkpoint) for name in expected}
+    tied = bool(getattr(getattr(model, "config", None), "tied_tables", False))
+    source = {name: stored_name(name, checkpoint, tied=tied) for name in expected}
     for name, stored in source.items():
         _check_tensor(name, expected[name], stored, checkpoint)
     weights = checkpoint.load(set(source.values()), dtype=dtype, device=device)
@@ -112,12 +118,19 @@ def fill(
         parameter.requires_grad_(True)
 
 
-def stored_name(name: str, checkpoint: Checkpoint) -> str:
-    """Under which name a tensor is stored: shared ones are stored once, under either name."""
+def stored_name(name: str, checkpoint: Checkpoint, *, tied: bool = False) -> str:
+    """Under which name a tensor is stored: shared ones are stored once, under either name.
+
+    `tied`: a target's token table may be stored under the name of its logits.
+    """
     if name in checkpoint.tensors:
         return name
     if name in checkpoint.aliases:
         return checkpoint.aliases[name]
+    if tied and name.endswith(".token_emb.weight"):
+        twin = name.replace(".token_emb.", ".to_logits.")
+        if twin in checkpoint.tensors:
+            return twin
     if name.endswith(".mod_emb"):
         for here, there in (("encoder_", "decoder_"), ("decoder_", "encoder_")):
             twin = name.replace(f"{here}embeddings.", f"{there}embeddings.", 1)
@@ -130,11 +143,10 @@ def _check_complete(config: FourMConfig, checkpoint: Checkpoint) -> None:
     from fourm_lite.io.checkpoint import check_keys
 
     expected = build_empty(config).state_dict()
-    if not config.share_modality_embeddings:
-        check_keys(expected, checkpoint.tensors)
-        return
-    twins = {n for n in expected if n.endswith(".mod_emb")}
-    present = {n for n in twins if stored_name(n, checkpoint) in checkpoint.tensors}
+    twins = [n for n in expected if n.endswith(".mod_emb")] * config.share_modality_embeddings
+    twins += [n for n in expected if n.endswith(".token_emb.weight")] * config.tied_tables
+    tied = config.tied_tables
+    present = {n for n in twins if stored_name(n, checkpoint, tied=tied) in checkpoint.tensors}
     check_keys(expected, checkpoint.tensors, optional=present)
 
 

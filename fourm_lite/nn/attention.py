@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
 
+EMPTY_ROWS = ("mean", "zero")
+
 
 def blocked(attend: Tensor, dtype: torch.dtype) -> Tensor:
     """An additive score mask from a positive mask: 0 where `attend`, very negative elsewhere.
@@ -90,7 +92,19 @@ class KVCache:
         return KVCache(self.k[rows], self.v[rows], self.length)
 
 
-class Attention(nn.Module):
+class Rows(nn.Module):
+    """What both kinds of attention do with a row whose keys are all blocked."""
+
+    zeroes: bool
+
+    def _without_keys(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """float[B, heads, N, d] with zeros in such rows, where the model asks for them."""
+        if bias is None or not self.zeroes:
+            return y
+        return y * (bias == 0).any(dim=-1, keepdim=True)
+
+
+class Attention(Rows):
     """Multi-head self-attention with a joint qkv projection."""
 
     def __init__(
@@ -102,8 +116,11 @@ class Attention(nn.Module):
         proj_bias: bool = True,
         qk_norm: bool = False,
         norm_bias: bool = True,
+        empty_rows: str = "mean",
     ) -> None:
         super().__init__()
+        # with normalised queries and keys the fork's code computes as 4M does
+        self.zeroes = empty_rows == "zero" and not qk_norm
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
@@ -119,11 +136,11 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             k, v = cache.append(k, v)
-        y = fused_attention(q, k, v, bias)
+        y = self._without_keys(fused_attention(q, k, v, bias), bias)
         return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Rows):
     """Multi-head attention of queries to a context; its keys and values can be computed once."""
 
     def __init__(
@@ -135,8 +152,11 @@ class CrossAttention(nn.Module):
         proj_bias: bool = True,
         qk_norm: bool = False,
         norm_bias: bool = True,
+        empty_rows: str = "mean",
     ) -> None:
         super().__init__()
+        # with normalised queries and keys the fork's code computes as 4M does
+        self.zeroes = empty_rows == "zero" and not qk_norm
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
@@ -165,7 +185,7 @@ class CrossAttention(nn.Module):
             zeros = torch.zeros_like(x)
             return zeros if self.proj.bias is None else zeros + self.proj.bias
         q = self.q_norm(rearrange(project(self.q, x), "b n (h d) -> b h n d", h=self.num_heads))
-        y = fused_attention(q, *keys_values, bias)
+        y = self._without_keys(fused_attention(q, *keys_values, bias), bias)
         if present is not None:
             y = y * present[..., None]
         return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, suggest
-from fourm_lite.nn.attention import Attention, CrossAttention, KVCache
+from fourm_lite.nn.attention import EMPTY_ROWS, Attention, CrossAttention, KVCache
 from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
 
@@ -23,7 +24,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """What one transformer block is made of; the words are those of 4M's configs."""
+    """What one transformer block is made of; the words are those of 4M's configs.
+
+    Units:
+        empty_rows: ours; what attention gives a row whose keys are all blocked, the "mean" of the
+            values (4M) or "zero"
+    """
 
     dim: int
     num_heads: int
@@ -35,6 +41,7 @@ class BlockConfig:
     mlp_bias: bool = True
     norm_bias: bool = True
     qk_norm: bool = False
+    empty_rows: str = "mean"
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot make a block."""
@@ -43,6 +50,8 @@ class BlockConfig:
                 f"dim must be a positive multiple of num_heads, got dim={self.dim}, "
                 f"num_heads={self.num_heads}"
             )
+        if self.empty_rows not in EMPTY_ROWS:
+            raise ConfigError(f"empty_rows is one of {EMPTY_ROWS}, got {self.empty_rows!r}")
         if self.act_layer not in ACTIVATIONS:
             raise ConfigError(
                 f"act_layer must be one of {sorted(ACTIVATIONS)}, got {self.act_layer!r}."
@@ -132,6 +141,7 @@ class Block(nn.Module):
             proj_bias=config.proj_bias,
             qk_norm=config.qk_norm,
             norm_bias=config.norm_bias,
+            empty_rows=config.empty_rows,
         )
         self.norm2 = _norm(config)
         self.mlp = _mlp(config)
@@ -185,11 +195,12 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: BlockConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        attention = {
+        attention: dict[str, Any] = {
             "qkv_bias": config.qkv_bias,
             "proj_bias": config.proj_bias,
             "qk_norm": config.qk_norm,
             "norm_bias": config.norm_bias,
+            "empty_rows": config.empty_rows,
         }
         self.norm1 = _norm(config)
         self.self_attn = Attention(config.dim, config.num_heads, **attention)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fourm_lite.embedders.feature_files import pack, unpack
 from fourm_lite.embedders.features import Features, FeatureStore
 from fourm_lite.errors import FourMError
-from fourm_lite.photos.item import Item, Stream
+from fourm_lite.photos.item import Item, Stream, printable
 
 
 def open_feature_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 Kind = Literal["VQ", "VQVAE", "DiVAE", "VQControlNet"]
-QuantType = Literal["lucid", "memcodes"]
+QuantType = Literal["lucid", "memcodes", "fsq"]
 Replacement = Literal["batch_random", "linde_buzo_gray"]
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
 Conditioning = Literal["concat", "xattn"]
@@ -58,6 +58,8 @@ class TokenizerConfig:
     Units:
         image_size: pixels; with `patch_size` it gives the grid of the stored position maps only
         threshold_ema_dead_code: codes used less often than this (moving average) are replaced
+        levels: ours; of each channel of a finite quantizer ("fsq"), whose product is codebook_size
+        one_hot: ours; whether class maps are read as n_channels maps of 0 and 1
         mean, scale: ours; the input becomes (x - mean) * scale, undone after decoding
     """
 
@@ -67,6 +69,7 @@ class TokenizerConfig:
     image_size_dec: Size | None = None
     n_channels: int = 3
     n_labels: int | None = None
+    one_hot: bool = False
     undo_std: bool = False
     mean: tuple[float, ...] | None = None
     scale: float | None = None
@@ -76,6 +79,7 @@ class TokenizerConfig:
     post_mlp: bool = False
     quant_type: QuantType = "lucid"
     codebook_size: int = 16384
+    levels: tuple[int, ...] | None = None
     num_codebooks: int = 1
     latent_dim: int = 32
     codebook_dim: int | None = None
@@ -113,6 +117,19 @@ class TokenizerConfig:
             raise ConfigError(
                 f"memcodes splits latent_dim over its codebooks: {self.latent_dim} is not a "
                 f"multiple of num_codebooks={self.num_codebooks}"
+            )
+        if (self.quant_type == "fsq") != (self.levels is not None):
+            raise ConfigError(
+                f"quant_type 'fsq' and levels go together, got '{self.quant_type}' and "
+                f"{self.levels}"
+            )
+        if self.levels is not None and (
+            math.prod(self.levels) != self.codebook_size or len(self.levels) != self.latent_dim
+        ):
+            raise ConfigError(
+                f"levels {list(self.levels)} give {math.prod(self.levels)} codes of "
+                f"{len(self.levels)} channels, the config has codebook_size={self.codebook_size} "
+                f"and latent_dim={self.latent_dim}"
             )
         if self.mean is not None and len(self.mean) not in (1, self.n_channels):
             raise ConfigError(

@@ -52,6 +52,8 @@ def checked_values(x: Tensor | npt.NDArray[Any], config: TokenizerConfig) -> Ten
     x = as_tensor(x)
     if config.n_labels is not None:
         return _checked_labels(x, config.n_labels)
+    if config.one_hot and not x.is_floating_point() and x.ndim in (3, 4):
+        return one_hot(x, config.n_channels)
     if x.ndim == 2:
         x = x[:, :, None, None]
     if x.ndim != 4 or x.shape[1] != config.n_channels or not x.is_floating_point():
@@ -74,6 +76,17 @@ def check_finite(x: Tensor) -> None:
             f"a tokenizer expects finite numbers, got {bad} of {x.numel()} that are NaN or "
             "infinite; replace them or leave the sample out"
         )
+
+
+def one_hot(x: Tensor, classes: int) -> Tensor:
+    """Class maps int[B, H, W] or int[B, 1, H, W] as float[B, classes, H, W].
+
+    Raises:
+        ShapeError: another shape, or a class that is not there
+    """
+    maps = x[:, 0] if x.ndim == 4 and x.shape[1] == 1 else x
+    labels = _checked_labels(maps, classes)
+    return rearrange(torch.nn.functional.one_hot(labels, classes), "b h w c -> b c h w").float()
 
 
 def undone_std(x: Tensor) -> Tensor:
@@ -161,3 +174,16 @@ def check_range(ids: Tensor, count: int, what: str, where: str) -> None:
 
 def _spelled(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
+
+
+def tokens_in(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Flat tokens int64[B, L] whose ids are all known.
+
+    Raises:
+        ShapeError: another shape or kind of number; an id outside the codebook
+    """
+    ids = torch.as_tensor(tokens)
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ShapeError(f"tokens are int64[B, L], got {_spelled(ids)}")
+    _check_range(ids, vocab_size, "token", "codebook")
+    return ids.long()

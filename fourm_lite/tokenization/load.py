@@ -7,6 +7,7 @@ the mapped tensors of the file, by name and strictly.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.config import TokenizerConfig, parse_config
@@ -105,11 +106,25 @@ def _completed(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     """An original config with what only the shapes tell: number and width of the codebooks."""
     codes, embed = shapes.get("quantize.codes"), shapes.get("quantize._codebook.embed")
     found: dict[str, Any] = {}
+    if raw.get("quant_type") == "fsq":
+        return _finite(raw)
     if codes is not None and len(codes) == 3:
         found = {"quant_type": "memcodes", "num_codebooks": codes[0], "codebook_size": codes[1]}
     elif embed is not None and len(embed) == 2:
         found = {"codebook_size": embed[0], "codebook_dim": embed[1]}
     return {**found, **raw}
+
+
+def _finite(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """TerraMind's config: `codebook_size` is its levels, "7-5-5-5-5"; class maps are read too."""
+    text = str(raw.get("codebook_size", ""))
+    if not re.fullmatch(r"\d{1,4}(-\d{1,4}){0,31}", text):
+        raise ConfigError(
+            f"a finite quantizer's codebook_size is like '7-5-5-5-5', got {text[:80]!r}"
+        )
+    levels = [int(number) for number in text.split("-")]
+    own = {"levels": levels, "codebook_size": math.prod(levels), "one_hot": True}
+    return {**raw, **own, "n_channels": raw.get("n_channels", 12)}
 
 
 def _built(config: TokenizerConfig, weights: Mapping[str, Tensor], names: list[str]) -> VQTokenizer:

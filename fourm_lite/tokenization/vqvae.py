@@ -8,6 +8,7 @@ keys.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fourm_lite.tokenization.denoising import (
     training_pair,
 )
 from fourm_lite.tokenization.diffusion import NoiseSchedule
+from fourm_lite.tokenization.finite import FiniteScalar
 from fourm_lite.tokenization.inputs import (
     as_tensor,
     check_finite,
@@ -56,6 +58,18 @@ class Reconstruction:
     quantized: Quantized
 
 
+def _finite(config: TokenizerConfig) -> FiniteScalar:
+    assert config.levels is not None
+    return FiniteScalar(config.levels, "sigmoid")
+
+
+QUANTIZERS: dict[str, Callable[[TokenizerConfig], Any]] = {
+    "lucid": VectorQuantizer,
+    "memcodes": Memcodes,
+    "fsq": _finite,
+}
+
+
 class VQTokenizer(nn.Module):
     """Raw values to tokens and back.
 
@@ -76,8 +90,7 @@ class VQTokenizer(nn.Module):
             self.cls_emb = nn.Embedding(config.n_labels, config.n_channels)
         self.encoder, dim = make_encoder(config)
         self.quant_proj = nn.Conv2d(dim, config.latent_dim, 1)
-        quantizer = Memcodes if config.quant_type == "memcodes" else VectorQuantizer
-        self.quantize = quantizer(config)
+        self.quantize = QUANTIZERS[config.quant_type](config)
         if config.kind == "DiVAE":
             self.decoder: nn.Module = make_diffusion_decoder(config)
         elif config.kind == "VQVAE":

@@ -1,0 +1,204 @@
+"""TerraMind's modalities: satellite pixels and tokens at 224, coordinates, captions.
+
+Statistics are those that pixels are standardised by, in the order of the bands; v0.1 has others
+for some. Names are those of its files; `key_of` reads the names that its users write.
+
+Source: TerraMind (Jakubik et al. 2025)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fourm_lite.errors import UnknownNameError, suggest
+from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.spec import IN, Modality
+
+COORDS, CAPTION = "coords", "caption"
+Role = Literal["input", "target"]
+_S2 = (
+    "COASTAL_AEROSOL", "BLUE", "GREEN", "RED", "RED_EDGE_1", "RED_EDGE_2", "RED_EDGE_3",
+    "NIR_BROAD", "NIR_NARROW", "WATER_VAPOR",
+)  # fmt: skip
+BANDS: dict[str, tuple[str, ...]] = {
+    "untok_sen2l2a@224": (*_S2, "SWIR_1", "SWIR_2"),
+    "untok_sen2l1c@224": (*_S2, "CIRRUS", "SWIR_1", "SWIR_2"),
+    "untok_sen2rgb@224": ("RED", "GREEN", "BLUE"),
+    "untok_sen1grd@224": ("VV", "VH"),
+    "untok_sen1rtc@224": ("VV", "VH"),
+    "untok_dem@224": ("DEM",),
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of each band."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...] = field(default=(1.0,))
+
+
+_S2L2A = Statistics(
+    (1390.458, 1503.317, 1718.197, 1853.91, 2199.1, 2779.975, 2987.011, 3083.234, 3132.22,
+     3162.988, 2424.884, 1857.648),
+    (2106.761, 2141.107, 2038.973, 2134.138, 2085.321, 1889.926, 1820.257, 1871.918, 1753.829,
+     1797.379, 1434.261, 1334.311),
+)  # fmt: skip
+_S2L2A_V01 = Statistics(
+    (794.311, 925.161, 1183.128, 1338.041, 1667.254, 2233.633, 2460.96, 2555.569, 2619.542,
+     2703.298, 2406.497, 1841.645),
+    (1164.883, 1205.586, 1223.713, 1399.638, 1403.298, 1378.513, 1434.924, 1491.141, 1454.089,
+     1660.395, 1473.248, 1365.08),
+)  # fmt: skip
+_S2L1C = Statistics(
+    (2357.089, 2137.385, 2018.788, 2082.986, 2295.651, 2854.537, 3122.849, 3040.56, 3306.481,
+     1473.847, 506.07, 2472.825, 1838.929),
+    (1624.683, 1675.806, 1557.708, 1833.702, 1823.738, 1733.977, 1732.131, 1679.732, 1727.26,
+     1024.687, 442.165, 1331.411, 1160.419),
+)  # fmt: skip
+_GRD = Statistics((-12.599, -20.293), (5.195, 5.89))
+_RTC = Statistics((-10.93, -17.329), (4.391, 4.459))
+_DEM = Statistics((670.665,), (951.272,))
+_DEM_V01 = Statistics((435.726,), (560.326,))
+_LULC = Statistics((0.0,), (1.0,))
+STATISTICS: dict[str, dict[str, Statistics]] = {
+    "v1": {
+        "untok_sen2l2a@224": _S2L2A,
+        "untok_sen2l1c@224": _S2L1C,
+        "untok_sen2rgb@224": Statistics((87.271, 80.931, 66.667), (58.767, 47.663, 42.631)),
+        "untok_sen1grd@224": _GRD,
+        "untok_sen1rtc@224": _RTC,
+        "untok_dem@224": _DEM,
+        "tok_sen2l2a@224": _S2L2A,
+        "tok_sen1grd@224": _GRD,
+        "tok_sen1rtc@224": _RTC,
+        "tok_lulc@224": _LULC,
+        "tok_dem@224": _DEM,
+        "tok_ndvi@224": Statistics((0.327,), (0.322,)),
+    },
+    "v01": {
+        "untok_sen2l2a@224": _S2L2A_V01,
+        "tok_sen2l2a@224": _S2L2A_V01,
+        "tok_sen1grd@224": _GRD,
+        "tok_lulc@224": _LULC,
+        "tok_dem@224": _DEM_V01,
+    },
+}
+# stem -> channels and folder, at 264 pixels with a border that crops take away
+_WIDE = {
+    "sen1grd": (2, "S1GRD/"), "sen1rtc": (2, "S1RTC/"), "sen2l2a": (12, "S2L2A/"),
+    "sen2l1c": (13, "S2L1C/"), "sen2rgb": (3, "S2RGB/"), "lulc": (9, "LULC/"), "dem": (1, "DEM/"),
+    "ndvi": (1, "NDVI/"),
+}  # fmt: skip
+_PIXELS = {
+    "untok_sen2l2a": "S2L2A", "untok_sen2l1c": "S2L1C", "untok_sen2rgb": "S2RGB",
+    "untok_sen1grd": "S1GRD", "untok_sen1rtc": "S1RTC", "untok_dem": "DEM",
+}  # fmt: skip
+_TOKENS = {
+    "tok_sen1grd": (15360, "S1GRD"), "tok_sen1rtc": (15360, "S1RTC"),
+    "tok_sen2l2a": (15360, "S2L2A"), "tok_lulc": (4375, "LULC"), "tok_dem": (15360, "DEM"),
+    "tok_ndvi": (15360, "NDVI"),
+}  # fmt: skip
+
+
+def _pixels(name: str, size: int, channels: int, folder: str) -> Modality:
+    side = size // 16
+    return Modality(
+        name=name, kind="pixels", image_size=size, patch_size=16, channels=channels,
+        grid=(side, side), max_tokens=side * side, directions=IN, folder=folder,
+    )  # fmt: skip
+
+
+def _all() -> Iterator[Modality]:
+    for stem, (channels, folder) in _WIDE.items():
+        yield _pixels(f"{stem}@264", 264, channels, folder)
+    for stem, folder in _PIXELS.items():
+        name = f"{stem}@224"
+        yield _pixels(name, 224, len(BANDS[name]), f"{folder}_untokenized")
+    for stem, (ids, folder) in _TOKENS.items():
+        yield Modality(
+            name=f"{stem}@224", kind="grid", image_size=224, patch_size=16, vocab_size=ids,
+            grid=(14, 14), max_tokens=196, folder=f"{folder}_tokens",
+            tokenizer=f"tokenizers/{folder}",
+        )  # fmt: skip
+    yield Modality(
+        name=COORDS, kind="sequence", vocab_size=30000, max_tokens=4, vocab=COORDS, folder=COORDS
+    )
+    yield Modality(
+        name=CAPTION, kind="sequence", vocab_size=30000, max_tokens=256, vocab="text",
+        folder="captions_txt",
+    )  # fmt: skip
+
+
+OWN: dict[str, Modality] = {entry.name: entry for entry in _all()}
+# what its code still knows of 4M's, unchanged
+_OF_4M = ("rgb", "tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
+TERRAMIND_MODALITIES: dict[str, Modality] = {
+    **OWN,
+    **{f"{stem}@{size}": MODALITIES[f"{stem}@{size}"] for stem in _OF_4M for size in (224, 448)},
+    "det": MODALITIES["det"],
+}
+
+# What users write, in lower case with s2 for sen2 and s1 for sen1
+_READ = {
+    "s2l2a": "untok_sen2l2a@224", "s2l1c": "untok_sen2l1c@224", "s1rtc": "untok_sen1rtc@224",
+    "s1grd": "untok_sen1grd@224", "s1": "untok_sen1grd@224", "rgb": "untok_sen2rgb@224",
+    "s2rgb": "untok_sen2rgb@224", "dem": "untok_dem@224", "lulc": "tok_lulc@224",
+    "ndvi": "tok_ndvi@224", "coords": COORDS, "location": COORDS, "caption": CAPTION,
+}  # fmt: skip
+_MADE = {
+    "s2": "tok_sen2l2a@224", "s2l2a": "tok_sen2l2a@224", "s2l1c": "tok_sen2l2a@224",
+    "s1rtc": "tok_sen1rtc@224", "s1grd": "tok_sen1grd@224", "s1": "tok_sen1grd@224",
+    "dem": "tok_dem@224", "lulc": "tok_lulc@224", "ndvi": "tok_ndvi@224", "coords": COORDS,
+    "location": COORDS, "caption": CAPTION,
+}  # fmt: skip
+
+
+def key_of(name: str, role: Role = "input") -> str:
+    """The modality that a user's name means: "S2L2A" is read as pixels and made as tokens.
+
+    Raises:
+        UnknownNameError: no modality is called so
+
+    >>> key_of("S2L2A"), key_of("sen1rtc"), key_of("S2L1C", "target")
+    ('untok_sen2l2a@224', 'untok_sen1rtc@224', 'tok_sen2l2a@224')
+    """
+    if name in TERRAMIND_MODALITIES:
+        return name
+    table = _READ if role == "input" else _MADE
+    plain = name.lower().replace("sen2", "s2").replace("sen1", "s1")
+    found = table.get(plain) or next((k for k in OWN if k.startswith(f"{name.lower()}@224")), None)
+    if found is None:
+        raise UnknownNameError(
+            f"TerraMind has no {role} called {name!r}; users write {', '.join(sorted(table))}."
+            f"{suggest(plain, table)}"
+        )
+    return found
+
+
+def coords_text(lon: float, lat: float) -> str:
+    """What the tokenizer of coordinates reads: both rounded to quarters of a degree.
+
+    >>> coords_text(12.2, 45.1)
+    'lat=45.00 lon=12.25 [EOS]'
+    """
+    return f"lat={_quarters(lat)} lon={_quarters(lon)} [EOS]"
+
+
+def _quarters(degrees: float) -> str:
+    # halves to even, and -0.1 keeps its sign as "-0.00": as in its own code
+    return f"{math.copysign(round(abs(degrees) * 4) / 4, degrees):.2f}"
+
+
+def coords_of(text: str) -> tuple[float, float]:
+    """Longitude and latitude of what the model said; NaN where it cannot be read.
+
+    >>> coords_of("lat=45.00 lon=12.25 [EOS]")
+    (12.25, 45.0)
+    """
+    found = re.match(r"\s*lat=\s*(-?\d+(?:\.\d+)?)\s+lon=\s*(-?\d+(?:\.\d+)?)", text)
+    return (float(found[2]), float(found[1])) if found else (math.nan, math.nan)
