@@ -185,5 +185,5 @@ def tokens_in(tokens: Tensor, vocab_size: int) -> Tensor:
     ids = torch.as_tensor(tokens)
     if ids.ndim != 2 or ids.is_floating_point():
         raise ShapeError(f"tokens are int64[B, L], got {_spelled(ids)}")
-    _check_range(ids, vocab_size, "token", "codebook")
+    check_range(ids, vocab_size, "token", "codebook")
     return ids.long()
