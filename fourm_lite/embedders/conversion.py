@@ -22,6 +22,11 @@ from fourm_lite.embedders.pth import Weights, load_plain, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.families.joint import JOINT_FAMILIES
 from fourm_lite.families.mobileclip import MOBILECLIP, OPEN_CLIP_FILES
+from fourm_lite.model.terramind import convert_terramind, is_terramind
+from fourm_lite.tokenization.terramind import (
+    convert_terramind_tokenizer,
+    is_terramind_tokenizer,
+)
 
 
 class Source:
@@ -139,8 +144,31 @@ def _write_mobileclip(source: Source, folder: Path) -> Converted:
     return Converted(folder, "mobileclip", convert_mobileclip(source.path, folder), ())
 
 
+def _is_terramind(source: Source) -> bool:
+    return source.path.is_file() and source.path.suffix in WEIGHTS and is_terramind(source.weights)
+
+
+def _write_terramind(source: Source, folder: Path) -> Converted:
+    return Converted(folder, "terramind", convert_terramind(source.weights, folder), ())
+
+
+def _is_terramind_tokenizer(source: Source) -> bool:
+    return (
+        source.path.is_file()
+        and source.path.suffix in WEIGHTS
+        and is_terramind_tokenizer(source.weights)
+    )
+
+
+def _write_terramind_tokenizer(source: Source, folder: Path) -> Converted:
+    count = convert_terramind_tokenizer(source.weights, folder)
+    return Converted(folder, "terramind_tokenizer", count, ())
+
+
 KINDS: dict[str, Kind] = {
     "features": Kind(_is_features, _write_features),
     "mmt": Kind(_is_joint, _write_joint),
     "mobileclip": Kind(_is_mobileclip, _write_mobileclip),
+    "terramind": Kind(_is_terramind, _write_terramind),
+    "terramind_tokenizer": Kind(_is_terramind_tokenizer, _write_terramind_tokenizer),
 }

@@ -6,7 +6,6 @@ modalities and depths in theirs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,9 @@ from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.families.masked import TERRAMIND, family_of
+from fourm_lite.io.files import write_json
+from fourm_lite.io.layout import CONFIG, WEIGHTS
+from fourm_lite.io.writing import write_file
 
 HEAD = 64
 SIDES = {"in": "encoder_embeddings", "out": "decoder_embeddings"}
@@ -77,18 +79,15 @@ def convert_terramind(
     Raises:
         CheckpointError: a tensor is missing or does not fit
     """
-    from safetensors.torch import save_file
-
     config = terramind_config(weights, heads)
     own = {
-        name: value.float().clone().contiguous()
+        name: value.float()
         for name, value in weights.items()
         if not (name.startswith("decoder_embeddings.") and name.endswith(".token_emb.weight"))
     }
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    save_file(own, root / "model.safetensors", metadata={"format": "pt"})
-    (root / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(root / WEIGHTS, own, metadata=None)
+    write_json(root / CONFIG, config, indent=2)
     return len(own)
 
 

@@ -198,7 +198,8 @@ def evaluate_zeroshot(
         tell: told of progress
 
     Returns:
-        `classification_report`, with ``"log_loss"`` (in nats), ``"temperature"`` and
+        `classification_report`, with ``"top_5"`` (how often the class is among the first five; None
+        for five classes or less), ``"log_loss"`` (in nats), ``"temperature"`` and
         ``"best_temperature"``, the one that would make the right answers on these photos likeliest
     """
     parts = []
@@ -213,10 +214,19 @@ def evaluate_zeroshot(
         **classification_report(
             logits.argmax(axis=1), truth, photos.classes, protocol=protocol, draws=draws
         ),
+        "top_5": _top_5(logits, truth),
         "log_loss": log_loss(logits, truth),
         "temperature": judge.temperature,
         "best_temperature": judge.temperature * best_temperature(logits, truth),
     }
+
+
+def _top_5(logits: Any, truth: Any) -> float | None:
+    """Classes of equal score stand in the order of their numbers, as in `accuracy`."""
+    if logits.shape[1] <= 5:
+        return None
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    return float((first == truth[:, None]).any(axis=1).mean())
 
 
 def labelled_photos(folder: str | Path, split: str, limit: int | None = None) -> LabelledSet:

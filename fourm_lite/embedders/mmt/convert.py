@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from fourm_lite.embedders.mmt.load import build
 from fourm_lite.embedders.mmt.saved import DOOR, Saved, read_saved
 from fourm_lite.embedders.mmt.words import open_tokenizer
+from fourm_lite.io.files import write_json
+from fourm_lite.io.layout import CONFIG, WEIGHTS
+from fourm_lite.io.writing import write_file
 
 
 def convert_joint(source: str | Path, folder: str | Path) -> Saved:
@@ -20,16 +22,12 @@ def convert_joint(source: str | Path, folder: str | Path) -> Saved:
         CheckpointError: weights are missing or do not fit
         ConfigError: a class or form that is not read
     """
-    from safetensors.torch import save_file
-
     saved = read_saved(source)
     build(saved, str(source))
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    own = {name: value.clone().contiguous() for name, value in saved.weights.items()}
-    save_file(own, root / "model.safetensors")
+    write_file(root / WEIGHTS, saved.weights, metadata=None)
     values = {"format": 1, "door": DOOR, **asdict(saved.config)}
-    (root / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(root / CONFIG, values, indent=2)
     if isinstance(saved.tokenizer, Path):
         tokenizer = open_tokenizer(saved.tokenizer, lower_case=saved.config.lower_case)
         tokenizer.save(str(root / "tokenizer.json"))

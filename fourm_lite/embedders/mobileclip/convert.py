@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fourm_lite.embedders.mobileclip.load import build, folded, open_clip_name, read_clip, shape_of
 from fourm_lite.families.mobileclip import CONTEXT, MOBILECLIP
+from fourm_lite.io.files import write_json
+from fourm_lite.io.layout import CONFIG, WEIGHTS
+from fourm_lite.io.writing import write_file
 
 
 def convert_mobileclip(source: str | Path, folder: str | Path) -> int:
@@ -17,8 +19,6 @@ def convert_mobileclip(source: str | Path, folder: str | Path) -> int:
         CheckpointError: a weight is missing or does not fit
         ConfigError: the file is of no MobileCLIP
     """
-    from safetensors.torch import save_file
-
     saved = read_clip(source)
     if MOBILECLIP.owns(saved.weights):
         build(saved)
@@ -36,9 +36,7 @@ def convert_mobileclip(source: str | Path, folder: str | Path) -> int:
         weights = saved.weights
         config = {"architecture": open_clip_name(saved), "image_cfg": {}, "text_cfg": {}}
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    own = {name: value.clone().contiguous() for name, value in weights.items()}
-    save_file(own, root / "model.safetensors")
+    write_file(root / WEIGHTS, weights, metadata=None)
     values = {"format": 1, "door": "mobileclip", **config}
-    (root / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    return len(own)
+    write_json(root / CONFIG, values, indent=2)
+    return len(weights)

@@ -1,0 +1,32 @@
+"""A tiny TerraMind with random weights, as its .pt holds it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fourm_lite.families.masked import TERRAMIND
+from fourm_lite.modalities.terramind import TERRAMIND_MODALITIES
+from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.fourm import FourM
+
+INPUTS = ("untok_sen2l2a@224", "untok_sen1grd@224", "untok_dem@224", "tok_lulc@224", "coords")
+OUTPUTS = ("tok_lulc@224", "tok_ndvi@224", "coords")
+
+
+def terramind(seed: int = 0) -> FourM:
+    """One head of 64, so that its sizes follow from its tensors."""
+    config = FourMConfig(
+        inputs=tuple(TERRAMIND_MODALITIES[name] for name in INPUTS),
+        outputs=tuple(TERRAMIND_MODALITIES[name] for name in OUTPUTS),
+        dim=64, encoder_depth=2, decoder_depth=1, num_heads=1, norm_bias=False,
+        **TERRAMIND.rules,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FourM(config).init_weights().eval()
+
+
+def terramind_weights() -> dict[str, Tensor]:
+    """Its tensors, a target's table under both of its names."""
+    return dict(terramind().state_dict())
