@@ -22,20 +22,27 @@ def train(
     out: Annotated[Path | None, Option("--out", "-o", help="Instead of the recipe's.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
-    """Train a tokenizer or a model by its recipe.
+    """Train a tokenizer, a model, or a joint encoder of words and regions, by its recipe.
 
     Raises:
         ConfigError: the recipe is wrong
         FourMError: there is a run already and --resume is missing, or the loss is not finite
     """
     from fourm_lite.io.recipe import read_toml
+    from fourm_lite.training.joint import JointRecipe, joint_training
     from fourm_lite.training.loop import fit
     from fourm_lite.training.recipes import ModelRecipe, pretraining
     from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
 
     given = {"steps": steps, "out": out}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    if "tokenizer" in read_toml(recipe):
+    told = read_toml(recipe)
+    if "joint" in told:
+        joint = JointRecipe.read(recipe)
+        config = replace(joint.train, **changes)
+        pairs, stream = joint_training(joint)
+        result = fit(pairs, stream, config, resume=resume, progress=_told)
+    elif "tokenizer" in told:
         tokenizer = TokenizerRecipe.read(recipe)
         config = replace(tokenizer.train, **changes)
         task, values = tokenizer_training(tokenizer)

@@ -116,10 +116,15 @@ def _name_and_weights(source: str) -> tuple[str, str | None]:
 
 
 def _same_name(name: str, known: list[str]) -> str:
-    """A suggestion only where the spelling differs: a near name is another network."""
-    plain = {re.sub(r"[^a-z0-9]", "", k.lower()): k for k in known}
-    found = plain.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    """A name that is spelled otherwise or not to its end: any other near one is another network."""
+    asked = _plain(name)
+    found = next((k for k in known if _plain(k) == asked), None)
+    found = found or next((k for k in sorted(known) if asked and _plain(k).startswith(asked)), None)
     return f" Did you mean '{found}'?" if found else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _advice(name: str) -> str:

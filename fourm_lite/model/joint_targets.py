@@ -7,18 +7,24 @@ was trained with nor what generation does; `attention="own"` asks for each targe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fourm_lite.batch import TokenBatch
+from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.nn.attention import blocked
 
 Attention = Literal["uniform", "own"]
+
+
+def given_tokens(tokens: Mapping[str, Tensor]) -> TokenBatch:
+    """A batch that gives all of some tokens: int64[B, L], or int64[B] of single values."""
+    rows = {name: v[:, None] if v.ndim == 1 else v.flatten(1) for name, v in tokens.items()}
+    return TokenBatch({name: Tokens.given(v, length=v.shape[1]) for name, v in rows.items()})
 
 
 def joint_logits(

@@ -75,15 +75,20 @@ class Chain:
         made = sampler.run(batch, plan, seed=seed)
         return {name: made[key_of(name, "target")].value for name in self.targets}
 
+    def maps(self, inputs: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
+        """As `tokens`, those of pictures as int64[B, h, w]."""
+        grid, found = self._grid(inputs), self.tokens(inputs, seed=seed)
+        kinds = {name: self.model.modality(key_of(name, "target")).kind for name in found}
+        return {n: v if kinds[n] == "sequence" else v.unflatten(1, grid) for n, v in found.items()}
+
     def __call__(self, inputs: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
         """Pictures of every target in their own units, or tokens where nothing decodes them."""
-        grid = self._grid(inputs)
         found = {}
-        for name, tokens in self.tokens(inputs, seed=seed).items():
+        for name, tokens in self.maps(inputs, seed=seed).items():
             tokenizer = self.tokenizers.get(name)
-            found[name] = tokens
+            found[name] = tokens.flatten(1)
             if tokenizer is not None:
-                decoded = tokenizer.detokenize(tokens.unflatten(1, grid))
+                decoded = tokenizer.detokenize(tokens)
                 found[name] = restored(decoded, key_of(name, "target"), self.options.version)
         return found
 
@@ -200,5 +205,5 @@ class ThinkingViT(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], *, seed: int = 0) -> list[Output]:
         """The output of every block over the inputs and what was generated from them."""
         with torch.no_grad():
-            made = self.generator.tokens(inputs, seed=seed)
+            made = self.generator.maps(inputs, seed=seed)
         return self.backbone({**inputs, **{name: ids.clone() for name, ids in made.items()}})

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_aion import save_aion
 from tiny_mmt import save_mmt, save_regions
 from tiny_mobileclip import save_mobileclip
 from tiny_networks import (
@@ -25,6 +26,7 @@ from tiny_networks import (
     save_timm,
     transformers,
 )
+from tiny_terramind import terramind_weights
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
@@ -79,6 +81,8 @@ def world(tmp_path_factory):
         (hub / "refs").mkdir()
         (hub / "refs" / "main").write_text("0123abcd")
     save_mobileclip(root / "mobileclip_s0.pt")
+    save_aion(root / "polymathic-ai" / "aion-base")
+    torch.save(terramind_weights(), root / "TerraMind_v1_tiny.pt")
     (root / "PHOTOS").mkdir()
     for i, drawing in enumerate(drawings(6, size=96)):
         drawing.picture.save(root / "PHOTOS" / f"{i}.png")
@@ -155,6 +159,16 @@ CHECKS = {
     "ALIGN in transformers": lambda found: abs(found["ours"].sum() - 1) < 1e-5,
     "sentence-transformers": lambda found: (
         found["ours"].shape == (1, 2) and sorted(i for i, _ in found["ranked"]) == [0, 1]
+    ),
+    "AION": lambda found: (
+        found["embedding"].shape == (2, 32)
+        and found["logits"].shape == (2, 1, 1025)
+        and found["redshift"].shape == (2, 1)
+    ),
+    "TerraMind in TerraTorch": lambda found: (
+        [x.shape for x in found["layers"]] == [(1, 24, 64)] * 2
+        and found["made"]["NDVI"].shape == (1, 24)
+        and len(found["thought"]) == 2
     ),
     "clip-retrieval": lambda found: (
         [i.removesuffix(".png") for i in found["found"].ids] == list(map(str, found["same"].ids))

@@ -1,0 +1,105 @@
+"""Fine-tuning a joint encoder: it learns pairs, goes on exactly, and opens afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_mmt import VOCABULARY, save_mmt, save_regions
+
+from fourm_lite.cli import main
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.rerankers import load_reranker
+from fourm_lite.errors import ConfigError
+from fourm_lite.search.retrieve_rerank import RetrieveRerank, caption_measures
+from fourm_lite.training.joint import JointRecipe, joint_training
+from fourm_lite.training.loop import fit
+
+WORDS = VOCABULARY[5:-1]
+
+
+def captions(count):
+    return [f"{WORDS[i % 8]} {WORDS[i // 8 + 3]} {WORDS[(3 * i + 1) % 9]}" for i in range(count)]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    save_regions(tmp_path / "features", {str(i): 2 + i % 4 for i in range(16)})
+    rows = [{"id": str(i), "captions": [c]} for i, c in enumerate(captions(16))]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    save_mmt(tmp_path / "oscar", head=None)
+    return tmp_path
+
+
+def write_recipe(root, *, out="run", steps=4, order='["twin", "match"]', more=""):
+    path = root / f"{out}.toml"
+    path.write_text(f"""
+joint = "{root / "oscar"}"
+order = {order}
+hard = 0.5
+{more}
+[data]
+captions = "{root / "captions.jsonl"}"
+features = "{root / "features"}"
+split = ""
+batch_size = 16
+[train]
+out = "{root / out}"
+steps = {steps}
+save_every = 2
+log_every = 1
+[train.optim]
+lr = 3e-3
+schedule = "constant"
+weight_decay = 0.0
+""")
+    return path
+
+
+def test_sixteen_pairs_are_learnt_by_both_objectives(pairs):
+    recipe = JointRecipe.read(write_recipe(pairs, steps=160))
+    task, stream = joint_training(recipe)
+    fit(task, stream, recipe.train)
+
+    folder, ids = pairs / "run" / "final", [str(i) for i in range(16)]
+    twin = load_embedder(f"mmt:{folder}", features=pairs / "features")
+    cross = load_reranker(f"mmt:{folder}", features=pairs / "features")
+    found = caption_measures(twin, cross, ids, captions(16), range(16), ks=(1,))
+    assert found["mR"] > 0.9
+    pairs_of = [(t, i) for t in captions(16) for i in ids]
+    scores = cross.score([t for t, _ in pairs_of], [i for _, i in pairs_of], 64).reshape(16, 16)
+    assert (scores.argmax(1) == np.arange(16)).mean() > 0.9
+    best, _ = RetrieveRerank(twin, cross, ids)(captions(16)[3], k=1, retrieve=4)[0]
+    assert best == "3"
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(pairs):
+    for out, stops in (("whole", [4]), ("parts", [2, 4])):
+        recipe = write_recipe(pairs, out=out)
+        for number, steps in enumerate(stops):
+            words = ["train", str(recipe), "--steps", str(steps)] + ["--resume"] * (number > 0)
+            with pytest.raises(SystemExit) as stopped:
+                main(words)
+            assert stopped.value.code == 0
+
+    from safetensors.torch import load_file
+
+    whole, parts = (
+        load_file(pairs / out / "final" / "model.safetensors") for out in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_recipes_that_cannot_run_are_told_apart(pairs):
+    with pytest.raises(ConfigError, match="Did you mean 'match'"):
+        JointRecipe.read(write_recipe(pairs, order='["mach"]'))
+    rows = [{"id": "99", "captions": ["a dog"]}, {"id": "1", "captions": ["a cat"]}]
+    (pairs / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match="no features of '99'"):
+        joint_training(JointRecipe.read(write_recipe(pairs)))
+    (pairs / "captions.jsonl").write_text(json.dumps(rows[1]))
+    with pytest.raises(ConfigError, match="negatives need more"):
+        joint_training(JointRecipe.read(write_recipe(pairs)))
