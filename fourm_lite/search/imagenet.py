@@ -24,7 +24,7 @@ def imagenet_names() -> dict[str, list[str]]:
     Raises:
         FourMError: open_clip is not installed
     """
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     ids = ImageNetInfo().label_names()
     names = _open_clip("IMAGENET_CLASSNAMES")

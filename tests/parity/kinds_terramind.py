@@ -82,8 +82,9 @@ def check_generate(case: CaseInfo) -> None:
         assert key_of(name, "target") == key
     sampler, batch, plan = chain.prepared(inputs)
     sampler = Sampler(sampler.model, original=True)
+    results = sampler.iterate(batch, plan, seed=0)
     batch = sampler._with_targets(batch, sampler.steps(batch, plan))
-    for result in sampler.iterate(batch, plan, seed=0):
+    for result in results:
         name = result.step.target
         ids, values = (case.tensors[f"out.{name}.top4_{part}"] for part in ("ids", "values"))
         logits = result.logits
