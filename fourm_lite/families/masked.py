@@ -49,10 +49,10 @@ TERRAMIND = MaskedFamily(
 MASKED_FAMILIES: dict[str, MaskedFamily] = {f.name: f for f in (FOURM, AION, TERRAMIND)}
 
 
-def family_of(names: Iterable[str]) -> MaskedFamily:
+def fork_of(names: Iterable[str]) -> MaskedFamily:
     """The fork whose modalities all of these are; 4M where they are not of one fork.
 
-    >>> family_of(["tok_z", "catalog"]).title, family_of(["rgb@224", "caption"]).title
+    >>> fork_of(["tok_z", "catalog"]).title, fork_of(["rgb@224", "caption"]).title
     ('AION-1', '4M')
     """
     given = list(names)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.families.masked import family_of
+from fourm_lite.families.masked import fork_of
 from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import family_of
@@ -75,7 +75,7 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
     if "format" not in config:
         given = [config.get(f"domains_{side}") for side in ("in", "out")]
         names = [n for side in given if isinstance(side, list) for n in side if isinstance(n, str)]
-        family = family_of(names)
+        family = fork_of(names)
         known = {**MODALITIES, **family.modalities}
         config = fourm_config(config, checkpoint, known, family.defaults) | dict(family.rules)
     config.pop("extra", None)

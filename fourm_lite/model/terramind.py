@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError
-from fourm_lite.families.masked import TERRAMIND, family_of
+from fourm_lite.families.masked import TERRAMIND, fork_of
 from fourm_lite.io.files import write_json
 from fourm_lite.io.layout import CONFIG, WEIGHTS
 from fourm_lite.io.writing import write_file
@@ -26,7 +26,7 @@ SIDES = {"in": "encoder_embeddings", "out": "decoder_embeddings"}
 def is_terramind(weights: Mapping[str, Any]) -> bool:
     """Whether a file's tensors are those of a TerraMind model."""
     names = _domains(weights)
-    return bool(names["in"]) and family_of([*names["in"], *names["out"]]) is TERRAMIND
+    return bool(names["in"]) and fork_of([*names["in"], *names["out"]]) is TERRAMIND
 
 
 def terramind_config(weights: Mapping[str, Tensor], heads: int | None = None) -> dict[str, Any]:
