@@ -6,13 +6,13 @@ mapped tensors of the file. Only the modalities that are asked for are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.families.masked import fork_of
+from fourm_lite.families.masked import FOURM, MaskedFamily, fork_of
 from fourm_lite.io.tensor_info import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import family_of
@@ -61,7 +61,8 @@ def load_model(
     model = build_empty(full.only(inputs, outputs))
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
     model.tie()
-    family = family_of(checkpoint.config)
+    is_4m = _fork(checkpoint.config) is FOURM
+    family = family_of(checkpoint.config) if is_4m else None
     model.family = None if family is None else family.name
     return model.eval()
 
@@ -73,15 +74,21 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
 
     config = dict(checkpoint.config)
     if "format" not in config:
-        given = [config.get(f"domains_{side}") for side in ("in", "out")]
-        names = [n for side in given if isinstance(side, list) for n in side if isinstance(n, str)]
-        family = fork_of(names)
+        family = _fork(config)
         known = {**MODALITIES, **family.modalities}
         config = fourm_config(config, checkpoint, known, family.defaults) | dict(family.rules)
     config.pop("extra", None)
     full = FourMConfig.from_dict(config)
     check_sizes(full.to_dict(), checkpoint.tensors)  # before anything of these sizes is built
     return full
+
+
+def _fork(config: Mapping[str, Any]) -> MaskedFamily:
+    """Whose modalities a published config names: 4M's, or those of a fork."""
+    sides = [config.get(f"domains_{side}") for side in ("in", "out")]
+    return fork_of(
+        n for side in sides if isinstance(side, list) for n in side if isinstance(n, str)
+    )
 
 
 def build_empty(config: FourMConfig) -> FourM:
