@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.data.records import Record, read_caption_list
+from fourm_lite.embedders.base import Reads
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.search.centre import Floats, gallery_centre, unit
 from fourm_lite.search.spaces import TEXT, Codes, Item, ModelSpace, Space
@@ -76,6 +77,14 @@ class CaptionPack:
         for start in range(0, len(self.photos), batch_size):
             yield self.pictures_at(slice(start, start + batch_size))
 
+    def read_by(self, reads: Reads, batch_size: int) -> Iterator[list[Any]]:
+        """What a space reads of the photos, some at a time: themselves, or ids of their regions."""
+        if reads == "pictures":
+            yield from self.pictures(batch_size)
+            return
+        for start in range(0, len(self.photos), batch_size):
+            yield [photo.id for photo in self.photos[start : start + batch_size]]
+
     def pictures_at(self, part: slice) -> list[Image]:
         """Some of the photos."""
         return [photo.open_image() for photo in self.photos[part]]
@@ -129,7 +138,7 @@ def embed_photos(
 ) -> tuple[Space, Floats, Codes | None]:
     """The gallery of a pack, and the space with the centre that was used."""
     parts: list[Floats] = []
-    for pictures in pack.pictures(batch_size):
+    for pictures in pack.read_by(space.reads, batch_size):
         if isinstance(space, ModelSpace):
             parts.append(space.raw_pictures(pictures))
         else:

@@ -135,6 +135,24 @@ def test_an_index_over_feature_ids_is_searched_and_reranked(folder, features, tm
     assert hits == ranked + first[3:]
 
 
+def test_captions_and_regions_are_evaluated_both_ways(oscar, features, tmp_path, capsys):
+    rows = [
+        {"id": f"{i}.jpg", "file": f"{i}.jpg", "captions": [f"a {w}"], "split": "test"}
+        for i, w in zip(COUNTS, ("dog", "cat", "house", "red dog"), strict=True)
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = f"mmt:{oscar}?features={features}"
+    words = ["evaluate", "retrieval", "--data", str(tmp_path), "--model", model, "--json", "-"]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    out, err = capsys.readouterr()
+
+    assert stopped.value.code == 0, err
+    report = json.loads(out)
+    assert report["protocol"]["queries_image"] == 4
+    assert report["text_to_image"]["R@5"] == 1.0
+
+
 def test_a_picture_is_an_id_features_or_the_toolkits_dictionary(oscar, features):
     store = FeatureStore.open(features)
     twin = load_embedder(f"mmt:{oscar}", features=store)

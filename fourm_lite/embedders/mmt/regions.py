@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,10 @@ class RegionReader:
                 f"the id {picture!r} cannot be looked up: give features=STORE, a FeatureStore or "
                 "the path of one, when the network is loaded"
             )
-        return self.store[str(picture)], f"'{picture}'"
+        # a photo "1000.jpg" has its regions in "1000.npz"
+        names = (str(picture), Path(str(picture)).stem)
+        name = next((n for n in names if n in self.store), names[0])
+        return self.store[name], f"'{picture}'"
 
 
 def _of_dictionary(item: Mapping[str, Any]) -> Features:
