@@ -21,6 +21,8 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 
+QK_NORM = "encoder.0.attn.q_norm.weight"
+
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint, Source
 
@@ -76,7 +78,8 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
     if "format" not in config:
         family = _fork(config)
         known = {**MODALITIES, **family.modalities}
-        config = fourm_config(config, checkpoint, known, family.defaults) | dict(family.rules)
+        left_out = {**family.defaults, "qk_norm": QK_NORM in checkpoint.tensors}
+        config = fourm_config(config, checkpoint, known, left_out) | dict(family.rules)
     config.pop("extra", None)
     full = FourMConfig.from_dict(config)
     check_sizes(full.to_dict(), checkpoint.tensors)  # before anything of these sizes is built

@@ -26,6 +26,8 @@ from fourm_lite.training.joint_losses import (
 )
 
 BATCH = 32
+# what cases call some gradients, where that is not a name of the file
+SHORT = {"img_embedding.bias": "regions.features.bias", "query0.bias": "blocks.0.query.bias"}
 
 
 def pictures(case: CaseInfo) -> FeatureStore:
@@ -45,6 +47,8 @@ def options(case: CaseInfo) -> dict[str, Any]:
     """What no file of the model says and its manifest entry does."""
     entry = case.manifest["models"][case.info["model"]]
     found: dict[str, Any] = {"features": pictures(case)}
+    if "num_attention_heads" in entry:
+        found["heads"] = entry["num_attention_heads"]
     if "tokenizer" in entry:
         found["tokenizer"] = str(case.folder / entry["tokenizer"])
     return found
@@ -207,16 +211,12 @@ def check_losses(case: CaseInfo) -> None:
         joint.model.zero_grad()
         value.backward()
         case.close(value.detach()[None], f"out.{name}.loss")
-        checked = {
-            "img_embedding.bias": joint.model.regions.features.bias,
-            "query0.bias": joint.model.blocks[0].query.bias,
-        }
-        if "classifier" in joint.model.heads:
-            checked["classifier.bias"] = joint.model.heads["classifier"].bias
-        for key in want:
-            prefix = f"out.{name}.grad."
-            if key.startswith(prefix):
-                case.close(checked[key.removeprefix(prefix)].grad, key)
+        checked = dict(joint.model.named_parameters())
+        prefix = f"out.{name}.grad."
+        for key in (key for key in want if key.startswith(prefix)):
+            theirs = key.removeprefix(prefix)
+            ours = SHORT.get(theirs) or next(iter(joint.config.layout.renamed({theirs: 0})))
+            case.close(checked[ours].grad, key)
 
 
 def losses(joint: Joint, sentences: list[str], images: list[str], kinds: Any) -> Any:
