@@ -36,16 +36,22 @@ class Source:
         self.path = path
 
     @cached_property
+    def file(self) -> Path | None:
+        """The pickled file: the source itself, or the only one in a folder."""
+        if self.path.is_file():
+            return self.path if self.path.suffix in WEIGHTS else None
+        files = [p for p in self.below if p.suffix in WEIGHTS]
+        return files[0] if len(files) == 1 else None
+
+    @cached_property
     def held(self) -> object:
-        """What a pickled file holds; None for others."""
-        if self.path.is_file() and self.path.suffix in WEIGHTS:
-            return load_plain(self.path, arrays=True)
-        return None
+        """What the file holds; None where there is none."""
+        return None if self.file is None else load_plain(self.file, arrays=True)
 
     @cached_property
     def weights(self) -> Weights:
-        """The tensors of a file; a folder has none of its own."""
-        return read_pth(self.path).weights if self.path.is_file() else {}
+        """The tensors of the file by name; none where there is none."""
+        return {} if self.file is None else read_pth(self.file).weights
 
     @property
     def below(self) -> list[Path]:
@@ -96,10 +102,11 @@ def _is_features(source: Source) -> bool:
     """Tables, Oscar's dictionary of ids, M3P's files of pictures, or a folder of any of them."""
     if source.path.is_dir():
         files = source.below
+        pickles = [p for p in files if p.suffix in WEIGHTS]
         return any(is_table(p) for p in files) or (
             any(p.suffix in SUFFIXES for p in files)
             and not any(p.name in (MODULES, "config.json") for p in files)
-            and not any(p.suffix in WEIGHTS and _holds_weights(p) for p in files[:1])
+            and not any(_holds_weights(p) for p in pickles[:1])
         )
     if is_table(source.path) or source.path.suffix == ".npz":
         return True
@@ -123,10 +130,9 @@ def _write_features(source: Source, folder: Path) -> Converted:
 
 
 def _is_joint(source: Source) -> bool:
-    if source.path.is_file():
-        return any(f.owns(source.weights) for f in JOINT_FAMILIES.values())
-    names = {p.name for p in source.below}
-    return MODULES in names or ("vocab.txt" in names and "pytorch_model.bin" in names)
+    if any(p.name == MODULES for p in source.below):
+        return True
+    return any(f.owns(source.weights) for f in JOINT_FAMILIES.values())
 
 
 def _write_joint(source: Source, folder: Path) -> Converted:
@@ -135,9 +141,8 @@ def _write_joint(source: Source, folder: Path) -> Converted:
 
 
 def _is_mobileclip(source: Source) -> bool:
-    if not source.path.is_file() or source.path.suffix not in WEIGHTS:
-        return False
-    return MOBILECLIP.owns(source.weights) or source.path.stem.lower() in OPEN_CLIP_FILES
+    named = source.file is not None and source.file.stem.lower() in OPEN_CLIP_FILES
+    return named or MOBILECLIP.owns(source.weights)
 
 
 def _write_mobileclip(source: Source, folder: Path) -> Converted:
@@ -145,7 +150,7 @@ def _write_mobileclip(source: Source, folder: Path) -> Converted:
 
 
 def _is_terramind(source: Source) -> bool:
-    return source.path.is_file() and source.path.suffix in WEIGHTS and is_terramind(source.weights)
+    return is_terramind(source.weights)
 
 
 def _write_terramind(source: Source, folder: Path) -> Converted:
@@ -153,11 +158,7 @@ def _write_terramind(source: Source, folder: Path) -> Converted:
 
 
 def _is_terramind_tokenizer(source: Source) -> bool:
-    return (
-        source.path.is_file()
-        and source.path.suffix in WEIGHTS
-        and is_terramind_tokenizer(source.weights)
-    )
+    return is_terramind_tokenizer(source.weights)
 
 
 def _write_terramind_tokenizer(source: Source, folder: Path) -> Converted:

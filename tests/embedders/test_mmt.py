@@ -77,6 +77,17 @@ def test_a_file_with_its_own_prefix_or_old_names_gives_the_same_numbers(tmp_path
     assert all(np.array_equal(v, vectors["plain"]) for v in vectors.values())
 
 
+def test_a_folder_of_one_file_is_told_from_a_folder_of_features(tmp_path, features, capsys):
+    weights = network_weights("UNITER")
+    (tmp_path / "uniter").mkdir()
+    torch.save({f"uniter.{k}": v for k, v in weights.items()}, tmp_path / "uniter" / "base.pt")
+    (tmp_path / "uniter" / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    for source, family in ((tmp_path / "uniter", "mmt (UNITER)"), (features, "features")):
+        with pytest.raises(SystemExit):
+            main(["convert", str(source), "-o", str(tmp_path / "out" / source.name), "--json"])
+        assert json.loads(capsys.readouterr().out)["family"] == family
+
+
 def test_a_weight_that_is_missing_or_unknown_is_told_by_name(tmp_path):
     for change, name in (
         (lambda w: w.pop("pooler.dense.bias"), "pooler.bias"),
