@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fourm_lite.embedders.convert import CONVERSIONS, Converted, convert_pth
-from fourm_lite.embedders.feature_files import NAMES, SUFFIXES, is_table
+from fourm_lite.embedders.feature_files import GEOMETRY, NAMES, SUFFIXES, is_table
 from fourm_lite.embedders.features import split_features
 from fourm_lite.embedders.mmt.convert import convert_joint
 from fourm_lite.embedders.mmt.saved import MODULES
@@ -114,9 +117,18 @@ def _is_features(source: Source) -> bool:
     if not isinstance(held, dict) or not held:
         return False
     has_boxes = any(n in held for n in NAMES["features"]) and any(n in held for n in NAMES["boxes"])
-    tables = [getattr(value, "ndim", 0) == 2 for value in held.values()]
-    is_ids = all(tables) and not any("." in str(key) for key in held)
-    return has_boxes or (is_ids and len({value.shape[1] for value in held.values()}) == 1)
+    return has_boxes or all(_is_row(str(key), value) for key, value in held.items())
+
+
+def _is_row(key: str, table: Any) -> bool:
+    """Whether this is an id with the regions of Oscar: behind the features stand parts of 1."""
+    if not any(map(str.isdigit, key)) or getattr(table, "ndim", 0) != 2:
+        return False
+    rows = np.asarray(table)
+    if rows.shape[1] <= GEOMETRY or rows.dtype.kind != "f":
+        return False
+    places = rows[:, -GEOMETRY:]
+    return bool((places >= -0.01).all() and (places <= 1.01).all())
 
 
 def _holds_weights(path: Path) -> bool:
