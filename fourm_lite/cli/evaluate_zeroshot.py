@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,20 +81,22 @@ def zeroshot(
     write_report(report, out)
     if out is not None and str(out) == "-":
         return
+    print_facts(_facts(report, len(photos.classes), len(photos.skipped)) | {"written to": out})
+
+
+def _facts(report: Mapping[str, Any], classes: int, skipped: int) -> dict[str, Any]:
+    """The figures of a report in words."""
     low, high = report["interval"]
     top5 = report["top_5"]
-    print_facts(
-        {
-            "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
-            "among the first five": top5 and f"{top5:.4f}",
-            "photos": f"{report['protocol']['test_photos']} of {len(photos.classes)} classes",
-            "log loss": f"{report['log_loss']:.4f}",
-            "temperature": f"{report['temperature']:.4g}",
-            "best temperature": f"{report['best_temperature']:.4g}",
-            "left out": len(photos.skipped) or None,
-            "written to": out,
-        }
-    )
+    return {
+        "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+        "among the first five": None if top5 is None else f"{top5:.4f}",
+        "photos": f"{report['protocol']['test_photos']} of {classes} classes",
+        "log loss": f"{report['log_loss']:.4f}",
+        "temperature": f"{report['temperature']:.4g}",
+        "best temperature": f"{report['best_temperature']:.4g}",
+        "left out": skipped or None,
+    }
 
 
 def _words(classes: Sequence[str], labels: Sequence[str], data: Path) -> list[str]:

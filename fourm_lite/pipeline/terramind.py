@@ -73,7 +73,8 @@ class Chain:
         """
         sampler, batch, plan = self.prepared(inputs)
         made = sampler.run(batch, plan, seed=seed)
-        return {name: made[key_of(name, "target")].value for name in self.targets}
+        # a copy, which may be read where gradients are kept
+        return {name: made[key_of(name, "target")].value.clone() for name in self.targets}
 
     def maps(self, inputs: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
         """As `tokens`, those of pictures as int64[B, h, w]."""
@@ -206,4 +207,4 @@ class ThinkingViT(nn.Module):
         """The output of every block over the inputs and what was generated from them."""
         with torch.no_grad():
             made = self.generator.maps(inputs, seed=seed)
-        return self.backbone({**inputs, **{name: ids.clone() for name, ids in made.items()}})
+        return self.backbone({**inputs, **made})

@@ -76,8 +76,7 @@ def _open_clip(name: str) -> Sequence[Any]:
         import open_clip
     except ImportError as error:
         raise FourMError(
-            "the classes and templates of ImageNet are open_clip's: pip install "
-            "'fourm-lite[open_clip]'"
+            "the classes and templates of ImageNet are open_clip's: pip install open_clip_torch"
         ) from error
     found: Sequence[Any] = getattr(open_clip, name)
     return found

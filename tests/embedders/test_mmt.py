@@ -213,7 +213,7 @@ def test_folders_that_cannot_be_read_are_told_apart(tmp_path, oscar):
     config.write_text(json.dumps({"num_attention_heads": 4, "img_feature_type": "dis_code"}))
     refuse(oscar, "dis_code")
     refuse(tmp_path / "none", "does not exist")
-    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    torch.save(torch.zeros(1), tmp_path / "list.pt")
     refuse(tmp_path / "list.pt", "no dictionary of tensors")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     refuse(tmp_path / "other.pt", "no network of M3P, OSCAR, UNITER")

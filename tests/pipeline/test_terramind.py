@@ -92,7 +92,7 @@ def test_the_weights_of_bands_are_kept_in_the_order_that_is_asked_for(folder):
 
     assert torch.allclose(swapped(image.flip(1))[-1], both, atol=1e-5)
     with pytest.raises(ConfigError, match="Did you mean 'VV'"):
-        MergedViT.from_pretrained(folder, ["S1GRD"], bands={"S1GRD": ["VW"]})
+        MergedViT.from_pretrained(folder, ["S1GRD"], bands={"S1GRD": ["VV_"]})
     with pytest.raises(ShapeError, match="2, H, W"):
         swapped(pictures()["DEM"])
 

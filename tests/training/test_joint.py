@@ -27,7 +27,7 @@ def captions(count):
 @pytest.fixture
 def pairs(tmp_path):
     save_regions(tmp_path / "features", {str(i): 2 + i % 4 for i in range(16)})
-    rows = [{"id": str(i), "captions": [c]} for i, c in enumerate(captions(16))]
+    rows = [{"id": str(i), "file": f"{i}.jpg", "captions": [c]} for i, c in enumerate(captions(16))]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     save_mmt(tmp_path / "oscar", head=None)
     return tmp_path
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(pairs):
 def test_recipes_that_cannot_run_are_told_apart(pairs):
     with pytest.raises(ConfigError, match="Did you mean 'match'"):
         JointRecipe.read(write_recipe(pairs, order='["mach"]'))
-    rows = [{"id": "99", "captions": ["a dog"]}, {"id": "1", "captions": ["a cat"]}]
+    rows = [{"id": i, "file": f"{i}.jpg", "captions": ["a dog"]} for i in ("99", "1")]
     (pairs / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ConfigError, match="no features of '99'"):
         joint_training(JointRecipe.read(write_recipe(pairs)))

@@ -238,7 +238,7 @@ def _open_clip_network(saved: SavedClip, tower: OpenClipTower) -> nn.Module:
         import open_clip
     except ImportError as error:
         raise FourMError(
-            f"'{saved.path.name}' is in open_clip's layout: pip install 'fourm-lite[open_clip]'"
+            f"'{saved.path.name}' is in open_clip's layout: pip install open_clip_torch"
         ) from error
     model: nn.Module = open_clip.create_model(tower.architecture, pretrained=None)
     try:

@@ -34,7 +34,7 @@ def clip_tokens(tokenizer: Any, length: int) -> Tokens:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
         raise FourMError(
-            "MobileCLIP's files hold no vocabulary: pip install 'fourm-lite[open_clip]', which "
+            "MobileCLIP's files hold no vocabulary: pip install open_clip_torch, which "
             "carries CLIP's, or give the folder of a transformers CLIP tokenizer: tokenizer=FOLDER"
         ) from error
     read = SimpleTokenizer(context_length=length)
