@@ -223,7 +223,7 @@ class JointTask:
         images = join_batch([nothing] * len(batch), batch.regions).to(device)
         return model(texts).pooled(kinds), model(images).pooled(kinds)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Nothing: figures of search are those of `search.retrieve_rerank`."""
         return {}
 
