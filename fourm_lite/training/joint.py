@@ -68,6 +68,7 @@ class JointRecipe:
         order: objectives of one round; either may come several times, or not at all
         loss: of the vectors; margin is the triplets', scale that of the cosines
         hard: share of the negatives of matching that are drawn by their nearness
+        dropout: in place of the network's own
     """
 
     joint: Path
@@ -80,6 +81,7 @@ class JointRecipe:
     margin: float = 0.1
     scale: float = 20.0
     hard: float = 0.0
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses objectives and shares that there are not."""
@@ -242,7 +244,7 @@ def joint_training(recipe: JointRecipe) -> tuple[JointTask, PairStream]:
     """
     store = FeatureStore.open(recipe.data.features)
     joint = open_joint(recipe.joint, features=store, tokenizer=recipe.tokenizer, heads=recipe.heads)
-    joint = with_parts(joint, recipe.order)
+    joint = with_parts(joint, recipe.order, recipe.dropout)
     pairs = _pairs(recipe.data, store)
     if len({picture for _, picture in pairs}) < 2:
         raise ConfigError(f"'{recipe.data.captions}' has {len(pairs)} pairs; negatives need more")
@@ -250,9 +252,14 @@ def joint_training(recipe: JointRecipe) -> tuple[JointTask, PairStream]:
     return JointTask(joint, recipe), stream
 
 
-def with_parts(joint: Joint, order: Sequence[str]) -> Joint:
+def with_parts(joint: Joint, order: Sequence[str], dropout: float | None = None) -> Joint:
     """The network with what its objectives need: pooling by the mean, a matching head."""
     model, config = joint.model, joint.config
+    if dropout is not None:
+        config = replace(config, dropout=dropout)
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = dropout
     if not config.pooling:
         config = replace(config, pooling=("mean",))
     if "match" in order and HEAD not in model.heads:

@@ -59,7 +59,9 @@ weight_decay = 0.0
 
 
 def test_sixteen_pairs_are_learnt_by_both_objectives(pairs):
-    recipe = JointRecipe.read(write_recipe(pairs, steps=160))
+    recipe = JointRecipe.read(
+        write_recipe(pairs, steps=400, more='loss = "contrastive"\ndropout = 0.0')
+    )
     task, stream = joint_training(recipe)
     fit(task, stream, recipe.train)
 
