@@ -22,6 +22,7 @@ from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import Source, read
 from fourm_lite.modalities.published import FAMILIES
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.collate import collate
@@ -121,13 +122,18 @@ class FourMPipeline:
             NotFetchedError: some are not here and cannot be fetched; it names the command
         """
         given = {m.name: m for m in self.model.config.inputs}
-        targets = plan.targets if isinstance(plan, Plan) else plan
-        shown = [self.model.modality(target.modality) for target in targets]
+        shown = self._targets(plan)
         read = read_entries(_items(inputs), given)
         entries = [*vq_entries(read, shown=False), *vq_entries(shown, shown=True)]
         texts = [m for m in (*read, *shown) if m.kind == "sequence"]
         text = any(self.tokenizers.speaks(m) for m in texts)
         return self.tokenizers.require(entries, text=text)
+
+    def _targets(self, plan: Plan | Sequence[Target]) -> list[Modality]:
+        """What a plan makes; a target that the model lacks is told by the sampler, with others."""
+        outputs = {m.name: m for m in self.model.config.outputs}
+        targets = plan.targets if isinstance(plan, Plan) else plan
+        return [outputs[t.modality] for t in targets if t.modality in outputs]
 
     def read(self, inputs: Items) -> TokenBatch:
         """Raw values as a batch of given tokens.
@@ -206,6 +212,8 @@ class FourMPipeline:
         chosen = self.plan(targets, opened)
         self.require(inputs, () if allow_tokens else chosen)
         batch = self.read(inputs)
+        if not allow_tokens:
+            self.tokenizers.open(vq_entries(self._targets(chosen), shown=True))
         sampler = Sampler(self.model, marks=self.marks)
         steps = sampler.steps(batch, chosen)
         confidence: dict[str, list[Tensor]] = {}

@@ -134,6 +134,16 @@ class Tokenizers:
             )
         return tokenizer
 
+    def open(self, entries: Iterable[Modality]) -> None:
+        """Opens the tokenizers that will be needed at the end, so that a wrong one is told now.
+
+        Raises:
+            FourMError: one is damaged, or of another vocabulary
+        """
+        for entry in entries:
+            if self.has(entry):
+                self.vq(entry)
+
     def lacks(self, entry: Modality) -> str:
         """What to say of a grid without a tokenizer."""
         name, known = entry.tokenizer or entry.stem, self.sources

@@ -17,7 +17,7 @@ from tiny_hub import FOURM_21, MODELS, TOKENIZERS, model_files, without
 from fourm_lite import FMViT, FourMPipeline, load_model
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import draw
-from fourm_lite.errors import ConfigError, NotFetchedError, UnknownNameError
+from fourm_lite.errors import ConfigError, FourMError, NotFetchedError, UnknownNameError
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import FOURM
 from fourm_lite.modalities.value_codecs import SamCodec
@@ -280,6 +280,23 @@ def test_download_takes_single_parts_and_refuses_other_purposes(published, capsy
 
 
 # --- values
+
+
+def test_a_tokenizer_of_another_vocabulary_is_told_before_any_work(published, photo, monkeypatch):
+    pipe = FourMPipeline.from_pretrained(MODEL, "depth=EPFL-VILAB/4M_tokenizers_semseg_4k_224-448")
+    monkeypatch.setattr(
+        "fourm_lite.model.fourm.FourM.encode", lambda *a, **k: pytest.fail("work was done")
+    )
+
+    with pytest.raises(FourMError, match="belongs to another model"):
+        pipe.generate({"rgb": photo}, ["depth"])
+
+
+def test_targets_that_a_model_lacks_are_told_with_those_it_has(published, photo):
+    pipe = FourMPipeline.from_pretrained("EPFL-VILAB/4M-7-T2I_B_CC12M")
+
+    with pytest.raises(FourMError, match="tok_dinov2@224"):
+        pipe.generate({"rgb@224": photo}, plan="rgb2all")
 
 
 def test_rgb2all_makes_sixteen_targets_and_no_row_of_numbers(published, photo):
