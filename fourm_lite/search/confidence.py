@@ -49,8 +49,9 @@ class RelevanceReport:
 
     Units:
         shares of questions: `share_right` of fitting ones whose answer is relevant, `flagged_x` of
-        those of a kind that are called no good match; `auroc` of all answers together; `error` is
-        the mean gap between told and true shares, each kind counting as in `SHARE`
+        those of a kind that are called no good match (None where there were none); `auroc` of all
+        answers together; `error` is the mean gap between told and true shares, each kind counting
+        as in `SHARE`
     """
 
     queries: int
@@ -59,11 +60,11 @@ class RelevanceReport:
     auroc: float
     auroc_of_score: float
     error: float
-    flagged_fitting: float
-    flagged_foreign: float
-    flagged_lacking: float
+    flagged_fitting: float | None
+    flagged_foreign: float | None
+    flagged_lacking: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """The fields by name, for JSON."""
         return asdict(self)
 
@@ -145,7 +146,7 @@ class Lessons:
             len(self.right), int(unseen.sum()), float(right[kind == "fitting"].mean()),
             auroc(p, right), auroc(self.score[unseen], right),
             calibration_error(p, right, counts=self.counts(unseen)),
-            *(flagged.get(name, float("nan")) for name in SHARE),
+            *(flagged.get(name) for name in SHARE),
         )  # fmt: skip
 
 

@@ -53,6 +53,9 @@ class Query:
     def __post_init__(self) -> None:
         if not self.wishes:
             raise ConfigError("nothing is asked for: give a caption, a picture or another modality")
+        for wish in self.wishes:
+            if isinstance(wish.value, str) and not wish.value.strip():
+                raise ConfigError(f"'{wish.name}' is empty; say in words what is asked for")
         if self.compose is not None and self.compose not in COMPOSE:
             raise ConfigError(
                 f"compose is one of {', '.join(COMPOSE)}, got {self.compose!r}."

@@ -146,3 +146,23 @@ def test_colours_as_shares_equal_whole_colours(pipe):
 def test_colours_that_are_neither_are_refused(pipe, bad):
     with pytest.raises(FourMError, match="colour"):
         pipe.embed({"color_palette": [bad]})
+
+
+@pytest.mark.parametrize("text", ["собака бежит", "犬", "\N{THUMBS UP SIGN}"])
+@pytest.mark.parametrize("ask", ["embed", "generate", "score"])
+def test_words_of_which_the_vocabulary_holds_none_are_refused(pipe, text, ask):
+    asked = {
+        "embed": lambda: pipe.embed({"caption": text}),
+        "generate": lambda: pipe.generate({"caption": text}, ["vector_global"]),
+        "score": lambda: pipe.score({"caption": ["a red circle", text]}, {"rgb": photo(0)}),
+    }
+
+    with pytest.raises(FourMError, match="holds no word of"):
+        asked[ask]()
+
+
+def test_a_word_that_is_not_known_is_told_and_the_others_are_read(pipe, caplog):
+    found = pipe.embed({"caption": "a red 犬"})
+
+    assert np.isfinite(found).all()
+    assert "does not know '犬'" in caplog.text

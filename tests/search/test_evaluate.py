@@ -130,6 +130,18 @@ def test_long_captions_are_cut_and_counted(tmp_path, space):
     assert space.embed_items(items).shape == (6, 10)
 
 
+def test_a_caption_that_the_model_cannot_read_is_answered_wrongly_and_stops_nothing(
+    tmp_path, space
+):
+    folder = write_pack(tmp_path, 3)
+    lines = (folder / "captions.jsonl").read_text(encoding="utf-8")
+    (folder / "captions.jsonl").write_text(lines.replace("two dogs", "\u72ac \u732b", 1), "utf-8")
+
+    report = evaluate_retrieval(space, folder, "test", draws=5)
+
+    assert report["protocol"]["queries_text"] == 6
+
+
 def test_without_centring_the_protocol_says_so(space, pack):
     data = embed_pack(CaptionPack.read(pack, "val"), space, center=False)
     report = evaluate_retrieval(space, pack, "val", center=False, draws=5)

@@ -79,6 +79,7 @@ def test_weights_and_several_captions_choose_arithmetic_and_refuse_conditioning(
     ("wrong", "said"),
     [
         ({}, "nothing is asked for"),
+        ({"caption": " "}, "'caption' is empty"),
         ({"caption": "a", "weights": {"captoin": 2.0}}, "Did you mean 'caption'"),
         ({"caption": "a", "compose": "arithmetics"}, "Did you mean 'arithmetic'"),
     ],

@@ -262,3 +262,26 @@ def test_arrays_of_ids_are_read_as_tensors_are(tokenizer):
     for bad in (ids.numpy().astype("f4"), "text", None):
         with pytest.raises(ShapeError):
             tokenizer.detokenize(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "count"),
+    [
+        ("a dog on the GRASS!", [], 5),
+        ("a 犬 on a beach", ["犬"], 5),
+        ("собака, 犬", ["собака", "犬"], 2),
+        ("!?", [], 0),
+        ("", [], 0),
+        ("a hot dog", [], 2),
+    ],
+)
+def test_words_that_the_vocabulary_does_not_hold_are_named_as_they_were_written(
+    tokenizer, text, unknown, count
+):
+    assert tokenizer.unknown_words(text) == (unknown, count)
+
+
+def test_a_word_of_single_letters_alone_is_unknown(tokenizer):
+    found, _ = tokenizer.unknown_words("dog zzzz")
+
+    assert found == ["zzzz"]
