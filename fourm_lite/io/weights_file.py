@@ -1,6 +1,7 @@
 """One safetensors file, opened once: its header is read by safetensors, its values are mapped.
 
 A tensor is handed out once a mapping, so that nobody writes into weights that another holds.
+Handing it out reads nothing: only what is computed with is fetched from the disk.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import os
 import shlex
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.strict_json import MAX_JSON_BYTES
-from fourm_lite.io.tensor_info import ITEM_BYTES, TensorInfo
+from fourm_lite.io.tensor_info import TYPES, TensorInfo
 
 MAX_RANK = 16
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -32,74 +35,90 @@ class WeightsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = _checked_size(path)
-        self._file = self._opened()
+        self._size, start = _size_and_start(path)
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                self.metadata: dict[str, str] = file.metadata() or {}
+                self.tensors = {name: _info(file, name, path) for name in file.offset_keys()}
+        except (SafetensorError, OSError) as error:
+            raise _refusal(path, error) from error
+        sizes = (info.num_bytes for info in self.tensors.values())
+        self._starts = dict(zip(self.tensors, accumulate(sizes, initial=start), strict=False))
+        self._mapped: torch.UntypedStorage | None = None
         self._given: set[str] = set()
-        self.metadata: dict[str, str] = self._file.metadata() or {}
-        self.tensors = {name: self._info(name) for name in self._file.keys()}  # noqa: SIM118
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors, mapped from the file.
+        """The named tensors, mapped from the file; none of their values is read.
 
         Raises:
             CheckpointError: the file changed since it was opened
         """
         wanted = set(names)
-        try:
-            size = os.stat(self.path).st_size
-            if size != self._size:
-                raise CheckpointError(
-                    f"cannot read {self.path}: it had {self._size} bytes when it was opened, now "
-                    f"it has {size}; open it again"
-                )
-            if wanted & self._given:
-                self._file, self._given = self._opened(), set()
-            found = {name: self._file.get_tensor(name) for name in wanted}
-        except (SafetensorError, OSError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"cannot read {self.path}: {error}") from error
+        if self._mapped is None or wanted & self._given:
+            self._mapped, self._given = self._map(), set()
+        elif self._current_size() != self._size:
+            raise self._changed()
         self._given |= wanted
-        return found
+        return {name: self._view(self._mapped, name) for name in wanted}
 
-    def _opened(self) -> Any:
+    def _view(self, mapped: torch.UntypedStorage, name: str) -> Tensor:
+        # safetensors' get_tensor reads the first value: that takes up to 2 MB of every tensor
+        info, start = self.tensors[name], self._starts[name]
+        own = mapped[start : start + info.num_bytes]
+        shape = torch.Size(info.shape)
+        strides = torch.empty(shape, device="meta").stride()
+        return torch.empty(0, dtype=TYPES[info.dtype]).set_(own, 0, shape, strides)
+
+    def _map(self) -> torch.UntypedStorage:
+        if self._current_size() != self._size:
+            raise self._changed()
         try:
-            return safe_open(self.path, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            reason = str(error).removeprefix("Error while deserializing header: ")
-            raise CheckpointError(
-                f"{self.path} should be a whole safetensors file, it is not: {reason[:300]}; "
-                "fetch it again"
-            ) from error
+            return torch.UntypedStorage.from_file(str(self.path), False, self._size)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"cannot read {self.path}: {error}") from error
 
-    def _info(self, name: str) -> TensorInfo:
-        found = self._file.get_slice(name)
-        info = TensorInfo(tuple(found.get_shape()), found.get_dtype())
-        if info.dtype not in ITEM_BYTES:
-            raise CheckpointError(
-                f"{self.path}: {name[:80]!r} has the type {info.dtype[:40]}; known are "
-                f"{', '.join(ITEM_BYTES)}"
-            )
-        if len(info.shape) > MAX_RANK:
-            raise CheckpointError(
-                f"{self.path}: {name[:80]!r} should have at most {MAX_RANK} dimensions, "
-                f"it has {len(info.shape)}"
-            )
-        return info
+    def _current_size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.path}: {error}") from error
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"cannot read {self.path}: it no longer has the {self._size} bytes that it had when it "
+            "was opened; open it again"
+        )
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one safetensors file.
+def _info(file: Any, name: str, path: Path) -> TensorInfo:
+    found = file.get_slice(name)
+    info = TensorInfo(tuple(found.get_shape()), found.get_dtype())
+    if info.dtype not in TYPES:
+        raise CheckpointError(
+            f"{path}: {name[:80]!r} has the type {info.dtype[:40]}; known are {', '.join(TYPES)}"
+        )
+    if len(info.shape) > MAX_RANK:
+        raise CheckpointError(
+            f"{path}: {name[:80]!r} should have at most {MAX_RANK} dimensions, "
+            f"it has {len(info.shape)}"
+        )
+    return info
 
-    Raises:
-        CheckpointError: it is missing, truncated or damaged
+
+def _refusal(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, CheckpointError):
+        return error
+    reason = str(error).removeprefix("Error while deserializing header: ")
+    return CheckpointError(
+        f"{path} should be a whole safetensors file, it is not: {reason[:300]}; fetch it again"
+    )
+
+
+def _size_and_start(path: Path) -> tuple[int, int]:
+    """The file's length, and where its values start.
+
+    Its first bytes tell the usual mistakes better than safetensors does.
     """
-    file = WeightsFile(path)
-    return file.load(file.tensors)
-
-
-def _checked_size(path: Path) -> int:
-    """The file's length; its first bytes tell the usual mistakes better than safetensors does."""
     try:
         with path.open("rb") as file:
             total, start = os.fstat(file.fileno()).st_size, file.read(8)
@@ -123,4 +142,4 @@ def _checked_size(path: Path) -> int:
             f"{path} is truncated: its header takes {length} bytes, {total - 8} follow; "
             "fetch it again"
         )
-    return total
+    return total, 8 + int(length)

@@ -23,15 +23,10 @@ from fourm_lite.io.files import flush, remove_leftovers, replacing, storage_erro
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.metadata import OWN_KEY
 from fourm_lite.io.strict_json import dump_json, read_json_object
-from fourm_lite.io.tensor_info import ITEM_BYTES, TensorInfo
+from fourm_lite.io.tensor_info import TYPES, TensorInfo
 from fourm_lite.names import is_name
 
-DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL", torch.uint16: "U16", torch.uint32: "U32",
-    torch.uint64: "U64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-}  # fmt: skip
+DTYPES = {dtype: name for name, dtype in TYPES.items() if not dtype.is_complex}
 MAX_SHARD_BYTES = 5_000_000_000
 ALIGNMENT = 64  # bytes; mapped weights at such addresses give the very sums of allocated ones
 
@@ -200,7 +195,7 @@ def _inner(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _place(name: str, info: TensorInfo) -> tuple[bool, int, str]:
     """Sorts tensors so that all but the odd-sized ones, which come last, start aligned."""
-    return info.num_bytes % ALIGNMENT != 0, -ITEM_BYTES[info.dtype], name
+    return info.num_bytes % ALIGNMENT != 0, -TYPES[info.dtype].itemsize, name
 
 
 def _info(name: str, value: Tensor) -> TensorInfo:

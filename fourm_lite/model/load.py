@@ -59,8 +59,10 @@ def load_model(
     device = usable_device(device)
     checkpoint = read(source)
     full = model_config(checkpoint)
-    _check_complete(full, checkpoint)
-    model = build_empty(full.only(inputs, outputs))
+    model = build_empty(full)
+    _check_complete(model, checkpoint)
+    if inputs is not None or outputs is not None:
+        model = build_empty(full.only(inputs, outputs))
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
     model.tie()
     is_4m = _fork(checkpoint.config) is FOURM
@@ -149,10 +151,10 @@ def stored_name(name: str, checkpoint: Checkpoint, *, tied: bool = False) -> str
     return name
 
 
-def _check_complete(config: FourMConfig, checkpoint: Checkpoint) -> None:
+def _check_complete(model: FourM, checkpoint: Checkpoint) -> None:
     from fourm_lite.io.checkpoint import check_keys
 
-    expected = build_empty(config).state_dict()
+    expected, config = model.state_dict(), model.config
     twins = [n for n in expected if n.endswith(".mod_emb")] * config.share_modality_embeddings
     twins += [n for n in expected if n.endswith(".token_emb.weight")] * config.tied_tables
     tied = config.tied_tables
