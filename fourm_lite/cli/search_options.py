@@ -23,7 +23,11 @@ IndexModel = Annotated[
     str | None, Option("--model", "-m", help="By default the one that made the index.")
 ]
 Gallery = Annotated[
-    str, Option("--gallery", help="Who embeds the photos: model, or a network: onnx:FILE, ...")
+    str,
+    Option(
+        "--gallery",
+        help="Who embeds the photos: model, or a network: onnx:FILE, ...; dinov2, imagebind.",
+    ),
 ]
 Target = Annotated[
     str | None, Option("--target", help="Global embedding; the model's first by default.")

@@ -90,6 +90,16 @@ class WeightsFile:
         )
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, truncated or damaged
+    """
+    file = WeightsFile(path)
+    return file.load(file.tensors)
+
+
 def _info(file: Any, name: str, path: Path) -> TensorInfo:
     found = file.get_slice(name)
     info = TensorInfo(tuple(found.get_shape()), found.get_dtype())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.embedders.base import unit_length
-from fourm_lite.embedders.load import Spec, load_embedder
+from fourm_lite.embedders.load import Spec
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import Source, read
 from fourm_lite.modalities.published import FAMILIES
@@ -37,7 +37,7 @@ from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.needs import read_entries, vq_entries
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader
-from fourm_lite.pipeline.teacher import picture_of, teacher_vectors
+from fourm_lite.pipeline.teacher import open_teacher, picture_of, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_given
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
@@ -307,8 +307,9 @@ class FourMPipeline:
             steps: forward passes; later ones see the codes of earlier ones
             samples: with "sample": vectors drawn and averaged
             seed: one for all items, or one an item
-            teacher: the network that the target was made of ("onnx:FILE", ... or an embedder): its
-                own vectors of the items' pictures, in the same space, instead of predicted ones
+            teacher: the network that the target was made of ("onnx:FILE", ..., an embedder, or of
+                published models "dinov2", "imagebind", "dinov2=FOLDER"): its own vectors of the
+                items' pictures, in the same space, instead of predicted ones
             progress: called with (items done, items in all)
 
         Shapes:
@@ -321,10 +322,13 @@ class FourMPipeline:
         items = _items(inputs)
         if not items:
             raise FourMError("nothing to embed: the list of items is empty")
+        family = self.tokenizers.family
+        if teacher is not None:
+            target = teacher_target(teacher, target, self.model.config.outputs, family)
         entry = self.embedding_target(target)
         self.require(items if teacher is None else ())
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), decode, steps, samples)
-        network = None if teacher is None else load_embedder(teacher)
+        network = None if teacher is None else open_teacher(teacher, family)
         seeds = item_seeds(seed, len(items))
         vectors = []
         for start in range(0, len(items), batch_size):

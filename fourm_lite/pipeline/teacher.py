@@ -1,23 +1,115 @@
 """Vectors by the network itself that a target was made of, for galleries of pictures.
 
 The network sees the picture that an item holds and nothing else: where `embed` predicts what the
-network would say, this is what it says.
+network would say, this is what it says. Those of published models have short names ("dinov2",
+"imagebind"), under which they are opened with the preprocessing that 4M fed them with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.embedders.load import Spec, load_embedder
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
+from fourm_lite.io.hub import resolve
+from fourm_lite.io.layout import CONFIG
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, Family
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.names import find_modality
 
 PICTURE = "rgb"
 """What a picture is called in an item."""
+
+
+def teacher_target(
+    spec: Spec, target: str | None, outputs: Iterable[Modality], family: Family | None
+) -> str | None:
+    """The target that a network under a short name made; the given one for any other network.
+
+    Raises:
+        ConfigError: the network made none of the model's global embeddings, or not the given one
+    """
+    found = _published(spec, family)
+    if found is None:
+        return target
+    network, _ = found
+    entries = {m.name: m for m in outputs if m.kind == "grid"}
+    learned = [m for m in entries.values() if m.pos_embed == "learned"]
+    made = [m.name for m in learned if family and family.network(m) is network]
+    if not made:
+        raise ConfigError(
+            f"{network.title} made none of this model's global embeddings, which are "
+            f"{[m.name for m in learned] or 'none'}; name the network that made one"
+        )
+    if target is not None and find_modality(target, entries, role="target") not in made:
+        raise ConfigError(
+            f"{network.title} made {' and '.join(made)}, not '{target}': they are different "
+            "spaces; leave out the target, or name the network that made it"
+        )
+    return target or made[0]
+
+
+def open_teacher(spec: Spec, family: Family | None) -> NetworkEmbedder:
+    """The network of a specification, or of a short name: "dinov2", "imagebind=FOLDER".
+
+    Under a short name it prepares pictures as 4M did, and gives the vector that the global
+    tokenizer reads. A folder may be of transformers, of timm, or made by `fourm-lite convert`.
+
+    Raises:
+        NotFetchedError: it is not here and cannot be fetched
+        CheckpointError: there is no such folder, or it is published as a pickle alone
+    """
+    found = _published(spec, family)
+    if found is None:
+        return load_embedder(spec)
+    network, source = found
+    if not (source or network.source):
+        name = str(spec).partition("=")[0]
+        raise CheckpointError(
+            f"{network.title} is published as a .pth file alone: turn it into a folder with "
+            f"`fourm-lite convert FILE.pth -o FOLDER` and name that: {name}=FOLDER"
+        )
+    place = resolve(source or str(network.source))
+    kind = _kind_of(place) or network.embedder
+    options: dict[str, Any] = dict(network.options)
+    if kind == "timm":
+        options["image_size"] = network.image_size
+    return load_embedder(f"{kind}:{place}", **options)
+
+
+def _published(spec: Spec, family: Family | None) -> tuple[EmbeddingNetwork, str] | None:
+    """The network behind a short name, and the source that is named for it, if any."""
+    name, _, source = spec.partition("=") if isinstance(spec, str) else ("", "", "")
+    if family is not None and name in family.networks:
+        return family.networks[name], source
+    if any(name in other.networks for other in FAMILIES.values()):
+        raise ConfigError(
+            f"'{name}' names the network of a published 4M model, and this model is none; write "
+            "what it is and where it lies: hf:FOLDER_OR_ID, timm:NAME, imagebind:FOLDER, onnx:FILE"
+        )
+    return None
+
+
+def _kind_of(place: Path) -> str | None:
+    """Which loader a folder is for, by its config.json."""
+    if place.is_file():
+        raise CheckpointError(
+            f"expected the folder of a network, got the file {place}; a .pth file becomes one by "
+            "`fourm-lite convert FILE -o FOLDER`"
+        )
+    config = read_json_object(place / CONFIG) if (place / CONFIG).is_file() else {}
+    if config.get("family") == "imagebind":
+        return "imagebind"
+    if "architecture" in config:
+        return "timm"
+    return "hf" if "model_type" in config else None
 
 
 def teacher_vectors(

@@ -19,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.embedders.base import NetworkEmbedder, Reads, fingerprint_module
+from fourm_lite.embedders.base import (
+    NetworkEmbedder,
+    Reads,
+    fingerprint_module,
+    sampled_fingerprint,
+)
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.pipeline.teacher import teacher_vectors
+from fourm_lite.pipeline.teacher import open_teacher, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
@@ -119,7 +124,7 @@ class ModelSpace:
     def fingerprints(self) -> dict[str, str]:
         """`model` and `gallery` are who made the rows."""
         how = f"{self.decode} {self.steps} {self.samples} {self.pipe.model.dtype}"
-        model = hashlib.sha256(f"{fingerprint_module(self.pipe.model)} {how}".encode()).hexdigest()
+        model = hashlib.sha256(f"{sampled_fingerprint(self.pipe.model)} {how}".encode()).hexdigest()
         gallery = model if self.teacher is None else self.teacher.space.fingerprint
         return {**self.identity, "model": model[:16], "gallery": gallery[:16]}
 
@@ -255,8 +260,10 @@ def open_space(
 
     Args:
         model: a 4M model (folder, name, hub id, open pipeline), or a twin encoder (`hf:...`)
-        target: the global embedding to predict; the model's first by default
-        gallery: "model", or the network that embeds galleries (`onnx:FILE`, ...)
+        target: the global embedding to predict; by default the one that `gallery` made under its
+            short name, else the model's first
+        gallery: "model", or the network that embeds galleries: `onnx:FILE`, ...; of published
+            models "dinov2", "imagebind", or with a folder of one's own "dinov2=FOLDER"
         decode: "expected", "argmax" or "sample"
         steps: forward passes a query
         samples: vectors drawn and averaged with "sample"
@@ -292,6 +299,10 @@ def open_space(
     pipe = model
     if not isinstance(pipe, FourMPipeline):
         pipe = FourMPipeline.from_pretrained(pipe, given, device=device, dtype=dtype)  # type: ignore[arg-type]
+    teacher = None if isinstance(gallery, str) and gallery == MODEL else gallery
+    family = pipe.tokenizers.family
+    if teacher is not None:
+        target = teacher_target(teacher, target, pipe.model.config.outputs, family)
     entry = pipe.embedding_target(target)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
@@ -301,7 +312,7 @@ def open_space(
         names["tokenizers"] = words
     return ModelSpace(
         pipe, entry, decode, steps, samples,
-        teacher=None if gallery == MODEL else load_embedder(gallery),
+        teacher=None if teacher is None else open_teacher(teacher, family),
         centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
         spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,
