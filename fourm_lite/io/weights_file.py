@@ -73,9 +73,11 @@ class WeightsFile:
         if self._current_size() != self._size:
             raise self._changed()
         try:
-            return torch.UntypedStorage.from_file(str(self.path), False, self._size)
+            mapped = torch.UntypedStorage.from_file(str(self.path), False, self._size)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"cannot read {self.path}: {error}") from error
+        assert isinstance(mapped, torch.UntypedStorage)
+        return mapped
 
     def _current_size(self) -> int:
         try:
