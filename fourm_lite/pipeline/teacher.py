@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.embedders.base import NetworkEmbedder
+from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.hub import resolve
@@ -79,6 +80,8 @@ def open_teacher(spec: Spec, family: Family | None) -> NetworkEmbedder:
     place = resolve(source or str(network.source))
     kind = _kind_of(place) or network.embedder
     options: dict[str, Any] = dict(network.options)
+    # A preset alone would take the network's own size: DINOv2's is 518
+    options["preprocess"] = preset(options["preprocess"], size=network.image_size)
     if kind == "timm":
         options["image_size"] = network.image_size
     return load_embedder(f"{kind}:{place}", **options)

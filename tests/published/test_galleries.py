@@ -15,6 +15,7 @@ from tiny_hub import add_repository, without
 from fourm_lite import FourMPipeline
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import draw
+from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, NotFetchedError
@@ -66,7 +67,8 @@ def expected(networks, name, photos):
     """What the network says of photos that are prepared as 4M prepared them."""
     kind = {"dinov2": "hf", "imagebind": "imagebind"}[name]
     spec = f"{kind}:{networks[name]}"
-    network = load_embedder(spec, output="class_token", preprocess="imagenet")
+    prepared = preset("imagenet", size=224)
+    network = load_embedder(spec, output="class_token", preprocess=prepared)
     assert network.preprocess.crop == (224, 224)
     return network.embed_image(sorted(photos.iterdir()))
 
