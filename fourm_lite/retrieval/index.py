@@ -27,7 +27,7 @@ from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
-from fourm_lite.retrieval.rows import align, check_ids, make_table
+from fourm_lite.retrieval.rows import align, check_ids, make_table, new_fields, wider_fields
 from fourm_lite.retrieval.storage import in_filter
 from fourm_lite.retrieval.vectors import unit_vectors
 
@@ -379,13 +379,18 @@ class Index:
     def _fit(self, table: Any) -> Any:
         import pyarrow as pa
 
-        fields = [field for field in table.schema if not pa.types.is_null(field.type)]
         rows = self._handle.rows
         if not rows.newest().exists:
-            rows.create(pa.schema(fields))
+            rows.create(pa.schema(new_fields(table, pa.schema([]))))
+        rows.mend()
         schema = rows.newest().schema
-        new = [field for field in fields if field.name not in schema.names]
+        wide = wider_fields(table, schema)
+        for field in wide:
+            schema = schema.set(schema.get_field_index(field.name), field)
         align(table, schema)  # types are refused before the table is widened
+        for field in wide:
+            rows.widen(field)
+        new = new_fields(table, schema)
         if new:
             rows.add_columns(new)
         return align(table, rows.newest().schema)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval.codes import Codes, CodeStore
+from fourm_lite.retrieval.drift import fitted, known_type, wider, without_nan
 from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.hits import Id
 
@@ -27,6 +28,9 @@ def check_ids(ids: Iterable[Any]) -> list[Id]:
     if isinstance(ids, str | bytes):
         raise ConfigError(f"ids are a list with one id a row, got the text {ids!r}")
     plain = [i.item() if isinstance(i, np.generic) else i for i in ids]
+    large = next((i for i in plain if type(i) is int and not -(2**63) <= i < 2**63), None)
+    if large is not None:
+        raise ConfigError(f"ids that are numbers fit into int64, got {large}; give it as text")
     kinds = {type(i) for i in plain}
     if len(kinds) > 1 or not kinds <= {str, int}:
         names = ", ".join(sorted(k.__name__ for k in kinds))
@@ -69,6 +73,42 @@ def make_table(
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
+def new_fields(table: Any, schema: Any) -> list[Any]:
+    """The fields of a table that a schema lacks, as far as their types are known."""
+    import pyarrow as pa
+
+    fields = [f.with_type(known_type(f.type)) for f in table.schema if f.name not in schema.names]
+    return [field for field in fields if not pa.types.is_null(field.type)]
+
+
+def wider_fields(table: Any, schema: Any) -> list[Any]:
+    """The fields of a schema that need a wider type for what a table holds."""
+    import pyarrow as pa
+
+    found = []
+    for field in schema:
+        if field.name in RESERVED or field.name not in table.schema.names:
+            continue
+        column = table.column(field.name)
+        kind = wider(field.type, column.type)
+        if kind is None or kind == field.type:
+            continue
+        if not pa.types.is_nested(kind) and _fits(column, field.type):
+            continue  # 5.0 among whole numbers
+        found.append(field.with_type(kind))
+    return found
+
+
+def _fits(column: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
+
+
 def align(table: Any, schema: Any) -> Any:
     """The table in the order and types of the schema; absent columns become null.
 
@@ -84,8 +124,8 @@ def align(table: Any, schema: Any) -> Any:
             continue
         column = table.column(field.name)
         try:
-            arrays.append(column.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            arrays.append(fitted(column, field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise ConfigError(
                 f"column '{field.name}' is {field.type} in the index, got {column.type}: {error}"
             ) from error
@@ -112,7 +152,7 @@ def _user_column(name: str, values: Any, count: int) -> Any:
             raise ConfigError(f"column '{name}' is not of one Arrow type: {error}") from error
     if len(array) != count:
         raise ShapeError(f"column '{name}' has {len(array)} values for {count} ids")
-    return array
+    return without_nan(array)
 
 
 def _compressed() -> dict[bytes, bytes]:

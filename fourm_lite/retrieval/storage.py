@@ -20,6 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.retrieval.drift import (
+    EXACT,
+    cast_name,
+    holds_nothing,
+    missing_fields,
+    reaches,
+    shared_type,
+)
 from fourm_lite.retrieval.exact import RowIds
 
 log = logging.getLogger(__name__)
@@ -33,6 +41,8 @@ PANICS = ("PanicException", "RustPanic")
 """Classes of LanceDB's errors, and the names of those that derive from nothing nearer."""
 KEEP_ALL = timedelta(days=36_500)
 """Longer than any version is old; the engine counts back from now and cannot go much further."""
+DRAFT = "_wider_"
+"""Before the name of a column that gets another type; names of users cannot begin so."""
 BATCH_ROWS = 8192
 
 Result = TypeVar("Result")
@@ -206,6 +216,60 @@ class Rows:
                 self._table.add_columns(pa.schema(new))
 
         self._retry(widen)
+
+    def widen(self, field: Any) -> None:
+        """Gives a column a wider type; its values stay.
+
+        A column of another type is filled beside the old one and then takes its name. A stop in
+        between leaves one of the two, and the next call goes on.
+
+        Raises:
+            ConfigError: the values that are there do not fit the type exactly
+        """
+        name, old = field.name, self._table.schema.field(field.name).type
+        if reaches(old, field.type) and self.newest().count(f"`{name}` > {EXACT} OR `{name}` < -{EXACT}"):
+            raise ConfigError(
+                f"column '{name}' holds whole numbers beyond {EXACT} and would get fractions; give "
+                "these a column of their own"
+            )
+        kept = shared_type(old, field.type)
+        try:
+            if kept != old:
+                self._replace(name, kept)
+            more = missing_fields(kept, field.type)
+            if more is not None:
+                self._retry(lambda: self._add(field.with_type(more)))
+        except FourMError as error:
+            raise ConfigError(f"column '{name}' cannot become {field.type}: {error}") from error
+
+    def _replace(self, name: str, kind: Any) -> None:
+        draft = DRAFT + name
+        if draft in self._table.schema.names:  # of a call that was stopped
+            self._retry(lambda: self._table.drop_columns([draft]))
+        old = self._table.schema.field(name)
+        if holds_nothing(old.type):  # `[]` and `{}` of an index that was made by an older version
+            self._retry(lambda: self._add(old.with_name(draft).with_type(kind)))
+        else:
+            cast = f"arrow_cast(`{name}`, '{cast_name(kind)}')"
+            self._retry(lambda: self._table.add_columns({draft: cast}))
+        self._retry(lambda: self._table.drop_columns([name]))
+        self._retry(lambda: self._table.alter_columns({"path": draft, "rename": name}))
+
+    def _add(self, field: Any) -> None:
+        import pyarrow as pa
+
+        self._table.add_columns(pa.schema([field]))
+
+    def mend(self) -> None:
+        """Finishes a `widen` that was stopped after the old column had gone."""
+        names = self.newest().schema.names
+        for draft in [name for name in names if name.startswith(DRAFT)]:
+            name = draft.removeprefix(DRAFT)
+            if name in names:
+                self._retry(lambda draft=draft: self._table.drop_columns([draft]))  # type: ignore[misc]
+            else:
+                rename = {"path": draft, "rename": name}
+                self._retry(lambda rename=rename: self._table.alter_columns(rename))  # type: ignore[misc]
 
     def compact(self, keep: timedelta) -> None:
         """Joins small files, refreshes search structures, drops versions older than ``keep``."""
