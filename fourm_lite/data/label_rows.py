@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fourm_lite.data.pseudolabel import label_paths, read_labels
 from fourm_lite.errors import FourMError
+from fourm_lite.photos.ids import places_of
 
 Array = npt.NDArray[Any]
 
@@ -34,20 +35,24 @@ class LabelRows:
         """The label `name` of a folder of `pseudolabel`, in the order of the ids `wanted`.
 
         Raises:
-            FourMError: there is no such label, or it lacks a photo
+            FourMError: there is no such label, it lacks a photo, or an id stands in it twice
         """
         paths = label_paths(folder, name)
-        where: dict[str, tuple[int, int]] = {}
+        ids: list[str] = []
+        rows: list[tuple[int, int]] = []
         for number, path in enumerate(paths):
             with np.load(path, allow_pickle=False) as data:
-                where |= {str(i): (number, row) for row, i in enumerate(data["ids"])}
+                ids += [str(i) for i in data["ids"]]
+                rows += [(number, row) for row in range(len(data["ids"]))]
+        places = places_of(ids, f"the label {name!r} of {folder}")
+        where = {i: rows[place] for i, place in places.items()}
         missing = [i for i in wanted if i not in where]
         if missing:
             raise FourMError(
                 f"{len(missing)} samples have no label {name!r} in {folder}, such as {missing[0]!r}"
             )
-        places = np.array([where[i] for i in wanted], dtype=np.int64).reshape(-1, 2)
-        return cls([mapped(path, "values") for path in paths], places)
+        chosen = np.array([where[i] for i in wanted], dtype=np.int64).reshape(-1, 2)
+        return cls([mapped(path, "values") for path in paths], chosen)
 
     @property
     def shape(self) -> tuple[int, ...]:

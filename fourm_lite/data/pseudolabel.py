@@ -1,7 +1,8 @@
 """Labels made by machines: what teachers and formulas say about each crop of each photo.
 
-Resumable: a shard that is already written is not computed again. Crops depend on the seed and the
-id of the photo alone, so a second run cuts the same places. Shards are plain npz without pickle.
+Resumable: a shard that is already written is not computed again, unless one of its photos was
+replaced. Crops depend on the seed and the id of the photo alone, so a second run cuts the same
+places. Shards are plain npz without pickle.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to_settings
 from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
+from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, is_stale
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import KEPT, Record
 from fourm_lite.errors import ConfigError, FourMError, suggest
@@ -289,11 +291,13 @@ def pseudolabel(
 ) -> None:
     """Writes the labels of all records to `out/<label>/shard-00000.npz`, what is missing alone.
 
-    Each file holds `ids` and `values` [B, n, ...]; the crops stand in `out/crop_settings`.
+    Each file holds `ids`, `values` [B, n, ...] and a hash of each photo, `content`; the crops stand
+    in `out/crop_settings`. A shard with a photo that was replaced is made again.
     `progress` hears photos done and photos in all; `workers` shards are made at once, by threads.
 
     Raises:
-        ConfigError: `out` was begun with other records, crops or seed, or a label by another source
+        ConfigError: `out` was begun with other records, crops or seed, or a label by another
+            source; or labels that this run does not make are of photos that were replaced
     """
     run = run or LabelRun()
     out = Path(out)
@@ -320,21 +324,33 @@ def _label_missing(
     part: Sequence[Record], labellers: Sequence[Labeller], out: Path, number: int, run: LabelRun
 ) -> None:
     shard = f"shard-{number:05d}.npz"
-    todo = [la for la in labellers if not all((out / n / shard).is_file() for n in la.names)]
-    if todo or not (out / CROPS / shard).is_file():
-        _label_shard(part, todo, out, shard, run)
+    now = digests(part)
+
+    def lacks(name: str) -> bool:
+        path = out / name / shard
+        return not path.is_file() or is_stale(path, now)
+
+    todo = [labeller for labeller in labellers if any(map(lacks, labeller.names))]
+    if todo or lacks(CROPS):
+        check_others(out, shard, [CROPS, *(n for labeller in todo for n in labeller.names)], now)
+        _label_shard(part, todo, out, shard, run, now)
 
 
 def _label_shard(
-    part: Sequence[Record], todo: Sequence[Labeller], out: Path, shard: str, run: LabelRun
+    part: Sequence[Record],
+    todo: Sequence[Labeller],
+    out: Path,
+    shard: str,
+    run: LabelRun,
+    content: Digests,
 ) -> None:
     cuts = cut_records(part, run)
-    ids = np.array([r.id for r in part])
+    noted = {"ids": np.array([r.id for r in part]), CONTENT: content}
     for labeller in todo:
         for name, values in labeller(cuts).items():
-            write_npz(out / name / shard, {"ids": ids, "values": values}, kept=KEPT)
+            write_npz(out / name / shard, {**noted, "values": values}, kept=KEPT)
     settings = np.stack([to_settings(c) for c in cuts.crops])
-    write_npz(out / CROPS / shard, {"ids": ids, "values": settings}, kept=KEPT)
+    write_npz(out / CROPS / shard, {**noted, "values": settings}, kept=KEPT)
 
 
 def cut_records(records: Sequence[Record], run: LabelRun) -> Cuts:

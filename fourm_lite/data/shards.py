@@ -24,6 +24,7 @@ from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.data.sources import Record, read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.photos.ids import places_of
 from fourm_lite.tokenization.randomness import RandomSource
 
 CROPS = "crop_settings"
@@ -116,9 +117,9 @@ def aligned(ids: Sequence[str], wanted: Sequence[str], values: Array) -> Array:
     """Values in the order of `wanted`.
 
     Raises:
-        FourMError: an id is missing
+        FourMError: an id is missing, or stands twice
     """
-    place = {name: i for i, name in enumerate(ids)}
+    place = places_of(ids, "these labels or tokens")
     missing = [name for name in wanted if name not in place]
     if missing:
         raise FourMError(f"{len(missing)} samples have no values, such as {missing[0]!r}")

@@ -25,6 +25,7 @@ from fourm_lite.data.pseudolabel import (
     PaletteLabeller,
 )
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
+from fourm_lite.photos.ids import places_of
 
 Array = npt.NDArray[Any]
 FORMULAS: dict[str, Callable[[], Labeller]] = {
@@ -121,7 +122,7 @@ def given_maps(path: Path, *, map_size: int = 56) -> GivenMaps:
     """Class maps of whole photos from an npz file that holds `ids` and one array of maps.
 
     Raises:
-        FourMError: the file is missing or holds something else
+        FourMError: the file is missing, holds something else, or an id twice
     """
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -133,4 +134,7 @@ def given_maps(path: Path, *, map_size: int = 56) -> GivenMaps:
             ids, maps = data["ids"], data[names[0]]
     except (OSError, ValueError) as error:
         raise FourMError(f"cannot read the class maps {path}: {error}") from error
-    return GivenMaps({str(i): m for i, m in zip(ids, maps, strict=True)}, map_size)
+    if ids.ndim != 1 or len(ids) != len(maps):
+        raise FourMError(f"{path} holds {ids.size} ids for {len(maps)} maps; give each map its id")
+    places = places_of([str(i) for i in ids], str(path))
+    return GivenMaps({name: maps[place] for name, place in places.items()}, map_size)

@@ -1,7 +1,8 @@
 """Token shards from labels or photos: one set of crops for all tokenizers, resumable.
 
-A shard of tokens holds the photos of one shard of labels. A folder that was begun with other crops
-or another tokenizer is refused, so what it holds belongs together.
+A shard of tokens holds the photos of one shard of labels, and a note beside it what these held: of
+photos or labels that were replaced it is made again. A folder that was begun with other crops or
+another tokenizer is refused, so what it holds belongs together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from fourm_lite.data.augment import crops, cut_image, from_settings, to_settings
 from fourm_lite.data.claims import read_note
+from fourm_lite.data.freshness import digests, has_note, note_of, write_note
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.sources import Record
@@ -151,14 +153,26 @@ def tokenize_parts(
     seen = 0
     for part in parts:
         _same_crops(out, part)
+        notes = {label: _note(label, part) for label in {job.label for job in jobs}}
         for job in jobs:
-            path = token_path(out, job.folder, part.number)
+            path, note = token_path(out, job.folder, part.number), notes[job.label]
+            if path.is_file() and not has_note(path, note):
+                path.unlink()  # before its note changes: a stop in between leaves nothing stale
             if not path.is_file():
+                write_note(path, note)
                 write_shard(path, part.ids, tokens_of(job, part, batch_size))
         seen += len(part.ids)
         if progress is not None:
             progress(seen)
     return seen
+
+
+def _note(label: str, part: Part) -> str:
+    """Tells what a shard of tokens is made of; "" where that is not known any more."""
+    if label != PHOTOS:
+        return note_of(part.labels(label))
+    found = digests([part.records[i] for i in part.ids if i in part.records])
+    return note_of(found) if len(found) == len(part.ids) and all(found) else ""
 
 
 def tokens_of(job: TokenJob, part: Part, batch_size: int = 64) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fourm_lite.data.freshness import CONTENT, digests, is_stale
 from fourm_lite.data.sources import Record
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import FourMError, ShapeError
@@ -64,7 +65,7 @@ def probe(embedder: NetworkEmbedder, records: Sequence[Record]) -> int:
     reasons: list[str] = []
     for record in records[:64]:
         try:
-            picture = open_rgb(_bytes(record))
+            picture = open_rgb(record.read())
         except (FourMError, OSError) as error:
             reasons.append(f"{record.id}: {error}")
             continue
@@ -90,7 +91,7 @@ def extract(
     batch_size: int = 32,
     tell: Tell,
 ) -> None:
-    """Writes the vectors of all photos into `folder`, the missing shards alone.
+    """Writes the vectors of all photos into `folder`, the missing and the stale shards alone.
 
     Raises:
         FourMError: a vector is NaN or infinite; the photo is named
@@ -101,10 +102,11 @@ def extract(
     for start in range(0, len(records), SHARD):
         path = folder / f"shard-{start // SHARD:05d}.npz"
         part = records[start : start + SHARD]
-        if not path.is_file():
+        content = digests(part)
+        if not path.is_file() or is_stale(path, content):
             arrays = _shard(part, embedder, batch_size, width)
             width = arrays["values"].shape[1] if len(arrays["values"]) else width
-            write_npz(path, arrays)
+            write_npz(path, {**arrays, CONTENT: content})
         tell("embedding photos", min(start + SHARD, len(records)), len(records))
 
 
@@ -135,7 +137,7 @@ def _shard(
         pictures, kept = [], []
         for record in part[start : start + batch_size]:
             try:
-                pictures.append(open_rgb(_bytes(record)))
+                pictures.append(open_rgb(record.read()))
                 kept.append(record)
             except (FourMError, OSError) as error:
                 bad.append((str(record.image), str(error)))
@@ -177,7 +179,3 @@ def _check_width(embedder: NetworkEmbedder, width: int, values: Floats, record: 
             f"'{embedder.name}' gave vectors of width {width} and then, from photo {record.id!r} "
             f"on, of {values.shape[1]}; an embedding network must keep one width"
         )
-
-
-def _bytes(record: Record) -> bytes:
-    return record.image if isinstance(record.image, bytes) else record.image.read_bytes()
