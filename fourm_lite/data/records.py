@@ -211,6 +211,16 @@ def unique(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
+def by_photo(records: Iterable[Record]) -> list[Record]:
+    """The records, each photo once, under its first id: lists may give an id to every caption."""
+    found: dict[Any, Record] = {}
+    for record in records:
+        key = (record.image, record.split, record.mix) if record.has_photo else record.id
+        first = found.get(key)
+        found[key] = record if first is None else _with_captions(first, record)
+    return list(found.values())
+
+
 def choose_split(records: Sequence[Record], split: str) -> list[Record]:
     """The records of one split.
 
@@ -314,9 +324,12 @@ def _one(first: Record, second: Record) -> Record:
             f"the id {first.id!r} stands for two photos or rows ({both}), and labels, tokens and "
             "captions are found by it; give each photo an id (or a name) of its own"
         )
-    return dataclasses.replace(
-        first, captions=tuple(dict.fromkeys((*first.captions, *second.captions)))
-    )
+    return _with_captions(first, second)
+
+
+def _with_captions(first: Record, second: Record) -> Record:
+    captions = tuple(dict.fromkeys((*first.captions, *second.captions)))
+    return dataclasses.replace(first, captions=captions)
 
 
 def _place(record: Record) -> str:

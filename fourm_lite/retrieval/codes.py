@@ -91,7 +91,17 @@ class CodeStore:
         )
 
     def from_arrow(self, array: Any) -> Codes:
-        """The codes of an Arrow array."""
+        """The codes of an Arrow array.
+
+        Raises:
+            ConfigError: a row has none
+        """
+        if array.null_count:
+            row = array.is_null().to_pylist().index(True)
+            raise ConfigError(
+                f"row {row} of {len(array)} has no codes ({array.null_count} are so): they were "
+                "added without; ask for others, or give their codes with upsert"
+            )
         if not self.packed:
             width = array.type.list_size
             return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -252,12 +252,19 @@ class _Run:
             return
         ids = [one.item.id for one in rows]
         if self._index.manifest.kind == "codes":
-            parts: dict[str, Any] = {"codes": self._index.codes(ids)}
-        else:
-            parts = {"vectors": self._index.vectors(ids)}
-            if "codes" in self._index.columns:
-                parts["codes"] = self._index.codes(ids)
-        self._write(rows, parts)
+            self._write(rows, {"codes": self._index.codes(ids)})
+            return
+        vectors = self._index.vectors(ids)
+        coded = [False] * len(rows)
+        if "codes" in self._index.columns:
+            coded = self._index.get(ids, ["codes"]).column(0).is_valid().to_pylist()
+        for has_codes in (False, True):  # rows of both kinds may lie in one index
+            places = [i for i, mine in enumerate(coded) if mine is has_codes]
+            if places:
+                some = [ids[i] for i in places]
+                parts: dict[str, Any] = {"vectors": vectors[places]}
+                parts |= {"codes": self._index.codes(some)} if has_codes else {}
+                self._write([rows[i] for i in places], parts)
 
     def _write(self, rows: list[_Loaded], parts: Mapping[str, Any]) -> None:
         """Writes rows together, or in halves where the columns of one do not fit."""

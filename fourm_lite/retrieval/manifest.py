@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.io.files import remove_leftovers, write_whole
 
 FILE = "manifest.json"
@@ -141,19 +142,36 @@ def _read_local(folder: Path) -> str | None:
 def _read_remote(path: str) -> str | None:
     from pyarrow import fs
 
-    system, root = fs.FileSystem.from_uri(path)
-    name = f"{root}/{FILE}"
-    if system.get_file_info(name).type != fs.FileType.File:
-        return None
-    with system.open_input_stream(name) as stream:
-        return bytes(stream.read()).decode("utf-8")
+    with _reaching(path):
+        system, root = fs.FileSystem.from_uri(path)
+        name = f"{root}/{FILE}"
+        if system.get_file_info(name).type != fs.FileType.File:
+            return None
+        with system.open_input_stream(name) as stream:
+            return bytes(stream.read()).decode("utf-8")
 
 
 def _write_remote(path: str, text: str) -> None:
     from pyarrow import fs
 
-    system, root = fs.FileSystem.from_uri(path)
-    system.create_dir(root, recursive=True)
-    # An object store shows an object when its upload is complete, so one put is atomic there.
-    with system.open_output_stream(f"{root}/{FILE}") as stream:
-        stream.write(text.encode("utf-8"))
+    with _reaching(path):
+        system, root = fs.FileSystem.from_uri(path)
+        system.create_dir(root, recursive=True)
+        # An object store shows an object when its upload is complete: one put is atomic there.
+        with system.open_output_stream(f"{root}/{FILE}") as stream:
+            stream.write(text.encode("utf-8"))
+
+
+@contextmanager
+def _reaching(path: str) -> Iterator[None]:
+    """What an object store and the way to it raise, as one error that says what to look at."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, FourMError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ConfigError(
+            f"the object store of {path} cannot be reached ({reason}); look at the address, the "
+            "credentials and the network"
+        ) from error

@@ -214,9 +214,14 @@ class Reader:
         return [ids[int(place)].as_py() for place in np.searchsorted(block.row_ids, row_ids)]
 
     def _plain(self, name: str, column: Any) -> list[Any]:
-        if name == "codes":
-            return list(self.codes_of(column))
-        return list(as_matrix(column)) if name == "vector" else column.to_pylist()
+        if name not in HEAVY:
+            plain: list[Any] = column.to_pylist()
+            return plain
+        array = _joined(column)
+        there = array.is_valid().to_pylist()
+        read = self.codes_of if name == "codes" else as_matrix
+        values = iter(read(array.drop_null()) if any(there) else ())
+        return [next(values) if is_there else None for is_there in there]
 
 
 def as_matrix(column: Any) -> Floats:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.records import Record, read_caption_list
+from fourm_lite.data.records import Record, by_photo, read_caption_list
 from fourm_lite.embedders.base import Reads
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.search.centre import Floats, gallery_centre, unit
@@ -51,7 +51,7 @@ class CaptionPack:
             FourMError: there is no list, or nothing in the split
         """
         place = Path(folder).expanduser()
-        records = read_caption_list(place / CAPTIONS, split=split)
+        records = by_photo(read_caption_list(place / CAPTIONS, split=split))
         photos = [r for r in records if r.captions]
         if not photos:
             raise FourMError(f"no photo of the split {split!r} in {place} has a caption")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fourm_lite.data.records import read_caption_list
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.photos.content import read_file
+from fourm_lite.photos.sources import read_uri
 from fourm_lite.retrieval.index import Index
 from fourm_lite.search.answers import Question
 from fourm_lite.search.calibrate import Truth
@@ -67,18 +69,25 @@ def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Cap
     return Captioned([q for q, _ in found], [row for _, row in found], judge, words)
 
 
-def _ids(index: Index) -> set[str]:
-    return {name for batch in index.scan(["id"]) for name in batch.column(0).to_pylist()}
+def _ids(index: Index) -> dict[str, str]:
+    """The rows of an index, and where the photo of each lies, "" where that is not known."""
+    names = ["id", *(n for n in ("uri",) if n in index.columns)]
+    columns = [[column.to_pylist() for column in batch.columns] for batch in index.scan(names)]
+    return {
+        row: uri or ""
+        for own in columns
+        for row, uri in zip(own[0], own[-1] if len(own) > 1 else [""] * len(own[0]), strict=True)
+    }
 
 
-def _none_indexed(pack: CaptionPack, split: str, known: set[str]) -> str:
+def _none_indexed(pack: CaptionPack, split: str, known: Mapping[str, str]) -> str:
     return (
         f"none of the {len(pack.photos)} photos of the split {split!r} is in the index; its "
         f"ids are like {sorted(map(str, known))[:3]}"
     )
 
 
-def _rows(photos: Sequence[tuple[str, Path | bytes]], known: set[str]) -> list[str | None]:
+def _rows(photos: Sequence[tuple[str, Path | bytes]], known: Mapping[str, str]) -> list[str | None]:
     """The row of each photo, or None.
 
     Raises:
@@ -92,7 +101,21 @@ def _rows(photos: Sequence[tuple[str, Path | bytes]], known: set[str]) -> list[s
             f"the photos {names[:3]} would all be the row {shared[0]!r} of the index; index the "
             "folder that their captions.jsonl lies in, so that rows are named as photos are"
         )
-    return rows
+    return [
+        row if row is not None and _may_be(image, known[row]) else None
+        for (_, image), row in zip(photos, rows, strict=True)
+    ]
+
+
+def _may_be(image: Path | bytes, uri: str) -> bool:
+    """Whether a photo can be that of a row: not where both are there and differ."""
+    if not uri or not isinstance(image, Path):
+        return True
+    try:
+        theirs, mine = read_uri(uri), read_file(image)
+    except (OSError, FourMError):
+        return True
+    return theirs == mine
 
 
 def _names(name: str, image: Path | bytes) -> Iterator[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.photos.tables import opened_lance
 from fourm_lite.retrieval.exact import Block, nearest
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import FILE as MANIFEST
@@ -126,7 +127,12 @@ def open_vectors(
     name = _vector_name(place, table, key)
     vectors = table[name]
     rest = {n: a for n, a in table.items() if n != name and len(a) == len(vectors)}
-    own = next((n for n in IDS if n in rest), None)
+    own = next((n for n in IDS if n in table and n != name and np.ndim(table[n]) == 1), None)
+    if ids is None and own is not None and own not in rest:
+        raise ShapeError(
+            f"{place.name} holds {len(vectors)} vectors and {len(table[own])} {own!r}; give each "
+            "vector its id, or other ids with ids="
+        )
     if ids is not None:
         found = _ids_of(Path(ids).expanduser())
     else:
@@ -236,7 +242,7 @@ def _ids_of(path: Path) -> list[Any]:
         raise ConfigError(f"there is no file of ids {path}")
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() != ".json":
-        return text.splitlines()
+        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -283,9 +289,8 @@ def _parquet(path: Path) -> dict[str, Any]:
 
 
 def _lance(path: Path) -> dict[str, Any]:
-    import lancedb
-
-    return _arrow(lancedb.connect(path.parent).open_table(path.stem).to_arrow())
+    with opened_lance(path) as table:
+        return _arrow(table.to_arrow())
 
 
 def _faiss(path: Path) -> dict[str, Any]:
@@ -309,26 +314,48 @@ def _faiss(path: Path) -> dict[str, Any]:
 
 
 def _arrow(table: Any) -> dict[str, Any]:
-    """Columns of numbers and texts as arrays; lists of one length as [N, E]."""
+    """Columns of numbers and texts as arrays; lists of one length as [N, E].
+
+    Raises:
+        ConfigError: a row has no vector where others have one
+    """
     import pyarrow as pa
 
     found: dict[str, Any] = {}
     for name in table.schema.names:
         column = table.column(name).combine_chunks()
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = column.storage  # a tensor is stored as a list of its numbers
         kind = column.type
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lengths = set(column.value_lengths().to_pylist())
-            if (
-                len(lengths) == 1
-                and None not in lengths
-                and not pa.types.is_nested(kind.value_type)
-            ):
-                found[name] = _matrix(column.flatten(), lengths.pop())
-        elif pa.types.is_fixed_size_list(kind):
-            found[name] = _matrix(column.flatten(), kind.list_size)
-        else:
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if not is_list and not pa.types.is_fixed_size_list(kind):
             found[name] = np.array(column.to_pylist(), dtype=object)
+        elif _is_number(kind.value_type) and len(column):
+            matrix = _lists(name, column)
+            found |= {} if matrix is None else {name: matrix}
     return found
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _lists(name: str, column: Any) -> npt.NDArray[Any] | None:
+    """A column of lists of numbers as [N, E], or None where their lengths differ."""
+    import pyarrow.compute as pc
+
+    lengths = set(pc.drop_null(pc.list_value_length(column)).to_pylist())
+    if len(lengths) != 1:
+        return None
+    if column.null_count:  # without them the later rows would move up
+        row = column.is_null().to_pylist().index(True)
+        raise ConfigError(
+            f"column {name!r} has no vector in row {row} ({column.null_count} rows are so); leave "
+            "these rows out, with their ids"
+        )
+    return _matrix(column.flatten(), lengths.pop())
 
 
 def _matrix(flat: Any, width: int) -> npt.NDArray[Any]:

@@ -16,6 +16,7 @@ from fourm_lite.data.records import list_records, read_records
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.sources import open_sources, read_uri
+from fourm_lite.search.packs import CaptionPack
 from fourm_lite.training.labelled import read_labelled
 
 GOOD, BAD = 4, 3
@@ -165,6 +166,21 @@ def test_neighbours_that_say_one_photo_are_one_item_of_an_index(tmp_path):
         ("p0", ["0", "1", "2"]),
         ("p1", ["3", "4", "5"]),
     ]
+
+
+@pytest.mark.parametrize("ids", [["p0", "p0", "p1"], ["p0#0", "p0#1", "p1#0"]])
+def test_captions_one_a_line_are_those_of_one_photo_of_a_gallery(tmp_path, ids):
+    lines = [
+        {"id": name, "file": f"{i // 2}.png", "captions": f"words {i}", "split": "test"}
+        for i, name in enumerate(ids)
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    pack = CaptionPack.read(tmp_path, "test")
+
+    assert len(pack.photos) == 2
+    assert pack.captions == ("words 0", "words 1", "words 2")
+    assert pack.owner.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("read", [read_records, read_labelled])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -149,3 +150,16 @@ def test_an_older_index_whose_column_holds_nothing_takes_the_first_entry(index, 
     index.add(["b"], [[0, 1]], x=[value])
 
     assert values_of(index, "x") == {"a": None, "b": value}
+
+
+@pytest.mark.parametrize("call", [Index.open, lambda path: Index.create(path, space="toy")])
+def test_an_object_store_out_of_reach_is_told_of(call, monkeypatch):
+    from pyarrow import fs
+
+    def refused(path):
+        raise OSError("When resolving the region: network unreachable")
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=refused))
+
+    with pytest.raises(ConfigError, match=r"s3://bucket/index cannot be reached .*network"):
+        call("s3://bucket/index")

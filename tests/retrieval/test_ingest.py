@@ -5,13 +5,16 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.retrieval.index import Index
@@ -292,3 +295,90 @@ def test_a_killed_run_is_continued_to_the_same_rows(tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_at_three_random_moments_is_continued_to_the_same_rows(tmp_path):
     check_killed_runs(tmp_path, [random.uniform(0.05, 0.7) for _ in range(3)])
+
+
+def archive(path, names):
+    with tarfile.open(path, "w") as tar:
+        for i, name in enumerate(names):
+            buffer = io.BytesIO()
+            Image.new("RGB", (30, 30), (9 * i, 40, 90)).save(buffer, "BMP")
+            member = tarfile.TarInfo(name)
+            member.size = len(buffer.getvalue())
+            tar.addfile(member, io.BytesIO(buffer.getvalue()))
+
+
+def as_cut_tar(folder):
+    archive(folder / "s.tar", [f"{i}.bmp" for i in range(4)])
+    yield folder / "s.tar"
+    (folder / "s.tar").write_bytes((folder / "s.tar").read_bytes()[:7000])
+    yield folder / "s.tar"
+
+
+def as_list_with_a_bad_line(folder):
+    rows = [json.dumps({"file": f"{i:02d}.jpg"}) for i in range(4)]
+    (folder / "l.jsonl").write_text("\n".join(rows))
+    yield folder / "l.jsonl"
+    (folder / "l.jsonl").write_text("\n".join([*rows[:2], rows[2][:9], rows[3]]))
+    yield folder / "l.jsonl"
+
+
+def as_cut_parquet(folder):
+    table = pa.table({"file": [f"{i:02d}.jpg" for i in range(4)]})
+    parquet.write_table(table, folder / "p.parquet")
+    yield folder / "p.parquet"
+    (folder / "p.parquet").write_bytes((folder / "p.parquet").read_bytes()[:-20])
+    yield folder / "p.parquet"
+
+
+@pytest.mark.parametrize("source", [as_cut_tar, as_list_with_a_bad_line])
+def test_what_cannot_be_read_any_more_is_not_gone(tmp_path, photos, index, source):
+    moments = source(photos)
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    Image.new("RGB", (8, 8), "teal").save(extra / "x.png")
+    index_items(open_sources([next(moments), extra]), colours, index)
+    before = rows_of(index)
+    (extra / "x.png").unlink()
+
+    report = index_items(open_sources([next(moments), extra]), colours, index, prune=True)
+
+    assert report.unreadable
+    assert report.removed == 1  # the photo that is gone for certain
+    assert {i: v for i, v in before.items() if i != "x.png"} == rows_of(index)
+
+
+def test_a_source_that_cannot_be_read_at_all_prunes_nothing_of_it(photos, index):
+    moments = as_cut_parquet(photos)
+    index_items(open_sources([next(moments), photos / "05.jpg"]), colours, index)
+
+    report = index_items(
+        open_sources([next(moments), photos / "05.jpg"]), colours, index, prune=True
+    )
+
+    assert (report.missing, report.removed, len(index)) == (4, 0, 5)
+
+
+def test_new_columns_of_rows_with_and_without_codes_keep_both(tmp_path, index):
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 90, 9)).save(tmp_path / f"{i}.png")
+
+    def listed(year):
+        rows = [{"file": f"{i}.png", "year": year + i} for i in range(4)]
+        (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return list(open_sources([tmp_path / "l.jsonl"]))
+
+    index_items(listed(1900)[:2], colours, index)
+    index_items(listed(1900), lambda images: (colours(images), codes(images)), index)
+    vectors, known = rows_of(index), index.codes(["2.png", "3.png"])
+
+    report = index_items(listed(2000), lambda images: pytest.fail("embedded"), index)
+
+    assert (report.updated, report.unreadable) == (4, [])
+    assert rows_of(index) == vectors
+    np.testing.assert_array_equal(index.codes(["2.png", "3.png"]), known)
+    with pytest.raises(ConfigError, match="row 0 of 2 has no codes"):
+        index.codes(["0.png", "3.png"])
+    hits = index.search(index.vectors(["0.png"])[0], k=4, columns=["codes"])
+    told = dict(zip(hits.ids, hits.columns["codes"], strict=True))
+    assert [told[f"{i}.png"] is None for i in range(4)] == [True, True, False, False]
+    np.testing.assert_array_equal(told["2.png"], known[0])
