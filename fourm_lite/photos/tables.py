@@ -77,7 +77,7 @@ def parquet_items(path: Path, naming: Naming = USUAL) -> Stream:
             batches = file.iter_batches(batch_size=TABLE_ROWS)
             yield from _merged(_table_items(path, file.schema_arrow, batches, naming))
     except (OSError, pa.ArrowException) as error:
-        yield Skipped(printable(str(path)), f"cannot be read: {_first_line(error)}")
+        yield _unread(path, error)
 
 
 def lance_items(path: Path, naming: Naming = USUAL) -> Stream:
@@ -87,7 +87,7 @@ def lance_items(path: Path, naming: Naming = USUAL) -> Stream:
             batches = table.search().to_batches(TABLE_ROWS)
             yield from _merged(_table_items(path, table.schema, batches, naming))
     except (OSError, ValueError, RuntimeError) as error:
-        yield Skipped(printable(str(path)), f"cannot be read: {_first_line(error)}")
+        yield _unread(path, error)
 
 
 @contextmanager
@@ -251,6 +251,12 @@ class _Row:
 
 def _no_key(key: str, row: Mapping[str, Any]) -> str:
     return f"has no key {key!r}, it has {sorted(row)}.{suggest(key, row)}"
+
+
+def _unread(path: Path, error: Exception) -> Skipped:
+    """A table whose rows are not known: they may hold photos, or name any below its folder."""
+    reason = f"cannot be read: {_first_line(error)}"
+    return Skipped(printable(str(path)), reason, printable(str(path.parent)))
 
 
 def _first_line(error: Exception) -> str:

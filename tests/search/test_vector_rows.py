@@ -43,7 +43,7 @@ def test_a_row_without_a_vector_is_named_and_moves_no_other(tmp_path, store, mak
     rows = [*ROWS[:2].tolist(), None, ROWS[3].tolist()]
 
     with pytest.raises(ConfigError, match="no vector in row 2"):
-        open_vectors(store(tmp_path, pa.table({"id": IDS, "vector": make(rows)})))
+        open_vectors(store(tmp_path, pa.table({"id": IDS, "emb": make(rows)})))
 
 
 @stores
