@@ -227,7 +227,9 @@ class Rows:
             ConfigError: the values that are there do not fit the type exactly
         """
         name, old = field.name, self._table.schema.field(field.name).type
-        if reaches(old, field.type) and self.newest().count(f"`{name}` > {EXACT} OR `{name}` < -{EXACT}"):
+        if reaches(old, field.type) and self.newest().count(
+            f"`{name}` > {EXACT} OR `{name}` < -{EXACT}"
+        ):
             raise ConfigError(
                 f"column '{name}' holds whole numbers beyond {EXACT} and would get fractions; give "
                 "these a column of their own"

@@ -104,7 +104,9 @@ def test_a_widening_that_was_stopped_is_finished(index, monkeypatch):
     def stopped(change):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(index._handle.rows._table), "alter_columns", lambda self, _: stopped(_))
+    monkeypatch.setattr(
+        type(index._handle.rows._table), "alter_columns", lambda self, _: stopped(_)
+    )
     with pytest.raises(KeyboardInterrupt):
         index.add(["b"], [[0, 1]], x=[1.5])
     monkeypatch.undo()
