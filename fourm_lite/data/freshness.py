@@ -53,6 +53,11 @@ def is_stale(path: Path, now: Digests) -> bool:
     return bool(((before != now) & (before != "") & (now != "")).any())
 
 
+def lacks(path: Path, now: Digests) -> bool:
+    """Whether a shard is to be made: it is not there, or stale."""
+    return not path.is_file() or is_stale(path, now)
+
+
 def check_others(out: Path, shard: str, made: Sequence[str], now: Digests) -> None:
     """Refuses to make some labels of photos that were replaced, where others keep the old ones.
 

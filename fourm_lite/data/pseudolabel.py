@@ -23,7 +23,7 @@ import torch
 from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to_settings
 from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
-from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, is_stale
+from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import KEPT, Record
 from fourm_lite.errors import ConfigError, FourMError, suggest
@@ -325,25 +325,16 @@ def _label_missing(
 ) -> None:
     shard = f"shard-{number:05d}.npz"
     now = digests(part)
-
-    def lacks(name: str) -> bool:
-        path = out / name / shard
-        return not path.is_file() or is_stale(path, now)
-
-    todo = [labeller for labeller in labellers if any(map(lacks, labeller.names))]
-    if todo or lacks(CROPS):
+    todo = [la for la in labellers if any(lacks(out / n / shard, now) for n in la.names)]
+    if todo or lacks(out / CROPS / shard, now):
         check_others(out, shard, [CROPS, *(n for labeller in todo for n in labeller.names)], now)
-        _label_shard(part, todo, out, shard, run, now)
+        _label_shard(part, todo, out / shard, run, now)
 
 
 def _label_shard(
-    part: Sequence[Record],
-    todo: Sequence[Labeller],
-    out: Path,
-    shard: str,
-    run: LabelRun,
-    content: Digests,
+    part: Sequence[Record], todo: Sequence[Labeller], path: Path, run: LabelRun, content: Digests
 ) -> None:
+    out, shard = path.parent, path.name
     cuts = cut_records(part, run)
     noted = {"ids": np.array([r.id for r in part]), CONTENT: content}
     for labeller in todo:
