@@ -27,7 +27,7 @@ from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
-from fourm_lite.retrieval.rows import align, check_ids, make_table, new_fields, wider_fields
+from fourm_lite.retrieval.rows import check_ids, make_table, stored_form
 from fourm_lite.retrieval.storage import in_filter
 from fourm_lite.retrieval.vectors import unit_vectors
 
@@ -374,26 +374,7 @@ class Index:
         if codes is not None:
             codes = check_codes(codes, len(plain), self.manifest.codebook_size)
         table = make_table(plain, units, codes, columns, reader.store)
-        return self._fit(table) if len(table) else table
-
-    def _fit(self, table: Any) -> Any:
-        import pyarrow as pa
-
-        rows = self._handle.rows
-        if not rows.newest().exists:
-            rows.create(pa.schema(new_fields(table, pa.schema([]))))
-        rows.mend()
-        schema = rows.newest().schema
-        wide = wider_fields(table, schema)
-        for field in wide:
-            schema = schema.set(schema.get_field_index(field.name), field)
-        align(table, schema)  # types are refused before the table is widened
-        for field in wide:
-            rows.widen(field)
-        new = new_fields(table, schema)
-        if new:
-            rows.add_columns(new)
-        return align(table, rows.newest().schema)
+        return stored_form(table, self._handle.rows) if len(table) else table
 
 
 def _address(path: str | Path) -> str:

@@ -6,7 +6,7 @@ Everything that can be wrong with rows is found here, before anything is written
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fourm_lite.retrieval.codes import Codes, CodeStore
 from fourm_lite.retrieval.drift import fitted, known_type, wider, without_nan
 from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.hits import Id
+
+if TYPE_CHECKING:
+    from fourm_lite.retrieval.storage import Rows
 
 RESERVED = ("id", "vector", "codes")
 
@@ -107,6 +110,30 @@ def _fits(column: Any, kind: Any) -> bool:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     return True
+
+
+def stored_form(table: Any, rows: Rows) -> Any:
+    """Rows in the schema of the stored table, which is made or widened for them.
+
+    Raises:
+        ConfigError: a column has a type that the index cannot hold; then nothing is changed
+    """
+    import pyarrow as pa
+
+    if not rows.newest().exists:
+        rows.create(pa.schema(new_fields(table, pa.schema([]))))
+    rows.mend()
+    schema = rows.newest().schema
+    wide = wider_fields(table, schema)
+    for field in wide:
+        schema = schema.set(schema.get_field_index(field.name), field)
+    align(table, schema)  # types are refused before the table is widened
+    for field in wide:
+        rows.widen(field)
+    new = new_fields(table, schema)
+    if new:
+        rows.add_columns(new)
+    return align(table, rows.newest().schema)
 
 
 def align(table: Any, schema: Any) -> Any:
