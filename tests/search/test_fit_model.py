@@ -6,7 +6,7 @@ from tiny_pipeline import photo
 
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.confidence import RELEVANCE
+from fourm_lite.retrieval.confidence import MEANINGS, RELEVANCE, Calibration
 from fourm_lite.search.answers import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
 from fourm_lite.search.engine import Search
@@ -84,3 +84,18 @@ def test_the_verb_calibrates_with_captions_and_without(
     assert (alone, wrong) == (2, 2)
     assert "no confidence is kept beside this model" in err
     assert "give --data" in err
+
+
+def test_an_index_that_was_calibrated_before_meanings_opens_and_says_so(
+    capsys, caplog, tmp_path, indexed, model_folder
+):
+    numbers = {"weights": (1.0, 0.5), "centres": (0.4, 0.1), "scales": (0.1, 0.1)}
+    old = Calibration(method="logistic", names=("score", "margin"), bias=0.1, **numbers)
+    indexed.set_calibration(old)
+
+    search = Search.open(tmp_path / "idx", model_folder)
+    run("index", "info", tmp_path / "idx")
+
+    assert "calibrated by an earlier version" in caplog.text
+    assert 0 < search(rgb=photo(0), k=1).p_right < 1
+    assert MEANINGS[""].partition(";")[0] in capsys.readouterr().out
