@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BUILD_FILES := $(wildcard pyproject.toml setup.py)
 
-.PHONY: demo test check chaos clean
+.PHONY: demo test check fuzz chaos clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
@@ -18,6 +18,10 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python .ci/audit.py
+
+fuzz: $(INSTALLED)
+	FUZZ_CASES=$(or $(CASES),20000) $(VENV)/bin/python -m pytest tests/fuzz -q
 
 # 1,000 kills over all verbs that go on, and readers and writers of one index for 10 minutes
 chaos: $(INSTALLED)

@@ -46,6 +46,10 @@ class NotFetchedError(CheckpointError):
         self.source, self.cause = source, cause
 
 
+class ReadError(FourMError, OSError):
+    """A file cannot be read: it is gone, damaged, no regular file, or larger than is allowed."""
+
+
 class UnknownNameError(ConfigError, KeyError):
     """A name that a table of the library does not hold."""
 
@@ -77,3 +81,18 @@ def check_shape(what: str, value: Any, expected: tuple[int | None, ...]) -> None
     if not fits:
         want = "[" + ", ".join("*" if e is None else str(e) for e in expected) + "]"
         raise ShapeError(f"{what} expects shape {want}, got {list(shape)}")
+
+
+def check_most(most: int, **counts: float | None) -> None:
+    """Refuses counts beyond what any machine could carry out; None is not checked.
+
+    >>> check_most(10_000, steps=20)
+
+    Raises:
+        ConfigError: one is larger
+    """
+    for name, value in counts.items():
+        if value is not None and not isinstance(value, int | float):
+            raise ConfigError(f"{name} should be a number, got {str(value)[:40]!r}")
+        if value is not None and value > most:
+            raise ConfigError(f"{name} is at most {most}, got {str(value)[:40]}; give fewer")

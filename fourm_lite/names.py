@@ -63,7 +63,11 @@ def place_inside(folder: Path, name: object, what: str) -> Path:
         ConfigError: it lies elsewhere
     """
     place = folder / name if isinstance(name, str) and is_inside(name) else None
-    if place is None or not _is_below(place, folder):
+    try:
+        inside = place is not None and _is_below(place, folder)
+    except (OSError, ValueError):  # a name that no file can have
+        inside = False
+    if place is None or not inside:
         raise ConfigError(
             f"{what} should lie in {folder}, got {str(name)[:80]!r}; what lies elsewhere is opened "
             "only when you name it yourself"

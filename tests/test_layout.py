@@ -28,6 +28,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors",),
     ("names",),
+    ("reading",),
     ("nn",),
     ("modalities", "io"),
     ("families",),

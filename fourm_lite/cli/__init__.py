@@ -55,6 +55,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         told = error if isinstance(error, FourMError) else of_system(error, left)
         say(f"error: {told}", aside=True, keep="\n")
         raise SystemExit(BAD_REQUEST) from None
+    except MemoryError as error:
+        if debug:
+            raise
+        say(
+            f"error: there was not enough memory{f' ({error})' if str(error) else ''}; what was "
+            "written stands. Try again when other programs are done, or with smaller batches",
+            aside=True,
+        )
+        raise SystemExit(BAD_REQUEST) from None
     raise SystemExit(0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 from fourm_lite.cli.output import say
 from fourm_lite.cli.verbs import GROUPS, VERBS, Verb
 from fourm_lite.cli.words import Argument, Option
+from fourm_lite.reading.budget import VARIABLE, parse_bytes, set_budget
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand, TyperGroup
@@ -53,8 +55,14 @@ def root(
     ] = False,
     # cli.main takes it off the line, wherever it stands; it is here to be listed
     debug: Annotated[bool, Option("--debug", help="Show where an error came from.")] = False,
+    max_bytes: Annotated[
+        str | None, Option("--max-bytes", help="Read at once of files that unpack: 4GB (1GB).")
+    ] = None,
 ) -> None:
     """Any-to-any generation, embedding and search with 4M models."""
+    asked = max_bytes or os.environ.get(VARIABLE)
+    if asked:
+        set_budget(bytes=parse_bytes(asked))
 
 
 def _root() -> TyperGroup:

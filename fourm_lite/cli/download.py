@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
-from fourm_lite.cli.output import print_json, print_table
+from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 
 if TYPE_CHECKING:
@@ -60,9 +59,9 @@ def download(
          for r, f in zip(rows, done.values(), strict=True)],
         whole=3,
     )  # fmt: skip
-    print(f"{total / GB:.2f} GB are here; they run with HF_HUB_OFFLINE=1")
+    say(f"{total / GB:.2f} GB are here; they run with HF_HUB_OFFLINE=1")
 
 
 def _tell(part: Part) -> None:
     size = "" if part.gigabytes is None else f" (about {part.gigabytes:g} GB)"
-    print(f"{part.role}: {part.source}{size}", file=sys.stderr, flush=True)
+    say(f"{part.role}: {part.source}{size}", aside=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_facts, print_table, say
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
 from fourm_lite.evaluation.plots import plot_lines
 from fourm_lite.io.files import write_json, write_whole
+from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.training.classify import MixConfig, predict
 from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
 from fourm_lite.training.finetune import finetune as run_finetune
@@ -137,7 +138,10 @@ def measured(model: FMViT, part: LabelledSet, protocol: dict[str, Any]) -> dict[
 
 def draw_curves(log: Path, path: Path) -> None:
     """Loss and accuracy over the epochs of a run, where there was one."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = []
+    for line in log.read_text("utf-8", "replace").splitlines() if log.is_file() else []:
+        with contextlib.suppress(FourMError):  # a line cut short by a crash
+            rows.append(as_object(parse_json(line, "a line"), "a line"))
     names = ("loss", "accuracy", "val/loss", "val/accuracy")
     lines = {n: [(row["epoch"], row[n]) for row in rows if n in row] for n in names}
     lines = {name: points for name, points in lines.items() if points}

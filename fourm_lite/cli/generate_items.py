@@ -7,13 +7,16 @@ the bytes of its files, the plan, and size and time of the files of the model an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.cli.output import require_folder
-from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.strict_json import as_object, parse_json
+from fourm_lite.names import check_name
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import read_bytes, read_text
 
 if TYPE_CHECKING:
     from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -43,7 +46,8 @@ def read_jobs(inputs: Sequence[str], items: Path | None, out: Path) -> list[Job]
 
 def _of_lines(items: Path, out: Path) -> list[Job]:
     jobs, lines = [], dict[Path, int]()
-    for number, line in enumerate(items.read_text(encoding="utf-8").splitlines(), 1):
+    text = read_text(items, most=budget().bytes)
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         folder, values = _item(items, number, line, out)
@@ -59,14 +63,12 @@ def _of_lines(items: Path, out: Path) -> list[Job]:
 
 def _item(source: Path, number: int, line: str, out: Path) -> Job:
     try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{source}, line {number}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}, line {number}: expected an object, got {line[:40]!r}")
+        values = as_object(parse_json(line, "the line"), "the line")
+    except FourMError as error:
+        raise ConfigError(f"{source}, line {number}: {error}") from error
     name = str(values.pop("id", f"{number - 1:06d}"))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "_"
-    return out / safe, values
+    return out / check_name(safe, f"{source}, line {number}: the id"), values
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -124,10 +126,7 @@ def digests(item: Mapping[str, Any]) -> dict[str, str]:
         ConfigError: a file cannot be read
     """
     files = {name: file for name, value in item.items() if (file := file_named(value))}
-    try:
-        return {n: hashlib.sha256(file.read_bytes()).hexdigest() for n, file in files.items()}
-    except OSError as error:
-        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    return {n: hashlib.sha256(read_bytes(file)).hexdigest() for n, file in files.items()}
 
 
 def _stamps(source: str | Path) -> dict[str, list[int]]:

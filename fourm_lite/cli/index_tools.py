@@ -17,6 +17,7 @@ from fourm_lite.cli.search_options import (
 )
 from fourm_lite.cli.words import Option
 from fourm_lite.errors import ConfigError
+from fourm_lite.reading.regular import read_text
 
 MOST_HOURS = 1e6
 """Older than any version; a `timedelta` takes no more than 2e10."""
@@ -155,7 +156,7 @@ def _lines(path: Path | None) -> list[str]:
     """The lines of a text file that hold something."""
     if path is None:
         return []
-    lines = file_of(str(path), "--absent").read_text(encoding="utf-8").splitlines()
+    lines = read_text(file_of(str(path), "--absent")).splitlines()
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise ConfigError(f"--absent expects a text a line, {path} holds none")

@@ -27,6 +27,7 @@ from fourm_lite.cli.search_options import (
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import replacing, write_whole
+from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:
     from fourm_lite.retrieval.hits import Hits
@@ -200,7 +201,7 @@ def _query_picture(query: Query) -> Any:
     from fourm_lite.modalities.pictures import open_rgb
 
     value = query.item.get("rgb")
-    return open_rgb(value.read_bytes()) if isinstance(value, Path) else None
+    return open_rgb(read_photo(value)) if isinstance(value, Path) else None
 
 
 def _as_json(facts: dict[str, Any], hits: Hits) -> dict[str, Any]:

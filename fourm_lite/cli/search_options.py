@@ -125,12 +125,9 @@ def value_of(text: str) -> Any:
     if not is_file:
         return text
     if path.suffix.lower() == ".npy":
-        import numpy as np
+        from fourm_lite.reading.arrays import read_npy_file
 
-        try:
-            return np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise ConfigError(f"{path} is no array that may be read: {error}") from error
+        return read_npy_file(path)
     return path
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fourm_lite.cli.output import say
 from fourm_lite.cli.verbs import VERBS
 from fourm_lite.errors import StorageError
 from fourm_lite.io.files import storage_error
@@ -44,7 +44,7 @@ def stoppable(left: str) -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         for other in before:
             signal.signal(other, signal.SIG_DFL)
-        print(f"stopped by {signal.Signals(number).name}: {left}", file=sys.stderr, flush=True)
+        say(f"stopped by {signal.Signals(number).name}: {left}", aside=True)
         raise Stopped(number)
 
     for asked in (signal.SIGTERM, signal.SIGINT):

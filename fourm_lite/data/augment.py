@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.errors import ConfigError, ShapeError, check_most
 from fourm_lite.modalities.codec_types import Crop
+
+MAX_SIDE = 1 << 14
+"""Pixels of what a network reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class CropPolicy:
 
     def __post_init__(self) -> None:
         """Refuses ranges that hold nothing."""
+        check_most(MAX_SIDE, size=self.size)
         if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {self}")
         if not 0 < self.ratio[0] <= self.ratio[1] or not 0 <= self.hflip <= 1:

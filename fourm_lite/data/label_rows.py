@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from fourm_lite.data.pseudolabel import label_paths, read_labels
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.ids import places_of
+from fourm_lite.reading.arrays import open_npz
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ class LabelRows:
         ids: list[str] = []
         rows: list[tuple[int, int]] = []
         for number, path in enumerate(paths):
-            with np.load(path, allow_pickle=False) as data:
+            with open_npz(path) as data:
                 ids += [str(i) for i in data["ids"]]
                 rows += [(number, row) for row in range(len(data["ids"]))]
         places = places_of(ids, f"the label {name!r} of {folder}")
@@ -71,26 +71,15 @@ def mapped(path: Path, name: str) -> Array:
     Source:
         numpy's npz is a zip of npy files; the data of a stored member lie in one piece
     """
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path, allow_pickle=False) as data:
-                whole: Array = data[name]
-                return whole
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            shape, fortran, dtype = (
-                read(file) if version == (1, 0) else np.lib.format.read_array_header_2_0(file)
-            )
-            header = file.tell()
-    with path.open("rb") as file:
-        file.seek(member.header_offset + 26)  # of the local header: lengths of name and extra field
-        lengths = np.frombuffer(file.read(4), dtype="<u2")
-    start = member.header_offset + 30 + int(lengths.sum()) + header
+    with open_npz(path) as data:
+        place = data.stored(name)
+        if place is None:
+            whole: Array = data[name]
+            return whole
     return np.memmap(
-        path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C"
-    )
+        path, dtype=place.dtype, mode="r", offset=place.offset, shape=place.shape,
+        order="F" if place.fortran else "C",
+    )  # fmt: skip
 
 
 def read_vectors(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:

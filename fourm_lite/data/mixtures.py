@@ -28,6 +28,7 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.pictures import open_rgb
+from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:
     from fourm_lite.data.sources import Record
@@ -61,7 +62,7 @@ class Mix:
         """
         from PIL import Image
 
-        photos = (first, open_rgb(self.image.read_bytes()))
+        photos = (first, open_rgb(read_photo(self.image)))
         for photo, crop in zip(photos, self.crops, strict=True):
             crop.check_inside(photo.height, photo.width)
         a, b = (cut_image(photo, crop) for photo, crop in zip(photos, self.crops, strict=True))

@@ -26,10 +26,12 @@ from fourm_lite.data.edges import canny
 from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import KEPT, Record
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import ConfigError, FourMError, check_most, suggest
 from fourm_lite.io.files import remove_leftovers, write_npz
 from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.reading.arrays import open_npz
+from fourm_lite.reading.regular import read_bytes
 
 log = logging.getLogger(__name__)
 Pixels = npt.NDArray[np.uint8]
@@ -137,7 +139,7 @@ def _onnx_session(path: Path, threads: int, outputs: Sequence[str] = ()) -> Any:
     if not inner:
         return session
     try:
-        return start(with_outputs(Path(path).read_bytes(), inner), options)
+        return start(with_outputs(read_bytes(path), inner), options)
     except Exception as error:  # onnxruntime's own classes derive from RuntimeError, or do not
         raise ConfigError(
             f"{path} has no output {inner[0]!r}, nor floats of that name inside."
@@ -276,6 +278,7 @@ class LabelRun:
 
     def __post_init__(self) -> None:
         """Refuses empty runs."""
+        check_most(10_000, num_crops=self.num_crops, shard_size=self.shard_size)
         if self.num_crops < 1 or self.shard_size < 1:
             raise ConfigError(f"num_crops and shard_size must be at least 1, got {self}")
 
@@ -384,9 +387,15 @@ def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
     """
     paths = label_paths(folder, name)
     ids: list[str] = []
-    values = []
+    values: list[npt.NDArray[Any]] = []
     for path in paths:
-        with np.load(path, allow_pickle=False) as data:
-            ids += [str(i) for i in data["ids"]]
-            values.append(data["values"])
+        with open_npz(path) as data:
+            names, rows = data.rows("ids", "values")
+        if values and rows.shape[1:] != values[0].shape[1:]:
+            raise FourMError(
+                f"{path} holds rows of {list(rows.shape[1:])}, {paths[0].name} of "
+                f"{list(values[0].shape[1:])}; make the label again"
+            )
+        ids += [str(i) for i in names]
+        values.append(rows)
     return ids, np.concatenate(values)

@@ -25,6 +25,7 @@ from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.data.sources import Record, read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.photos.ids import places_of
+from fourm_lite.reading.arrays import read_npy
 from fourm_lite.tokenization.randomness import RandomSource
 
 CROPS = "crop_settings"
@@ -91,8 +92,8 @@ def read_shard(path: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
     ids, rows = [], []
     for sample in read_tars({"npy": path}):
         try:
-            rows.append(np.load(io.BytesIO(sample.files["npy"]), allow_pickle=False))
-        except (KeyError, ValueError) as error:
+            rows.append(read_npy(sample.files["npy"]))
+        except (KeyError, FourMError) as error:
             raise FourMError(f"{path}: {sample.key!r} holds no .npy array: {error}") from error
         ids.append(_unquoted(sample.key))
     return ids, np.stack(rows).astype(np.int64)

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_lite.data.records import Record, choose_split, read_caption_list
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, ReadError, check_most
 from fourm_lite.io.files import replacing
+from fourm_lite.names import shown
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import read_bytes
+from fourm_lite.reading.tars import read_tar
 
 __all__ = ["Record", "choose_split", "read_caption_list"]
 
@@ -67,9 +71,10 @@ class FolderEntry:
 
     def read(self) -> Sample:
         """Its bytes."""
-        return Sample(self.key, {m: p.read_bytes() for m, p in self.paths.items()})
+        return Sample(self.key, {m: read_bytes(p) for m, p in self.paths.items()})
 
 
+MAX_SHARDS = 1_000_000
 _BRACKET = re.compile(r"\[([^\[\]]+)\]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 KEPT = "the finished shards are kept, and the same command goes on from them"
@@ -85,6 +90,7 @@ def expand_pattern(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     first, last = match.groups()
+    check_most(MAX_SHARDS, digits=len(last), shards=int(last[:12]) - int(first[:12]))
     numbers = range(int(first), int(last) + 1)
     heads = [pattern[: match.start()] + str(n).zfill(len(first)) for n in numbers]
     return [head + tail for head in heads for tail in expand_pattern(pattern[match.end() :])]
@@ -137,16 +143,16 @@ def _names(paths: Mapping[str, Path]) -> str:
 
 def _tar_groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     try:
-        with tarfile.open(path) as tar:
-            files = (m for m in tar if m.isfile())
-            for key, members in itertools.groupby(files, key=lambda m: _split_key(m.name)[0]):
-                group = {}
-                for member in members:
-                    handle = tar.extractfile(member)
-                    assert handle is not None
-                    group[_split_key(member.name)[1]] = handle.read()
-                yield key, group
-    except (OSError, tarfile.TarError) as error:
+        for key, members in itertools.groupby(read_tar(path), key=lambda m: _split_key(m.name)[0]):
+            group: dict[str, bytes] = {}
+            for member in members:
+                if member.refused:
+                    raise FourMError(f"the shard {path}: {shown(member.name)}: {member.refused}")
+                group[_split_key(member.name)[1]] = member.data
+                if sum(map(len, group.values())) > budget().bytes:
+                    raise FourMError(f"the sample {shown(key)} of the shard {path} is too large")
+            yield key, group
+    except ReadError as error:
         raise FourMError(f"cannot read the shard {path}: {error}") from error
 
 

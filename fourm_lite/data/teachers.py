@@ -26,6 +26,7 @@ from fourm_lite.data.pseudolabel import (
 )
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
 from fourm_lite.photos.ids import places_of
+from fourm_lite.reading.arrays import open_npz
 
 Array = npt.NDArray[Any]
 FORMULAS: dict[str, Callable[[], Labeller]] = {
@@ -124,17 +125,12 @@ def given_maps(path: Path, *, map_size: int = 56) -> GivenMaps:
     Raises:
         FourMError: the file is missing, holds something else, or an id twice
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            names = [n for n in data.files if n != "ids"]
-            if "ids" not in data.files or len(names) != 1:
-                raise FourMError(
-                    f"{path} should hold `ids` and one array of maps, it holds {data.files}"
-                )
-            ids, maps = data["ids"], data[names[0]]
-    except (OSError, ValueError) as error:
-        raise FourMError(f"cannot read the class maps {path}: {error}") from error
-    if ids.ndim != 1 or len(ids) != len(maps):
-        raise FourMError(f"{path} holds {ids.size} ids for {len(maps)} maps; give each map its id")
+    with open_npz(path) as data:
+        names = [n for n in data.files if n != "ids"]
+        if "ids" not in data.files or len(names) != 1:
+            raise FourMError(
+                f"{path} should hold `ids` and one array of maps, it holds {data.files}"
+            )
+        ids, maps = data.rows("ids", names[0])
     places = places_of([str(i) for i in ids], str(path))
     return GivenMaps({name: maps[place] for name, place in places.items()}, map_size)

@@ -28,6 +28,7 @@ from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.io.locks import alone
+from fourm_lite.reading.arrays import open_npz
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
 Array = npt.NDArray[Any]
@@ -111,8 +112,9 @@ def _label_reader(folder: Path, shard: str) -> Callable[[str], Array]:
 
 
 def _npz(path: Path) -> tuple[list[str], Array]:
-    with np.load(path, allow_pickle=False) as data:
-        return [str(i) for i in data["ids"]], data["values"]
+    with open_npz(path) as data:
+        ids, values = data.rows("ids", "values")
+        return [str(i) for i in ids], values
 
 
 def parts_of_photos(records: Sequence[Record], run: LabelRun) -> Iterator[Part]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fourm_lite.embedders.outputs import as_patches, as_vectors
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import PictureSource, decode
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class NetworkEmbedder:
         tower = self.towers.patches or self._refuse("feature maps", "patches")
         maps: list[Vectors] = []
         for chunk in _chunks(_listed(images), batch_size):
-            found = as_patches(tower([self._read(i) for i in chunk]))
+            found = as_patches(self._called(tower, [self._read(i) for i in chunk]))
             maps.append(found.float().cpu().numpy())
             if maps[-1].shape[1:] != maps[0].shape[1:]:
                 raise ShapeError(
@@ -219,13 +219,29 @@ class NetworkEmbedder:
 
     @torch.inference_mode()
     def _run(self, tower: Callable[[list[Any]], Any], items: list[Any]) -> Vectors:
-        vectors = as_vectors(tower(items)).float().cpu().numpy()
+        vectors = as_vectors(self._called(tower, items)).float().cpu().numpy()
         if len(vectors) != len(items):
             raise ShapeError(
                 f"'{self.name}' was given {len(items)} items and gave {len(vectors)} vectors; "
                 f"it must give one vector an item"
             )
         return vectors
+
+    def _called(self, tower: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+        """What the network makes of a batch; an exception of its own becomes one of ours.
+
+        Raises:
+            FourMError: the network cannot take these items, whatever it raises
+        """
+        try:
+            return tower(items)
+        except (FourMError, MemoryError):
+            raise
+        except Exception as error:  # of the network's library, or of its author
+            raise FourMError(
+                f"'{self.name}' fails on {len(items)} items ({type(error).__name__}: "
+                f"{str(error)[:300]}); does its configuration fit its weights?"
+            ) from error
 
     def _collect(
         self,
@@ -316,6 +332,7 @@ def _listed(images: Any) -> Iterable[Any]:
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    check_most(1 << 20, batch_size=size)
     if size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {size}")
     try:

@@ -23,6 +23,8 @@ from fourm_lite.embedders.base import Vectors
 from fourm_lite.embedders.pth import load_plain
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io.weights_file import load_tensors
+from fourm_lite.reading.arrays import open_npz, read_npy_file
+from fourm_lite.reading.regular import check_size
 
 Array = NDArray[Any]
 Number = int | float
@@ -170,10 +172,9 @@ def _read_arrays(path: Path) -> Mapping[str, Any]:
         if not isinstance(held, Mapping):
             raise ValueError(f"a dictionary was expected, it holds {type(held).__name__}")
         return held
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return {"features": loaded}
-    with loaded as arrays:
+    if path.suffix == ".npy":
+        return {"features": read_npy_file(path)}
+    with open_npz(path) as arrays:
         return dict(arrays)
 
 
@@ -195,6 +196,7 @@ def _pt_rows(path: Path) -> Iterator[tuple[str, Callable[[], Features]]]:
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, Callable[[], Features]]]:
     """Ids and places in the file; a row is decoded when it is asked for."""
+    check_size(path)
     with path.open("rb") as lines:
         place = 0
         for number, line in enumerate(lines, start=1):
@@ -237,8 +239,10 @@ def _table(text: str, rows: int) -> Vectors:
 
 def _npz_rows(path: Path) -> Iterator[tuple[str, Callable[[], Features]]]:
     """One array an id, or `ids` with `features` [N, R, E] and perhaps `boxes`; or one item."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with open_npz(path) as arrays:
         held = dict(arrays)
+        if "ids" in held:
+            arrays.rows("ids", "features")
     if "ids" not in held:
         if any(name in held for name in NAMES["boxes"]):
             yield path.stem, partial(read_features, path)

@@ -198,6 +198,8 @@ def read_preprocess(source: str, revision: str | None = None) -> Preprocess | No
         return None
     config = find_file(source, "config.json", revision)
     kind = None if config is None else read_json_object(config).get("model_type")
+    if not isinstance(nested, dict):
+        raise ConfigError(f"'image_processor' in {path} should be a table, got {nested!r:.80}")
     return from_transformers(nested, model_type=kind)
 
 
@@ -301,7 +303,14 @@ def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list
     def embed(texts: list[str]) -> Any:
         return model.get_text_features(**tokenize(model, tokenizer, texts, model.get_text_features))
 
-    check_texts(source, model, tokenizer, embed)
+    try:
+        check_texts(source, model, tokenizer, embed)
+    except (FourMError, MemoryError):
+        raise
+    except Exception as error:  # a damaged tokenizer: transformers raises anything
+        raise CheckpointError(
+            f"the text tower in '{source}' takes no text: {str(error)[:300]}"
+        ) from error
     return embed
 
 

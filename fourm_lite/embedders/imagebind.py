@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.image_configs import Preprocess, pixels_of, preset
-from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, check_most, suggest
 from fourm_lite.io.hub import resolve
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.nn.empty import without_storage
@@ -46,6 +47,10 @@ class ImageBindConfig:
     out_dim: int = 1024
 
     def __post_init__(self) -> None:
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        check_most(1 << 14, **numbers)
+        if min(numbers.values()) < 1:
+            raise ConfigError(f"each number of an ImageBind network is at least 1, got {numbers}")
         if self.width % self.num_heads or self.image_size % self.patch_size:
             raise ConfigError(
                 f"width {self.width} must be a multiple of num_heads {self.num_heads}, and "
@@ -59,7 +64,7 @@ class ImageBindConfig:
         known = [field.name for field in fields(cls)]
         for key in set(values) - {*known, "format", "family"}:
             raise ConfigError(f"'{path}' has the unknown key '{key}'.{suggest(key, known)}")
-        return cls(**{key: values[key] for key in known if key in values})
+        return from_dict(cls, {key: values[key] for key in known if key in values})
 
 
 class ImageBindVision(nn.Module):

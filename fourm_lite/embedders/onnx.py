@@ -26,6 +26,7 @@ from fourm_lite.embedders.image_configs import (
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.onnx import fold_weights
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.reading.regular import read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +72,7 @@ def load_onnx(
             image=lambda images: run(images, vector),
             patches=None if feature_map is None else lambda images: run(images, feature_map),
         ),
-        identity=lambda: hashlib.sha256(path.read_bytes()).hexdigest(),
+        identity=lambda: hashlib.sha256(read_bytes(path)).hexdigest(),
         preprocess=prepare,
         facts={"output": vector, "patches": feature_map},
         label=f"onnx:{vector}",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, suggest
+from fourm_lite.reading.regular import check_size
 
 Weights = dict[str, Tensor]
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -123,11 +124,12 @@ def load_plain(path: Path, *, arrays: bool = False) -> Any:
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise CheckpointError(f"expected a .pth, .pt or .bin file, '{path}' {what}")
+    check_size(path)
     try:
         _check_inflated(path)
         with torch.serialization.safe_globals(safe):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(

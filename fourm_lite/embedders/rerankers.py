@@ -25,6 +25,7 @@ from fourm_lite.embedders.hf import (
 from fourm_lite.embedders.image_configs import Preprocess, by_size
 from fourm_lite.embedders.text_inputs import tokenize
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.pictures import PictureSource
 from fourm_lite.nn.device import usable_device
 
@@ -171,8 +172,6 @@ def load_reranker(
         ConfigError: the model is no matching cross-encoder that is known here, or lacks files
         CheckpointError: no safetensors weights
     """
-    import json
-
     device = str(usable_device(device))
     if source.startswith("mmt:"):
         return _joint(source, {"device": device, **options})
@@ -186,8 +185,8 @@ def load_reranker(
             f"expected a transformers folder or Hub id of a matching cross-encoder, '{source}' has "
             "no config.json; give one of BLIP ITM or ViLT, such as hf:Salesforce/blip-itm-base-coco"
         )
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    if kind not in CLASSES:
+    kind = read_json_object(path).get("model_type")
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise ConfigError(
             f"expected a matching cross-encoder, one of {sorted(CLASSES)}, got '{kind}' in "
             f"'{source}'"

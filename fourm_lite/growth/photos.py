@@ -9,23 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fourm_lite.data.sources import Record
-from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 from fourm_lite.growth.options import MIN_HELD_OUT, MIN_PHOTOS, Options
 from fourm_lite.io.files import write_whole
+from fourm_lite.io.recipe import from_dict
+from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.photos.content import FileContent
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.photos.values import captions_of, text_of
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import read_text
 
 CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"
 LIST, LEFT_OUT = "photos.jsonl", "skipped.jsonl"
+Line = TypeVar("Line")
 Tell = Callable[[str, int, int], None]
 """Called with (what is done, done, in all); 0 in all is not known."""
 
@@ -87,14 +92,45 @@ def list_photos(paths: Sequence[Path], options: Options, folder: Path, tell: Tel
 
 def read_listing(folder: Path) -> Listing:
     """The list behind `list_photos`."""
-    rows = _lines(folder / LIST)
-    records = (Record(r["id"], Path(r["image"]), tuple(r["captions"]), r["part"]) for r in rows)
-    left = _lines(folder / LEFT_OUT)
-    return Listing(tuple(records), tuple(Skipped(r["uri"], r["reason"]) for r in left))
+    records = (
+        Record(r.id, Path(r.image), r.captions, r.part) for r in _lines(folder / LIST, _Listed)
+    )
+    left = (Skipped(r.uri, r.reason) for r in _lines(folder / LEFT_OUT, _LeftOut))
+    return Listing(tuple(records), tuple(left))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+@dataclass(frozen=True)
+class _Listed:
+    """A line of the list."""
+
+    id: str
+    image: str
+    captions: tuple[str, ...]
+    part: str
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A line of what was left out."""
+
+    uri: str
+    reason: str
+
+
+def _lines(path: Path, form: type[Line]) -> Iterator[Line]:
+    """The lines of a list that `_write` wrote.
+
+    Raises:
+        ConfigError: one is damaged; its number is told
+    """
+    for number, line in enumerate(read_text(path, most=budget().bytes).split("\n"), start=1):
+        if line:
+            try:
+                yield from_dict(form, as_object(parse_json(line, "it"), "it"))
+            except FourMError as error:
+                raise ConfigError(
+                    f"{path} is damaged in line {number}: {error}; choose another folder"
+                ) from error
 
 
 def _record(item: Item, folder: Path, number: int) -> Record:

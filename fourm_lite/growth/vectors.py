@@ -13,11 +13,12 @@ import numpy.typing as npt
 from fourm_lite.data.freshness import CONTENT, digests, is_stale
 from fourm_lite.data.sources import Record
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.growth.photos import HELD_OUT, TRAIN, Listing, Tell
 from fourm_lite.io.files import write_npz
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.item import Skipped
+from fourm_lite.reading.arrays import open_npz
 
 SHARD = 128
 PROBE = 4
@@ -115,12 +116,16 @@ def read_vectors(listing: Listing, folder: Path) -> Vectors:
     by_id = {r.id: r for r in listing.records}
     records, values, sizes, skipped = [], [], [], list(listing.skipped)
     for path in sorted(folder.glob("shard-*.npz")):
-        with np.load(path, allow_pickle=False) as data:
-            records += [by_id[str(name)] for name in data["ids"]]
-            if len(data["ids"]):
-                values.append(data["values"])
-                sizes.append(data["sizes"])
-            pairs = zip(data["bad"], data["reasons"], strict=True)
+        with open_npz(path) as data:
+            ids, vectors, shapes = data.rows("ids", "values", "sizes")
+            strange = [str(name) for name in ids if str(name) not in by_id]
+            if strange:
+                raise ConfigError(f"{path} holds {strange[0]!r}, which is none of the photos")
+            records += [by_id[str(name)] for name in ids]
+            if len(ids):
+                values.append(vectors)
+                sizes.append(shapes)
+            pairs = zip(*data.rows("bad", "reasons"), strict=True)
             skipped += [Skipped(str(uri), str(why)) for uri, why in pairs]
     if not values:
         raise FourMError(f"none of {len(listing.records)} photos can be read: {skipped[0].reason}")

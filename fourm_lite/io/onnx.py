@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.reading.regular import read_bytes
+
 
 def fold_weights(options: Any, path: Path) -> None:
     """Lets onnxruntime turn weights kept as int8 into floats once, instead of in every call.
@@ -17,7 +19,7 @@ def fold_weights(options: Any, path: Path) -> None:
     Units:
         options: onnxruntime.SessionOptions, changed in place
     """
-    if b"QuantizeLinear" not in path.read_bytes():  # the name of the other ends in "quantizeLinear"
+    if b"QuantizeLinear" not in read_bytes(path):  # the name of the other ends in "quantizeLinear"
         options.add_session_config_entry("session.disable_quant_qdq", "1")
 
 

@@ -17,10 +17,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, ReadError, suggest
+from fourm_lite.reading.regular import open_regular
 
 T = TypeVar("T")
 MAX_BYTES = 4 << 20
+MAX_INTEGER = 1 << 53  # a float holds all below it
 
 
 def from_toml(cls: type[T], path: str | Path) -> T:
@@ -64,16 +66,15 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _parsed(place: Path) -> dict[str, Any]:
     """The tables of one file."""
     try:
-        with place.open("rb") as file:
+        with open_regular(place) as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError(f"{place} is too large for a recipe (more than {MAX_BYTES} bytes)")
         return tomllib.loads(text.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{place} should be TOML: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read the recipe {place}: {reason}") from error
+    except ReadError as error:
+        raise ConfigError(f"cannot read the recipe: {error}") from error
 
 
 def _joined(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +152,8 @@ def _scalar(wanted: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
     elif type(value) is wanted:
+        if wanted is int and abs(value) > MAX_INTEGER:
+            raise ConfigError(f"'{where}' should be a number of a sensible size, got {value!r:.80}")
         return value
     raise ConfigError(f"'{where}' should be {_name(wanted)}, got {_shown(value)}")
 

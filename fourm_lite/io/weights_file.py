@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fourm_lite.errors import CheckpointError
+from fourm_lite.errors import CheckpointError, ReadError
 from fourm_lite.io.strict_json import MAX_JSON_BYTES
 from fourm_lite.io.tensor_info import TYPES, TensorInfo
+from fourm_lite.reading.regular import allowance, open_regular, too_large
 
 MAX_RANK = 16
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -132,8 +133,10 @@ def _size_and_start(path: Path) -> tuple[int, int]:
     Its first bytes tell the usual mistakes better than safetensors does.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             total, start = os.fstat(file.fileno()).st_size, file.read(8)
+            if total > (most := allowance(file)):
+                raise ReadError(too_large(str(path), total, most))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if start.startswith(_PICKLES):

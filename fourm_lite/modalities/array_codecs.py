@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.codec_types import Crop
-from fourm_lite.modalities.npy import read_npy
 from fourm_lite.modalities.pictures import MAX_PIXELS, cut, open_picture, png
 from fourm_lite.modalities.pixel_codecs import to_picture
+from fourm_lite.reading.arrays import read_npy
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +32,9 @@ PictureSource: TypeAlias = "Image | str | Path | bytes | npt.NDArray[Any] | Tens
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow warns from here on."""
+
+MAX_RATIO = 256
+"""Of the sides: a thin picture grows as long as its short side is stretched to a network's."""
 
 ENDINGS = "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff ppm pgm pbm pnm avif jp2"
 SUFFIXES = frozenset("." + ending for ending in ENDINGS.split())
@@ -60,6 +64,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise
     # Decoders raise almost anything on broken bytes: OSError, SyntaxError, ValueError, EOFError...
     except Exception as error:
+        _raise_short_memory(error)
         raise FourMError(
             f"this picture file is broken or cut off ({type(error).__name__}: {error}); "
             "replace it or leave it out"
@@ -112,8 +117,9 @@ def as_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image:
         if isinstance(source, Image.Image):
             source.load()
             return upright(source)
-        return open_picture(Path(source).expanduser().read_bytes(), max_pixels=max_pixels)
+        return open_picture(read_photo(Path(source).expanduser()), max_pixels=max_pixels)
     except Exception as error:  # as in `open_picture`: decoders raise almost anything
+        _raise_short_memory(error)
         raise FourMError(
             f"cannot read the picture {source!r:.200}: {error}; expected a path, bytes, a PIL "
             "picture, an array or a tensor"
@@ -209,12 +215,28 @@ def _open(data: bytes, max_pixels: int) -> Image:
             "convert the file or leave it out"
         ) from error
     except Exception as error:
+        _raise_short_memory(error)
         raise FourMError(
             f"the header of this picture file is broken ({type(error).__name__}: {error})"
         ) from error
     if picture.width * picture.height > max_pixels:
         raise FourMError(_too_large(f"{picture.width} x {picture.height} pixels", max_pixels))
+    if max(picture.size) > MAX_RATIO * min(picture.size):
+        raise FourMError(
+            f"expected a picture at most {MAX_RATIO} times as long as wide, got {picture.width} x "
+            f"{picture.height} pixels, which no network can be shown; cut it"
+        )
     return picture
+
+
+def _raise_short_memory(error: Exception) -> None:
+    """Short memory is no fault of the photo: it must not be left out for that.
+
+    Raises:
+        MemoryError: the error is of that kind
+    """
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        raise MemoryError("a picture could not be opened for lack of memory") from error
 
 
 @functools.cache
@@ -236,6 +258,8 @@ def _too_large(what: str, max_pixels: int) -> str:
 def _orientation(picture: Image) -> int:
     try:
         return int(picture.getexif().get(0x0112, 1))
+    except MemoryError:
+        raise
     except Exception:  # a broken EXIF block is no reason to lose the picture
         return 1
 

@@ -24,6 +24,8 @@ from fourm_lite.modalities.values import (
     crop_boxes,
 )
 
+MAX_NUMBER = 1e12  # of a place, a colour or a measure in a file; NaN is not below it
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -62,7 +64,8 @@ def _entries(content: Any, key: str, what: str) -> list[Mapping[str, Any]]:
 
 def _numbers(values: Any, count: int | None, what: str) -> tuple[float, ...]:
     good = isinstance(values, list | tuple) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < MAX_NUMBER
+        for v in values
     )
     if not good or count not in (None, len(values)):
         raise FourMError(f"expected {count or 'some'} numbers as {what}, got {str(values)[:80]}")

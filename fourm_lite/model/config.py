@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, UnknownNameError, check_most, suggest
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.nn.blocks import BlockConfig
+from fourm_lite.nn.blocks import MAX_DEPTH, MAX_WIDTH, BlockConfig
 
 FORMAT = 1
 POSITIONS = ("stored", "interpolated")
@@ -63,6 +63,8 @@ class FourMConfig:
         self.block  # noqa: B018  checks dim, num_heads and act_layer
         if self.positions not in POSITIONS:
             raise ConfigError(f"positions is one of {POSITIONS}, got {self.positions!r}")
+        check_most(MAX_DEPTH, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        check_most(MAX_WIDTH, num_register_tokens=self.num_register_tokens)
         if self.dim % 4:
             raise ConfigError(f"dim must be a multiple of 4 (position tables), got {self.dim}")
         for side, entries in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -122,16 +124,26 @@ class FourMConfig:
                 f"{version!r:.40}; "
                 "update fourm_lite, or check that this is a model and not a tokenizer"
             )
-        known = {f.name: f for f in fields(cls)}
-        for key, value in values.items():
-            if key not in known:
-                raise ConfigError(f"a fourm config has no key {key!r}.{suggest(key, known)}")
-            _check_type(key, value, known[key].type)
+        check_keys(values)
         for side in ("inputs", "outputs"):
             if side not in values:
                 raise ConfigError(f"a fourm config needs the key {side!r}")
             values[side] = tuple(Modality.from_dict(m) for m in values[side])
         return cls(**values)
+
+
+def check_keys(values: Mapping[str, Any], given: Iterable[str] = ()) -> None:
+    """Refuses keyword arguments that `FourMConfig` does not take, or of another type.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or one of those that are `given` already
+    """
+    known = {f.name: f for f in fields(FourMConfig) if f.name not in given}
+    for key, value in values.items():
+        if key not in known:
+            hint = suggest(str(key)[:80], known)
+            raise ConfigError(f"a fourm config has no key {key!r:.80}.{hint}")
+        _check_type(key, value, known[key].type)
 
 
 def _pick(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_most, suggest
 from fourm_lite.nn.attention import EMPTY_ROWS, Attention, CrossAttention, KVCache
 from fourm_lite.nn.linear import project
 from fourm_lite.nn.norm import LayerNorm
@@ -20,6 +20,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU": nn.ReLU,
     "Tanh": nn.Tanh,
 }
+
+
+MAX_WIDTH, MAX_DEPTH = 1 << 16, 1024
+"""Of a network; beyond these a configuration is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,7 @@ class BlockConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot make a block."""
+        check_most(MAX_WIDTH, dim=self.dim, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio)
         if self.dim < 1 or self.num_heads < 1 or self.dim % self.num_heads:
             raise ConfigError(
                 f"dim must be a positive multiple of num_heads, got dim={self.dim}, "

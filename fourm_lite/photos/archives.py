@@ -6,21 +6,19 @@ neither read nor write outside, and links and devices are listed instead of foll
 
 from __future__ import annotations
 
-import lzma
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.names import is_inside
-from fourm_lite.photos.content import HeldContent, read_stream
+from fourm_lite.errors import ReadError
+from fourm_lite.photos.content import HeldContent
 from fourm_lite.photos.endings import is_picture, why_unread
 from fourm_lite.photos.item import Item, Skipped, Stream, clean_columns, printable
 from fourm_lite.photos.lists import parse_row
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.tars import read_tar
 
-LARGEST_MEMBER = 1 << 28
 LARGEST_SIDECAR = 1 << 20
 _SIDECARS = (".txt", ".json", ".cls")
 
@@ -35,13 +33,19 @@ def tar_items(path: Path) -> Stream:
     """
     reader = _Samples(path)
     sample: list[_Member] = []
+    held = 0
     for member in _members(path):
         if isinstance(member, Skipped):
             yield member
             continue
         if sample and member.key != sample[0].key:
             yield from reader.items(sample)
-            sample = []
+            sample, held = [], 0
+        held += len(member.data)
+        if held > budget().bytes:
+            reason = f"its sample holds more than {budget().bytes} bytes, which are read at once"
+            yield Skipped(f"{printable(str(path))}::{printable(member.name)}", reason)
+            continue
         sample.append(member)
     yield from reader.items(sample)
 
@@ -150,27 +154,12 @@ def _sidecar(member: _Member) -> Any:
 
 
 def _members(path: Path) -> Iterator[_Member | Skipped]:
+    place = printable(str(path))
     try:
-        with tarfile.open(path, mode="r|*") as shard:
-            for member in shard:
-                reason = _refusal(member)
-                if reason:
-                    yield Skipped(f"{printable(str(path))}::{printable(member.name)}", reason)
-                elif member.isfile():
-                    data = read_stream(shard.extractfile(member))
-                    yield _Member(member.name.removeprefix("./"), data)
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        yield Skipped(printable(str(path)), f"the tar cannot be read to its end: {error}")
-
-
-def _refusal(member: tarfile.TarInfo) -> str | None:
-    """Why a member is not taken; a folder is neither taken nor refused."""
-    if not is_inside(member.name.removeprefix("./") or "."):
-        return "its name points outside of the tar"
-    if member.issym() or member.islnk():
-        return f"a link, to {printable(member.linkname)!r}; links are not followed"
-    if not member.isfile() and not member.isdir():
-        return "a device or another special file"
-    if member.size > LARGEST_MEMBER:
-        return f"{member.size} bytes are more than {LARGEST_MEMBER}"
-    return None
+        for member in read_tar(path):
+            if member.refused:
+                yield Skipped(f"{place}::{printable(member.name)}", member.refused)
+            else:
+                yield _Member(member.name, member.data)
+    except ReadError as error:
+        yield Skipped(place, str(error))

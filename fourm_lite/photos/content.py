@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+
+from fourm_lite.reading.regular import open_regular, read_photo
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class FileContent:
         """The bytes.
 
         Raises:
-            OSError: the file is gone or may not be read
+            OSError: see `read_file`
         """
         return read_file(self.path)
 
@@ -34,19 +35,18 @@ class HeldContent:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a whole file."""
-    return path.read_bytes()
+    """The bytes of a whole photo.
 
-
-def read_stream(stream: IO[bytes] | None) -> bytes:
-    """The bytes of a member of an archive."""
-    return b"" if stream is None else stream.read()
+    Raises:
+        ReadError: it is no regular file, larger than any photo, or may not be read
+    """
+    return read_photo(path)
 
 
 def begins_with(path: Path, starts: tuple[bytes, ...], count: int = 8) -> bool:
     """Whether a file begins with one of these; no where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(count).startswith(starts)
     except OSError:
         return False

@@ -7,15 +7,15 @@ encoding or no object is left out with its number, and the others are read.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.errors import FourMError
-from fourm_lite.photos.content import read_file
+from fourm_lite.errors import FourMError, ReadError
 from fourm_lite.photos.item import Skipped, printable
 from fourm_lite.photos.values import without_nan
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import SMALL, lines_of, read_bytes, unzipped
 
 MAX_DEPTH = 64
 
@@ -27,22 +27,21 @@ def json_rows(path: Path) -> Iterator[Row | Skipped]:
     """The objects of a JSONL file and, in their place, the lines that hold none."""
     place = printable(str(path))
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if number == 1 and line.strip() == b"[":
-                    reason = "is one JSON array; a list holds one JSON object a line"
-                    yield Skipped(place, reason, _folder(path))
-                    return
-                if not line.strip():
-                    continue
-                try:
-                    yield number, parse_row(line)
-                except ValueError as error:
-                    yield Skipped(f"{place}:{number}", str(error), _folder(path))
-    except OSError as error:
-        yield Skipped(place, f"cannot be read: {error.strerror}", _folder(path))
+        for number, line in lines_of(path):
+            if line is not None and number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line is not None and number == 1 and line.strip() == b"[":
+                reason = "is one JSON array; a list holds one JSON object a line"
+                yield Skipped(place, reason, _folder(path))
+                return
+            if line is not None and not line.strip():
+                continue
+            try:
+                yield number, parse_row(line)
+            except ValueError as error:
+                yield Skipped(f"{place}:{number}", str(error), _folder(path))
+    except ReadError as error:
+        yield Skipped(place, str(error), _folder(path))
 
 
 def _folder(path: Path) -> str:
@@ -50,12 +49,15 @@ def _folder(path: Path) -> str:
     return printable(str(path.parent))
 
 
-def parse_row(line: bytes) -> dict[str, Any]:
+def parse_row(line: bytes | None) -> dict[str, Any]:
     """The object of one line; NaN in it is null.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON, no object, too deep, or holds half a character
+        ValueError: it is not UTF-8, not JSON, no object, too deep, or holds half a character; or it
+            is too long (None), or has more keys than a row may
     """
+    if line is None:
+        raise ValueError(f"is longer than {SMALL} bytes")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -77,7 +79,11 @@ def parse_row(line: bytes) -> dict[str, Any]:
 
 def _check_depth(row: Mapping[str, Any]) -> None:
     level: list[Any] = [row]
+    keys = 0
     for _ in range(MAX_DEPTH):
+        keys += sum(len(node) for node in level if isinstance(node, dict))
+        if keys > budget().columns:
+            raise ValueError(f"has {keys} keys or more, at most {budget().columns} are read")
         level = [child for node in level for child in _children(node)]
         if not level:
             return
@@ -104,10 +110,9 @@ def text_lines(path: Path) -> list[tuple[int, str] | Skipped]:
         FourMError: the file cannot be read
     """
     try:
-        data = read_file(path)
-        data = _unpacked(data) if path.name.lower().endswith(".gz") else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise FourMError(f"cannot read the captions {path}: {error}") from error
+        data = unzipped(path) if path.name.lower().endswith(".gz") else read_bytes(path)
+    except ReadError as error:
+        raise FourMError(f"cannot read the captions: {error}") from error
     found: list[tuple[int, str] | Skipped] = []
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
@@ -119,9 +124,3 @@ def text_lines(path: Path) -> list[tuple[int, str] | Skipped]:
         if text:
             found.append((number, text))
     return found
-
-
-def _unpacked(data: bytes) -> bytes:
-    import gzip
-
-    return gzip.decompress(data)

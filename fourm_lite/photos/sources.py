@@ -75,8 +75,10 @@ def reader_of(path: Path, naming: Naming = USUAL) -> Callable[[Path], Stream]:
     name = path.name.lower()
     if path.is_dir():
         return (lambda place: lance_items(place, naming)) if is_lance(path) else folder_items
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"there is no file or folder {path}")
+    if not path.is_file():
+        raise ConfigError(f"{path} is neither a file nor a folder but a pipe or a device")
     if is_tar(name):
         return tar_items
     if name.endswith(PARQUET_ENDINGS):
@@ -150,8 +152,7 @@ class _Walk:
             if wanted or not path.suffix:
                 yield Skipped(place, "broken link")
         elif not path.is_file():
-            if wanted:
-                yield Skipped(place, "not a regular file")
+            yield Skipped(place, "not a regular file; it is not opened")
         elif wanted or (not path.suffix and begins_with(path, SNIFFED)):
             yield file_item(path, path.relative_to(self.root).as_posix())
         elif is_tar(path.name):

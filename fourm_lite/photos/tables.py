@@ -25,6 +25,8 @@ from fourm_lite.photos.item import (
 )
 from fourm_lite.photos.lists import json_rows
 from fourm_lite.photos.values import is_missing, without_nan
+from fourm_lite.reading.regular import PHOTO_BYTES, allowance, open_regular
+from fourm_lite.reading.tables import check_columns, check_table, is_absurd
 
 TABLE_ROWS = 64
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "bytes", "picture", "photo")
@@ -73,10 +75,15 @@ def parquet_items(path: Path, naming: Naming = USUAL) -> Stream:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=TABLE_ROWS)
+        with open_regular(path) as source, parquet.ParquetFile(source) as file:
+            rows = check_table(file.metadata, allowance(source), str(path))
+            batches = file.iter_batches(batch_size=min(TABLE_ROWS, rows))
             yield from _merged(_table_items(path, file.schema_arrow, batches, naming))
-    except (OSError, pa.ArrowException) as error:
+    except MemoryError as error:
+        if not is_absurd(error):
+            raise
+        yield _unread(path, error)
+    except (OSError, pa.ArrowException, ValueError, KeyError, RuntimeError) as error:
         yield _unread(path, error)
 
 
@@ -84,9 +91,12 @@ def lance_items(path: Path, naming: Naming = USUAL) -> Stream:
     """The pictures of a table of LanceDB, in the order of its rows."""
     try:
         with opened_lance(path) as table:
+            check_columns(table.schema.names, str(path))
             batches = table.search().to_batches(TABLE_ROWS)
             yield from _merged(_table_items(path, table.schema, batches, naming))
-    except (OSError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # LanceDB's own have no common base
         yield _unread(path, error)
 
 
@@ -204,6 +214,8 @@ class _Row:
         path = image.get("path") if isinstance(image, Mapping) else image
         data = image.get("bytes") if isinstance(image, Mapping) else image
         if isinstance(data, bytes):
+            if len(data) > PHOTO_BYTES:
+                raise ValueError(f"holds a picture of {len(data)} bytes, more than {PHOTO_BYTES}")
             return HeldContent(data), self.place, numbered
         if isinstance(image, Mapping) and not (
             isinstance(path, str) and self._file(path).is_file()

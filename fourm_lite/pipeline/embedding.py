@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fourm_lite.batch import TokenBatch
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, with_wanted
+from fourm_lite.sampling.schedule import MAX_STEPS
 from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.spans import Marks
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -51,6 +52,7 @@ class EmbeddingPlan:
     def __post_init__(self) -> None:
         if self.decode not in get_args(Decode):
             raise ConfigError(f"decode must be one of {get_args(Decode)}, got {self.decode!r}")
+        check_most(MAX_STEPS, steps=self.steps, samples=self.samples)
         if self.samples < 1 or (self.samples > 1 and self.decode != "sample"):
             raise ConfigError(f"samples={self.samples} needs decode='sample', got {self.decode!r}")
 

@@ -27,6 +27,7 @@ from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.reading.regular import read_bytes
 from fourm_lite.tokenization.inputs import as_tensor
 from fourm_lite.tokenization.sequences import FORMATS
 from fourm_lite.tokenization.text import TextTokenizer
@@ -107,7 +108,7 @@ class Reader:
                 f"{tokenizer.vocab_size}: it belongs to another model"
             )
         if isinstance(value, Path):
-            value = codec_of(entry).read(value.read_bytes())
+            value = codec_of(entry).read(read_bytes(value))
         text = value if isinstance(value, str) else _said(entry, value)
         if entry.text_format == "text":
             _refuse_unknown(entry, text, tokenizer)
@@ -308,7 +309,7 @@ def _is_file(value: Any) -> bool:
 
 
 def _bytes(value: str | Path | bytes) -> bytes:
-    return value if isinstance(value, bytes) else Path(value).expanduser().read_bytes()
+    return value if isinstance(value, bytes) else read_bytes(Path(value).expanduser())
 
 
 def _tensor(value: Any) -> Tensor:

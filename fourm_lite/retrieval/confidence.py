@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.retrieval.hits import Hits
 
 Method = Literal["isotonic", "logistic"]
@@ -68,20 +69,27 @@ class Calibration:
         """The calibration that ``to_dict`` wrote; ``None`` stays ``None``."""
         if stored is None:
             return None
-        known = {f.name for f in dataclasses.fields(cls)}
-        if set(stored) - known:
+        try:
+            return from_dict(cls, stored)
+        except ConfigError as error:
             raise ConfigError(
-                f"a calibration has no field {sorted(set(stored) - known)}; calibrate again"
-            )
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
-        }
-        return cls(**plain)
+                f"the stored calibration is damaged: {error}; calibrate again"
+            ) from error
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that do not belong together."""
+        if self.method == "logistic":
+            lengths = {len(x) for x in (self.names, self.weights, self.centres, self.scales)}
+            fits = len(lengths) == 1 and all(self.scales)
+        else:
+            fits = len(self.names) == 1 and len(self.xs) == len(self.ys) > 0
+        if not fits:
+            raise ConfigError(f"the numbers of a {self.method} calibration do not fit its evidence")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         plain = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        return {k: _listed(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     def p_right(self, evidence: Mapping[str, Any]) -> Array:
         """The probability float64[Q] that each answer is right.
@@ -94,6 +102,10 @@ class Calibration:
             z = (table - np.array(self.centres)) / np.array(self.scales)
             return _sigmoid(z @ np.array(self.weights) + self.bias)
         return np.interp(table[:, 0], self.xs, self.ys)
+
+
+def _listed(values: tuple[Any, ...]) -> list[Any]:
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def fit(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.errors import ConfigError, ShapeError, check_most
 from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.retrieval.codes import Codes, Decode, check_codes
@@ -271,6 +271,7 @@ class Index:
     ) -> list[Hits]:
         """One answer a vector of float[Q, E]; the arguments are those of ``search``."""
         condition = None if where is None else filter_sql(where)
+        check_most(1 << 40, k=k)
         if k < 1:
             raise ConfigError(f"k is the number of hits and at least 1, got {k}")
 

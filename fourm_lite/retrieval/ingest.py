@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
 from fourm_lite.photos.item import Item, Skipped, split_uri
 from fourm_lite.retrieval.index import Index
@@ -95,6 +95,8 @@ def index_items(
     Raises:
         ShapeError: ``embed`` did not give one vector a picture
     """
+    check_most(1 << 20, batch_size=batch_size, commit_rows=commit_rows)
+    check_most(1024, workers=workers)
     if batch_size < 1 or commit_rows < 1 or workers < 1:
         raise ConfigError("batch_size, commit_rows and workers are at least 1")
     opened = decode or partial(open_rgb, max_pixels=max_pixels)

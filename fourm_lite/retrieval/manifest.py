@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.io.files import remove_leftovers, write_whole
+from fourm_lite.io.recipe import from_dict
+from fourm_lite.io.strict_json import as_object, parse_json
+from fourm_lite.reading.regular import read_text
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -112,12 +116,10 @@ def read_manifest(path: str) -> Manifest | None:
     if text is None:
         return None
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}/{FILE} is not JSON ({error}); build the index again") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{path}/{FILE} should hold one JSON object; build the index again")
-    return Manifest.of(fields)
+        fields = as_object(parse_json(text, f"{path}/{FILE}"), f"{path}/{FILE}")
+        return from_dict(Manifest, fields)
+    except FourMError as error:
+        raise ConfigError(f"{path}/{FILE}: {error}; build the index again") from error
 
 
 def write_manifest(path: str, manifest: Manifest) -> None:
@@ -136,7 +138,7 @@ def write_manifest(path: str, manifest: Manifest) -> None:
 
 def _read_local(folder: Path) -> str | None:
     file = folder / FILE
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return read_text(file) if os.path.lexists(file) else None
 
 
 def _read_remote(path: str) -> str | None:

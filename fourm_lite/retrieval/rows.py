@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.reading.budget import budget
 from fourm_lite.retrieval.codes import Codes, CodeStore
 from fourm_lite.retrieval.drift import fitted, known_type, wider, without_nan
 from fourm_lite.retrieval.exact import Floats
@@ -47,6 +48,20 @@ def check_ids(ids: Iterable[Any]) -> list[Id]:
             f"id {twice!r} stands twice in this call; ids name rows, so give each one once"
         )
     return plain
+
+
+def check_columns(names: Iterable[str]) -> None:
+    """Refuses more columns than an index can be asked with.
+
+    Raises:
+        ConfigError: there are too many
+    """
+    count, most = len(set(names) - set(RESERVED)), budget().columns
+    if count > most:
+        raise ConfigError(
+            f"an index holds at most {most} columns, with these rows it would have {count}; put "
+            "what belongs together into one column"
+        )
 
 
 def make_table(
@@ -120,6 +135,8 @@ def stored_form(table: Any, rows: Rows) -> Any:
     """
     import pyarrow as pa
 
+    known = rows.newest().schema.names if rows.newest().exists else []
+    check_columns([*known, *table.schema.names])
     if not rows.newest().exists:
         rows.create(pa.schema(new_fields(table, pa.schema([]))))
     rows.mend()

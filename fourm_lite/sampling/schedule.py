@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_most, suggest
 
 Order = Literal["cosine", "linear"]
 ORDERS: tuple[Order, ...] = ("cosine", "linear")
 
+MAX_STEPS, MAX_TOKENS = 10_000, 1 << 24
 FLOOR = 1e-9  # what 4M clips a falling temperature to; not 0, which would mean argmax
 _ONEX_END = 100.0  # the "1/x" curve runs over x = 1 .. 100, one point a token
 
@@ -43,6 +44,8 @@ def token_counts(
     """
     if order not in ORDERS:
         raise ConfigError(f"order must be one of {ORDERS}, got {order!r}.{suggest(order, ORDERS)}")
+    check_most(MAX_TOKENS, total=total)
+    check_most(MAX_STEPS, steps=steps)
     if total < 0 or steps < 1:
         raise ConfigError(f"a schedule needs total >= 0 and steps >= 1, got {total} and {steps}")
     if order == "linear":

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_most, suggest
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality, Scheme
 from fourm_lite.sampling.cutoffs import num_kept, share_kept
-from fourm_lite.sampling.schedule import Order, Temperature, as_temperature, token_counts
+from fourm_lite.sampling.schedule import (
+    MAX_STEPS,
+    MAX_TOKENS,
+    Order,
+    Temperature,
+    as_temperature,
+    token_counts,
+)
 
 Guidance = float | Mapping[str, float]
 """One scale for all conditions together, or a weight for each; 1.0 is no guidance."""
@@ -125,6 +132,7 @@ class Target:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ConfigError(f"'{self.modality}': {name} must be 1 or more, got {value!r}")
+            check_most(MAX_STEPS if name != "max_tokens" else MAX_TOKENS, **{name: int(value)})
         if self.amounts not in (None, "words", "median"):
             raise ConfigError(
                 f"'{self.modality}': amounts must be 'words' or 'median', got {self.amounts!r}"

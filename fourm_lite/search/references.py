@@ -9,7 +9,6 @@ calls it.
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,10 @@ from fourm_lite.data.pseudolabel import (
 )
 from fourm_lite.data.sources import Record
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, ReadError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.reading.arrays import open_npz
 
 NUMBERS = tuple(name for name in METADATA if not name.startswith("original_"))
 """Numbers of a photo that a crop has too: not the size of its file."""
@@ -98,12 +98,11 @@ class Teachers:
 def _read_maps(path: Path) -> dict[str, Any]:
     """The class maps of an .npz file by id."""
     wanted = "class maps are an .npz file with `ids` and as many `semseg`"
-    if not zipfile.is_zipfile(path):
-        raise ConfigError(f"{wanted}, {path} is no such file; write one with numpy.savez")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {str(i): m for i, m in zip(file["ids"], file["semseg"], strict=True)}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with open_npz(path) as file:
+            ids, maps = file.rows("ids", "semseg")
+            return {str(i): m for i, m in zip(ids, maps, strict=True)}
+    except ReadError as error:
         raise ConfigError(f"{wanted}, {path} is none: {error}") from error
 
 

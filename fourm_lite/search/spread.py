@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.writing import write_file
+from fourm_lite.reading.regular import check_size
 from fourm_lite.search.centre import Floats, unit
 
 FILE = "spread.safetensors"
@@ -52,6 +53,8 @@ class Spread:
                 f"expected axes [K, E] and K variances, got {list(self.axes.shape)} and "
                 f"{list(self.variance.shape)}"
             )
+        if not np.isfinite(self.axes).all() or not len(self.axes):
+            raise ConfigError("expected axes of finite numbers, at least one")
         if not 0 <= self.power <= 1 or not (self.variance > 0).all():
             raise ConfigError(
                 f"expected a power in 0..1 and variances above 0, got {self.power} and a least "
@@ -101,6 +104,7 @@ def read_spread(folder: Path | None, target: str) -> Spread | None:
     if path is None or not path.is_file():
         return None
     try:
+        check_size(path)
         with safe_open(path, framework="np") as file:
             told = file.metadata() or {}
             if told.get("target") != target:
@@ -108,7 +112,7 @@ def read_spread(folder: Path | None, target: str) -> Spread | None:
             axes = file.get_tensor("axes").astype(np.float32)
             variance = file.get_tensor("variance").astype(np.float32)
         return Spread(target, axes, variance, float(json.loads(told["power"])))
-    except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; make it again (fourm-lite spread) or remove it"
         ) from error

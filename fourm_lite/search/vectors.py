@@ -21,6 +21,9 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.photos.tables import opened_lance
+from fourm_lite.reading.arrays import open_npz
+from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import check_size, read_text
 from fourm_lite.retrieval.exact import Block, nearest
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import FILE as MANIFEST
@@ -120,10 +123,12 @@ def open_vectors(
         raise ConfigError(f"there is no file {place}")
     try:
         table = _READERS[ending](place)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        if isinstance(error, FourMError):
-            raise
-        raise ConfigError(f"{place.name} cannot be read as {ending}: {error}") from error
+    except (FourMError, MemoryError):
+        raise
+    except Exception as error:  # each format's library has exceptions of its own
+        raise ConfigError(
+            f"{place.name} cannot be read as {ending}: {str(error)[:300] or type(error).__name__}"
+        ) from error
     name = _vector_name(place, table, key)
     vectors = table[name]
     rest = {n: a for n, a in table.items() if n != name and len(a) == len(vectors)}
@@ -240,12 +245,12 @@ def _vector_name(path: Path, table: Mapping[str, Any], key: str | None) -> str:
 def _ids_of(path: Path) -> list[Any]:
     if not path.is_file():
         raise ConfigError(f"there is no file of ids {path}")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, most=budget().bytes)
     if path.suffix.lower() != ".json":
         return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, list):
         raise ConfigError(f"{path.name} should hold a list of ids")
@@ -261,12 +266,14 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _npy(path: Path) -> dict[str, Any]:
+    check_size(path)
     return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if file[name].ndim}
+    with open_npz(path) as file:
+        read = {name: file[name] for name in file.files}
+    return {name: array for name, array in read.items() if array.ndim}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -274,6 +281,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_size(path)
     try:
         tensors = load_file(path)
     except SafetensorError as error:

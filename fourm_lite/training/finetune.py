@@ -20,7 +20,7 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.locks import alone
 from fourm_lite.training.classify import EarlyStop, FinetuneTask, MixConfig, Validations
@@ -88,6 +88,8 @@ class FinetuneConfig:
             raise ConfigError(f"mode is one of {sorted(_DEFAULT_LR)}, got {self.mode!r}")
         if self.balance not in ("none", "loss", "sample"):
             raise ConfigError(f"balance is none, loss or sample, got {self.balance!r}")
+        check_most(1 << 20, epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
+        check_most(1024, workers=self.workers, layers=self.layers)
         if min(self.epochs, self.batch_size) < 1 or not 0 < self.layer_decay <= 1:
             raise ConfigError(
                 "epochs and batch_size are at least 1 and layer_decay in 0..1, got "

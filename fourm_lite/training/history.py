@@ -26,7 +26,8 @@ class History:
         """Goes on after `step`: lines of later steps, which will come again, are removed."""
         if not is_main:
             return
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        text = self.path.read_text("utf-8", "replace") if self.path.is_file() else ""
+        lines = text.splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         write_whole(self.path, "".join(line + "\n" for line in kept), kept=KEPT)
         self._file = self.path.open("a", encoding="utf-8")

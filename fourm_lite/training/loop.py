@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import remove_leftovers
 from fourm_lite.io.locks import alone
 from fourm_lite.training.ema import Ema
@@ -117,6 +117,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot run."""
+        check_most(1 << 40, steps=self.steps, max_seconds=self.max_seconds)
+        check_most(1 << 16, accumulate=self.accumulate)
+        check_most(1024, workers=self.workers, processes=self.processes)
         if self.steps < 0 or self.accumulate < 1:
             raise ConfigError(f"steps must be at least 0, accumulate at least 1, got {self}")
         names = ("log_every", "eval_every", "save_every", "keep", "workers", "processes")

@@ -27,7 +27,7 @@ from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.config import FourMConfig
+from fourm_lite.model.config import FourMConfig, check_keys
 from fourm_lite.model.fourm import FourM
 from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
@@ -170,6 +170,7 @@ class ModelRecipe:
         Raises:
             UnknownNameError: a modality is neither described here nor in the table
         """
+        check_keys(self.model, ("inputs", "outputs"))
         own = {m.name: m for m in (Modality.from_dict(dict(entry)) for entry in self.modalities)}
         return FourMConfig(
             inputs=tuple(own.get(n) or MODALITIES[n] for n in self.inputs),

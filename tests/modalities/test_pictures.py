@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fourm_lite.errors import FourMError
-from fourm_lite.modalities.pictures import open_rgb, thumbnail
+from fourm_lite.modalities.pictures import open_picture, open_rgb, png, thumbnail
 
 
 def encoded(image, kind, **options):
@@ -102,3 +102,21 @@ def test_a_thumbnail_fits_its_side_and_leaves_the_picture():
 
     assert thumbnail(image, 20).size == (20, 10)
     assert image.size == (100, 50)
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
+def test_a_picture_too_thin_for_any_network_is_refused(size):
+    with pytest.raises(FourMError, match="as long as wide"):
+        open_picture(png(Image.new("RGB", size)))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading")])
+def test_short_memory_is_no_broken_picture(monkeypatch, error):
+    def short(*_):
+        raise error
+
+    data = png(Image.new("RGB", (8, 8)))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
+
+    with pytest.raises(MemoryError):
+        open_picture(data)

@@ -1,3 +1,4 @@
+import time
 from datetime import date, timedelta
 
 import numpy as np
@@ -338,3 +339,15 @@ def test_an_index_lies_on_an_address_too(tmp_path, rng):
 
     assert Index.open(address).search(vectors[2], k=1).ids == ["img00002"]
     assert Index.open(address).manifest.space == "toy"
+
+
+def test_a_row_of_thousands_of_columns_is_refused_at_once(index, rng):
+    index.add(["a"], unit(rng, 1), year=[1])
+    many = {f"c{i}": [i] for i in range(5000)}
+    started = time.monotonic()
+
+    with pytest.raises(ConfigError, match="at most 1000 columns"):
+        index.add(["b"], unit(rng, 1), **many)
+
+    assert time.monotonic() - started < 1
+    assert index.columns == ["id", "vector", "year"]

@@ -146,7 +146,7 @@ def test_a_manifest_refuses_what_it_cannot_mean(tmp_path):
     with pytest.raises(ConfigError, match="made with model ab, the query with model cd"):
         Manifest(space="a", fingerprints={"model": "ab"}).require_fingerprints({"model": "cd"})
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(ConfigError, match="should be JSON"):
         Index.open(tmp_path)
 
 

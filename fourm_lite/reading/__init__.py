@@ -1,0 +1,1 @@
+"""Files of others are opened here: regular files alone, and no more than a budget allows."""

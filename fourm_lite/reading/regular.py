@@ -1,0 +1,185 @@
+"""Regular files, read within the budget; pipes and devices are told of and never opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fourm_lite.errors import ConfigError, ReadError
+from fourm_lite.reading.budget import VARIABLE, budget
+
+PHOTO_BYTES = 1 << 28
+"""No photo is larger, whatever the budget: a picture of as many pixels as are read takes less."""
+SMALL = 1 << 24
+"""Bytes of a file that a person or a program wrote down: a recipe, a configuration, a book."""
+CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
+    """An open file; pipes, devices and links to them are told of and never opened.
+
+    Raises:
+        ReadError: it is missing, no regular file, or may not be read
+    """
+    with read_errors(path):
+        _require_regular(os.stat(path), path)
+        # not to wait for a writer, should a pipe have taken the file's place since
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            _require_regular(os.fstat(file.fileno()), path)
+            yield file
+
+
+@contextlib.contextmanager
+def read_errors(path: str | Path) -> Iterator[None]:
+    """Turns what the system says of a file in the block into one sentence.
+
+    Raises:
+        ReadError: the block raised an OSError, or the name is one that no file can have
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ReadError):
+            raise
+        raise ReadError(f"cannot read {path}: {error.strerror or error}") from error
+    except (UnicodeEncodeError, ValueError) as error:
+        if isinstance(error, ConfigError) or "\0" not in str(path):
+            raise
+        raise ReadError(f"cannot read {str(path)!r}: no file can be called so") from error
+
+
+def _require_regular(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    kinds = {
+        stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device", stat.S_ISBLK: "a device",
+    }  # fmt: skip
+    kind = next((words for test, words in kinds.items() if test(found.st_mode)), "no file")
+    raise ReadError(f"cannot read {path}: not a regular file but {kind}; it is not opened")
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether a path is a file, or a link to one; no for pipes, devices and what is not there."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def allowance(file: IO[bytes]) -> int:
+    """How many bytes may be read at once of what an open file holds."""
+    return max(budget().bytes, os.fstat(file.fileno()).st_blocks * 512)
+
+
+def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
+    """The bytes of a whole file.
+
+    Args:
+        path: the file
+        most: bytes that are read; what its size on the disk or the budget allows by default
+
+    Raises:
+        ReadError: it is no regular file, is larger than is allowed, or cannot be read
+    """
+    with open_regular(path) as file:
+        limit = allowance(file) if most is None else most
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.read(limit + 1)
+        if size > limit or len(data) > limit:
+            raise ReadError(too_large(str(path), size, limit))
+        return data
+
+
+def read_photo(path: str | Path) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        ReadError: see `read_bytes`
+    """
+    return read_bytes(path, most=PHOTO_BYTES)
+
+
+def read_text(path: str | Path, *, most: int = SMALL) -> str:
+    """The text of a small file.
+
+    Raises:
+        ReadError: see `read_bytes`; or it is not UTF-8
+    """
+    try:
+        return read_bytes(path, most=most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReadError(f"{path} should be text in UTF-8: {error.reason}") from error
+
+
+def check_size(path: str | Path) -> None:
+    """Refuses a file that is larger than its place on the disk and the budget.
+
+    Raises:
+        ReadError: it is, or it is no regular file
+    """
+    with open_regular(path) as file:
+        limit, size = allowance(file), os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ReadError(too_large(str(path), size, limit))
+
+
+def too_large(what: str, size: int, limit: int) -> str:
+    """Why something is not read to its end, and which option allows it."""
+    return (
+        f"{what} holds {size} bytes or more, at most {limit} are read at once; if you trust it, "
+        f"raise --max-bytes ({VARIABLE}, or set_budget)"
+    )
+
+
+def limited(stream: IO[bytes], limit: int, what: str) -> bytearray:
+    """All that a stream gives, counted while it is read.
+
+    Raises:
+        ReadError: it gives more than `limit` bytes
+    """
+    data = bytearray()
+    while part := stream.read(min(CHUNK, limit + 1 - len(data))):
+        data += part
+        if len(data) > limit:
+            raise ReadError(too_large(what, len(data), limit))
+    return data
+
+
+def lines_of(path: str | Path, *, most: int = SMALL) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file with their numbers from 1; None stands for one that is too long.
+
+    Raises:
+        ReadError: see `check_size`
+    """
+    check_size(path)
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(most + 1):
+            number += 1
+            whole = len(line) <= most
+            while len(line) > most and not line.endswith(b"\n"):
+                line = file.readline(most + 1)
+            yield number, line if whole else None
+
+
+def unzipped(path: Path) -> bytes:
+    """The bytes in a .gz file.
+
+    Raises:
+        ReadError: it is damaged, or holds more than is allowed
+    """
+    import gzip
+
+    try:
+        with open_regular(path) as file, gzip.open(file) as stream:
+            return bytes(limited(stream, allowance(file), str(path)))  # type: ignore[arg-type]
+    except (EOFError, zlib.error) as error:
+        raise ReadError(f"{path} is damaged: {error}") from error
