@@ -83,7 +83,7 @@ def read_features(path: str | Path) -> Features:
     path = Path(path)
     try:
         return as_features(_read_arrays(path))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, LookupError, EOFError, TypeError, ArithmeticError) as error:
         raise FourMError(f"'{path}' holds no readable features: {error}") from error
 
 
