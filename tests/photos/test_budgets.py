@@ -29,10 +29,10 @@ PHOTO = png(Image.new("RGB", (8, 8), "red"))
 def _small():
     before = budget()
     set_budget(bytes=1 << 18)
-    started = time.monotonic()
+    started = time.process_time()  # others compute beside the tests
     yield
     set_budget(bytes=before.bytes)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 10
 
 
 def told(path):
