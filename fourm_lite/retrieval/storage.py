@@ -169,12 +169,16 @@ class Rows:
     def _opened(self) -> bool:
         """Whether the table is there; looks once more if it was not."""
         if self._table is None:
-            try:
-                self._table = self._db.open_table(TABLE)
-            except (ValueError, FileNotFoundError) as error:
-                if "not found" not in str(error).lower():
-                    raise
+            self._table = reading(None, self._opened_now)
         return self._table is not None
+
+    def _opened_now(self) -> Any:
+        try:
+            return self._db.open_table(TABLE)
+        except (ValueError, FileNotFoundError) as error:
+            if "not found" not in str(error).lower():
+                raise
+            return None
 
     def create(self, schema: Any) -> None:
         """Makes the table with ``id`` as its key, unless another process was faster."""
