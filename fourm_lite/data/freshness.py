@@ -20,6 +20,7 @@ from fourm_lite.data.records import Record
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_json
 from fourm_lite.photos.content import read_file
+from fourm_lite.reading.arrays import open_npz
 
 CONTENT = "content"
 Digests = npt.NDArray[np.str_]
@@ -44,8 +45,8 @@ def _digest(record: Record) -> str:
 
 def is_stale(path: Path, now: Digests) -> bool:
     """Whether a photo of a shard was replaced since the shard was written."""
-    with np.load(path, allow_pickle=False) as data:
-        if CONTENT not in data.files:
+    with open_npz(path) as data:
+        if CONTENT not in data:
             return False
         before = data[CONTENT]
     if before.shape != now.shape:

@@ -392,10 +392,7 @@ def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
         with open_npz(path) as data:
             names, rows = data.rows("ids", "values")
         if values and rows.shape[1:] != values[0].shape[1:]:
-            raise FourMError(
-                f"{path} holds rows of {list(rows.shape[1:])}, {paths[0].name} of "
-                f"{list(values[0].shape[1:])}; make the label again"
-            )
+            raise FourMError(f"{path} and {paths[0].name} hold unlike rows; make the label again")
         ids += [str(i) for i in names]
         values.append(rows)
     return ids, np.concatenate(values)
