@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import remove_folder, write_json
+from fourm_lite.io.files import remove_folder, storage_errors, write_json
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.names import check_name
 
@@ -84,7 +84,8 @@ class Stages:
             self.skipped.append(name)
             return dict(entry["facts"])
         place = self.folder / name
-        place.mkdir(parents=True, exist_ok=True)
+        with storage_errors(place, kept="finished stages are kept"):
+            place.mkdir(parents=True, exist_ok=True)
         self.entries[name] = {"settings": wanted, "facts": None, "seconds": 0.0}
         self._write()
         started = time.monotonic()

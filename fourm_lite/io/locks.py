@@ -55,7 +55,11 @@ def _locked(place: Path, wait: bool) -> int | None:
     except ImportError:  # not on Windows
         return None
     _forget_in_children()
-    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError as error:  # a folder that may be written and not read
+        log.debug("no lock on %s: %s", place, error)
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:

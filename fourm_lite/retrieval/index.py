@@ -25,7 +25,7 @@ from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.filters import filter_sql
 from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.manifest import Manifest, is_remote, read_manifest, write_manifest
+from fourm_lite.retrieval.manifest import Manifest, create_manifest, is_remote, read_manifest
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.retrieval.rows import check_ids, make_table, stored_form
 from fourm_lite.retrieval.storage import in_filter
@@ -90,10 +90,8 @@ class Index:
             ConfigError: there is an index already, or a field is unknown
         """
         address = _address(path)
-        if read_manifest(address) is not None:
-            raise ConfigError(f"there is an index at {address} already; open it or choose another")
         made = Manifest.of({"space": space, **manifest})
-        write_manifest(address, made)
+        create_manifest(address, made)
         return cls(address, made, memory_limit=memory_limit, decode=decode, options=options)
 
     @classmethod

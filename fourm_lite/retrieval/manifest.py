@@ -11,13 +11,14 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.io.files import remove_leftovers, write_whole
+from fourm_lite.io.locks import alone
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.reading.regular import read_text
@@ -120,6 +121,19 @@ def read_manifest(path: str) -> Manifest | None:
         return from_dict(Manifest, fields)
     except FourMError as error:
         raise ConfigError(f"{path}/{FILE}: {error}; build the index again") from error
+
+
+def create_manifest(path: str, manifest: Manifest) -> None:
+    """Writes the manifest of a new index; of two processes that try at once, one does.
+
+    Raises:
+        ConfigError: there is an index already
+        StorageError: see `write_manifest`
+    """
+    with nullcontext() if is_remote(path) else alone(path, wait=True):
+        if read_manifest(path) is not None:
+            raise ConfigError(f"there is an index at {path} already; open it or choose another")
+        write_manifest(path, manifest)
 
 
 def write_manifest(path: str, manifest: Manifest) -> None:

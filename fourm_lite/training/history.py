@@ -30,7 +30,8 @@ class History:
         lines = text.splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         write_whole(self.path, "".join(line + "\n" for line in kept), kept=KEPT)
-        self._file = self.path.open("a", encoding="utf-8")
+        with storage_errors(self.path, kept=KEPT):
+            self._file = self.path.open("a", encoding="utf-8")
         self._tracker = _trackio(self.project)
 
     def write(self, ledger: Ledger, numbers: Mapping[str, float]) -> None:
