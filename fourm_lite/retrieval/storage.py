@@ -301,11 +301,12 @@ class Rows:
             try:
                 return write()
             except Exception as error:  # the engine's panics derive from nothing nearer
-                if not _is_conflict(error):
+                # Files may also be dropped by another's compaction while this write reads them
+                if not (_is_conflict(error) or _is_gone(error)):
                     raise _write_error(error) from error
                 log.debug("commit conflict, attempt %d: %s", attempt + 1, error)
                 time.sleep(random.uniform(0.2, 1.0) * min(0.02 * 2**attempt, 2.0))
-                self._table.checkout_latest()
+                reading(None, self._table.checkout_latest)
         raise FourMError(
             f"{ATTEMPTS} attempts to write met other writers; add larger batches less often"
         )
