@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,13 +16,13 @@ INPUTS = ("untok_sen2l2a@224", "untok_sen1grd@224", "untok_dem@224", "tok_lulc@2
 OUTPUTS = ("tok_lulc@224", "tok_ndvi@224", "coords")
 
 
-def terramind(seed: int = 0) -> FourM:
-    """One head of 64, so that its sizes follow from its tensors."""
+def terramind(seed: int = 0, **rules: Any) -> FourM:
+    """One head of 64, so that its sizes follow from its tensors; `rules` in place of its own."""
     config = FourMConfig(
         inputs=tuple(TERRAMIND_MODALITIES[name] for name in INPUTS),
         outputs=tuple(TERRAMIND_MODALITIES[name] for name in OUTPUTS),
         dim=64, encoder_depth=2, decoder_depth=1, num_heads=1, norm_bias=False,
-        **TERRAMIND.rules,
+        **{**TERRAMIND.rules, **rules},
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -44,11 +44,16 @@ def joint_logits(
         attention: "own": each target's rows see each other; "uniform": as `AION.forward`
         budget: tokens of the inputs that are kept; by default all
     Raises:
-        ConfigError: an unknown attention, or no target
+        ConfigError: no target, or an attention that is unknown or not this model's
         FourMError: a target that the model does not predict, or a sequence
     """
     if attention not in ("uniform", "own") or not targets:
         raise ConfigError(f"give targets, and attention 'uniform' or 'own', got {attention!r}")
+    if attention == "uniform" and model.config.empty_rows != "mean":
+        raise ConfigError(
+            "rows of this model that attend to nobody get nothing, where AION's get the mean of "
+            "all; ask with attention='own'"
+        )
     encoded = model.encode(batch, budget)
     if attention == "uniform":
         y = joint_states(model, encoded, targets, seen=False)
