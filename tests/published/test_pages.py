@@ -76,6 +76,6 @@ def test_the_commands_of_a_page_run_with_published_names(page, world, capsys):
     assert len(lines) > 8
     for line in lines:
         with pytest.raises(SystemExit) as stopped:
-            main(shlex.split(line)[1:])
+            main(shlex.split(line, comments=True)[1:])
         told = capsys.readouterr()
         assert not stopped.value.code, f"{line}\n{told.err}"

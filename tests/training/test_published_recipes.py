@@ -133,5 +133,5 @@ def test_photos_that_are_missing_are_told_before_the_model_is_built(tmp_path, mo
     (folder / "text_tokenizer_4m_wordpiece_30k.json").write_bytes(text.read_bytes())
 
     # 11 GB of weights would be drawn first
-    with pytest.raises(FourMError, match=r"found no file at data/4m/captions\.jsonl"):
+    with pytest.raises(FourMError, match=r"no file or folder data/4m/captions\.jsonl"):
         pretraining(ModelRecipe.read(MODELS / "4m7_xl.toml"))

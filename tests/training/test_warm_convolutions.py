@@ -136,7 +136,7 @@ def test_without_the_package_onnx_the_start_says_what_to_install(tmp_path, monke
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(FourMError, match=r"pip install 'fourm-lite\[export\]'"):
+    with pytest.raises(FourMError, match=r"pip install onnx"):
         start_convolutions(made(), tmp_path / "net.onnx")
 
 
