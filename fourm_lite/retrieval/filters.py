@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -43,6 +44,10 @@ ALLOWED = (
 )
 
 
+_importing = threading.Lock()
+"""The parser's modules import each other: a second thread may not meet them half made."""
+
+
 @functools.lru_cache(maxsize=64)
 def filter_sql(where: str) -> str:
     """The condition in the engine's own words.
@@ -63,10 +68,11 @@ def filter_sql(where: str) -> str:
 
 
 def _parsed(where: str) -> Any:
-    from sqlglot.errors import SqlglotError
+    with _importing:
+        from sqlglot.errors import SqlglotError
 
-    try:
         dialect = _dialect()
+    try:
         tokens = dialect.tokenize(where)
         _check_tokens(tokens)
         trees = dialect.parser().parse(tokens, where)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -116,3 +118,29 @@ WORDS = st.sampled_from(f"{KEYWORDS} {SIGNS} {OTHERS}".split(" "))
 def test_any_words_give_rows_or_our_error(index, where):
     with contextlib.suppress(ConfigError):
         list(index.scan(["id"], where))
+
+
+FIRST_CONDITIONS = """
+import sys, threading
+from fourm_lite.retrieval.filters import filter_sql
+sys.setswitchinterval(1e-6)
+start, told = threading.Barrier(16), []
+def ask(number):
+    start.wait()
+    try:
+        told.append(filter_sql(f"n = {number}") == f"n = {number}")
+    except Exception as error:
+        told.append(repr(error))
+threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert told == [True] * 16, told
+"""
+
+
+def test_threads_may_ask_the_first_condition_of_a_process_at_once():
+    done = subprocess.run([sys.executable, "-c", FIRST_CONDITIONS], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr[-1500:]
