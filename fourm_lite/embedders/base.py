@@ -146,13 +146,27 @@ class NetworkEmbedder:
     @cached_property
     def space(self) -> Space:
         """Name and fingerprint: equal weights, preprocessing and output give equal fingerprints."""
+        return Space(self.label, self.dim, self._fingerprint(repr(self.preprocess)))
+
+    @cached_property
+    def former_spaces(self) -> tuple[Space, ...]:
+        """What earlier versions called the space of the same vectors; made when it is asked for."""
+        from fourm_lite.embedders.former import former_texts
+
+        texts = former_texts(self.preprocess)
+        return tuple(Space(self.label, self.dim, self._fingerprint(text)) for text in texts)
+
+    @cached_property
+    def _weights(self) -> str:
+        return self._identity()
+
+    def _fingerprint(self, preprocess: str) -> str:
         facts = {
-            "weights": self._identity(),
-            "preprocess": repr(self.preprocess),
+            "weights": self._weights,
+            "preprocess": preprocess,
             **{key: str(value) for key, value in self.facts.items()},
         }
-        text = json.dumps(facts, sort_keys=True)
-        return Space(self.label, self.dim, hashlib.sha256(text.encode()).hexdigest())
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def embed_image(
         self,

@@ -160,6 +160,8 @@ class _Run:
         photos |= {n: getattr(o, n) for n in ("split", "held_out", "max_held_out", "seed")}
         self._same("photos", photos)
         network = {"embedder": str(self.embedder.space)}
+        former = lambda: [{"embedder": str(s)} for s in self.embedder.former_spaces]  # noqa: E731
+        stages.renew("vectors", former, network)
         self._same("vectors", network)
         stages.run("photos", photos, lambda place: self._list(paths, place))
         stages.run("vectors", network, self._extract)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,21 @@ class Stages:
     def settings(self, name: str) -> Mapping[str, Any] | None:
         """The settings that a stage was begun with."""
         return self.entries.get(name, {}).get("settings")
+
+    def renew(
+        self,
+        name: str,
+        former: Callable[[], Iterable[Mapping[str, Any]]],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Notes settings in today's form where the stage was begun with the same in a former one.
+
+        `former` gives the same settings as earlier versions wrote them; asked where today's differ.
+        """
+        begun = self.settings(name)
+        if begun is not None and begun != settings and begun in list(former()):
+            self.entries[name]["settings"] = dict(settings)
+            self._write()
 
     @property
     def folder(self) -> Path:

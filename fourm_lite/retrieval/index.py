@@ -25,7 +25,13 @@ from fourm_lite.retrieval.exact import Floats
 from fourm_lite.retrieval.filters import filter_sql
 from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.manifest import Manifest, create_manifest, is_remote, read_manifest
+from fourm_lite.retrieval.manifest import (
+    Former,
+    Manifest,
+    create_manifest,
+    is_remote,
+    read_manifest,
+)
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.retrieval.rows import check_ids, make_table, stored_form
 from fourm_lite.retrieval.storage import in_filter
@@ -215,6 +221,17 @@ class Index:
         if extra is not None:
             changed = dataclasses.replace(changed, extra=extra)
         self._handle.replace_manifest(changed)
+
+    def renew_fingerprints(self, fingerprints: Mapping[str, str], former: Former) -> None:
+        """Writes today's form of fingerprints that an earlier version wrote; see `Manifest.fits`.
+
+        Raises:
+            ConfigError: they are not those of the rows
+            FourMError: the manifest cannot be written; the old one is unchanged
+        """
+        renewed = self.manifest.renewed(fingerprints, former)
+        if renewed != self.manifest:
+            self._handle.replace_manifest(renewed)
 
     # Reading -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,16 @@ FILE = "manifest.json"
 FORMAT = 1
 
 Kind = Literal["vectors", "codes"]
+Former = Callable[[str], Collection[str]]
+OTHERWISE = (
+    "these are other weights, or an earlier version fed the network other pixels than its library "
+    "does: load what made the index, or build the index again"
+)
+"""Why a fingerprint may not fit, and what to do."""
+
+
+def _none(name: str) -> Collection[str]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,18 +95,39 @@ class Manifest:
                 f"'{space}'; embed the query with target='{self.space}' or open another index"
             )
 
-    def require_fingerprints(self, fingerprints: Mapping[str, str]) -> None:
+    def fits(self, name: str, value: str, former: Former = _none) -> bool:
+        """Whether a fingerprint is that of the rows; one that either side lacks is not compared.
+
+        Args:
+            name: what it is of, such as "model"
+            value: the fingerprint of today
+            former: a name -> what earlier versions wrote for the same; asked where today's differs
+        """
+        ours = self.fingerprints.get(name)
+        return ours is None or ours == value or ours in former(name)
+
+    def require_fingerprints(self, fingerprints: Mapping[str, str], former: Former = _none) -> None:
         """Refuses a query whose model or preprocessing differs from that of the rows.
 
-        Only names that both sides know are compared.
+        Raises:
+            ConfigError: a fingerprint does not fit, in today's form or in a former one
         """
         for name, value in fingerprints.items():
-            ours = self.fingerprints.get(name)
-            if ours is not None and ours != value:
+            if not self.fits(name, value, former):
                 raise ConfigError(
-                    f"the index was made with {name} {ours}, the query with {name} {value}; "
-                    "load that version or build the index again"
+                    f"the index was made with {name} {self.fingerprints[name]}, the query with "
+                    f"{name} {value}; {OTHERWISE}"
                 )
+
+    def renewed(self, fingerprints: Mapping[str, str], former: Former = _none) -> Manifest:
+        """The manifest with today's form of the fingerprints that it holds.
+
+        Raises:
+            ConfigError: as `require_fingerprints`
+        """
+        self.require_fingerprints(fingerprints, former)
+        newer = {n: v for n, v in fingerprints.items() if n in self.fingerprints}
+        return dataclasses.replace(self, fingerprints={**self.fingerprints, **newer})
 
     def to_json(self) -> str:
         """The text of the file."""

@@ -38,6 +38,10 @@ class Space(Protocol):
         """The same, and hashes of who makes the rows of a gallery."""
         ...
 
+    def former_fingerprints(self, name: str) -> tuple[str, ...]:
+        """What earlier versions wrote for one of `fingerprints`; made when it is asked for."""
+        ...
+
     @property
     def width(self) -> int:
         """The width E of a vector."""

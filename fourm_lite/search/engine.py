@@ -19,7 +19,7 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.retrieval.confidence import RELEVANCE, Calibration, with_confidence
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.manifest import Manifest
+from fourm_lite.retrieval.manifest import OTHERWISE, Manifest
 from fourm_lite.retrieval.rerank import Reranker, rerank
 from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.answers import FIRST, Question, evidence_of_answers
@@ -240,12 +240,11 @@ def require_same_space(manifest: Manifest, space: Space) -> None:
     """
     manifest.require_space(space.name)
     for name, value in space.identity.items():
-        ours = manifest.fingerprints.get(name)
-        if ours is not None and ours != value:
+        if not manifest.fits(name, value, lambda n: space.former_fingerprints(n)):
             raise ConfigError(
-                f"the index holds vectors of the space '{manifest.space}' ({name} {ours}), the "
-                f"query is of '{space.name}' ({name} {value}); search with the model that made "
-                f"the index ({manifest.model}) or build it again"
+                f"the index holds vectors of the space '{manifest.space}' "
+                f"({name} {manifest.fingerprints[name]}), the query is of '{space.name}' "
+                f"({name} {value}), and the index was made by '{manifest.model}'; {OTHERWISE}"
             )
 
 

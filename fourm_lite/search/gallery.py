@@ -57,7 +57,7 @@ def open_index(
     decode = space.decode_codes if isinstance(space, ModelSpace) else None
     if manifest is not None:
         manifest.require_space(space.name)
-        manifest.require_fingerprints(space.fingerprints)
+        manifest.require_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
         if codes_only != (manifest.kind == "codes"):
             raise ConfigError(
                 f"the index at {path} holds {manifest.kind}; choose another place for the other"
@@ -93,9 +93,11 @@ def index_photos(
         how: threads, batch size, what happens to rows whose picture is gone
         progress: called after every block
     Raises:
-        ConfigError: there is nothing to index, neither in the sources nor in the index
+        ConfigError: there is nothing to index, neither in the sources nor in the index; or the
+            rows of the index were made by another model, network or tokenizer
     """
     how = how or Ingest()
+    index.renew_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
     only_codes = index.manifest.kind == "codes"
 
     def embed(pictures: list[Any]) -> Any:

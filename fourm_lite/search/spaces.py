@@ -123,10 +123,24 @@ class ModelSpace:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """`model` and `gallery` are who made the rows."""
-        how = f"{self.decode} {self.steps} {self.samples} {self.pipe.model.dtype}"
-        model = hashlib.sha256(f"{sampled_fingerprint(self.pipe.model)} {how}".encode()).hexdigest()
+        model = self._maker(sampled_fingerprint(self.pipe.model))
         gallery = model if self.teacher is None else self.teacher.space.fingerprint
-        return {**self.identity, "model": model[:16], "gallery": gallery[:16]}
+        return {**self.identity, "model": model, "gallery": gallery[:16]}
+
+    def former_fingerprints(self, name: str) -> tuple[str, ...]:
+        """Earlier versions hashed every value of a model; a teacher's pixels had other fields."""
+        if name == "gallery" and self.teacher is not None:
+            return tuple(space.fingerprint[:16] for space in self.teacher.former_spaces)
+        return (self._former_model,) if name in ("model", "gallery") else ()
+
+    @cached_property
+    def _former_model(self) -> str:
+        return self._maker(fingerprint_module(self.pipe.model))
+
+    def _maker(self, weights: str) -> str:
+        """Who makes rows: a hash of the weights, and of how vectors are read off."""
+        how = f"{self.decode} {self.steps} {self.samples} {self.pipe.model.dtype}"
+        return hashlib.sha256(f"{weights} {how}".encode()).hexdigest()[:16]
 
     def embed_items(
         self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None

@@ -51,6 +51,10 @@ class TwinSpace:
         """The network makes its own rows."""
         return self.identity
 
+    def former_fingerprints(self, name: str) -> tuple[str, ...]:
+        """Those of the same pixels under the fields that preprocessing had."""
+        return tuple(space.fingerprint[:16] for space in self.embedder.former_spaces)
+
     def embed_items(
         self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:

@@ -152,8 +152,11 @@ class Validations:
         if not path.is_file():
             return cls()
         try:
-            rows = read_json_object(path)["seen"]
-            return cls(tuple((int(step), float(accuracy)) for step, accuracy in rows))
+            # Accuracies alone, as earlier versions wrote them: a validation's number is its step,
+            # which is in order and before all steps that come
+            rows = enumerate(read_json_object(path)["seen"], start=1)
+            pairs = (row if isinstance(row, list) else (number, row) for number, row in rows)
+            return cls(tuple((int(step), float(accuracy)) for step, accuracy in pairs))
         except (FourMError, KeyError, TypeError, ValueError) as error:
             raise FourMError(
                 f"{path} is damaged ({error}); start afresh in another folder"
