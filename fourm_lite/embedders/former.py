@@ -84,7 +84,7 @@ class FormerImagePreprocess:
     def today(self) -> ImagePreprocess:
         """The same pixels by today's class: the offset and the second division are folded."""
         again = self.extra_std or (1.0,) * len(self.std)
-        values = {
+        values: dict[str, Any] = {
             "mean": tuple(m - self.offset for m in self.mean),
             "std": tuple(s * a for s, a in zip(self.std, again, strict=True)),
         }
@@ -145,7 +145,7 @@ def _transformers(
 ) -> FormerImagePreprocess | FormerNaFlexPreprocess:
     kind = preprocess.kind
     known = {**COMMON, **DEFAULTS.get(kind, {}), **json.loads(preprocess.settings)}
-    statistics = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    statistics: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     if known["do_normalize"]:
         statistics = {n: _triple(known[f"image_{n}"]) for n in ("mean", "std")}
     resample = RESAMPLE[known["resample"]]
