@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fourm_lite.cli.output import print_facts, print_json, print_table
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.io.checkpoint import Checkpoint, read
+from fourm_lite.modalities.published import FOURM
 from fourm_lite.modalities.spec import Modality
+
+if TYPE_CHECKING:
+    from fourm_lite.pipeline.belongings import Belonging
 
 
 @dataclass(frozen=True)
@@ -30,28 +34,53 @@ def info(
 ) -> None:
     """Show what a checkpoint is: its kind, configuration, modalities and licence.
 
+    Of a 4M model it names the tokenizers and embedding networks that belong to it, with licences.
+
     Raises:
         CheckpointError: nothing is there, or it is damaged
         ConfigError: its configuration is wrong
     """
     checkpoint = read(source)
     found = describe(checkpoint)
+    parts = _belongings(source, checkpoint, found)
     facts = {
         "source": str(checkpoint.source),
         "kind": found.kind,
         "format": found.format,
-        "licence": checkpoint.licence,
+        "licence": checkpoint.licence or _published_licence(source),
         **_sizes(checkpoint),
     }
     if as_json:
         names = {side: [m.name for m in getattr(found, side)] for side in ("inputs", "outputs")}
-        print_json({**facts, **names, "config": found.config})
+        print_json(
+            {**facts, **names, "belongings": list(map(asdict, parts)), "config": found.config}
+        )
         return
     print_facts({**facts, "licence": facts["licence"] or "not stated"})
     print_table(("config", "value"), _plain(found.config).items())
     if found.inputs or found.outputs:
         head = ("modality", "kind", "in", "out", "tokens", "vocabulary")
         print_table(head, _modality_rows(found))
+    if parts:
+        print_table(("belongs to it", "name", "source", "licence", "GB"), map(_part_row, parts))
+
+
+def _published_licence(source: str) -> str | None:
+    """The licence of a name on the hub, where its files do not state one."""
+    published = FOURM.named(source)
+    return None if published is None else published.licence
+
+
+def _belongings(source: str, checkpoint: Checkpoint, found: Description) -> list[Belonging]:
+    from fourm_lite.pipeline.belongings import belongings
+
+    return belongings(source, checkpoint) if found.kind == "fourm" else []
+
+
+def _part_row(part: Belonging) -> tuple[str, ...]:
+    size = "" if part.gigabytes is None else f"{part.gigabytes:g}"
+    where = part.source or "a .pth file alone: fourm-lite convert"
+    return part.kind, part.name, where, part.licence or "not stated", size
 
 
 def describe(checkpoint: Checkpoint) -> Description:

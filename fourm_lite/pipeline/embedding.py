@@ -57,6 +57,20 @@ class EmbeddingPlan:
             raise ConfigError(f"samples={self.samples} needs decode='sample', got {self.decode!r}")
 
 
+def require_vector(entry: Modality, tokenizer: VQTokenizer) -> None:
+    """Refuses a target that is a map of many places, each with its own vector or pixel.
+
+    Raises:
+        ConfigError: see above
+    """
+    grid = places(entry, tokenizer)
+    if grid is not None and entry.max_tokens > 1:
+        raise ConfigError(
+            f"'{entry.name}' is a map of {grid[0]} x {grid[1]} places, a search needs one vector; "
+            "name a global embedding, such as tok_dinov2_global, or make the map with generate"
+        )
+
+
 def embed_batch(
     model: FourM, batch: TokenBatch, plan: EmbeddingPlan, seeds: Sequence[int], marks: Marks
 ) -> npt.NDArray[np.float32]:

@@ -30,6 +30,7 @@ from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
     embed_batch,
+    require_vector,
     sample_vectors,
     unit,
 )
@@ -360,10 +361,12 @@ class FourMPipeline:
         return unit(vectors).cpu().numpy()
 
     def embedding_target(self, target: str | None = None) -> Any:
-        """The entry of a global embedding: the named one, or the model's first."""
+        """The entry of a global embedding, never of a map: the named one, or the model's first."""
         entries = {m.name: m for m in self.model.config.outputs if m.kind == "grid"}
         if target is not None:
-            return entries[find_modality(target, entries, role="target")]
+            named = entries[find_modality(target, entries, role="target")]
+            require_vector(named, self.tokenizers.vq(named))
+            return named
         learned = [m for m in entries.values() if m.pos_embed == "learned"]
         if not learned:
             raise FourMError(

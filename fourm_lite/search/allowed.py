@@ -1,8 +1,9 @@
-"""What the manifest of an index may open: what ships, and what this user named before.
+"""What the manifest of an index may open: what ships, published 4M models, what the user named.
 
 An index may come from anywhere, and its manifest names a model and tokenizers by path or hub id.
-What a user gives to a command on this machine is written down, one name a line, in the folder of
-`FOURM_LITE_CACHE`; a manifest that names anything else is told to whoever opens the index.
+Those that `modalities.published` lists are known by their hub ids. What a user gives to a command
+on this machine is written down, one name a line, in the folder of `FOURM_LITE_CACHE`; a manifest
+that names anything else is told to whoever opens the index.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from fourm_lite.embedders.load import FAMILIES
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import shipped
+from fourm_lite.modalities.published import FAMILIES as PUBLISHED
 from fourm_lite.tokenization.fetch import cache_folder
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,11 @@ def require_allowed(source: Any, option: str) -> None:
     """Refuses what a manifest names and the user never did.
 
     Raises:
-        ConfigError: it neither ships with fourm_lite nor was given on this machine before
+        ConfigError: it neither ships with fourm_lite, nor is a published 4M model or tokenizer, nor
+            was given on this machine before
     """
     known = _known()
-    if all(_is_text(s) and (_ships(s) or _place(s) in known) for s in _parts(source)):
+    if all(_is_text(s) and (_is_ours(s) or _place(s) in known) for s in _parts(source)):
         return
     raise ConfigError(
         f"the index names {str(source)[:200]!r}, which you have not used on this machine: an index "
@@ -71,15 +74,19 @@ def _is_text(source: Any) -> bool:
     return isinstance(source, str | Path)
 
 
-def _ships(source: str | Path) -> bool:
-    """Whether a name is one of ours, and nothing of the current folder stands before it."""
+def _is_ours(source: str | Path) -> bool:
+    """Whether a name ships or is published, and nothing of the current folder stands before it."""
     text = str(source)
     if text == "4m":
         return True
     try:
-        return bool(shipped(text)) and not os.path.lexists(text)
+        return not os.path.lexists(text) and (_is_published(text) or bool(shipped(text)))
     except (CheckpointError, ValueError):
         return False
+
+
+def _is_published(text: str) -> bool:
+    return any(family.named(text) is not None for family in PUBLISHED.values())
 
 
 def _place(source: str | Path) -> str:

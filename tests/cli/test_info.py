@@ -76,6 +76,39 @@ def test_stored_checkpoints_of_the_original_are_told_apart(capsys, golden):
             assert facts["kind"] == kinds.get(entry["class"], entry["class"])
 
 
+def test_what_belongs_to_a_published_model_is_told_with_licences(capsys, published, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    _, shown, _ = run(capsys, "EPFL-VILAB/4M-21_B")
+    _, out, _ = run(capsys, "EPFL-VILAB/4M-21_B", "--json")
+
+    parts = json.loads(out)["belongings"]
+    assert [sum(p["kind"] == k for p in parts) for k in ("tokenizer", "text", "network")] == [
+        12,
+        1,
+        3,
+    ]
+    edge = next(p for p in parts if p["name"] == "edge")
+    assert set(edge["modalities"]) == {"tok_sam_edge@224", "tok_canny_edge@224"}
+    assert all(p["licence"] for p in parts)
+    for part in parts:
+        assert (part["source"] or part["name"]) in shown
+        assert part["licence"] in shown
+
+
+def test_tokenizers_beside_a_model_belong_to_it(capsys, model_folder):
+    place = model_folder / "tokenizers" / "dinov2_global"
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}", encoding="utf-8")
+
+    _, out, _ = run(capsys, model_folder, "--json")
+
+    (part,) = json.loads(out)["belongings"]
+    assert part["source"] == str(place)
+    assert part["licence"] is None
+    assert part["modalities"] == ["tok_dinov2_global"]
+
+
 def test_a_missing_checkpoint_is_one_message(capsys, tmp_path):
     code, out, err = run(capsys, tmp_path / "nothing")
 

@@ -171,6 +171,12 @@ def test_what_a_teacher_cannot_embed_is_refused(pipe):
         pipe.embed(item("rgb"), teacher=lambda ps: np.ones((len(ps), 7), np.float32))
 
 
+@pytest.mark.parametrize("teacher", [None, lambda ps: np.ones((len(ps), 4), np.float32)])
+def test_a_map_of_places_is_no_vector_to_search_by(pipe, teacher):
+    with pytest.raises(ConfigError, match="'tok_semseg@32' is a map of 4 x 4 places"):
+        pipe.embed(item("rgb"), target="semseg", teacher=teacher)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("decode", ["expected", "argmax", "sample"])
 def test_every_way_of_decoding_gives_unit_vectors(pipe, decode, steps):

@@ -1,4 +1,8 @@
-"""Every block of the pages for users runs with published names, the network closed."""
+"""Every block of the pages for users runs with published names, the network closed.
+
+docs/coming-from.md has its own runner, `tests/embedders/test_coming_from.py`: its section on 4M's
+repository runs there on the same cache.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,12 @@ PAGES = {
     name: FENCE.findall((ROOT / name).read_text("utf-8"))
     for name in ("README.md", "docs/published.md")
 }
-# Training runs and networks that no cache holds; they have tests of their own
-OTHERS = ("fourm-lite train", "fourm-lite add-embedding", "--model GROWN", ".venv/bin/")
+# Training runs and networks that this cache does not hold; they have tests of their own (the
+# galleries in test_galleries.py)
+OTHERS = (
+    "fourm-lite train", "fourm-lite add-embedding", "--model GROWN", ".venv/bin/",
+    "--gallery dinov2",
+)  # fmt: skip
 
 
 def commands(page: str) -> list[str]:

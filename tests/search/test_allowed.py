@@ -9,6 +9,7 @@ import pytest
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.retrieval.manifest import read_manifest, write_manifest
+from fourm_lite.search.allowed import require_allowed
 from fourm_lite.search.engine import Search
 
 
@@ -40,6 +41,29 @@ def test_an_index_from_elsewhere_fetches_nothing_from_a_hub(foreign):
 
     with pytest.raises(ConfigError, match="someone/network"):
         Search.open(foreign)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["EPFL-VILAB/4M-21_B", ["depth=EPFL-VILAB/4M_tokenizers_depth_8k_224-448", "text=4m"]],
+)
+def test_what_is_published_under_4m_needs_no_naming(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOURM_LITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    require_allowed(source, "--model")
+
+    with pytest.raises(ConfigError, match="does not choose"):
+        require_allowed("EPFL-VILAB/4M-21_C", "--model")
+
+
+def test_a_folder_here_does_not_stand_in_for_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOURM_LITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EPFL-VILAB" / "4M-21_B").mkdir(parents=True)
+
+    with pytest.raises(ConfigError, match="does not choose"):
+        require_allowed("EPFL-VILAB/4M-21_B", "--model")
 
 
 def test_a_model_that_the_user_names_once_is_opened_from_then_on(foreign, tmp_path):
