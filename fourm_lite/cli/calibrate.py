@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import print_facts, print_json, require_model_folder
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.search_options import BatchSize, Data, Device, Json, Target
 from fourm_lite.cli.words import Option
@@ -35,6 +35,7 @@ def calibrate(
     from fourm_lite.search.fit_model import fit_model, told
     from fourm_lite.search.spaces import ModelSpace, open_space
 
+    require_model_folder(model)
     space = open_space(model, target=target, device=device)
     assert isinstance(space, ModelSpace)
     with count_progress("photos") as shown:

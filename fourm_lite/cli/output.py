@@ -32,6 +32,19 @@ def require_folder(folder: Path, option: str) -> None:
         raise ConfigError(f"{option} cannot be written to {folder}: {there} {why}; name another")
 
 
+def require_model_folder(model: Path) -> None:
+    """Refuses a name: what is learnt about a model is written beside its weights.
+
+    Raises:
+        ConfigError: the model is no folder
+    """
+    if not model.is_dir():
+        raise ConfigError(
+            f"the file is written beside the weights, so --model must be a folder, '{model}' is "
+            "none; copy a shipped or downloaded model into a folder of your own first"
+        )
+
+
 def require_file(file: str | Path | None, option: str) -> None:
     """Refuses a file that cannot be written; none at all and `-`, which prints, are not checked.
 

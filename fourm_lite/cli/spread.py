@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import print_facts, print_json, require_model_folder
 from fourm_lite.cli.words import Argument, Option
 
 
@@ -32,16 +32,11 @@ def spread(
         FourMError: the labels or the model cannot be read
     """
     from fourm_lite.data.label_rows import read_vectors
-    from fourm_lite.errors import ConfigError
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.spaces import tokenizer_centre
     from fourm_lite.search.spread import fit_spread
 
-    if not model.is_dir():
-        raise ConfigError(
-            f"the file is written beside the weights, so --model must be a folder, '{model}' is "
-            "none; copy a shipped or downloaded model into a folder of your own first"
-        )
+    require_model_folder(model)
     pipe = FourMPipeline.from_pretrained(model)
     entry = pipe.embedding_target(target)
     ids, values = read_vectors(labels, name)

@@ -52,6 +52,7 @@ class EmbeddingNetwork:
             turns into a folder
         options: of `load_embedder`, so that pictures are prepared as 4M prepared them, and the
             vector is the one that the global tokenizer reads
+        kinds: what a folder of it says it is, by the family of `load_embedder` that opens it
         image_size: pixels of the pictures that 4M fed it
         width: numbers of its vector, and of a place of its map
     """
@@ -60,6 +61,7 @@ class EmbeddingNetwork:
     embedder: str
     source: str | None
     options: Mapping[str, str]
+    kinds: Mapping[str, str]
     image_size: int
     width: int
     gigabytes: float
@@ -157,6 +159,7 @@ FOURM = Family(
             embedder="hf",
             source="facebook/dinov2-base",
             options={"output": "class_token", "preprocess": "imagenet"},
+            kinds={"hf": "dinov2", "timm": "vit_base_patch14_dinov2"},
             image_size=224,
             width=768,
             gigabytes=0.35,
@@ -167,6 +170,7 @@ FOURM = Family(
             embedder="imagebind",
             source=None,
             options={"output": "class_token", "preprocess": "imagenet"},
+            kinds={"imagebind": "imagebind"},
             image_size=224,
             width=1280,
             gigabytes=2.53,
@@ -177,6 +181,7 @@ FOURM = Family(
             embedder="hf",
             source="openai/clip-vit-base-patch16",
             options={"preprocess": "imagenet"},
+            kinds={"hf": "clip"},
             image_size=224,
             width=512,
             gigabytes=0.60,

@@ -371,7 +371,7 @@ class FourMPipeline:
         if not learned:
             raise FourMError(
                 f"this model predicts no global embedding; its targets are {sorted(entries)}; "
-                "name one with target="
+                "name one that is a vector, or take a model that has one: EPFL-VILAB/4M-21_B"
             )
         return learned[0]
 

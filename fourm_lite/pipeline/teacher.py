@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.load import Spec, load_embedder
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import CONFIG
 from fourm_lite.io.strict_json import read_json_object
@@ -25,6 +25,8 @@ from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, Family
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.names import find_modality
 
+WRITTEN = {"imagebind": "family", "timm": "architecture", "hf": "model_type"}
+"""Where the config.json of a folder says which network it is, by who opens it."""
 PICTURE = "rgb"
 """What a picture is called in an item."""
 
@@ -78,7 +80,7 @@ def open_teacher(spec: Spec, family: Family | None) -> NetworkEmbedder:
             f"`fourm-lite convert FILE.pth -o FOLDER` and name that: {name}=FOLDER"
         )
     place = resolve(source or str(network.source))
-    kind = _kind_of(place) or network.embedder
+    kind = _kind_of(place, network)
     options: dict[str, Any] = dict(network.options)
     # A preset alone would take the network's own size: DINOv2's is 518
     options["preprocess"] = preset(options["preprocess"], size=network.image_size)
@@ -97,22 +99,50 @@ def _published(spec: Spec, family: Family | None) -> tuple[EmbeddingNetwork, str
             f"'{name}' names the network of a published 4M model, and this model is none; write "
             "what it is and where it lies: hf:FOLDER_OR_ID, timm:NAME, imagebind:FOLDER, onnx:FILE"
         )
+    if name and family is not None and ":" not in str(spec):
+        raise ConfigError(
+            f"expected {', '.join(family.networks)} (with a folder of one's own: NAME=FOLDER) or a "
+            f"specification such as hf:FOLDER_OR_ID, got {spec!r:.80}."
+            f"{suggest(name, family.networks)}"
+        )
     return None
 
 
-def _kind_of(place: Path) -> str | None:
-    """Which loader a folder is for, by its config.json."""
+def _kind_of(place: Path, network: EmbeddingNetwork) -> str:
+    """Which loader the folder of a network is for, by its config.json.
+
+    Raises:
+        CheckpointError: it is a file
+        ConfigError: it is the folder of another network
+    """
     if place.is_file():
         raise CheckpointError(
             f"expected the folder of a network, got the file {place}; a .pth file becomes one by "
             "`fourm-lite convert FILE -o FOLDER`"
         )
     config = read_json_object(place / CONFIG) if (place / CONFIG).is_file() else {}
-    if config.get("family") == "imagebind":
-        return "imagebind"
-    if "architecture" in config:
-        return "timm"
-    return "hf" if "model_type" in config else None
+    told = [(kind, config[key]) for kind, key in WRITTEN.items() if key in config]
+    if told and not any(network.kinds.get(kind) == name for kind, name in told):
+        kind, name = told[0]
+        raise ConfigError(
+            f"expected {network.title}, {place} holds another network ({kind}: {name!s:.80}), "
+            "whose vectors lie in another space; name the folder of the network itself"
+        )
+    return told[0][0] if told else network.embedder
+
+
+def require_width(teacher: NetworkEmbedder, found: int, target: Modality, width: int) -> None:
+    """Refuses a network whose vectors are not as wide as those of the target.
+
+    Raises:
+        ShapeError: see above
+    """
+    if found != width:
+        raise ShapeError(
+            f"'{teacher.name}' gives vectors of width {found}, the model's target '{target.name}' "
+            f"is of width {width}: they are different spaces; give the network that the target was "
+            "made of, or name another target"
+        )
 
 
 def teacher_vectors(
@@ -124,12 +154,7 @@ def teacher_vectors(
         ShapeError: they are of another width, so of another space
     """
     raw = teacher.embed_image(list(pictures), normalize=False)
-    if raw.shape[1] != width:
-        raise ShapeError(
-            f"'{teacher.name}' gives vectors of width {raw.shape[1]}, the model's target "
-            f"'{target.name}' is of width {width}: they are different spaces; give the network "
-            "that the target was made of, or name another target"
-        )
+    require_width(teacher, raw.shape[1], target, width)
     return raw
 
 

@@ -127,6 +127,12 @@ class Tokenizers:
             opened = source if isinstance(source, VQTokenizer) else load_tokenizer(source)
             self._vq[key] = (opened.to(self._device) if self._device else opened).eval()
         tokenizer = self._vq[key]
+        books = tokenizer.config.num_codebooks
+        if entry.kind == "grid" and entry.max_tokens % books:
+            raise FourMError(
+                f"'{entry.name}' has {entry.max_tokens} tokens, the tokenizer {key[1]!r} gives "
+                f"{books} for each vector: it belongs to another modality"
+            )
         if entry.kind == "grid" and tokenizer.vocab_size != entry.vocab_size:
             raise FourMError(
                 f"'{entry.name}' has {entry.vocab_size} ids, the tokenizer {key[1]!r} gives "

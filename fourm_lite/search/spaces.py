@@ -31,7 +31,12 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.pipeline.teacher import open_teacher, teacher_target, teacher_vectors
+from fourm_lite.pipeline.teacher import (
+    open_teacher,
+    require_width,
+    teacher_target,
+    teacher_vectors,
+)
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
@@ -293,6 +298,7 @@ def open_space(
         ConfigError: a spread of vectors that are not centred, or options of 4M models with a twin
             encoder, for which `device` alone counts
         FourMError: a spread, and none is kept beside the model
+        ShapeError: the gallery's network gives vectors of another width than the target's
     """
     if spread and not center:
         raise ConfigError(
@@ -318,6 +324,9 @@ def open_space(
     if teacher is not None:
         target = teacher_target(teacher, target, pipe.model.config.outputs, family)
     entry = pipe.embedding_target(target)
+    network = None if teacher is None else open_teacher(teacher, family)
+    if network is not None:
+        require_width(network, network.dim, entry, pipe.tokenizers.vq(entry).config.n_channels)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):
@@ -326,7 +335,7 @@ def open_space(
         names["tokenizers"] = words
     return ModelSpace(
         pipe, entry, decode, steps, samples,
-        teacher=None if teacher is None else open_teacher(teacher, family),
+        teacher=network,
         centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
         spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,30 @@ def test_a_network_of_another_embedding_is_refused(fetched, networks):
         open_space(pipe, gallery="clip")
     with pytest.raises(ConfigError, match="this model is none"):
         open_space("mini", gallery="dinov2")
+
+
+def test_the_folder_of_another_network_is_refused_before_an_index_is_made(
+    fetched, networks, photos, tmp_path, capsys
+):
+    pipe = FourMPipeline.from_pretrained(MODEL)
+    as_clip = tmp_path / "clip"
+    shutil.copytree(networks["dinov2"], as_clip)
+    config = json.loads((as_clip / "config.json").read_text())
+    (as_clip / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+
+    for spec in (f"dinov2={networks['imagebind']}", f"imagebind={networks['dinov2']}",
+                 f"dinov2={as_clip}"):  # fmt: skip
+        with pytest.raises(ConfigError, match="holds another network"):
+            pipe.embed({"rgb": next(photos.iterdir())}, teacher=spec)
+    with pytest.raises(ConfigError, match=r"expected dinov2, imagebind.*Did you mean 'dinov2'"):
+        open_space(pipe, gallery="dinov3")
+    raw = f"hf:{networks['dinov2']}?output=class_token&preprocess=imagenet"
+    line = f"index {photos} -o {tmp_path / 'idx'} --model {MODEL} --target tok_imagebind_global"
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(f"{line} --gallery '{raw}'"))
+    assert stopped.value.code == 2
+    assert "width 768" in capsys.readouterr().err
+    assert not (tmp_path / "idx").exists()
 
 
 def test_what_is_not_here_is_told_with_what_to_do(published, tmp_path):

@@ -292,6 +292,13 @@ def test_a_tokenizer_of_another_vocabulary_is_told_before_any_work(published, ph
         pipe.generate({"rgb": photo}, ["depth"])
 
 
+def test_a_tokenizer_of_vectors_is_refused_for_a_map_before_any_work(published, photo, no_work):
+    pipe = FourMPipeline.from_pretrained(MODEL, f"depth={GLOBAL}")
+
+    with pytest.raises(FourMError, match="gives 16 for each vector"):
+        pipe.generate({"rgb": photo}, ["depth"])
+
+
 def test_targets_that_a_model_lacks_are_told_with_those_it_has(published, photo):
     pipe = FourMPipeline.from_pretrained("EPFL-VILAB/4M-7-T2I_B_CC12M")
 

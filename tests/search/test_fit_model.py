@@ -99,3 +99,13 @@ def test_an_index_that_was_calibrated_before_meanings_opens_and_says_so(
     assert "calibrated by an earlier version" in caplog.text
     assert 0 < search(rgb=photo(0), k=1).p_right < 1
     assert MEANINGS[""].partition(";")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mini", "EPFL-VILAB/4M-21_B", "hf:network"])
+def test_only_a_folder_of_ones_own_is_calibrated(name, pack, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert run("calibrate", "--model", name, "--data", pack, "--split", "val") == 2
+
+    assert "--model must be a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
