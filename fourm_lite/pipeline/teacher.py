@@ -122,13 +122,14 @@ def _kind_of(place: Path, network: EmbeddingNetwork) -> str:
         )
     config = read_json_object(place / CONFIG) if (place / CONFIG).is_file() else {}
     told = [(kind, config[key]) for kind, key in WRITTEN.items() if key in config]
-    if told and not any(network.kinds.get(kind) == name for kind, name in told):
+    found = next((kind for kind, name in told if network.kinds.get(kind) == name), None)
+    if told and found is None:
         kind, name = told[0]
         raise ConfigError(
             f"expected {network.title}, {place} holds another network ({kind}: {name!s:.80}), "
             "whose vectors lie in another space; name the folder of the network itself"
         )
-    return told[0][0] if told else network.embedder
+    return found or network.embedder
 
 
 def require_width(teacher: NetworkEmbedder, found: int, target: Modality, width: int) -> None:
