@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 
 if TYPE_CHECKING:
-    from fourm_lite.pipeline.download import Part
+    from fourm_lite.pipeline.download import Fetched, Part
 
 GB = 1e9
 
@@ -54,12 +55,20 @@ def download(
         print_json({"parts": rows, "bytes": total})
         return
     print_table(
-        ("for", "source", "GB", "licence"),
-        [(r["for"], r["source"], f"{f.num_bytes / GB:.2f}", r["licence"] or "not stated")
-         for r, f in zip(rows, done.values(), strict=True)],
-        whole=3,
+        ("for", "source", "GB"),
+        [(f.part.role, f.part.source, f"{f.num_bytes / GB:.2f}") for f in done.values()],
     )  # fmt: skip
+    for licence, names in _licences(done.values()).items():
+        say(f"licence {licence}: {', '.join(names)}")
     say(f"{total / GB:.2f} GB are here; they run with HF_HUB_OFFLINE=1")
+
+
+def _licences(done: Iterable[Fetched]) -> dict[str, list[str]]:
+    """What is under which licence; a narrow table has no room for it."""
+    found: dict[str, list[str]] = {}
+    for f in done:
+        found.setdefault(f.licence or "not stated", []).append(f.part.role)
+    return found
 
 
 def _tell(part: Part) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, print_table
+from fourm_lite.cli.output import print_facts, print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.modalities.published import FOURM
@@ -62,7 +63,7 @@ def info(
         head = ("modality", "kind", "in", "out", "tokens", "vocabulary")
         print_table(head, _modality_rows(found))
     if parts:
-        print_table(("belongs to it", "name", "source", "licence", "GB"), map(_part_row, parts))
+        _tell(parts)
 
 
 def _published_licence(source: str) -> str | None:
@@ -77,10 +78,15 @@ def _belongings(source: str, checkpoint: Checkpoint, found: Description) -> list
     return belongings(source, checkpoint) if found.kind == "fourm" else []
 
 
-def _part_row(part: Belonging) -> tuple[str, ...]:
-    size = "" if part.gigabytes is None else f"{part.gigabytes:g}"
-    where = part.source or "a .pth file alone: fourm-lite convert"
-    return part.kind, part.name, where, part.licence or "not stated", size
+def _tell(parts: Sequence[Belonging]) -> None:
+    """A line for each part, whole however narrow the terminal is."""
+    say("belongs to it:")
+    longest = max(len(part.name) for part in parts)
+    for part in parts:
+        where = part.source or "a .pth file alone: fourm-lite convert"
+        size = "" if part.gigabytes is None else f", {part.gigabytes:g} GB"
+        licence = part.licence or "licence not stated"
+        say(f"  {part.kind:9}  {part.name:{longest}}  {where}{size}, {licence}")
 
 
 def describe(checkpoint: Checkpoint) -> Description:

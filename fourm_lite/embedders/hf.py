@@ -226,7 +226,8 @@ def _preprocess(
         return preset("mofi", size=_image_size(model))
     raise ConfigError(
         f"'{source}' has no preprocessor_config.json or processor_config.json; pass "
-        f"preprocess='imagenet', 'clip', 'mofi', 'unit' or an ImagePreprocess"
+        f"preprocess='imagenet', 'clip', 'mofi', 'unit' or an ImagePreprocess (in a specification: "
+        f"hf:{source}?preprocess=imagenet)"
     )
 
 

@@ -53,9 +53,7 @@ class Parts:
 
     def licence(self) -> str | None:
         """The licence that the README or card beside the weights names."""
-        folder = self.place if self.place.is_dir() else self.place.parent
-        found = licence_of(folder)
-        return licence_of(folder.parent) if found is None and folder.name == "weights" else found
+        return licence_at(self.place)
 
 
 def find_parts(place: Path) -> Parts:
@@ -78,6 +76,13 @@ def find_parts(place: Path) -> Parts:
     if len(singles) == 1 and singles[0].is_file():
         return Parts(place, config, (singles[0],), pending)
     raise CheckpointError(_nothing_in(place, singles))
+
+
+def licence_at(place: Path) -> str | None:
+    """The licence of a folder or file; of `weights/` the card stands in the folder above."""
+    folder = place if place.is_dir() else place.parent
+    found = licence_of(folder)
+    return licence_of(folder.parent) if found is None and folder.name == "weights" else found
 
 
 def licence_of(folder: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.io.checkpoint import Checkpoint
-from fourm_lite.io.layout import licence_of
+from fourm_lite.io.layout import licence_at
 from fourm_lite.modalities.published import FOURM, Family
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import model_config
@@ -57,7 +57,7 @@ def belongings(source: str | Path, checkpoint: Checkpoint) -> list[Belonging]:
     found = [_tokenizer(place, users) for place, users in _by_source(tokenizers, entries).items()]
     texts = [m.name for m in entries if tokenizers.speaks(m)]
     if texts and (text := tokenizers.text_source) is not None:
-        licence = TEXT_LICENCE if text == FOURM.text else _licence(str(text))
+        licence = TEXT_LICENCE if text == FOURM.text else licence_at(Path(str(text)))
         found.append(Belonging("text", TEXT, str(text), licence, None, tuple(texts)))
     return found + (_networks(tokenizers.family, entries) if tokenizers.family else [])
 
@@ -80,17 +80,10 @@ def _tokenizer(place: str, users: Sequence[Modality]) -> Belonging:
         "tokenizer",
         users[0].tokenizer or users[0].stem.removeprefix("tok_"),
         place,
-        published.licence if published else _licence(place),
+        published.licence if published else licence_at(Path(place)),
         published.gigabytes if published else None,
         tuple(m.name for m in users),
     )
-
-
-def _licence(place: str) -> str | None:
-    """The licence that a folder here states; `weights/` lies below the card of its tokenizer."""
-    path = Path(place)
-    folder = path if path.is_dir() else path.parent
-    return licence_of(folder) or (licence_of(folder.parent) if folder.name == "weights" else None)
 
 
 def _networks(family: Family, entries: Iterable[Modality]) -> list[Belonging]:

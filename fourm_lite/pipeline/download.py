@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from fourm_lite.errors import CheckpointError, ConfigError, NotFetchedError, suggest
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.hub import download_command, resolve
-from fourm_lite.io.layout import licence_of
+from fourm_lite.io.layout import licence_at
 from fourm_lite.modalities.published import FOURM
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
@@ -135,11 +135,10 @@ def _fetched(part: Part, tell: Callable[[Part], None] | None) -> Fetched:
     if part.role == TEXT:
         place = find_text_tokenizer(part.source)
         is_original = place.name == ORIGINAL_TEXT_TOKENIZER.name
-        return Fetched(part, place, TEXT_LICENCE if is_original else licence_of(place.parent))
+        return Fetched(part, place, TEXT_LICENCE if is_original else licence_at(place))
     place = resolve(part.source)
-    folder = place if place.is_dir() else place.parent
     published = FOURM.named(part.source)
-    return Fetched(part, place, licence_of(folder) or (published.licence if published else None))
+    return Fetched(part, place, licence_at(place) or (published.licence if published else None))
 
 
 def _model(fetched: Fetched) -> Checkpoint | None:

@@ -127,17 +127,8 @@ class Tokenizers:
             opened = source if isinstance(source, VQTokenizer) else load_tokenizer(source)
             self._vq[key] = (opened.to(self._device) if self._device else opened).eval()
         tokenizer = self._vq[key]
-        books = tokenizer.config.num_codebooks
-        if entry.kind == "grid" and entry.max_tokens % books:
-            raise FourMError(
-                f"'{entry.name}' has {entry.max_tokens} tokens, the tokenizer {key[1]!r} gives "
-                f"{books} for each vector: it belongs to another modality"
-            )
-        if entry.kind == "grid" and tokenizer.vocab_size != entry.vocab_size:
-            raise FourMError(
-                f"'{entry.name}' has {entry.vocab_size} ids, the tokenizer {key[1]!r} gives "
-                f"{tokenizer.vocab_size}: it belongs to another model"
-            )
+        if entry.kind == "grid":
+            _require_fit(entry, tokenizer, key[1])
         return tokenizer
 
     def open(self, entries: Iterable[Modality]) -> None:
@@ -237,6 +228,27 @@ NO_TEXT = (
     "text needs a text tokenizer, and none was found. Pass tokenizers={'text': 'tokenizer.json'}, "
     "or 'text': '4m' for the original's; on the command line --text-tokenizer"
 )
+
+
+def _require_fit(entry: Modality, tokenizer: VQTokenizer, name: str) -> None:
+    """Refuses the tokenizer of another modality: other ids, or a map in place of a vector.
+
+    Raises:
+        FourMError: see above
+    """
+    books = tokenizer.config.num_codebooks
+    if tokenizer.vocab_size != entry.vocab_size:
+        raise FourMError(
+            f"'{entry.name}' has {entry.vocab_size} ids, the tokenizer {name!r} gives "
+            f"{tokenizer.vocab_size}: it belongs to another model"
+        )
+    is_vector = entry.pos_embed == "learned" and entry.max_tokens > 1
+    if entry.max_tokens % books or (is_vector and books == 1):
+        raise FourMError(
+            f"'{entry.name}' is {'a vector' if is_vector else 'a map'} of {entry.max_tokens} "
+            f"tokens, the tokenizer {name!r} gives {books} for each place: it belongs to another "
+            "modality"
+        )
 
 
 def _locate(

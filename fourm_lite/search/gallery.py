@@ -52,6 +52,7 @@ def open_index(
 
     Raises:
         ConfigError: the index was made by another model, network or tokenizer
+        ShapeError: the gallery's network gives vectors of another width than the target's
     """
     manifest = read_manifest(str(Path(path).expanduser()) if "://" not in str(path) else str(path))
     decode = space.decode_codes if isinstance(space, ModelSpace) else None
@@ -65,6 +66,8 @@ def open_index(
         return Index.open(path, decode=decode)
     if codes_only and space.codebook_size is None:
         raise ConfigError(f"'{space.name}' has no codes; a codes-only index needs a 4M model")
+    if isinstance(space, ModelSpace):
+        space.require_width()
     facts = space.provenance()
     extra = facts.get("extra", {})
     allow([facts.get("model"), extra.get("tokenizers"), extra.get("text_tokenizer")])

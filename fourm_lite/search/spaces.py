@@ -216,6 +216,15 @@ class ModelSpace:
             return self.raw_items([{PICTURE: picture} for picture in pictures])
         return teacher_vectors(self.teacher, pictures, self.target, self.width)[:, None]
 
+    def require_width(self) -> None:
+        """Refuses a gallery's network whose vectors are of another width, before any picture.
+
+        Raises:
+            ShapeError: see above
+        """
+        if self.teacher is not None:
+            require_width(self.teacher, self.teacher.dim, self.target, self.width)
+
     @torch.inference_mode()
     def codes(self, raw: Floats) -> Codes:
         """What the tokenizer makes of raw vectors float32[N, E]: int64[N, L]."""
@@ -298,7 +307,6 @@ def open_space(
         ConfigError: a spread of vectors that are not centred, or options of 4M models with a twin
             encoder, for which `device` alone counts
         FourMError: a spread, and none is kept beside the model
-        ShapeError: the gallery's network gives vectors of another width than the target's
     """
     if spread and not center:
         raise ConfigError(
@@ -325,8 +333,6 @@ def open_space(
         target = teacher_target(teacher, target, pipe.model.config.outputs, family)
     entry = pipe.embedding_target(target)
     network = None if teacher is None else open_teacher(teacher, family)
-    if network is not None:
-        require_width(network, network.dim, entry, pipe.tokenizers.vq(entry).config.n_channels)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):

@@ -260,6 +260,10 @@ def test_download_tells_parts_sizes_and_licences(purpose, count, published, caps
     assert len(out["parts"]) == count
     assert out["bytes"] == sum(part["bytes"] for part in out["parts"]) > 0
     assert all(part["licence"] for part in out["parts"])
+    assert run(f"download {MODEL} --for {purpose}") == 0
+    shown = capsys.readouterr().out
+    assert "licence sample-code-license: model, " in shown
+    assert "licence Apache-2.0: text" in shown
 
 
 def test_download_without_a_network_names_every_part_that_is_missing(
@@ -292,11 +296,13 @@ def test_a_tokenizer_of_another_vocabulary_is_told_before_any_work(published, ph
         pipe.generate({"rgb": photo}, ["depth"])
 
 
-def test_a_tokenizer_of_vectors_is_refused_for_a_map_before_any_work(published, photo, no_work):
-    pipe = FourMPipeline.from_pretrained(MODEL, f"depth={GLOBAL}")
+def test_a_map_and_a_vector_do_not_take_each_others_tokenizer(published, photo, no_work):
+    pipe = FourMPipeline.from_pretrained(MODEL, [f"depth={GLOBAL}", f"dinov2_global={DEPTH}"])
 
-    with pytest.raises(FourMError, match="gives 16 for each vector"):
+    with pytest.raises(FourMError, match=r"'tok_depth@224' is a map .* gives 16 for each place"):
         pipe.generate({"rgb": photo}, ["depth"])
+    with pytest.raises(FourMError, match=r"'tok_dinov2_global' is a vector .* gives 1 for each"):
+        pipe.embed({"rgb": photo})
 
 
 def test_targets_that_a_model_lacks_are_told_with_those_it_has(published, photo):
