@@ -16,6 +16,7 @@ from fourm_lite.embedders.feature_files import found_in
 from fourm_lite.errors import ConfigError
 from fourm_lite.photos.item import Stream
 from fourm_lite.photos.sources import open_sources
+from fourm_lite.pipeline.teacher import require_width
 from fourm_lite.retrieval.feature_items import open_feature_sources, open_features
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.ingest import IngestReport, index_items
@@ -66,8 +67,8 @@ def open_index(
         return Index.open(path, decode=decode)
     if codes_only and space.codebook_size is None:
         raise ConfigError(f"'{space.name}' has no codes; a codes-only index needs a 4M model")
-    if isinstance(space, ModelSpace):
-        space.require_width()
+    if isinstance(space, ModelSpace) and (teacher := space.teacher) is not None:
+        require_width(teacher, teacher.dim, space.target, space.width)
     facts = space.provenance()
     extra = facts.get("extra", {})
     allow([facts.get("model"), extra.get("tokenizers"), extra.get("text_tokenizer")])

@@ -31,12 +31,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.pipeline.teacher import (
-    open_teacher,
-    require_width,
-    teacher_target,
-    teacher_vectors,
-)
+from fourm_lite.pipeline.teacher import open_teacher, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
 from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
 from fourm_lite.search.centre import Centre, Floats, unit
@@ -216,15 +211,6 @@ class ModelSpace:
             return self.raw_items([{PICTURE: picture} for picture in pictures])
         return teacher_vectors(self.teacher, pictures, self.target, self.width)[:, None]
 
-    def require_width(self) -> None:
-        """Refuses a gallery's network whose vectors are of another width, before any picture.
-
-        Raises:
-            ShapeError: see above
-        """
-        if self.teacher is not None:
-            require_width(self.teacher, self.teacher.dim, self.target, self.width)
-
     @torch.inference_mode()
     def codes(self, raw: Floats) -> Codes:
         """What the tokenizer makes of raw vectors float32[N, E]: int64[N, L]."""
@@ -332,7 +318,6 @@ def open_space(
     if teacher is not None:
         target = teacher_target(teacher, target, pipe.model.config.outputs, family)
     entry = pipe.embedding_target(target)
-    network = None if teacher is None else open_teacher(teacher, family)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
     if isinstance(model, str | Path):
@@ -341,7 +326,7 @@ def open_space(
         names["tokenizers"] = words
     return ModelSpace(
         pipe, entry, decode, steps, samples,
-        teacher=network,
+        teacher=None if teacher is None else open_teacher(teacher, family),
         centre=tokenizer_centre(pipe.tokenizers.vq(entry)) if center else Centre(),
         spread=_spread(pipe, entry, spread) if center else None,
         seed=seed, names=names,
