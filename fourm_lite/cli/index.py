@@ -90,11 +90,14 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
             "gone": f"{gone} photos of the index are not here; --prune deletes them" * bool(gone)
             or None,
             "unreadable": len(report.unreadable) or None,
+            "left empty": f"{len(report.left_empty)} values" if report.left_empty else None,
             "rate": f"{report.rate:.1f} photos a second",
         }
     )
     for skipped in report.unreadable:
         say(f"not indexed: {skipped.uri}: {skipped.reason}")
+    for value in report.left_empty:
+        say(f"left empty: {value.uri}: {value.reason}")
 
 
 @contextmanager

@@ -11,10 +11,13 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.names import shown
+
+if TYPE_CHECKING:
+    from fourm_lite.photos.item import Skipped
 
 BETWEEN, NARROWEST = 3, 8
 """Letters between two columns, and in the narrowest one that is worth showing."""
@@ -153,3 +156,14 @@ def _one_line(rows: Sequence[Sequence[str]], whole: int, width: int) -> list[lis
 def _cut(text: str, limit: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def left_out_facts(skipped: Iterable[Skipped]) -> list[dict[str, str]]:
+    """What was left out of a source, for JSON."""
+    return [{"uri": one.uri, "reason": one.reason} for one in skipped]
+
+
+def say_left_out(skipped: Sequence[Skipped]) -> None:
+    """What was left out of a source, a line each, for people."""
+    for one in skipped:
+        say(f"left out: {one.uri}: {one.reason}")

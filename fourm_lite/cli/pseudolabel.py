@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.words import Argument, Option
 
@@ -93,11 +93,12 @@ def pseudolabel(
 
     Writes a folder for each label and one for the crops. Only what is missing is made, so a run
     that was stopped goes on when it is started again, and a further label can be added later.
+    Photos that cannot be read are left out and listed.
 
     Raises:
         ConfigError: the folder was begun with other photos, crops or seed, or a label by another
             teacher
-        FourMError: a photo or a network cannot be read
+        FourMError: no photo can be read, or a network cannot
     """
     if words is not None:
         return _texts(photos, split, words, (model, share, spread), out, as_json)
@@ -112,30 +113,34 @@ def pseudolabel(
     made += _class_maps(segmentation, maps, map_size)
     policy = CropPolicy(size=size, scale=LabelRun().policy.scale)
     run = LabelRun(num_crops=crops, policy=policy, seed=seed, shard_size=shard_size)
-    count = _photos(photos, split, made, out, run, workers)
+    count, left_out = _photos(photos, split, made, out, run, workers)
     names = [name for labeller in made for name in labeller.names]
-    return _tell({"folder": out, "photos": count, "crops": crops, "labels": names}, as_json)
+    facts = {"folder": out, "photos": count, "crops": crops, "labels": names}
+    return _tell(facts, left_out, as_json)
 
 
 def _photos(
     photos: Path, split: str | None, made: list[Any], out: Path, run: Any, workers: int
-) -> int:
-    """Labels photos; returns how many."""
+) -> tuple[int, list[Any]]:
+    """Labels photos; returns how many, and what was left out."""
     from fourm_lite.data.pseudolabel import pseudolabel as label
-    from fourm_lite.data.records import read_records
+    from fourm_lite.data.records import read_listing
 
     _check([name for labeller in made for name in labeller.names])
-    records = read_records(photos, split=split)
+    listing = read_listing(photos, split=split)
     with count_progress("photos") as counts:
-        label(records, made, out, run=run, workers=workers, progress=partial(counts.tell, "photos"))
-    return len(records)
+        tell = partial(counts.tell, "photos")
+        unread = label(listing.records, made, out, run=run, workers=workers, progress=tell)
+    return len(listing.records) - len(unread), [*listing.skipped, *unread]
 
 
-def _tell(facts: dict[str, Any], as_json: bool) -> None:
+def _tell(facts: dict[str, Any], left_out: list[Any], as_json: bool) -> None:
     if as_json:
-        print_json(facts)
-    else:
-        print_facts({**facts, "labels": ", ".join(facts["labels"])})
+        print_json({**facts, "left_out": left_out_facts(left_out)})
+        return
+    count = len(left_out) or None
+    print_facts({**facts, "labels": ", ".join(facts["labels"]), "left out": count})
+    say_left_out(left_out)
 
 
 def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list[Any]:
@@ -184,7 +189,7 @@ def _texts(
         vectors = vectors_of_texts(asked, said, opinion=opinion, share=share, power=power)
     label_texts(records, name, vectors, out)
     facts = {"folder": out, "texts": len(records), "captions": len(said.captions)}
-    _tell({**facts, "labels": [name]}, as_json)
+    _tell({**facts, "labels": [name]}, [], as_json)
 
 
 def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:

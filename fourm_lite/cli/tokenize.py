@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.words import Argument, Option
 
@@ -39,32 +40,41 @@ def tokenize(
     """Turn labels and photos into tokens, for training.
 
     Labels keep the crops that they were made of. Only what is missing is made, so a run that was
-    stopped goes on when it is started again, and further tokenizers can be added later.
+    stopped goes on when it is started again, and further tokenizers can be added later. Photos that
+    cannot be read are left out and listed.
 
     Raises:
         ConfigError: the folder was begun with other crops or another tokenizer
-        FourMError: a tokenizer, a label or a photo cannot be read
+        FourMError: a tokenizer or a label cannot be read, or no photo
     """  # fmt: skip
     from fourm_lite.data.pseudolabel import CROPS, LabelRun
-    from fourm_lite.data.records import read_records
+    from fourm_lite.data.records import Listing, read_listing
     from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
     from fourm_lite.training.token_jobs import open_job
 
     labelled = (source / CROPS).is_dir()
     jobs = [open_job(word, source if labelled else None, device=device) for word in tokenizer]
-    if labelled:
-        records = [] if photos is None else read_records(photos, split=split)
-        parts = iter(parts_of_labels(source, records))
-    else:
-        records = read_records(source, split=split)
-        parts = parts_of_photos(records, LabelRun(num_crops=crops, seed=seed))
+    given = photos if labelled else source
+    listing = Listing(()) if given is None else read_listing(given, split=split)
+    run = LabelRun(num_crops=crops, seed=seed)
+    records, left_out = listing.records, list(listing.skipped)
+    parts = parts_of_labels(source, records) if labelled else parts_of_photos(records, run)
     with count_progress("photos") as counts:
         seen = tokenize_parts(
-            parts, jobs, out, batch_size=batch_size,
+            _noted(parts, left_out), jobs, out, batch_size=batch_size,
             progress=lambda done: counts.tell("photos", done, len(records)),
         )  # fmt: skip
     facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
     if as_json:
-        print_json(facts)
+        print_json({**facts, "left_out": left_out_facts(left_out)})
     else:
-        print_facts({**facts, "tokens": ", ".join(job.folder for job in jobs)})
+        folders = ", ".join(job.folder for job in jobs)
+        print_facts({**facts, "tokens": folders, "left out": len(left_out) or None})
+        say_left_out(left_out)
+
+
+def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
+    """The parts; what they lack is added to the list."""
+    for part in parts:
+        left_out += part.left_out
+        yield part

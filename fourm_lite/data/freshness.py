@@ -51,7 +51,7 @@ def is_stale(path: Path, now: Digests) -> bool:
         before = data[CONTENT]
     if before.shape != now.shape:
         return True
-    return bool(((before != now) & (before != "") & (now != "")).any())
+    return bool(((before != now) & (now != "")).any())
 
 
 def lacks(path: Path, now: Digests) -> bool:

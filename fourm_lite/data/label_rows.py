@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.pseudolabel import label_paths, read_labels
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.ids import places_of
 from fourm_lite.reading.arrays import open_npz
@@ -80,6 +79,38 @@ def mapped(path: Path, name: str) -> Array:
         path, dtype=place.dtype, mode="r", offset=place.offset, shape=place.shape,
         order="F" if place.fortran else "C",
     )  # fmt: skip
+
+
+def label_paths(folder: Path, name: str) -> list[Path]:
+    """The shards of one label, in order.
+
+    Raises:
+        FourMError: the folder holds no such label
+    """
+    paths = sorted((Path(folder) / name).glob("shard-*.npz"))
+    if not paths:
+        known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
+        raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
+    return paths
+
+
+def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
+    """All shards of one label, joined: ids and [N, n, ...].
+
+    Raises:
+        FourMError: the folder holds no such label
+    """
+    paths = label_paths(folder, name)
+    ids: list[str] = []
+    values: list[npt.NDArray[Any]] = []
+    for path in paths:
+        with open_npz(path) as data:
+            names, rows = data.rows("ids", "values")
+        if values and rows.shape[1:] != values[0].shape[1:]:
+            raise FourMError(f"{path} and {paths[0].name} hold unlike rows; make the label again")
+        ids += [str(i) for i in names]
+        values.append(rows)
+    return ids, np.concatenate(values)
 
 
 def read_vectors(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:

@@ -26,11 +26,18 @@ from fourm_lite.data.edges import canny
 from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.data.sources import KEPT, Record
+from fourm_lite.data.unread import (
+    check_same,
+    check_some,
+    left_out_of,
+    note_of_left_out,
+    opened,
+)
 from fourm_lite.errors import ConfigError, FourMError, check_most, suggest
 from fourm_lite.io.files import remove_leftovers, write_npz
 from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
-from fourm_lite.reading.arrays import open_npz
+from fourm_lite.photos.item import Skipped
 from fourm_lite.reading.regular import read_bytes
 
 log = logging.getLogger(__name__)
@@ -40,7 +47,7 @@ CROPS = "crop_settings"
 
 @dataclass(frozen=True)
 class Cuts:
-    """The crops of some photos, decoded.
+    """The crops of some photos, decoded; photos that cannot be read are left out.
 
     Shapes:
         pixels: uint8[B, n, S, S, 3], B photos of n crops each
@@ -50,6 +57,7 @@ class Cuts:
     crops: Sequence[Sequence[Crop]]
     sizes: Sequence[tuple[int, int]]
     pixels: Pixels
+    left_out: tuple[Skipped, ...] = ()
 
 
 class Labeller(Protocol):
@@ -291,16 +299,18 @@ def pseudolabel(
     run: LabelRun | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> tuple[Skipped, ...]:
     """Writes the labels of all records to `out/<label>/shard-00000.npz`, what is missing alone.
 
     Each file holds `ids`, `values` [B, n, ...] and a hash of each photo, `content`; the crops stand
-    in `out/crop_settings`. A shard with a photo that was replaced is made again.
+    in `out/crop_settings`. A shard with a photo that was replaced is made again. Returns the photos
+    that cannot be read, which have no labels.
     `progress` hears photos done and photos in all; `workers` shards are made at once, by threads.
 
     Raises:
         ConfigError: `out` was begun with other records, crops or seed, or a label by another
             source; or labels that this run does not make are of photos that were replaced
+        FourMError: no photo can be read
     """
     run = run or LabelRun()
     out = Path(out)
@@ -310,89 +320,73 @@ def pseudolabel(
     starts = range(0, len(records), run.shard_size)
     parts = [records[start : start + run.shard_size] for start in starts]
     pool = ThreadPoolExecutor(max(workers, 1))
+    left_out: list[Skipped] = []
     try:
         jobs = [
             pool.submit(_label_missing, part, labellers, out, number, run)
             for number, part in enumerate(parts)
         ]
         for done, job in enumerate(jobs, start=1):
-            job.result()
+            left_out += job.result()
             if progress is not None:
                 progress(min(done * run.shard_size, len(records)), len(records))
     finally:  # after an error, shards that were not begun are not begun
         pool.shutdown(cancel_futures=True)
+    check_some(records, left_out)
+    return tuple(left_out)
 
 
 def _label_missing(
     part: Sequence[Record], labellers: Sequence[Labeller], out: Path, number: int, run: LabelRun
-) -> None:
+) -> tuple[Skipped, ...]:
     shard = f"shard-{number:05d}.npz"
     now = digests(part)
     todo = [la for la in labellers if any(lacks(out / n / shard, now) for n in la.names)]
-    if todo or lacks(out / CROPS / shard, now):
-        check_others(out, shard, [CROPS, *(n for labeller in todo for n in labeller.names)], now)
-        _label_shard(part, todo, out / shard, run, now)
+    if not todo and not lacks(out / CROPS / shard, now):
+        return left_out_of(out / CROPS / shard)
+    check_others(out, shard, [CROPS, *(n for labeller in todo for n in labeller.names)], now)
+    return _label_shard(part, todo, out / shard, run, now)
 
 
 def _label_shard(
     part: Sequence[Record], todo: Sequence[Labeller], path: Path, run: LabelRun, content: Digests
-) -> None:
+) -> tuple[Skipped, ...]:
     out, shard = path.parent, path.name
     cuts = cut_records(part, run)
-    noted = {"ids": np.array([r.id for r in part]), CONTENT: content}
+    if not lacks(out / CROPS / shard, content):
+        check_same(out / CROPS / shard, [r.id for r in cuts.records], cuts.left_out)
+    if not cuts.records:
+        return cuts.left_out
+    noted = {"ids": np.array([r.id for r in cuts.records]), CONTENT: content}
     for labeller in todo:
         for name, values in labeller(cuts).items():
             write_npz(out / name / shard, {**noted, "values": values}, kept=KEPT)
     settings = np.stack([to_settings(c) for c in cuts.crops])
-    write_npz(out / CROPS / shard, {**noted, "values": settings}, kept=KEPT)
+    note = {**noted, **note_of_left_out(cuts.left_out)}
+    write_npz(out / CROPS / shard, {**note, "values": settings}, kept=KEPT)
+    return cuts.left_out
 
 
 def cut_records(records: Sequence[Record], run: LabelRun) -> Cuts:
     """Decodes and cuts some photos."""
-    all_crops, sizes, pixels = [], [], []
+    all_crops, sizes, pixels, left_out = [], [], [], []
+    kept: list[Record] = []
     for record in records:
-        image = record.open_image()
+        image = opened(record)
+        if isinstance(image, Skipped):
+            left_out.append(image)
+            continue
         rng = crop_rng(record.id, run.seed)
         crop = crops(image.height, image.width, run.num_crops, run.policy, rng)
+        kept.append(record)
         all_crops.append(crop)
         sizes.append((image.height, image.width))
         pixels.append(np.stack([np.asarray(cut_image(image, c)) for c in crop]))
-    return Cuts(records, all_crops, sizes, np.stack(pixels))
+    found = np.stack(pixels) if kept else np.zeros((0, run.num_crops, 0, 0, 3), np.uint8)
+    return Cuts(kept, all_crops, sizes, found, tuple(left_out))
 
 
 def crop_rng(identity: str, seed: int) -> np.random.Generator:
     """The random numbers of one photo: they depend on its id and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
-def label_paths(folder: Path, name: str) -> list[Path]:
-    """The shards of one label, in order.
-
-    Raises:
-        FourMError: the folder holds no such label
-    """
-    paths = sorted((Path(folder) / name).glob("shard-*.npz"))
-    if not paths:
-        known = sorted(p.name for p in Path(folder).glob("*") if p.is_dir())
-        raise FourMError(f"expected labels {name!r} in {folder}, found {known}")
-    return paths
-
-
-def read_labels(folder: Path, name: str) -> tuple[list[str], npt.NDArray[Any]]:
-    """All shards of one label, joined: ids and [N, n, ...].
-
-    Raises:
-        FourMError: the folder holds no such label
-    """
-    paths = label_paths(folder, name)
-    ids: list[str] = []
-    values: list[npt.NDArray[Any]] = []
-    for path in paths:
-        with open_npz(path) as data:
-            names, rows = data.rows("ids", "values")
-        if values and rows.shape[1:] != values[0].shape[1:]:
-            raise FourMError(f"{path} and {paths[0].name} hold unlike rows; make the label again")
-        ids += [str(i) for i in names]
-        values.append(rows)
-    return ids, np.concatenate(values)

@@ -98,8 +98,8 @@ class Listing:
         return Listing(tuple(unique(records)), self.skipped)
 
 
-def read_records(path: str | Path, *, split: str | None = None) -> list[Record]:
-    """The records of a source.
+def read_listing(path: str | Path, *, split: str | None = None) -> Listing:
+    """The records of a source, each id once, and what was left out.
 
     Args:
         path: a JSONL or Parquet list; a table of LanceDB; a tar; a folder that holds
@@ -114,7 +114,12 @@ def read_records(path: str | Path, *, split: str | None = None) -> list[Record]:
     place = Path(path).expanduser()
     listing = list_records(place)
     has_splits = not place.name.lower().endswith(TEXT_ENDINGS) and listing_file(place) is not None
-    return _told(listing.of_split(split if has_splits else None), place)
+    return listing.of_split(split if has_splits else None)
+
+
+def read_records(path: str | Path, *, split: str | None = None) -> list[Record]:
+    """The records of `read_listing`; the log is told what was left out."""
+    return _told(read_listing(path, split=split), path)
 
 
 def read_caption_list(
@@ -193,9 +198,25 @@ def as_records(items: Stream, captions_key: str = "captions", folder: Path = Pat
     records: list[Record] = []
     skipped: list[Skipped] = []
     for item in items:
-        one = item if isinstance(item, Skipped) else _record(item, captions_key, folder)
+        one = item if isinstance(item, Skipped) else record_of(item, captions_key, folder)
         (skipped if isinstance(one, Skipped) else records).append(one)  # type: ignore[arg-type]
     return Listing(tuple(records), tuple(skipped))
+
+
+def record_of(
+    item: Item, captions_key: str = "captions", folder: Path = Path()
+) -> Record | Skipped:
+    """An item as a record, or why it cannot be one."""
+    if item.beside:
+        return Skipped(item.uri, f"is a second picture of the sample {item.beside!r}")
+    row = {**item.columns, **item.fields}
+    try:
+        captions = captions_of(row.get(captions_key, row.get("caption", row.get("captions"))))
+        mix = mix_of(row, folder)
+    except (ValueError, FourMError) as error:
+        return Skipped(item.uri, str(error))
+    rest = {k: v for k, v in item.fields.items() if k not in (captions_key, "split", KEY)}
+    return Record(item.key, image_of(item.read), captions, text_of(row.get("split")), rest, mix)
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
@@ -297,19 +318,6 @@ def _texts(path: Path) -> Listing:
     return Listing(tuple(records), tuple(line for line in lines if isinstance(line, Skipped)))
 
 
-def _record(item: Item, captions_key: str, folder: Path) -> Record | Skipped:
-    if item.beside:
-        return Skipped(item.uri, f"is a second picture of the sample {item.beside!r}")
-    row = {**item.columns, **item.fields}
-    try:
-        captions = captions_of(row.get(captions_key, row.get("caption", row.get("captions"))))
-        mix = mix_of(row, folder)
-    except (ValueError, FourMError) as error:
-        return Skipped(item.uri, str(error))
-    rest = {k: v for k, v in item.fields.items() if k not in (captions_key, "split", KEY)}
-    return Record(item.key, image_of(item.read), captions, text_of(row.get("split")), rest, mix)
-
-
 def image_of(read: Callable[[], bytes]) -> Path | bytes:
     """What a record keeps of a picture: where its file is, or its bytes."""
     return read.path if isinstance(read, FileContent) else read()
@@ -337,6 +345,6 @@ def _place(record: Record) -> str:
     return f"{where}, split {record.split!r}" if record.split else where
 
 
-def _told(listing: Listing, where: Path) -> list[Record]:
+def _told(listing: Listing, where: Any) -> list[Record]:
     tell_skipped(listing.skipped, where)
     return list(listing.records)

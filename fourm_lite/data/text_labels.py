@@ -27,6 +27,7 @@ from fourm_lite.data.label_rows import read_vectors
 from fourm_lite.data.pseudolabel import CROPS, LabelRun
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.sources import Record
+from fourm_lite.data.unread import usable
 from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
@@ -62,6 +63,7 @@ class Said:
         if not spoken:
             raise FourMError("a regression from words needs photos with captions, found none")
         ids, values = read_vectors(labels, name)
+        spoken = usable(spoken, set(ids))
         rows = aligned(ids, [r.id for r in spoken], values)[:, 0].astype(np.float32)
         counts = [len(r.captions) for r in spoken]
         which = np.repeat(np.arange(len(spoken)), counts)

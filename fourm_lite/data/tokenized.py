@@ -25,9 +25,11 @@ from fourm_lite.data.freshness import digests, has_note, note_of, write_note
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.sources import Record
+from fourm_lite.data.unread import left_out_of, opened
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.io.locks import alone
+from fourm_lite.photos.item import Skipped
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.tokenization.vqvae import VQTokenizer
 
@@ -74,6 +76,8 @@ class Part:
     Shapes:
         settings: int64[n, crops, 5]
         labels: name -> [n, crops, ...], read when it is asked for
+    Units:
+        left_out: photos of the shard that cannot be read
     """
 
     number: int
@@ -81,6 +85,7 @@ class Part:
     settings: Array
     labels: Callable[[str], Array]
     records: Mapping[str, Record] = field(default_factory=dict)
+    left_out: tuple[Skipped, ...] = ()
 
 
 def parts_of_labels(folder: Path, records: Sequence[Record] = ()) -> list[Part]:
@@ -94,10 +99,18 @@ def parts_of_labels(folder: Path, records: Sequence[Record] = ()) -> list[Part]:
         raise FourMError(f"{folder} holds no labels; make them with `fourm-lite pseudolabel`")
     by_id = {r.id: r for r in records}
     out = []
-    for number, path in enumerate(paths):
+    for path in paths:
         ids, settings = _npz(path)
-        out.append(Part(number, ids, settings, _label_reader(Path(folder), path.name), by_id))
+        read = _label_reader(Path(folder), path.name)
+        out.append(Part(_number(path), ids, settings, read, by_id, left_out_of(path)))
     return out
+
+
+def _number(path: Path) -> int:
+    digits = path.stem.rpartition("-")[2]
+    if not digits.isdecimal():
+        raise FourMError(f"shards of labels are named shard-00000.npz, got {path}")
+    return int(digits)
 
 
 def _label_reader(folder: Path, shard: str) -> Callable[[str], Array]:
@@ -120,14 +133,19 @@ def _npz(path: Path) -> tuple[list[str], Array]:
 def parts_of_photos(records: Sequence[Record], run: LabelRun) -> Iterator[Part]:
     """Photos without labels, cut as `pseudolabel` would cut them."""
     for number, start in enumerate(range(0, len(records), run.shard_size)):
-        part = records[start : start + run.shard_size]
-        rows = []
-        for record in part:
-            image = record.open_image()
+        part, rows, left_out = [], [], []
+        for record in records[start : start + run.shard_size]:
+            image = opened(record)
+            if isinstance(image, Skipped):
+                left_out.append(image)
+                continue
+            part.append(record)
             rng = crop_rng(record.id, run.seed)
             drawn = crops(image.height, image.width, run.num_crops, run.policy, rng)
             rows.append(to_settings(drawn))
-        yield Part(number, [r.id for r in part], np.stack(rows), _no_label, {r.id: r for r in part})
+        settings = np.stack(rows) if rows else np.zeros((0, run.num_crops, 5), np.int64)
+        by_id = {r.id: r for r in part}
+        yield Part(number, list(by_id), settings, _no_label, by_id, tuple(left_out))
 
 
 def _no_label(name: str) -> Array:
@@ -154,6 +172,8 @@ def tokenize_parts(
     _claim(out, jobs)
     seen = 0
     for part in parts:
+        if not part.ids:
+            continue
         _same_crops(out, part)
         notes = {label: _note(label, part) for label in {job.label for job in jobs}}
         for job in jobs:

@@ -12,6 +12,9 @@ from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import png
+from fourm_lite.photos.content import FileContent
+from fourm_lite.photos.item import Item
+from fourm_lite.photos.sources import folder_items
 
 # Photographs that come with packages which many environments hold, people first: package, file,
 # and words that ask for it.
@@ -53,8 +56,9 @@ def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The files below a folder whose names end as those of pictures do; drawings of ours last."""
-    found = [p for p in folder.rglob("*") if p.suffix[1:].lower() in ENDINGS and p.is_file()]
+    """The pictures below a folder, as an index finds them; drawings of ours last."""
+    items = (item for item in folder_items(folder, tars=False) if isinstance(item, Item))
+    found = [item.read.path for item in items if isinstance(item.read, FileContent)]
     return sorted(found, key=lambda p: (is_drawing(p), p))
 
 

@@ -23,6 +23,7 @@ from fourm_lite.embedders.image_configs import (
     pixels_of,
     preset,
 )
+from fourm_lite.embedders.images import ImagePreprocess
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.onnx import fold_weights
 from fourm_lite.io.strict_json import read_json_object
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 VECTORS = ("embedding", "embeddings", "image_embeds", "pooler_output", "last_hidden_state")
 TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
 }  # fmt: skip
 MAPS = ("feature_map", "patches", "last_hidden_state", "features")
 
@@ -47,7 +49,9 @@ def load_onnx(
     preprocess: Preprocess | str | None = None,
     image_size: int | None = None,
 ) -> NetworkEmbedder:
-    """An embedder from an ONNX file with one picture input [B, 3, H, W].
+    """An embedder from an ONNX file with one picture input, [B, 3, H, W] or [B, H, W, 3].
+
+    A network that reads bytes (uint8) scales and normalises by itself: it gets pixels of 0..255.
 
     `output` and `patches` name the outputs that are the vector and the feature map; left out, they
     are found by name ("embedding", "feature_map", ...) and rank.
@@ -111,10 +115,10 @@ def _input(session: Any) -> Any:
     inputs = session.get_inputs()
     shape: Sequence[Any] = inputs[0].shape or ()
     # Exporters name what they leave open: "batch_size", "num_channels", ... or nothing at all
-    channels = shape[1] if len(shape) == 4 else 0
+    channels = shape[_channels(shape)] if len(shape) == 4 else 0
     if len(inputs) != 1 or (isinstance(channels, int) and channels != 3):
         raise ConfigError(
-            f"expected one input [B, 3, H, W], the file has "
+            f"expected one input [B, 3, H, W] or [B, H, W, 3], the file has "
             f"{[(item.name, item.shape) for item in inputs]}"
         )
     if inputs[0].type not in TYPES:
@@ -125,13 +129,23 @@ def _input(session: Any) -> Any:
     return inputs[0]
 
 
+def _channels(shape: Sequence[Any]) -> int:
+    """Which axis of [B, ...] the colours are: the last one, as TensorFlow has it, or the second."""
+    return 3 if shape[3] == 3 and shape[1] != 3 else 1
+
+
+def _edges(shape: Sequence[Any]) -> list[Any]:
+    """Height and width, as the file says them."""
+    return list(shape[1:3] if _channels(shape) == 3 else shape[2:])
+
+
 def _size(shape: Sequence[Any], image_size: int | None) -> tuple[int, int]:
     """Height and width that the network reads: the file's own, or as asked where it leaves them.
 
     Raises:
         ConfigError: nobody says, or both say and differ
     """
-    fixed = [edge if isinstance(edge, int) and edge > 0 else None for edge in shape[2:]]
+    fixed = [edge if isinstance(edge, int) and edge > 0 else None for edge in _edges(shape)]
     sizes = [edge or image_size for edge in fixed]
     if image_size is not None and any(size != image_size for size in sizes):
         raise ConfigError(f"the file reads pictures of {fixed}, got image_size={image_size}")
@@ -170,10 +184,34 @@ def _preprocess(
     return type(found)(**{**vars(found), "size": size, "crop": size, "resize": resize})
 
 
+def _scale_of_bytes(prepare: Preprocess) -> float:
+    """What brings a preprocessing's values back to 0..255.
+
+    Raises:
+        ConfigError: it normalises, or does what is not known here
+    """
+    if isinstance(prepare, ImagePreprocess):
+        plain, scale = not any(prepare.mean) and set(prepare.std) == {1.0}, prepare.scale
+    else:
+        made = getattr(prepare, "processor", None)
+        plain = getattr(made, "do_normalize", True) is False
+        rescaled = getattr(made, "do_rescale", False)
+        scale = float(getattr(made, "rescale_factor", 1.0)) if rescaled else 1.0
+    if not plain:
+        raise ConfigError(
+            "the network reads bytes (uint8) and normalises by itself, and its preprocessing "
+            "normalises too; pass preprocess='unit', or one without mean and deviation"
+        )
+    return 1 / scale
+
+
 def _runner(
     session: Any, prepare: Preprocess, name: str
 ) -> Callable[[list[Image], str], np.ndarray[Any, Any]]:
     entry = session.get_inputs()[0]
+    kind = TYPES[entry.type]
+    scale = _scale_of_bytes(prepare) if kind is np.uint8 else None
+    last = _channels(entry.shape) == 3
     batch = entry.shape[0]
     batch = batch if isinstance(batch, int) and batch > 0 else None
 
@@ -183,7 +221,9 @@ def _runner(
             batch is not None and count < batch
         ):  # a network of a fixed batch: the last one is filled
             pixels = torch.cat([pixels, pixels[-1:].expand(batch - count, -1, -1, -1)])
-        values = np.ascontiguousarray(pixels.numpy().astype(TYPES[entry.type]))
+        whole = pixels if scale is None else (pixels * scale).round().clamp(0, 255)
+        laid = whole.permute(0, 2, 3, 1) if last else whole
+        values = np.ascontiguousarray(laid.numpy().astype(kind))
         try:
             found: np.ndarray[Any, Any] = session.run([output], {entry.name: values})[0]
         except Exception as error:  # onnxruntime's own types have no common base
@@ -196,7 +236,8 @@ def _runner(
                 f"'{name}' gives '{output}' {list(found.shape)} of {batch} pictures; an embedder "
                 "gives one row a picture"
             )
-        return found[:count] if batch is not None else found
+        found = found[:count] if batch is not None else found
+        return np.moveaxis(found, -1, 1) if last and found.ndim == 4 else found
 
     def run(images: list[Image], output: str) -> np.ndarray[Any, Any]:
         pixels = pixels_of(prepare, images)

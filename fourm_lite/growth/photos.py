@@ -9,21 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from fourm_lite.data.sources import Record
+from fourm_lite.data.records import Record, record_of
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 from fourm_lite.growth.options import MIN_HELD_OUT, MIN_PHOTOS, Options
 from fourm_lite.io.files import write_whole
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
-from fourm_lite.photos.content import FileContent
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.sources import open_sources
-from fourm_lite.photos.values import captions_of, text_of
 from fourm_lite.reading.budget import budget
 from fourm_lite.reading.regular import read_text
 
@@ -75,15 +73,14 @@ def list_photos(paths: Sequence[Path], options: Options, folder: Path, tell: Tel
     skipped: list[Skipped] = []
     seen: set[str] = set()
     for item in open_sources(paths):
-        if isinstance(item, Skipped):
-            skipped.append(item)
-        elif item.id in seen:
-            skipped.append(Skipped(item.uri, f"the id {item.id!r} came before; rename one"))
-        else:
-            seen.add(item.id)
-            found.append(_record(item, folder / "pictures", len(found)))
-            if len(found) % 500 == 0:
-                tell("listing photos", len(found), 0)
+        record = _record(item, seen)
+        if isinstance(record, Skipped):
+            skipped.append(record)
+            continue
+        seen.add(record.id)
+        found.append(_written(record, folder / "pictures", len(found)))
+        if len(found) % 500 == 0:
+            tell("listing photos", len(found), 0)
     listing = Listing(tuple(_parted(found, options)), tuple(skipped))
     _check_counts(listing, paths)
     _write(folder, listing)
@@ -133,24 +130,25 @@ def _lines(path: Path, form: type[Line]) -> Iterator[Line]:
                 ) from error
 
 
-def _record(item: Item, folder: Path, number: int) -> Record:
-    """An item as a record with a path; the bytes of a container's member are written out."""
-    if isinstance(item.read, FileContent):
-        path = item.read.path
-    else:
-        path = folder / f"{number:07d}.picture"
-        write_whole(path, item.read(), sync=False)
-    return Record(item.id, path, _captions(item.columns), text_of(item.columns.get("split")))
+def _record(item: Item | Skipped, seen: Container[str]) -> Record | Skipped:
+    """An item as a record under the id that an index gives it; or why it is left out."""
+    if isinstance(item, Skipped):
+        return item
+    if item.id in seen:
+        return Skipped(item.uri, f"the id {item.id!r} came before; rename one")
+    record = record_of(item)
+    if isinstance(record, Record) and record.mix is not None:
+        return Skipped(item.uri, "is a mixture of photos; give the photos")
+    return record if isinstance(record, Skipped) else replace(record, id=item.id)
 
 
-def _captions(columns: Mapping[str, Any]) -> tuple[str, ...]:
-    for name in ("captions", "caption"):
-        if name in columns:
-            try:
-                return captions_of(columns[name])
-            except ValueError:
-                return ()
-    return ()
+def _written(record: Record, folder: Path, number: int) -> Record:
+    """The record with a path; the bytes of a container's member are written out."""
+    if isinstance(record.image, Path):
+        return record
+    path = folder / f"{number:07d}.picture"
+    write_whole(path, record.image, sync=False)
+    return replace(record, image=path)
 
 
 def _parted(records: Sequence[Record], options: Options) -> list[Record]:

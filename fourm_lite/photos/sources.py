@@ -49,6 +49,10 @@ def open_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
     Raises:
         ConfigError: a path is not there or of a kind that is not read; said before the first item
     """
+    paths = list(paths)
+    remote = next((str(path) for path in paths if "://" in str(path)), None)
+    if remote is not None:
+        raise ConfigError(f"photos are read from this machine, got {remote}; copy them here first")
     # Absolute, because a row outlives the folder that it was indexed from.
     places = [Path(path).expanduser().absolute() for path in paths]
     return _chain([(place, reader_of(place)) for place in places], prefix)

@@ -148,17 +148,23 @@ def _image_column(schema: Any) -> tuple[str, str]:
     """The column with bytes and, where there is none, the column with file names."""
     import pyarrow as pa
 
+    def is_one_of(kind: Any, *names: str) -> bool:
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
+
     def holds_bytes(kind: Any) -> bool:
         if pa.types.is_struct(kind):
             return any(field.name == "bytes" for field in kind)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return is_one_of(kind, "binary", "large_binary", "binary_view", "fixed_size_binary")
 
     for name in (*IMAGE_COLUMNS, *schema.names):
         if name in schema.names and holds_bytes(schema.field(name).type):
             return name, ""
-    texts = (pa.string(), pa.large_string())
     for name in FILE_COLUMNS:
-        if name in schema.names and schema.field(name).type in texts:
+        if name in schema.names and is_one_of(
+            schema.field(name).type, "string", "large_string", "string_view"
+        ):
             return "", name
     return "", ""
 

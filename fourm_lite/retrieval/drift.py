@@ -30,6 +30,25 @@ def without_nan(array: Any) -> Any:
     return array
 
 
+def float_columns(fields: Any, above: str = "") -> list[str]:
+    """The columns of fractions, also inside of objects, as a condition names them.
+
+    >>> import pyarrow as pa
+    >>> float_columns(pa.schema([("a", pa.float32()), ("b", pa.struct([("c", pa.float64())]))]))
+    ['`a`', '`b`.`c`']
+    """
+    import pyarrow as pa
+
+    found = []
+    for field in fields:
+        name = f"{above}`{field.name}`"
+        if pa.types.is_struct(field.type):
+            found += float_columns(field.type, f"{name}.")
+        elif pa.types.is_floating(field.type) and "`" not in field.name:
+            found.append(name)
+    return found
+
+
 def known_type(kind: Any) -> Any:
     """The part of a type that is known: that of ``[]`` and ``{}`` is not, and gives null."""
     import pyarrow as pa

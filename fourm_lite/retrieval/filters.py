@@ -49,11 +49,16 @@ _importing = threading.Lock()
 
 
 @functools.lru_cache(maxsize=64)
-def filter_sql(where: str) -> str:
+def filter_sql(where: str, with_nan: frozenset[str] = frozenset()) -> str:
     """The condition in the engine's own words.
 
     >>> filter_sql("year > 2020 AND title LIKE 'a%'")
     "(year > 2020) AND (title LIKE 'a%')"
+
+    Args:
+        where: the condition
+        with_nan: columns, in small letters, that hold NaN: it counts as null, where the engine
+            takes it for the largest number
 
     Raises:
         ConfigError: it is no single condition of the small grammar, or too large
@@ -64,7 +69,7 @@ def filter_sql(where: str) -> str:
         raise ConfigError(
             f"where takes at most {MAX_LETTERS} letters, got {len(where)}; ask several times"
         )
-    return _Writer().write(_parsed(where), 0)
+    return _Writer(with_nan).write(_parsed(where), 0)
 
 
 def _parsed(where: str) -> Any:
@@ -125,8 +130,9 @@ def _refusal(where: str, reason: str) -> ConfigError:
 class _Writer:
     """Writes a tree down; whatever the grammar does not name is refused where it is met."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_nan: frozenset[str]) -> None:
         self.parts = 0
+        self.with_nan = with_nan
 
     def write(self, node: Any, depth: int) -> str:
         """One node with all below it."""
@@ -165,10 +171,13 @@ class _Writer:
 
     def _function(self, node: Any, depth: int) -> str:
         arguments = []
+        known = self.with_nan
+        self.with_nan = frozenset() if type(node).__name__ == "IsNan" else known
         for value in node.args.values():
             for one in value if isinstance(value, list) else [value]:
                 if hasattr(one, "args"):
                     arguments.append(self.write(one, depth + 1))
+        self.with_nan = known
         return f"{FUNCTIONS[type(node).__name__]}({', '.join(arguments)})"
 
     def _and(self, node: Any, depth: int) -> str:
@@ -222,12 +231,17 @@ class _Writer:
         return f"CAST({self.write(node.this, depth)} AS {CASTS[name]})"
 
     def _column(self, node: Any, _: int) -> str:
-        return ".".join(self._identifier(part) for part in node.parts)
+        return self._number(".".join(self._identifier(part) for part in node.parts))
+
+    def _number(self, name: str) -> str:
+        """A column, with null in the place of NaN."""
+        holds = name.replace("`", "").lower() in self.with_nan
+        return f"nullif({name}, CAST('NaN' AS DOUBLE))" if holds else name
 
     def _dot(self, node: Any, depth: int) -> str:
         if type(node.expression).__name__ != "Identifier":
             raise ConfigError(f"where does not take {node.sql()[:80]!r}; {ALLOWED}")
-        return f"{self.write(node.this, depth)}.{self._identifier(node.expression)}"
+        return self._number(f"{self.write(node.this, depth)}.{self._identifier(node.expression)}")
 
     def _bracket(self, node: Any, depth: int) -> str:
         """A field of a column of tables: exif['iso']."""
@@ -235,7 +249,7 @@ class _Writer:
         named = len(inner) == 1 and type(inner[0]).__name__ == "Literal" and inner[0].is_string
         if not named or type(node.this).__name__ not in ("Column", "Bracket"):
             raise ConfigError(f"where does not take {node.sql()[:80]!r}; {ALLOWED}")
-        return f"{self.write(node.this, depth)}.{_quoted_name(inner[0].this)}"
+        return self._number(f"{self.write(node.this, depth)}.{_quoted_name(inner[0].this)}")
 
     def _identifier(self, node: Any) -> str:
         if type(node).__name__ != "Identifier":

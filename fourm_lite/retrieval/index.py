@@ -285,7 +285,6 @@ class Index:
         ann: Ann | None = None,
     ) -> list[Hits]:
         """One answer a vector of float[Q, E]; the arguments are those of ``search``."""
-        condition = None if where is None else filter_sql(where)
         check_most(1 << 40, k=k)
         if k < 1:
             raise ConfigError(f"k is the number of hits and at least 1, got {k}")
@@ -296,6 +295,7 @@ class Index:
             if not reader.rows.count():
                 return [Hits([], np.empty(0, np.float32)) for _ in queries]
             calibration = Calibration.of(reader.manifest.calibration)
+            condition = None if where is None else filter_sql(where, reader.rows.with_nan)
             wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
             found = reader.nearest(queries, wide, condition, engine=engine, ann=ann)
             hits = [with_confidence(reader.hits(one, columns), calibration) for one in found]
@@ -324,8 +324,8 @@ class Index:
 
     def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
         """Runs over the rows as Arrow record batches, in row order."""
-        condition = None if where is None else filter_sql(where)
         reader = self._handle.newest()
+        condition = None if where is None else filter_sql(where, reader.rows.with_nan)
         if reader.rows.exists:
             for _, batch in reader.rows.scan(reader.columns(columns), condition):
                 yield batch

@@ -40,7 +40,8 @@ class IngestReport:
 
     Units:
         ``updated`` rows kept their vector and got new columns; ``missing`` rows are in the index
-        but not in the sources (``removed`` counts them where they were to be deleted)
+        but not in the sources (``removed`` counts them where they were to be deleted);
+        ``left_empty`` are values that do not fit their column, of rows that are in the index
     """
 
     seen: int = 0
@@ -51,6 +52,7 @@ class IngestReport:
     missing: int = 0
     removed: int = 0
     unreadable: list[Skipped] = field(default_factory=list)
+    left_empty: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -60,8 +62,9 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
-        listed = [{"uri": s.uri, "reason": s.reason} for s in self.unreadable]
-        return {**self.__dict__, "unreadable": listed, "rate": self.rate}
+        lists = {name: getattr(self, name) for name in ("unreadable", "left_empty")}
+        told = {n: [{"uri": s.uri, "reason": s.reason} for s in some] for n, some in lists.items()}
+        return {**self.__dict__, **told, "rate": self.rate}
 
 
 def index_items(
@@ -271,17 +274,44 @@ class _Run:
     def _write(self, rows: list[_Loaded], parts: Mapping[str, Any]) -> None:
         """Writes rows together, or in halves where the columns of one do not fit."""
         try:
-            ids = [one.item.id for one in rows]
-            vectors, codes = parts.get("vectors"), parts.get("codes")
-            self._index.upsert(ids, vectors, codes=codes, **_columns(rows))
-        except (ConfigError, ShapeError) as error:
+            self._put(rows, parts, _columns(rows))
+        except (ConfigError, ShapeError):
             if len(rows) == 1:
-                self.report.unreadable.append(Skipped(rows[0].item.uri, str(error)))
+                self._write_fitting(rows[0], parts)
                 return
             middle = len(rows) // 2
             for half in (slice(None, middle), slice(middle, None)):
                 self._write(rows[half], {name: part[half] for name, part in parts.items()})
             return
+        self._count(rows)
+
+    def _write_fitting(self, row: _Loaded, parts: Mapping[str, Any]) -> None:
+        """Writes a row without the values that do not fit their columns; these are listed."""
+        columns = _columns([row])
+        kept = {name: columns.pop(name) for name in ("uri", "content_hash")}
+        refused = []
+        try:
+            self._put([row], parts, kept)  # without row_hash: a stop from here on is made good
+            for name in [n for n in columns if n != "row_hash"]:
+                try:
+                    self._put([row], parts, {**kept, name: columns[name]})
+                    kept[name] = columns[name]
+                except (ConfigError, ShapeError) as error:
+                    refused.append(Skipped(row.item.uri, str(error)))
+            self._put([row], parts, {**kept, "row_hash": columns["row_hash"]})
+        except (ConfigError, ShapeError) as error:
+            self.report.unreadable.append(Skipped(row.item.uri, str(error)))
+            return
+        self.report.left_empty += refused
+        self._count([row])
+
+    def _put(
+        self, rows: Sequence[_Loaded], parts: Mapping[str, Any], columns: Mapping[str, Any]
+    ) -> None:
+        ids = [one.item.id for one in rows]
+        self._index.upsert(ids, parts.get("vectors"), codes=parts.get("codes"), **columns)
+
+    def _count(self, rows: Sequence[_Loaded]) -> None:
         for one in rows:
             setattr(self.report, one.state, getattr(self.report, one.state) + 1)
 

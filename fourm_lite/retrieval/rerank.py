@@ -6,7 +6,8 @@ of one query; they are put in its order, and the hits behind them keep theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,12 +17,26 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.retrieval.hits import Hits
 
+log = logging.getLogger(__name__)
+
+
+class UnseenError(ConfigError):
+    """A reranker cannot look at some hits; `uris` are theirs."""
+
+    def __init__(self, message: str, uris: Sequence[str]) -> None:
+        super().__init__(message)
+        self.uris = frozenset(uris)
+
 
 class Reranker(Protocol):
     """Scores candidates of one query."""
 
     def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
-        """One score a candidate, float32[K]; larger is better."""
+        """One score a candidate, float32[K]; larger is better.
+
+        Raises:
+            UnseenError: some candidates cannot be looked at; it is called again without them
+        """
         ...
 
 
@@ -29,28 +44,53 @@ def rerank(query: Any, hits: Hits, reranker: Reranker, *, depth: int = 100) -> H
     """The hits with the first ``depth`` in the reranker's order.
 
     The cosines move to the column ``cosine``; ``scores`` are the reranker's, and not a number
-    behind ``depth``. Of equal scores the hit that stood earlier comes first.
+    behind ``depth``. Of equal scores the hit that stood earlier comes first. A hit that the
+    reranker cannot look at keeps its place, without a score, and the log tells of it.
+
     Raises:
         ConfigError: a score is not a number
         ShapeError: the reranker did not give one score a candidate
+        UnseenError: none of the hits can be looked at
     """
     if depth < 1:
         raise ConfigError(f"depth is the number of hits to rerank and at least 1, got {depth}")
-    head = hits.take(range(min(depth, len(hits))))
-    new = np.asarray(reranker(query, head), np.float32)
+    seen, new = _scores(query, hits.take(range(min(depth, len(hits)))), reranker)
+    places = np.arange(len(hits))
+    scores = np.full(len(hits), np.nan, np.float32)
+    order = np.argsort(-new, kind="stable")
+    places[seen], scores[seen] = seen[order], new[order]
+    taken = hits.take(places.tolist())
+    columns = {**taken.columns, "cosine": [float(s) for s in taken.scores]}
+    # The probability belongs to the old first hit, so it must be told anew.
+    return Hits(taken.ids, scores, columns)
+
+
+def _scores(
+    query: Any, head: Hits, reranker: Reranker
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The places of the hits that could be looked at, and their scores."""
+    uris = head.columns.get("uri", [None] * len(head))
+    seen = np.arange(len(head))
+    while True:
+        some = head.take(seen.tolist())
+        try:
+            return seen, _checked(reranker(query, some), some)
+        except UnseenError as error:
+            left = np.array([at for at in seen if uris[at] not in error.uris], np.int64)
+            if len(left) in (0, len(seen)):
+                raise
+            log.warning("%d hits keep their place: %s", len(seen) - len(left), error)
+            seen = left
+
+
+def _checked(scores: Any, head: Hits) -> npt.NDArray[np.float32]:
+    new = np.asarray(scores, np.float32)
     if new.shape != (len(head),):
         raise ShapeError(f"{len(head)} candidates were scored with shape {list(new.shape)}")
     if np.isnan(new).any():
         place = int(np.flatnonzero(np.isnan(new))[0])
         raise ConfigError(f"the reranker gave no number to hit {head.ids[place]!r}")
-    order = np.argsort(-new, kind="stable")
-    places = [*order.tolist(), *range(len(head), len(hits))]
-    scores = np.full(len(hits), np.nan, np.float32)
-    scores[: len(head)] = new[order]
-    taken = hits.take(places)
-    columns = {**taken.columns, "cosine": [float(s) for s in taken.scores]}
-    # The probability belongs to the old first hit, so it must be told anew.
-    return Hits(taken.ids, scores, columns)
+    return new
 
 
 @dataclass(frozen=True)

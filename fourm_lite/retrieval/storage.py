@@ -23,6 +23,7 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.retrieval.drift import (
     EXACT,
     cast_name,
+    float_columns,
     holds_nothing,
     missing_fields,
     reaches,
@@ -76,6 +77,17 @@ class Snapshot:
     @cached_property
     def _all_rows(self) -> int:
         return reading(None, lambda: int(self._table.count_rows()))
+
+    @cached_property
+    def with_nan(self) -> frozenset[str]:
+        """The columns that hold NaN, in small letters: an index of an older version may."""
+        names = float_columns(self.schema) if self.exists else []
+        tests = {name: f"isnan({name})" for name in names}
+        if not tests or not self.count(" OR ".join(tests.values())):
+            return frozenset()
+        return frozenset(
+            n.replace("`", "").lower() for n, test in tests.items() if self.count(test)
+        )
 
     def count(self, where: str | None = None) -> int:
         """How many rows there are, or how many pass the filter."""

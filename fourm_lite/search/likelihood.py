@@ -34,6 +34,7 @@ from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.retrieval.hits import Hits
+from fourm_lite.retrieval.rerank import UnseenError
 from fourm_lite.search.parts import Given, check_given, check_weights
 from fourm_lite.search.sheets import Sheet, packed
 from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
@@ -331,12 +332,14 @@ def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pic
         advice: what to do where a row names none
 
     Raises:
-        ConfigError: a row names no photo, or it is not there any more
+        ConfigError: a row names no photo
+        UnseenError: photos are not there any more, or cannot be read
     """
     places = hits.columns.get("uri", [None] * len(hits))
 
     def open_some(part: slice) -> list[Any]:
         found = []
+        lost: dict[str, Exception] = {}
         for place in places[part]:
             if not isinstance(place, str):
                 raise ConfigError(
@@ -346,10 +349,14 @@ def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pic
             try:
                 found.append(open_rgb(read_uri(place)))
             except (OSError, FourMError) as error:
-                raise ConfigError(
-                    f"reranking by pixels opens the photo of each hit, and that of {place} cannot "
-                    f"be opened ({error}); bring the index up to date with --prune, or {advice}"
-                ) from error
+                lost[place] = error
+        if lost:
+            place, error = next(iter(lost.items()))
+            raise UnseenError(
+                f"reranking by pixels opens the photo of each hit, and that of {place} cannot be "
+                f"opened ({error}); bring the index up to date with --prune, or {advice}",
+                list(lost),
+            ) from error
         return found
 
     return open_some

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.data.label_rows import LabelRows
+from fourm_lite.data.label_rows import LabelRows, read_labels
 from fourm_lite.data.loader import Component
-from fourm_lite.data.pseudolabel import METADATA, read_labels
+from fourm_lite.data.pseudolabel import METADATA
 from fourm_lite.data.records import read_records, read_spoken
 from fourm_lite.data.shards import (
     CROPS,
@@ -22,6 +22,7 @@ from fourm_lite.data.shards import (
     read_tokens,
 )
 from fourm_lite.data.sources import Record
+from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality
@@ -84,7 +85,7 @@ def read_samples(
         ConfigError: tokens and labels were cut at different places
     """
     read = read_spoken if data.texts else read_records
-    records = read(data.captions, split=data.split)
+    records = _usable(read(data.captions, split=data.split), data)
     ids = [r.id for r in records]
     tokens = {
         m.name: aligned(*in_order(ids, read_tokens(data.tokens, m.path)))
@@ -99,6 +100,19 @@ def read_samples(
         pixels={m.name: m.image_size or 224 for m in modalities.values() if m.kind == "pixels"},
         labels={name: _label_rows(data, name, ids) for name in sorted(labels)},
     )
+
+
+def _usable(records: list[Record], data: DataRecipe) -> list[Record]:
+    """The records less photos that cannot be read and so have no tokens or labels; these are told.
+
+    Photos whose tokens or labels were only never made stay, and are asked for.
+    """
+    known = []
+    if data.tokens is not None:
+        known.append(set(read_tokens(data.tokens, CROPS)[0]))
+    if data.labels is not None:
+        known.append(set(read_labels(data.labels, CROPS)[0]))
+    return usable(records, *known)
 
 
 def _label_rows(data: DataRecipe, name: str, ids: Sequence[str]) -> LabelRows:

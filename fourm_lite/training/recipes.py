@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import Component, MaskedStream
-from fourm_lite.data.pseudolabel import read_labels
 from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import (
     AlignedSamples,
@@ -22,6 +22,7 @@ from fourm_lite.data.shards import (
     read_tokens,
 )
 from fourm_lite.data.sources import Record
+from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
@@ -292,8 +293,8 @@ def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Rec
     """The records of a source and the teacher's vectors of their crops: float[N, crops, C]."""
     if data.labels is None or not recipe.start.embeddings:
         raise ConfigError(f"start.{key} needs labels of its source and start.embeddings (a label)")
-    records = read_records(data.captions, split=data.split)
     found = read_labels(data.labels, recipe.start.embeddings)
+    records = usable(read_records(data.captions, split=data.split), set(found[0]))
     values = aligned(*in_order([r.id for r in records], found))
     return records, torch.from_numpy(values).float()
 
@@ -369,8 +370,9 @@ def _hints(
 
 
 def _figures(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchFigures:
-    records = read_records(recipe.captions, split=recipe.split)
-    values = aligned(*in_order([r.id for r in records], read_labels(recipe.labels, recipe.label)))
+    found = read_labels(recipe.labels, recipe.label)
+    records = usable(read_records(recipe.captions, split=recipe.split), set(found[0]))
+    values = aligned(*in_order([r.id for r in records], found))
     gallery = torch.from_numpy(values[:, 0]).float()
     tokenizer = _tokenizer_of(model.modality(recipe.target))
     return SearchFigures(model, tokenizer, text, records, gallery, recipe)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourm_lite.data.augment import CropPolicy, cut_image, random_crop
+from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import ArrayStream
-from fourm_lite.data.pseudolabel import read_labels
 from fourm_lite.data.sources import Record, read_caption_list
 from fourm_lite.data.tokenized import FORMS
 from fourm_lite.errors import CheckpointError, ConfigError

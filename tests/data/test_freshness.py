@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.data.label_rows import LabelRows
+from fourm_lite.data.label_rows import LabelRows, read_labels
 from fourm_lite.data.pseudolabel import (
     CROPS,
     EdgeLabeller,
@@ -14,7 +14,6 @@ from fourm_lite.data.pseudolabel import (
     MetadataLabeller,
     PaletteLabeller,
     pseudolabel,
-    read_labels,
 )
 from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import aligned, read_tokens, write_tokens
@@ -136,3 +135,76 @@ def test_values_under_one_id_twice_are_refused(tmp_path):
             read()
     with pytest.raises(FourMError, match="as many ids as maps"):
         given_maps(tmp_path / "short.npz")
+
+
+DAMAGE = {
+    "gone": lambda path: path.unlink(),
+    "no picture": lambda path: path.write_bytes(b"\xff\xd8\xffnothing"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:200]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_photo_that_cannot_be_read_is_listed_and_the_others_are_labelled(
+    photos, tmp_path, damage, number
+):
+    records = read_records(photos)
+    pseudolabel(records, [MetadataLabeller(), EdgeLabeller()], tmp_path / "whole", run=RUN)
+    DAMAGE[damage](photos / f"{number}.png")
+
+    made = pseudolabel(records, [MetadataLabeller()], tmp_path / "out", run=RUN)
+    again = pseudolabel(records, [MetadataLabeller(), EdgeLabeller()], tmp_path / "out", run=RUN)
+
+    assert [s.uri for s in made] == [str(number)]
+    assert "cannot" in made[0].reason
+    assert again == made
+    kept = [str(i) for i in range(4) if i != number]
+    for name in ("metadata", "canny_edge", CROPS):
+        ids, values = read_labels(tmp_path / "out", name)
+        assert ids == kept
+        whole = read_labels(tmp_path / "whole", name)
+        np.testing.assert_array_equal(values, aligned(whole[0], kept, whole[1]))
+
+
+def test_a_photo_that_came_back_is_labelled_too(photos, tmp_path):
+    records = read_records(photos)
+    (photos / "1.png").rename(tmp_path / "away.png")
+    pseudolabel(records, [MetadataLabeller()], tmp_path / "out", run=RUN)
+    (tmp_path / "away.png").rename(photos / "1.png")
+
+    with pytest.raises(ConfigError, match="label 'metadata'"):
+        pseudolabel(records, [EdgeLabeller()], tmp_path / "out", run=RUN)
+    assert pseudolabel(records, [MetadataLabeller()], tmp_path / "out", run=RUN) == ()
+    assert read_labels(tmp_path / "out", "metadata")[0] == ["0", "1", "2", "3"]
+
+
+def test_labels_of_one_shard_are_of_the_same_photos(photos, tmp_path):
+    records = read_records(photos)
+    pseudolabel(records, [MetadataLabeller()], tmp_path / "out", run=RUN)
+    (photos / "1.png").unlink()
+
+    with pytest.raises(FourMError, match=r"cannot be read any more: '1'"):
+        pseudolabel(records, [EdgeLabeller()], tmp_path / "out", run=RUN)
+
+
+def test_a_shard_of_which_no_photo_can_be_read_is_left_out_and_all_of_them_are_refused(
+    photos, tmp_path
+):
+    records = read_records(photos)
+    for number in (0, 1):
+        (photos / f"{number}.png").unlink()
+    job = TokenJob(load_tokenizer("rgb_mini"), "rgb")
+
+    made = pseudolabel(records, [MetadataLabeller()], tmp_path / "out", run=RUN)
+
+    assert [s.uri for s in made] == ["0", "1"]
+    for name, parts in {
+        "l": parts_of_labels(tmp_path / "out", records), "p": parts_of_photos(records, RUN)
+    }.items():  # fmt: skip
+        assert tokenize_parts(parts, [job], tmp_path / name) == 2
+        assert read_tokens(tmp_path / name, "rgb")[0] == ["2", "3"]
+    for number in (2, 3):
+        (photos / f"{number}.png").unlink()
+    with pytest.raises(FourMError, match="none of 4 photos can be read"):
+        pseudolabel(records, [MetadataLabeller()], tmp_path / "none", run=RUN)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fourm_lite.cli import main
 from fourm_lite.data.augment import CropPolicy
+from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.mixtures import Mixing, mixtures
-from fourm_lite.data.pseudolabel import read_labels
 from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import read_tokens
 from fourm_lite.data.sources import Record

@@ -22,6 +22,7 @@ from fourm_lite.data.augment import (
     to_settings,
 )
 from fourm_lite.data.claims import claim_labels
+from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import Component, MaskedStream, Orders
 from fourm_lite.data.pseudolabel import (
     EdgeLabeller,
@@ -31,7 +32,6 @@ from fourm_lite.data.pseudolabel import (
     OnnxTeacher,
     PaletteLabeller,
     pseudolabel,
-    read_labels,
     unpack_edges,
 )
 from fourm_lite.data.shards import (

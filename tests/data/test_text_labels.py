@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from fourm_lite.cli import main
-from fourm_lite.data.label_rows import LabelRows, mapped
-from fourm_lite.data.pseudolabel import read_labels
+from fourm_lite.data.label_rows import LabelRows, mapped, read_labels
 from fourm_lite.data.text_labels import Said, regressed_apart, vectors_of_captions, vectors_of_texts
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz

@@ -7,6 +7,9 @@ from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, question
 from fourm_lite.demo.page import Card, Section, render
 from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.pictures import png
+from fourm_lite.photos.item import Item
+from fourm_lite.photos.sources import folder_items
 from fourm_lite.show import Cell, contact_sheet
 
 
@@ -38,6 +41,21 @@ def test_photos_come_before_drawings_and_the_words_suit_them(tmp_path):
     assert [is_drawing(p) for p in found] == sorted(is_drawing(p) for p in found)
     assert len(set(questions(None))) == len(questions(tmp_path)) == 3
     assert not set(questions(None)) & set(questions(tmp_path))
+
+
+def test_the_gallery_is_what_an_index_finds(tmp_path):
+    (tmp_path / "real").mkdir()
+    for name in ("a.PNG", "b.pgm", "no_ending"):
+        (tmp_path / "real" / name).write_bytes(png(next(drawings(1)).picture))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos", target_is_directory=True)
+
+    found = pictures(tmp_path / "photos")
+
+    items = [i for i in folder_items(tmp_path / "photos") if isinstance(i, Item)]
+    assert [str(p) for p in found] == [i.uri for i in items]
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

@@ -83,11 +83,27 @@ def made(folder, kind="FLOAT", shape=("B", 3, 8, 8), out=("B", 3), name="pixels"
     """A network of one input that gives the mean of each channel."""
     onnx = pytest.importorskip("onnx", reason="onnx, which writes the file, is not installed")
     helper, dtype = onnx.helper, getattr(onnx.TensorProto, kind)
+    axes = [1, 2] if shape[3] == 3 else [2, 3]
+    read, nodes = name, []
+    if kind == "UINT8":  # such networks scale by themselves
+        scale = [
+            helper.make_node("Cast", [name], ["floats"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Constant", [], ["most"], value_float=255.0),
+            helper.make_node("Div", ["floats", "most"], ["scaled"]),
+        ]
+        read, nodes = "scaled", scale
+    nodes.append(helper.make_node("ReduceMean", [read], ["embedding"], axes=axes, keepdims=0))
+    outputs = [
+        helper.make_tensor_value_info("embedding", dtype if kind != "UINT8" else 1, list(out))
+    ]
+    if kind != "UINT8" and axes == [1, 2]:  # the pixels themselves, as a map
+        nodes.append(helper.make_node("Identity", [name], ["feature_map"]))
+        outputs.append(helper.make_tensor_value_info("feature_map", dtype, list(shape)))
     graph = helper.make_graph(
-        [helper.make_node("ReduceMean", [name], ["embedding"], axes=[2, 3], keepdims=0)],
+        nodes,
         "means",
         [helper.make_tensor_value_info(name, dtype, list(shape))],
-        [helper.make_tensor_value_info("embedding", dtype, list(out))],
+        outputs,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, folder / "net.onnx")
@@ -106,6 +122,11 @@ def made(folder, kind="FLOAT", shape=("B", 3, 8, 8), out=("B", 3), name="pixels"
         ("FLOAT", (9, 3, 8, 8), (9, 3)),
         ("FLOAT", ("batch_size", "num_channels", "height", "width"), ("batch_size", "e")),
         ("FLOAT", (None, None, None, None), (None, None)),
+        ("FLOAT", ("B", 8, 8, 3), ("B", 3)),
+        ("FLOAT", (None, None, None, 3), (None, None)),
+        ("FLOAT16", (2, 8, 8, 3), (2, 3)),
+        ("UINT8", ("B", 3, 8, 8), ("B", 3)),
+        ("UINT8", (1, 8, 8, 3), (1, 3)),
     ],
 )
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -119,6 +140,15 @@ def test_every_form_of_input_gives_the_same_vectors(
 
     got = embedder.embed_image(photos, batch_size, normalize=False)
     assert np.allclose(got, want, atol=2e-3 if kind == "FLOAT16" else 1e-6)
+
+
+def test_the_map_of_a_network_with_colours_last_is_that_of_the_photo(photos, tmp_path):
+    embedder = load_embedder(made(tmp_path, shape=("B", 8, 8, 3)))
+
+    got = embedder.embed_patches(photos)
+
+    pixels = embedder.preprocess.batch(photos)["pixel_values"]
+    assert np.allclose(got, pixels.flatten(2).transpose(1, 2), atol=1e-6)
 
 
 def test_an_open_size_is_that_of_the_file_beside_the_network(photos, tmp_path):
@@ -135,7 +165,8 @@ def test_an_open_size_is_that_of_the_file_beside_the_network(photos, tmp_path):
     [
         ("INT32", ("B", 3, 8, 8), {}, "int32"),
         ("FLOAT", ("B", 1, 8, 8), {}, "one input"),
-        ("FLOAT", ("B", 8, 8, 3), {}, "one input"),
+        ("FLOAT", ("B", 8, 8, 4), {}, "one input"),
+        ("UINT8", ("B", 8, 8, 3), {"preprocess": "imagenet"}, "normalises by itself"),
         ("FLOAT", ("B", 3, "H", "W"), {}, "image_size"),
         ("FLOAT", ("B", 3, 8, 8), {"image_size": 16}, "image_size=16"),
         ("FLOAT", ("B", 3, 8, 8), {"device": "nonsense"}, "device"),

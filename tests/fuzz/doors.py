@@ -413,8 +413,7 @@ def npz_bytes(draw: random.Random, **arrays: Any) -> bytes:
 
 @door
 def labels(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.data.label_rows import LabelRows
-    from fourm_lite.data.pseudolabel import read_labels
+    from fourm_lite.data.label_rows import LabelRows, read_labels
 
     (place / "clip").mkdir()
     data = npz_bytes(draw, ids=np.array(["a", "b"]), values=np.ones((2, 1, 3), np.float32))

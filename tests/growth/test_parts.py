@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -12,6 +13,7 @@ from growth_pack import WORDS
 from tiny import tiny_batch, tiny_model
 from tiny_pipeline import photo
 
+from fourm_lite.data.records import list_records
 from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError
 from fourm_lite.growth.figures import code_use, tokenizer_figures
@@ -68,6 +70,25 @@ def test_pictures_of_containers_can_be_read_again(tmp_path, name, write):
     record = min(listing.records, key=lambda r: r.id)
     assert record.captions == (WORDS[0],)
     assert open_rgb(record.image.read_bytes()).tobytes() == photo(0).tobytes()
+
+
+def test_what_a_list_says_is_read_as_training_reads_it(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = [{"file": f"{i}.png", "captions": ["a dog", None, " "]} for i in range(40)]
+    for i, row in enumerate(rows):
+        photo(i).save(folder / row["file"])
+    rows[3]["captions"] = [3]
+    rows[4]["captions"] = {"en": "a dog"}
+    (folder / "captions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    made = list_photos(source_paths(folder), Options(), tmp_path / "work", quiet)
+
+    trained = list_records(folder)
+    assert made.skipped == trained.skipped
+    assert len(made.skipped) == 2
+    assert {r.captions for r in made.records} == {("a dog",)}
+    assert len(made.records) + 2 == 40
 
 
 def test_named_splits_are_learned_and_measured_on(tmp_path):

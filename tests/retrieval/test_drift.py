@@ -138,6 +138,34 @@ def test_a_missing_number_inside_an_object_passes_no_bound(index):
     assert index.search([1, 1], where="exif.iso > 5").ids == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("x > 5", {"good"}),
+        ("X > 5", {"good"}),
+        ("NOT (x <= 5)", {"good"}),
+        ("x BETWEEN 5 AND 1e300", {"good"}),
+        ("x != 4 OR `x` = 4", {"good", "bad"}),
+        ("-x < -5", {"good"}),
+        ("exif.iso > 5", {"good"}),
+        ("exif['iso'] > 5", {"good"}),
+        ("x IS NULL", {"unknown"}),
+        ("isnan(x)", {"unknown"}),
+        ("n > 1", {"bad", "unknown"}),
+    ],
+)
+def test_a_number_that_an_older_index_misses_passes_no_bound(index, where, found, monkeypatch):
+    import fourm_lite.retrieval.rows as rows
+
+    monkeypatch.setattr(rows, "without_nan", lambda array: array)  # as before
+    values = [6.0, 4.0, float("nan")]
+    objects = [{"iso": value} for value in values]
+    index.add(["good", "bad", "unknown"], np.eye(3), x=values, exif=objects, n=[1, 2, 3])
+
+    assert set(index.search([1, 1, 1], where=where).ids) == found
+    assert {i for b in index.scan(["id"], where) for i in b.column(0).to_pylist()} == found
+
+
 def test_ids_too_large_for_the_table_are_refused(index):
     with pytest.raises(ConfigError, match="int64"):
         index.add(np.array([1, 2**63], np.uint64), np.eye(2))

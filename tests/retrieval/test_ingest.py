@@ -119,16 +119,34 @@ def test_new_columns_of_an_old_picture_are_written_without_embedding(photos, ind
     assert rows_of(index) == before
 
 
-def test_a_column_of_another_type_lists_that_item_and_keeps_the_others(photos, index):
-    years = [1, 2, "three", 4, 5]
-    rows = [{"file": f"{i:02d}.jpg", "year": y} for i, y in enumerate(years)]
+STRANGE = ["three", [3], {"a": 3}, True, "2020-13"]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=str)
+@pytest.mark.parametrize("commit_rows", [1, 100])
+def test_a_value_of_another_kind_is_listed_and_costs_neither_the_photo_nor_other_values(
+    photos, index, strange, commit_rows
+):
+    years = [1, 2, strange, 4, 5]
+    rows = [{"file": f"{i:02d}.jpg", "year": y, "who": f"p{i}"} for i, y in enumerate(years)]
     (photos / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
-    report = index_items(open_sources([photos / "all.jsonl"]), colours, index)
+    def run():
+        source = open_sources([photos / "all.jsonl"])
+        return index_items(source, colours, index, batch_size=1, commit_rows=commit_rows)
 
-    assert [Path(s.uri).name for s in report.unreadable] == ["02.jpg"]
-    assert "'year'" in report.unreadable[0].reason
-    assert report.added == len(index) == 4
+    report, again = run(), run()
+
+    assert (report.added, report.unreadable, again.unchanged) == (5, [], 5)
+    assert [Path(s.uri).name for s in report.left_empty] == ["02.jpg"]
+    assert "'year'" in report.left_empty[0].reason
+    assert report.to_dict()["left_empty"][0]["uri"].endswith("02.jpg")
+    kept = index.get([f"{i:02d}.jpg" for i in range(5)], ["year", "who"])
+    assert kept["year"].to_pylist() == [1, 2, None, 4, 5]
+    assert kept["who"].to_pylist() == [f"p{i}" for i in range(5)]
+    assert set(index.search(np.ones(index.width), where="year > 1").ids) == {
+        "01.jpg", "03.jpg", "04.jpg"
+    }  # fmt: skip
 
 
 def test_an_id_that_comes_twice_is_listed_the_second_time(photos, index):

@@ -153,15 +153,23 @@ def test_shards_inside_a_folder_are_opened(tmp_path):
     assert read_uri(items[0].uri) == PNG
 
 
-@pytest.mark.parametrize("form", ["bytes", "struct", "file"])
+TYPES = {
+    "bytes": pa.large_binary(), "bytes view": pa.binary_view(), "file large": pa.large_string(),
+    "bytes fixed": pa.binary(len(PNG)), "file view": pa.string_view(),
+    "file once": pa.dictionary(pa.int8(), pa.string()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct", "file", *TYPES])
 def test_parquet_gives_pictures_from_bytes_structs_and_names(tmp_path, form):
     (tmp_path / "a.jpg").write_bytes(PNG)
     image = {
         "bytes": pa.array([PNG, None]),
         "struct": pa.array([{"bytes": PNG, "path": "a.jpg"}, {"bytes": None, "path": "b"}]),
         "file": pa.array(["a.jpg", "../b.jpg"]),
-    }[form]
-    name = "file" if form == "file" else "image"
+    }[form.split()[0]]
+    image = image.cast(TYPES[form]) if form in TYPES else image
+    name = "file" if form.startswith("file") else "image"
     table = pa.table({"id": ["x", "y"], name: image, "year": [1, 2]})
     parquet.write_table(table, tmp_path / "t.parquet")
 
@@ -214,3 +222,8 @@ def test_a_path_that_is_no_source_is_refused_before_anything_is_read(tmp_path):
         open_sources([tmp_path, tmp_path / "absent"])
     with pytest.raises(ConfigError, match=r"a\.docx is no source"):
         open_sources([tmp_path / "a.docx"])
+
+
+def test_photos_in_an_object_store_are_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match=r"this machine, got s3://bucket/photos"):
+        open_sources(["s3://bucket/photos"])

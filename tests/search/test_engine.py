@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,9 +101,9 @@ def test_the_weights_kept_beside_a_model_order_its_hits(search, caplog):
     assert "the order by cosine stays" in caplog.text
 
 
-def test_where_a_photo_is_gone_words_are_said_from_the_codes_and_this_is_told(
-    tmp_path, space, caplog
-):
+@pytest.fixture
+def by_pixels(tmp_path, space):
+    """A search of six photos that reranks by pixels, and the folder of the photos."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(6):
@@ -111,14 +112,40 @@ def test_where_a_photo_is_gone_words_are_said_from_the_codes_and_this_is_told(
     index_photos([folder], index, space)
     by = {"text_to_image": {"caption": 1.0}}
     learnt = Learnt(space.target.name, "here", {"pixels": by, "codes": by}, "pixels")
-    search = Search(index, replace(space, learnt=learnt))
-    (folder / "2.png").unlink()
+    return Search(index, replace(space, learnt=learnt)), folder
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no picture")])
+def test_a_hit_whose_photo_is_gone_keeps_its_place_and_the_others_are_reranked(
+    by_pixels, damage, caplog
+):
+    search, folder = by_pixels
+    once, whole = search(caption="two dogs"), search(caption="two dogs", rerank=6)
+    place = once.ids.index("2.png")
+    damage(folder / "2.png")
+
+    for given in (None, "pixels"):
+        found = search(caption="two dogs", rerank=6, rerank_given=given)
+
+        assert found.ids[place] == "2.png"
+        assert [i for i in found.ids if i != "2.png"] == [i for i in whole.ids if i != "2.png"]
+        assert np.flatnonzero(np.isnan(found.scores)).tolist() == [place]
+    assert "1 hits keep their place" in caplog.text
+    assert "2.png" in caplog.text
+
+
+def test_where_all_photos_are_gone_words_are_said_from_the_codes_and_this_is_told(
+    by_pixels, caplog
+):
+    search, folder = by_pixels
+    for path in folder.iterdir():
+        path.unlink()
 
     found = search(caption="two dogs", rerank=6)
 
     assert found.ids == search(caption="two dogs", rerank=6, rerank_given="codes").ids
     assert "from the hits' codes instead" in caplog.text
-    with pytest.raises(FourMError, match=r"2\.png"):
+    with pytest.raises(FourMError, match=r"\.png"):
         search(caption="two dogs", rerank=6, rerank_given="pixels")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fourm_lite.cli import main
-from fourm_lite.data.pseudolabel import Cuts, GivenMaps, read_labels
+from fourm_lite.data.label_rows import read_labels
+from fourm_lite.data.pseudolabel import Cuts, GivenMaps
 from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import read_tokens
 from fourm_lite.data.teachers import NetworkLabeller, formulas, onnx_teachers
@@ -121,3 +124,28 @@ def test_words_that_name_nothing_are_refused(photos):
         onnx_teachers(["net.onnx"])
     with pytest.raises(FourMError, match=r"no class map, such as 'p\.0'"):
         GivenMaps({})(Cuts(read_records(photos), [], [], np.zeros((3, 1, 4, 4, 3), np.uint8)))
+
+
+def test_what_is_left_out_is_told_to_people_and_programs(photos, tmp_path, capsys):
+    (photos / "p.1.png").write_bytes(b"no picture")
+    rows = [{"id": f"p.{i}", "file": f"p.{i}.png"} for i in range(3)]
+    rows.append({"id": "lost", "captions": [1]})
+    (photos / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given, labels = photos / "list.jsonl", tmp_path / "labels"
+    tokens = ("-t", "rgb_mini", "-o")
+    verbs = {
+        "labels": ("pseudolabel", given, "-o", labels),
+        "of labels": ("tokenize", labels, "--photos", given, *tokens, tmp_path / "a"),
+        "of photos": ("tokenize", given, *tokens, tmp_path / "b"),
+    }
+
+    for words in verbs.values():
+        assert run(*words) == 0
+        told = capsys.readouterr().out
+        assert "p.1" in told
+        assert "list.jsonl:4" in told
+        assert run(*words, "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["photos"] == 2
+        assert len(facts["left_out"]) == 2
+        assert all(set(one) == {"uri", "reason"} for one in facts["left_out"])

@@ -261,3 +261,21 @@ def test_a_model_of_another_size_is_no_start(root):
 
     with pytest.raises(ConfigError, match="copy its modalities and sizes"):
         pretraining(recipe_of(root, text))
+
+
+def test_a_photo_that_could_not_be_labelled_is_left_out_of_training_and_told(root, caplog):
+    (root / "bare" / "sub" / "x.1.png").write_bytes(b"no picture")
+    labels = [MetadataLabeller()]
+    pseudolabel(read_records(root / "bare"), labels, root / "labels", run=LabelRun(num_crops=2))
+
+    _, stream = pretraining(recipe_of(root))
+
+    assert len(stream.samples["photos"]) == 2
+    assert "x.1" in caplog.text
+
+
+def test_a_photo_that_was_never_labelled_is_asked_for(root):
+    paint(root / "bare" / "sub" / "y.png", 5)
+
+    with pytest.raises(FourMError, match=r"1 samples have no values, such as 'sub/y'"):
+        pretraining(recipe_of(root))
