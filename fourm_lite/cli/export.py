@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from fourm_lite.backbone.load import is_classifier
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.data.records import read_records
+from fourm_lite.data.records import Record, read_records
+from fourm_lite.data.unread import readable
 from fourm_lite.io.checkpoint import read
 from fourm_lite.training.labelled import Photo
 from fourm_lite.training.photos import read_pixels
@@ -89,11 +91,20 @@ def _images(vit: FMViT, photos: str, count: int) -> tuple[torch.Tensor, torch.Te
     if not photos:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, *vit.input_size, generator=generator), None
-    found = [Photo(record, ()) for record in read_records(photos)]
+    found = read_records(photos)
     rest = found[count:] or found
     others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
     size = vit.input_size[1:]
     images, ranges = (
-        torch.stack([read_pixels(p, size) for p in part]) for part in (found[:count], others)
+        torch.stack([read_pixels(Photo(r, ()), size) for r in _readable(part)])
+        for part in (found[:count], others)
     )
     return images, ranges
+
+
+def _readable(records: Sequence[Record]) -> list[Record]:
+    """The photos that can be read; of the others it is told, aside."""
+    good, left_out = readable(records)
+    for one in left_out:
+        say(f"left out: {one.uri}: {one.reason}", aside=True)
+    return good

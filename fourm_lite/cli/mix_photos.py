@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
 from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.words import Argument, Option
 
@@ -31,25 +31,32 @@ def mix_photos(
 
     Two photos blended, or a piece of one in the other. No picture is written: the list names the
     photos and how they are joined, and `pseudolabel`, `tokenize` and `train` read it like a list of
-    photos.
+    photos. Photos that cannot be read are left out and listed.
 
     Raises:
         ConfigError: there are fewer than two photos, or the list is there already
-        FourMError: a photo cannot be read
+        FourMError: no photo can be read
     """
     from fourm_lite.data.augment import CropPolicy
     from fourm_lite.data.mixtures import Mixing, write_mixtures
-    from fourm_lite.data.records import read_records
+    from fourm_lite.data.records import read_listing
+    from fourm_lite.data.unread import readable
     from fourm_lite.errors import ConfigError
 
     if out.suffix != ".jsonl":
         raise ConfigError(f"the list of mixtures is a .jsonl file, got --out {out}")
     if out.exists():
         raise ConfigError(f"{out} is there already; choose another file, or remove it")
-    records = read_records(photos, split=split)
+    listing = read_listing(photos, split=split)
+    records, unread = readable(listing.records)
+    left_out = [*listing.skipped, *unread]
     mixing = Mixing(CropPolicy(size=size, scale=(scale, 1.0)), blended=blended, seed=seed)
     with count_progress("mixtures") as counts:
         tell = partial(counts.tell, "mixtures")
         write_mixtures(records, out, count, mixing, split=split or "train", progress=tell)
     facts = {"list": out, "photos": len(records), "mixtures": count}
-    (print_json if as_json else print_facts)(facts)
+    if as_json:
+        print_json({**facts, "left_out": left_out_facts(left_out)})
+    else:
+        print_facts({**facts, "left out": len(left_out) or None})
+        say_left_out(left_out)

@@ -28,6 +28,18 @@ def opened(record: Record) -> Any:
         return Skipped(record.id, str(error))
 
 
+def readable(records: Sequence[Record]) -> tuple[list[Record], tuple[Skipped, ...]]:
+    """The records whose photos can be read, and the others with their reasons.
+
+    Raises:
+        FourMError: no photo can be read
+    """
+    lost = [image for r in records if isinstance(image := opened(r), Skipped)]
+    check_some(records, lost)
+    names = {one.uri for one in lost}
+    return [r for r in records if r.id not in names], tuple(lost)
+
+
 def usable(records: Sequence[Record], *known: Collection[str]) -> list[Record]:
     """The records less those that have no labels or tokens because their photos cannot be read.
 

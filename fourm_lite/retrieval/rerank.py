@@ -79,7 +79,8 @@ def _scores(
             left = np.array([at for at in seen if uris[at] not in error.uris], np.int64)
             if len(left) in (0, len(seen)):
                 raise
-            log.warning("%d hits keep their place: %s", len(seen) - len(left), error)
+            count = len(seen) - len(left)
+            log.warning("%d of %d hits keep their place: %s", count, len(seen), error)
             seen = left
 
 

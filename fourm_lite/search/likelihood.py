@@ -351,12 +351,12 @@ def pictures_of(hits: Hits, *, advice: str = "rerank with given='codes'") -> Pic
             except (OSError, FourMError) as error:
                 lost[place] = error
         if lost:
-            place, error = next(iter(lost.items()))
+            first, reason = next(iter(lost.items()))
             raise UnseenError(
-                f"reranking by pixels opens the photo of each hit, and that of {place} cannot be "
-                f"opened ({error}); bring the index up to date with --prune, or {advice}",
+                f"reranking by pixels opens the photo of each hit, and that of {first} cannot be "
+                f"opened ({reason}); bring the index up to date with --prune, or {advice}",
                 list(lost),
-            ) from error
+            ) from reason
         return found
 
     return open_some

@@ -130,7 +130,7 @@ def test_a_hit_whose_photo_is_gone_keeps_its_place_and_the_others_are_reranked(
         assert found.ids[place] == "2.png"
         assert [i for i in found.ids if i != "2.png"] == [i for i in whole.ids if i != "2.png"]
         assert np.flatnonzero(np.isnan(found.scores)).tolist() == [place]
-    assert "1 hits keep their place" in caplog.text
+    assert "1 of 6 hits keep their place" in caplog.text
     assert "2.png" in caplog.text
 
 

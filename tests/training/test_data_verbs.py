@@ -137,13 +137,16 @@ def test_what_is_left_out_is_told_to_people_and_programs(photos, tmp_path, capsy
         "labels": ("pseudolabel", given, "-o", labels),
         "of labels": ("tokenize", labels, "--photos", given, *tokens, tmp_path / "a"),
         "of photos": ("tokenize", given, *tokens, tmp_path / "b"),
+        "mixtures": ("mix-photos", given, "--count", 4, "-o", tmp_path / "mixed.jsonl"),
     }
 
-    for words in verbs.values():
+    for name, words in verbs.items():
         assert run(*words) == 0
         told = capsys.readouterr().out
         assert "p.1" in told
         assert "list.jsonl:4" in told
+        if name == "mixtures":
+            (tmp_path / "mixed.jsonl").unlink()
         assert run(*words, "--json") == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["photos"] == 2
