@@ -43,10 +43,7 @@ from fourm_lite.data.shards import (
 )
 from fourm_lite.data.sources import (
     Record,
-    expand_pattern,
-    modality_paths,
     read_caption_list,
-    read_folder,
     read_tars,
     write_tar,
 )
@@ -108,20 +105,6 @@ def test_a_broken_picture_is_named():
         Record("x", b"no picture").open_image()
 
 
-def test_folders_are_aligned_by_name(tmp_path):
-    for folder, names in {"rgb": ["a", "b"], "tok": ["a", "b", "c"]}.items():
-        (tmp_path / folder / "cls").mkdir(parents=True)
-        for name in names:
-            (tmp_path / folder / "cls" / f"{name}.npy").write_bytes(name.encode())
-
-    with pytest.raises(FourMError, match=r"'rgb@224' lacks 1 .*cls/c"):
-        read_folder(tmp_path, {"rgb@224": "rgb", "tok": "tok"})
-    entries = read_folder(tmp_path, {"rgb@224": "rgb", "tok": "tok"}, strict=False)
-
-    assert [e.key for e in entries] == ["cls/a", "cls/b"]
-    assert entries[1].read().files == {"rgb@224": b"b", "tok": b"b"}
-
-
 def test_tars_are_read_in_lock_step_and_must_agree(tmp_path):
     write_tar(tmp_path / "a.tar", [("x.jpg", b"1"), ("y.jpg", b"2")])
     write_tar(tmp_path / "b.tar", [("x.npy", b"3"), ("y.npy", b"4")])
@@ -136,14 +119,6 @@ def test_tars_are_read_in_lock_step_and_must_agree(tmp_path):
         list(read_tars({"rgb": tmp_path / "a.tar", "tok": tmp_path / "c.tar"}))
     with pytest.raises(FourMError, match="length"):
         list(read_tars({"rgb": tmp_path / "a.tar", "tok": tmp_path / "d.tar"}))
-
-
-def test_patterns_of_shards():
-    assert expand_pattern("s-{08..11}.tar") == ["s-08.tar", "s-09.tar", "s-10.tar", "s-11.tar"]
-    assert len(expand_pattern("{0..1}/{0..2}")) == 6
-    assert modality_paths("r/[rgb, caption]/x.tar") == ["r/rgb/x.tar", "r/caption/x.tar"]
-    with pytest.raises(ConfigError):
-        modality_paths("[a]/[b]")
 
 
 def test_crops_round_trip_and_the_first_is_the_centre():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fourm_lite.data.records import read_records
-from fourm_lite.data.sources import expand_pattern, read_tars
+from fourm_lite.data.sources import read_tars
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item, Skipped
@@ -192,9 +192,3 @@ def test_captions_that_grow_when_they_are_unpacked_are_refused(tmp_path):
 
     with pytest.raises(FourMError, match="--max-bytes"):
         read_records(tmp_path / "c.txt.gz")
-
-
-@pytest.mark.parametrize("pattern", ["{0..99999999999}.tar", "{0..9}{1..2222222222222}"])
-def test_a_pattern_of_shards_has_an_end(pattern):
-    with pytest.raises(ConfigError, match="at most"):
-        expand_pattern(pattern)
