@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json
+from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.names import shown
 
@@ -28,6 +28,7 @@ def train(
         ConfigError: the recipe is wrong
         FourMError: there is a run already and --resume is missing, or the loss is not finite
     """
+    from fourm_lite.data.records import hearing
     from fourm_lite.io.recipe import read_toml
     from fourm_lite.training.joint import JointRecipe, joint_training
     from fourm_lite.training.loop import fit
@@ -37,26 +38,28 @@ def train(
     given = {"steps": steps, "out": out}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     told = read_toml(recipe)
-    if "joint" in told:
-        joint = JointRecipe.read(recipe)
-        config = replace(joint.train, **changes)
-        pairs, stream = joint_training(joint)
-        result = fit(pairs, stream, config, resume=resume, progress=_told)
-    elif "tokenizer" in told:
-        tokenizer = TokenizerRecipe.read(recipe)
-        config = replace(tokenizer.train, **changes)
-        task, values = tokenizer_training(tokenizer)
-        result = fit(task, values, config, resume=resume, progress=_told)
-    else:
-        model = ModelRecipe.read(recipe)
-        config = replace(model.train, **changes)
-        masked, samples = pretraining(model)
-        result = fit(masked, samples, config, resume=resume, progress=_told)
+    with hearing() as left_out:
+        if "joint" in told:
+            joint = JointRecipe.read(recipe)
+            config = replace(joint.train, **changes)
+            pairs, stream = joint_training(joint)
+            result = fit(pairs, stream, config, resume=resume, progress=_told)
+        elif "tokenizer" in told:
+            tokenizer = TokenizerRecipe.read(recipe)
+            config = replace(tokenizer.train, **changes)
+            task, values = tokenizer_training(tokenizer)
+            result = fit(task, values, config, resume=resume, progress=_told)
+        else:
+            model = ModelRecipe.read(recipe)
+            config = replace(model.train, **changes)
+            masked, samples = pretraining(model)
+            result = fit(masked, samples, config, resume=resume, progress=_told)
     facts = {"steps": result.ledger.step, "finished": result.done, "folder": config.out}
     if as_json:
-        print_json(facts)
+        print_json({**facts, "left_out": left_out_facts(left_out)})
     else:
-        print_facts(facts)
+        print_facts({**facts, "left out": len(left_out) or None})
+        say_left_out(left_out)
 
 
 def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ ENDINGS = frozenset(_PICTURES.split())
 TOLD = 20
 """How many left-out rows are told one by one."""
 _LABELS = ("label", "labels")
+_HEARD: ContextVar[list[Skipped] | None] = ContextVar("heard", default=None)
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,12 @@ def record_of(
     row = {**item.columns, **item.fields}
     try:
         captions = captions_of(row.get(captions_key, row.get("caption", row.get("captions"))))
+        split = text_of(row.get("split"))
         mix = mix_of(row, folder)
     except (ValueError, FourMError) as error:
         return Skipped(item.uri, str(error))
     rest = {k: v for k, v in item.fields.items() if k not in (captions_key, "split", KEY)}
-    return Record(item.key, image_of(item.read), captions, text_of(row.get("split")), rest, mix)
+    return Record(item.key, image_of(item.read), captions, split, rest, mix)
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
@@ -272,8 +276,21 @@ def read_spoken(path: str | Path, *, split: str | None = None) -> list[Record]:
     return [Record(f"{r.id}#{k}", b"", (c,)) for r in records for k, c in enumerate(r.captions)]
 
 
+@contextmanager
+def hearing() -> Iterator[list[Skipped]]:
+    """Gives a list of what `tell_skipped` tells while this is open, for a verb to list it."""
+    heard: list[Skipped] = []
+    before = _HEARD.set(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.reset(before)
+
+
 def tell_skipped(skipped: Sequence[Skipped], where: Any) -> None:
-    """Tells the log what was left out of a source."""
+    """Tells the log, and who is `hearing`, what was left out of a source."""
+    if (heard := _HEARD.get()) is not None:
+        heard += [one for one in skipped if one not in heard]
     for one in skipped[:TOLD]:
         log.warning("left out: %s: %s", one.uri, one.reason)
     if len(skipped) > TOLD:

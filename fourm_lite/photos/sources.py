@@ -144,11 +144,16 @@ class _Walk:
                 continue
             if identity is None:
                 yield from self._file(path)
-            elif identity not in self.seen:
+            elif identity in above:
+                continue
+            elif identity in self.seen:
+                yield Skipped(printable(str(path)), "a link to a folder that was read before")
+            elif path.is_symlink() and path.resolve().is_relative_to(self.root.resolve()):
+                reason = "a link to a folder that is read in its own place"
+                yield Skipped(printable(str(path)), reason)
+            else:
                 self.seen.add(identity)
                 yield from self.items(path, above)
-            elif identity not in above:
-                yield Skipped(printable(str(path)), "a link to a folder that was read before")
 
     def _file(self, path: Path) -> Stream:
         place, wanted = printable(str(path)), is_picture(path.name)

@@ -86,7 +86,13 @@ def in_class_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def text_of(value: Any) -> str:
-    """A cell that holds a name, such as a split; "" where it says nothing."""
+    """A cell that holds a name, such as a split; "" where it says nothing.
+
+    Raises:
+        ValueError: it holds a list or an object
+    """
+    if isinstance(value, list | tuple | Mapping):
+        raise ValueError(f"has a name that is no text: {_told(value)}")
     return "" if is_missing(value) else str(value)
 
 

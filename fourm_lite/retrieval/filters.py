@@ -57,8 +57,8 @@ def filter_sql(where: str, with_nan: frozenset[str] = frozenset()) -> str:
 
     Args:
         where: the condition
-        with_nan: columns, in small letters, that hold NaN: it counts as null, where the engine
-            takes it for the largest number
+        with_nan: columns, each part in backticks, that hold NaN: it counts as null, where the
+            engine takes it for the largest number
 
     Raises:
         ConfigError: it is no single condition of the small grammar, or too large
@@ -235,8 +235,10 @@ class _Writer:
 
     def _number(self, name: str) -> str:
         """A column, with null in the place of NaN."""
-        holds = name.replace("`", "").lower() in self.with_nan
-        return f"nullif({name}, CAST('NaN' AS DOUBLE))" if holds else name
+        plain = name.replace("`", "").lower()
+        found = next((own for own in self.with_nan if own.replace("`", "").lower() == plain), "")
+        # Inside of a function the engine finds a column by its exact name alone
+        return f"nullif({found}, CAST('NaN' AS DOUBLE))" if found else name
 
     def _dot(self, node: Any, depth: int) -> str:
         if type(node.expression).__name__ != "Identifier":

@@ -80,7 +80,7 @@ class Snapshot:
 
     @cached_property
     def with_nan(self) -> frozenset[str]:
-        """The columns that hold NaN, in small letters: an index of an older version may."""
+        """The columns that hold NaN, as an index of an older version may."""
         names = float_columns(self.schema) if self.exists else []
         tests = {name: f"isnan({name})" for name in names}
         if not tests or not self.count(" OR ".join(tests.values())):

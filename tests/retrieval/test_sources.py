@@ -227,3 +227,18 @@ def test_a_path_that_is_no_source_is_refused_before_anything_is_read(tmp_path):
 def test_photos_in_an_object_store_are_refused_in_a_sentence():
     with pytest.raises(ConfigError, match=r"this machine, got s3://bucket/photos"):
         open_sources(["s3://bucket/photos"])
+
+
+def test_a_folder_keeps_its_own_name_whatever_links_lead_to_it(tmp_path):
+    for name in ("b", "d"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root" / name / "1.png").write_bytes(PNG)
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "2.png").write_bytes(PNG)
+    for link, place in {"a": "root/b", "c": "away", "e": "root/d", "b/loop": "root"}.items():
+        (tmp_path / "root" / link).symlink_to(tmp_path / place, target_is_directory=True)
+
+    items, skipped = split(open_sources([tmp_path / "root"]))
+
+    assert [i.id for i in items] == ["b/1.png", "c/2.png", "d/1.png"]
+    assert {os.path.basename(uri) for uri in skipped} == {"a", "e"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_training import read_recipe
 
+from fourm_lite.cli import main
 from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, pseudolabel
 from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import write_tokens
@@ -279,3 +280,19 @@ def test_a_photo_that_was_never_labelled_is_asked_for(root):
 
     with pytest.raises(FourMError, match=r"1 samples have no values, such as 'sub/y'"):
         pretraining(recipe_of(root))
+
+
+def test_what_training_leaves_out_is_told_to_programs_too(root, capsys):
+    with (root / "captions.jsonl").open("a") as file:
+        file.write('{"file": "0.png", "id": "number", "captions": [7]}\n')
+    (root / "bare" / "sub" / "x.1.png").write_bytes(b"no picture")
+    labels = [MetadataLabeller()]
+    pseudolabel(read_records(root / "bare"), labels, root / "labels", run=LabelRun(num_crops=2))
+    recipe_of(root)
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(root / "recipe.toml"), "--json"])
+
+    assert not stopped.value.code
+    left_out = json.loads(capsys.readouterr().out)["left_out"]
+    assert [one["uri"].rpartition("/")[2] for one in left_out] == ["0.png", "x.1"]
