@@ -229,6 +229,17 @@ def test_what_is_no_text_becomes_no_caption(tmp_path, captions, left):
     assert len(listing.skipped) == (left is None)
 
 
+@pytest.mark.parametrize("split", [["train"], {"name": "train"}], ids=str)
+def test_a_split_that_is_no_text_is_not_the_text_of_itself(tmp_path, split):
+    rows = [{"file": "x.jpg", "split": split}, {"file": "y.jpg", "split": "train"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    listing = list_records(tmp_path / "c.jsonl")
+
+    assert [r.split for r in listing.records] == ["train"]
+    assert "no text" in listing.skipped[0].reason
+
+
 @pytest.mark.parametrize("nothing", [None, float("nan"), "", [None]])
 def test_a_label_that_says_nothing_is_no_class(tmp_path, nothing):
     labels = ["cat", "dog", nothing]
