@@ -19,7 +19,7 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError
 from fourm_lite.growth.model import is_new
 from fourm_lite.io.checkpoint import Checkpoint, write
-from fourm_lite.io.files import write_whole
+from fourm_lite.io.files import storage_errors, write_whole
 from fourm_lite.io.hub import assets
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import stored_name
@@ -118,6 +118,11 @@ def _is_shelf(named: str) -> bool:
 
 
 def _copy(path: Path, target: Path) -> None:
+    with storage_errors(target):
+        _copy_files(path, target)
+
+
+def _copy_files(path: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         for file in sorted(path.iterdir()):

@@ -37,45 +37,52 @@ def alone(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     is_new = not place.exists()
     with storage_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(place, wait)
+    with descriptor(place, os.O_RDONLY) as opened:
+        if opened is not None:
+            _lock(opened, place, wait)
+        try:
+            yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # it is left where something was written
+                    place.rmdir()
+
+
+@contextlib.contextmanager
+def descriptor(path: Path | None, flags: int) -> Iterator[int | None]:
+    """An open file to hold locks by, which forked children close; None where it cannot be opened.
+
+    A file that cannot be opened, or a system that knows no such locks, is no error.
+    """
+    opened = None
+    if path is not None and os.name == "posix":
+        _forget_in_children()
+        try:
+            opened = os.open(path, flags | os.O_CLOEXEC)
+        except OSError as error:  # absent, or a folder that may be written and not read
+            log.debug("no lock on %s: %s", path, error)
+        else:
+            _held.add(opened)
     try:
-        yield
+        yield opened
     finally:
-        if descriptor is not None:
-            _held.discard(descriptor)
-            os.close(descriptor)
-        if is_new:
-            with contextlib.suppress(OSError):  # it is left where something was written
-                place.rmdir()
+        if opened in _held:  # a forked child has closed it
+            _held.discard(opened)
+            os.close(opened)
 
 
-def _locked(place: Path, wait: bool) -> int | None:
+def _lock(opened: int, place: Path, wait: bool) -> None:
+    import fcntl
+
     try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return None
-    _forget_in_children()
-    try:
-        descriptor = os.open(place, os.O_RDONLY)
-    except OSError as error:  # a folder that may be written and not read
-        log.debug("no lock on %s: %s", place, error)
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise FourMError(
                 f"another process is at work in {place}; wait until it has ended, or choose "
                 "another folder"
             ) from error
         log.debug("no lock on %s: %s", place, error)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    _held.add(descriptor)
-    return descriptor
 
 
 @cache

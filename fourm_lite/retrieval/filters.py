@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from fourm_lite.errors import ConfigError
@@ -70,6 +70,18 @@ def filter_sql(where: str, with_nan: frozenset[str] = frozenset()) -> str:
             f"where takes at most {MAX_LETTERS} letters, got {len(where)}; ask several times"
         )
     return _Writer(with_nan).write(_parsed(where), 0)
+
+
+def in_filter(column: str, values: Sequence[str | int]) -> str:
+    """A SQL condition: the column is one of these values; text is quoted.
+
+    >>> in_filter("id", ["a", "it's"])
+    "`id` IN ('a', 'it''s')"
+    """
+    quoted = [
+        "'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(int(v)) for v in values
+    ]
+    return f"`{column}` IN ({', '.join(quoted)})"
 
 
 def _parsed(where: str) -> Any:

@@ -1,8 +1,9 @@
 """An open index that threads share: its manifest, and a reader of the newest version.
 
 A search asks for a reader once and keeps it to its end, so it sees one version from start to end,
-whatever is written meanwhile. If files of that version are dropped under it, it is done once more
-with the newest. An index that was deleted, or made anew at the same place, is noticed.
+whatever is written meanwhile, and that version is not dropped before it ends (see `pins`). Where
+files are dropped under it all the same, it is done once more with the newest. An index that was
+deleted, or made anew at the same place, is noticed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,18 +58,23 @@ class Handle:
                 self._reader = Reader(rows, self.manifest, self._memory_limit, self._decode)
             return self._reader
 
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Reader]:
+        """`newest`, whose version is not dropped while the block runs."""
+        with self.rows.pinned():
+            yield self.newest()
+
     def read(self, job: Callable[[Reader], Result]) -> Result:
         """What a job reads of one version; done again, once, where that version was dropped.
 
         Raises:
             FourMError: the index is gone, or cannot be read
         """
+        with contextlib.suppress(UnreadableError), self.pinned() as reader:
+            return job(reader)
         try:
-            return job(self.newest())
-        except UnreadableError:
-            pass
-        try:
-            return job(self.newest())
+            with self.pinned() as reader:
+                return job(reader)
         except UnreadableError as error:
             raise UnreadableError(
                 f"the index at {self.path} cannot be read: {error}; if it was deleted or copied "

@@ -22,7 +22,7 @@ from fourm_lite.retrieval.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.retrieval.codes import Codes, Decode, check_codes
 from fourm_lite.retrieval.confidence import Calibration, with_confidence
 from fourm_lite.retrieval.exact import Floats
-from fourm_lite.retrieval.filters import filter_sql
+from fourm_lite.retrieval.filters import filter_sql, in_filter
 from fourm_lite.retrieval.handle import Handle, folder_bytes
 from fourm_lite.retrieval.hits import Hits
 from fourm_lite.retrieval.manifest import (
@@ -34,7 +34,6 @@ from fourm_lite.retrieval.manifest import (
 )
 from fourm_lite.retrieval.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.retrieval.rows import check_ids, make_table, stored_form
-from fourm_lite.retrieval.storage import in_filter
 from fourm_lite.retrieval.vectors import unit_vectors
 
 MEMORY_LIMIT = 4 << 30
@@ -128,13 +127,14 @@ class Index:
     @property
     def width(self) -> int | None:
         """The width E of the vectors; unknown while an index is empty."""
-        return self._handle.newest().width
+        with self._handle.pinned() as reader:
+            return reader.width
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns; none while an index is empty."""
-        rows = self._handle.newest().rows
-        return list(rows.schema.names) if rows.exists else []
+        with self._handle.pinned() as reader:
+            return list(reader.rows.schema.names) if reader.rows.exists else []
 
     # Writing -------------------------------------------------------------------------------
 
@@ -157,7 +157,8 @@ class Index:
             ConfigError: an id is in the index or stands twice, a vector is not finite or zero
             ShapeError: widths or counts differ
         """
-        table = self._prepare(ids, vectors, codes, space, columns)
+        with self._handle.pinned():
+            table = self._prepare(ids, vectors, codes, space, columns)
         new = table.column("id").to_pylist()
         known = list(self._handle.read(lambda reader: reader.places(new))) if new else []
         if known:
@@ -183,7 +184,8 @@ class Index:
         **columns: Any,
     ) -> tuple[int, int]:
         """Adds rows, and replaces whole rows of known ids; returns (added, replaced)."""
-        table = self._prepare(ids, vectors, codes, space, columns)
+        with self._handle.pinned():
+            table = self._prepare(ids, vectors, codes, space, columns)
         return self._handle.rows.upsert(table) if len(table) else (0, 0)
 
     def delete(self, ids: Iterable[Any]) -> int:
@@ -199,7 +201,7 @@ class Index:
     def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
         """Joins small files and drops versions older than ``keep``.
 
-        A search that began in a dropped version is done once more: keep as long as searches last.
+        Versions that are being read, by this process or others, stay until the next time.
         """
         self._handle.newest()
         self._handle.rows.compact(keep)
@@ -324,15 +326,17 @@ class Index:
 
     def scan(self, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[Any]:
         """Runs over the rows as Arrow record batches, in row order."""
-        reader = self._handle.newest()
-        condition = None if where is None else filter_sql(where, reader.rows.with_nan)
-        if reader.rows.exists:
-            for _, batch in reader.rows.scan(reader.columns(columns), condition):
-                yield batch
+        with self._handle.pinned() as reader:
+            condition = None if where is None else filter_sql(where, reader.rows.with_nan)
+            if reader.rows.exists:
+                for _, batch in reader.rows.scan(reader.columns(columns), condition):
+                    yield batch
 
     def info(self) -> dict[str, Any]:
         """What the index is: the manifest, its size, its columns, and how it searches."""
-        reader = self._handle.newest()
+        return self._handle.read(self._told)
+
+    def _told(self, reader: Reader) -> dict[str, Any]:
         rows = reader.rows
         schema = {f.name: str(f.type) for f in rows.schema} if rows.exists else {}
         return {
@@ -363,10 +367,10 @@ class Index:
 
         A row's own hit does not count, so the figure is about true neighbours.
         """
-        reader = self._handle.newest()
-        reader.require_ann()
-        own, vectors = reader.sample(queries, seed)
-        return approximate.check(reader.rows, reader.blocks(), own, vectors, k, ann or Ann())
+        with self._handle.pinned() as reader:
+            reader.require_ann()
+            own, vectors = reader.sample(queries, seed)
+            return approximate.check(reader.rows, reader.blocks(), own, vectors, k, ann or Ann())
 
     # Inside --------------------------------------------------------------------------------
 

@@ -18,9 +18,10 @@ from fourm_lite.retrieval import ann as approximate
 from fourm_lite.retrieval.ann import Ann
 from fourm_lite.retrieval.codes import Codes, CodeStore, Decode, decoded
 from fourm_lite.retrieval.exact import Block, Floats, Nearest, RowIds, keep_rows, nearest
+from fourm_lite.retrieval.filters import in_filter
 from fourm_lite.retrieval.hits import Hits, Id
 from fourm_lite.retrieval.manifest import Manifest
-from fourm_lite.retrieval.storage import Snapshot, in_filter
+from fourm_lite.retrieval.storage import Snapshot
 from fourm_lite.retrieval.vectors import unit_vectors
 
 Engine = Literal["memory", "scan", "ann"]

@@ -13,8 +13,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +32,8 @@ from fourm_lite.retrieval.drift import (
     shared_type,
 )
 from fourm_lite.retrieval.exact import RowIds
+from fourm_lite.retrieval.manifest import is_remote
+from fourm_lite.retrieval.pins import Pins
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ KEEP_ALL = timedelta(days=36_500)
 DRAFT = "_wider_"
 """Before the name of a column that gets another type; names of users cannot begin so."""
 BATCH_ROWS = 8192
+MARGIN = timedelta(seconds=2)
+"""How much older than what is read a version must be: the engine drops by time, not by number."""
 
 Result = TypeVar("Result")
 
@@ -155,6 +161,11 @@ class Rows:
         self._table: Any = None
         self._newest = Snapshot()
         self._lock = threading.RLock()
+        self._pins = Pins(None if is_remote(path) else Path(path))
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """What is the newest version in the block, or becomes it, is not dropped before its end."""
+        return self._pins.reading(self._newest.version)
 
     def newest(self) -> Snapshot:
         """The newest version; the same object as long as nothing was written.
@@ -199,6 +210,7 @@ class Rows:
         place = schema.get_field_index("id")
         field = schema.field(place)
         keyed = field.with_metadata({**(field.metadata or {}), KEY: b"1"})
+        self._pins.make()
         with self._lock:
             try:
                 made = pa.schema(schema.set(place, keyed))
@@ -290,10 +302,31 @@ class Rows:
                 self._retry(lambda rename=rename: self._table.alter_columns(rename))  # type: ignore[misc]
 
     def compact(self, keep: timedelta) -> None:
-        """Joins small files, refreshes search structures, drops versions older than ``keep``."""
-        if self.newest().exists:
-            bounded = min(max(keep, timedelta(milliseconds=1)), KEEP_ALL)
-            self._retry(lambda: self._table.optimize(cleanup_older_than=bounded))
+        """Joins small files, refreshes search structures, drops versions older than ``keep``.
+
+        Versions that somebody reads stay until the next time.
+        """
+        if not self.newest().exists:
+            return
+        start = time.monotonic()
+        self._retry(lambda: self._table.optimize(cleanup_older_than=KEEP_ALL))
+        margin = MARGIN + timedelta(seconds=time.monotonic() - start)
+        self._pins.make()
+        with self._pins.dropping(int(self._table.version)) as below:
+
+            def drop() -> None:
+                spared = timedelta(0) if below is None else self._age(below) + margin
+                oldest = min(max(keep, spared, timedelta(milliseconds=1)), KEEP_ALL)
+                self._table.optimize(cleanup_older_than=oldest)
+
+            if below != 0:
+                self._retry(drop, pin=False)
+
+    def _age(self, version: int) -> timedelta:
+        """How long ago a version was written, or the first after it that is there."""
+        made = {int(v["version"]): v["timestamp"] for v in self._table.list_versions()}
+        first: datetime = made[min(v for v in made if v >= version)]
+        return datetime.now(first.tzinfo) - first
 
     def build_index(self, column: str, config: Any) -> None:
         """Builds one of the engine's own indexes over a column; replaces an older one."""
@@ -307,33 +340,23 @@ class Rows:
 
         return self._retry(write)
 
-    def _retry(self, write: Callable[[], Result]) -> Result:
+    def _retry(self, write: Callable[[], Result], *, pin: bool = True) -> Result:
         """Runs a write until it does not meet another one; waits longer each time."""
         for attempt in range(ATTEMPTS):
             try:
-                return write()
+                with self.pinned() if pin else nullcontext():
+                    if attempt or self._pins.path is not None:
+                        reading(None, self._table.checkout_latest)
+                    return write()
             except Exception as error:  # the engine's panics derive from nothing nearer
                 # Files may also be dropped by another's compaction while this write reads them
                 if not (_is_conflict(error) or _is_gone(error)):
                     raise _write_error(error) from error
                 log.debug("commit conflict, attempt %d: %s", attempt + 1, error)
                 time.sleep(random.uniform(0.2, 1.0) * min(0.02 * 2**attempt, 2.0))
-                reading(None, self._table.checkout_latest)
         raise FourMError(
             f"{ATTEMPTS} attempts to write met other writers; add larger batches less often"
         )
-
-
-def in_filter(column: str, values: Sequence[str | int]) -> str:
-    """A SQL condition: the column is one of these values; text is quoted.
-
-    >>> in_filter("id", ["a", "it's"])
-    "`id` IN ('a', 'it''s')"
-    """
-    quoted = [
-        "'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(int(v)) for v in values
-    ]
-    return f"`{column}` IN ({', '.join(quoted)})"
 
 
 def reading(where: str | None, read: Callable[[], Result]) -> Result:

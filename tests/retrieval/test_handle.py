@@ -105,8 +105,11 @@ def test_rows_that_are_gone_are_noticed_not_guessed(index):
     assert reader.rows.take(np.array([there], np.uint64), ["id"]).column(0).to_pylist() == ["a3"]
 
 
-def test_a_version_that_is_dropped_under_a_search_costs_one_retry(index, monkeypatch):
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_version_that_is_dropped_under_a_search_costs_one_retry(index, locks, monkeypatch):
     other, real, dropped = Index.open(index.path), Snapshot.take, []
+    if not locks:  # as in an object store
+        monkeypatch.setattr(index._handle.rows._pins, "path", None)
 
     def late(self, *words):
         if not dropped:

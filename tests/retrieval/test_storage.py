@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError, FourMError, StorageError
+from fourm_lite.retrieval.filters import in_filter
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest, read_manifest, write_manifest
-from fourm_lite.retrieval.storage import in_filter
 
 WRITER = """
 import sys, time
