@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError, FourMError, StorageError
+from fourm_lite.retrieval import manifest as manifests
 from fourm_lite.retrieval.filters import in_filter
 from fourm_lite.retrieval.index import Index
 from fourm_lite.retrieval.manifest import Manifest, read_manifest, write_manifest
@@ -165,3 +168,24 @@ def test_a_writer_gives_up_with_a_reason_when_it_always_meets_others(tmp_path, m
 
 def test_filters_of_ids_quote_text():
     assert in_filter("id", ["a'; DROP", 3]) == "`id` IN ('a''; DROP', 3)"
+
+
+def test_of_many_that_make_one_index_at_once_one_does_and_others_are_told(tmp_path, monkeypatch):
+    def slow(*words):
+        time.sleep(0.05)
+        write_manifest(*words)
+
+    def make(_):
+        try:
+            Index.create(tmp_path / "idx", space="toy").add(["a"], np.eye(2)[:1])
+        except ConfigError as error:
+            return str(error)
+        return "made"
+
+    monkeypatch.setattr(manifests, "write_manifest", slow)
+    with ThreadPoolExecutor(8) as pool:
+        told = sorted(pool.map(make, range(8)))
+
+    assert told.count("made") == 1
+    assert all("there is an index" in one for one in told if one != "made")
+    assert len(Index.open(tmp_path / "idx")) == 1
