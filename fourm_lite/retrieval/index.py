@@ -127,8 +127,7 @@ class Index:
     @property
     def width(self) -> int | None:
         """The width E of the vectors; unknown while an index is empty."""
-        with self._handle.pinned() as reader:
-            return reader.width
+        return self._handle.read(lambda reader: reader.width)
 
     @property
     def columns(self) -> list[str]:
@@ -199,10 +198,7 @@ class Index:
         )
 
     def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
-        """Joins small files and drops versions older than ``keep``.
-
-        Versions that are being read, by this process or others, stay until the next time.
-        """
+        """Joins small files and drops versions older than ``keep`` that nobody is reading."""
         self._handle.newest()
         self._handle.rows.compact(keep)
 

@@ -17,7 +17,9 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from fourm_lite.io.locks import descriptor
 
@@ -58,6 +60,13 @@ class Pins:
         """Keeps out who reads versions below the number that it gives; None stands for all."""
         with descriptor(self.path, os.O_RDWR) as file:
             yield None if file is None else _free(file, newest)
+
+
+def age(table: Any, version: int) -> timedelta:
+    """How long ago a version of a table was written, or the first after it that is there."""
+    made = {int(one["version"]): one["timestamp"] for one in table.list_versions()}
+    first: datetime = made[min(number for number in made if number >= version)]
+    return datetime.now(first.tzinfo) - first
 
 
 def _free(file: int, newest: int) -> int | None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from fourm_lite.retrieval.drift import (
 )
 from fourm_lite.retrieval.exact import RowIds
 from fourm_lite.retrieval.manifest import is_remote
-from fourm_lite.retrieval.pins import Pins
+from fourm_lite.retrieval.pins import Pins, age
 
 log = logging.getLogger(__name__)
 
@@ -302,10 +302,7 @@ class Rows:
                 self._retry(lambda rename=rename: self._table.alter_columns(rename))  # type: ignore[misc]
 
     def compact(self, keep: timedelta) -> None:
-        """Joins small files, refreshes search structures, drops versions older than ``keep``.
-
-        Versions that somebody reads stay until the next time.
-        """
+        """Joins small files, refreshes search structures, drops old versions that nobody reads."""
         if not self.newest().exists:
             return
         start = time.monotonic()
@@ -315,18 +312,12 @@ class Rows:
         with self._pins.dropping(int(self._table.version)) as below:
 
             def drop() -> None:
-                spared = timedelta(0) if below is None else self._age(below) + margin
+                spared = timedelta(0) if below is None else age(self._table, below) + margin
                 oldest = min(max(keep, spared, timedelta(milliseconds=1)), KEEP_ALL)
                 self._table.optimize(cleanup_older_than=oldest)
 
             if below != 0:
                 self._retry(drop, pin=False)
-
-    def _age(self, version: int) -> timedelta:
-        """How long ago a version was written, or the first after it that is there."""
-        made = {int(v["version"]): v["timestamp"] for v in self._table.list_versions()}
-        first: datetime = made[min(v for v in made if v >= version)]
-        return datetime.now(first.tzinfo) - first
 
     def build_index(self, column: str, config: Any) -> None:
         """Builds one of the engine's own indexes over a column; replaces an older one."""
