@@ -21,12 +21,12 @@ from fourm_lite.growth.model import is_new
 from fourm_lite.io.checkpoint import Checkpoint, write
 from fourm_lite.io.files import storage_errors, write_whole
 from fourm_lite.io.hub import assets
+from fourm_lite.io.layout import SPREAD
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import stored_name
 from fourm_lite.names import check_name
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.search.learnt import FILE as LEARNT
-from fourm_lite.search.spread import FILE as SPREAD
 from fourm_lite.tokenization.text import TextTokenizer
 from fourm_lite.tokenization.vqvae import VQTokenizer
 

@@ -13,6 +13,7 @@ from fourm_lite.io.strict_json import as_object, parse_json, read_json_object
 from fourm_lite.names import is_name
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SPREAD = "spread.safetensors"  # axes of queries, kept beside weights and never taken for them
 PENDING = "config.json.next"  # written before the weights are renamed into place, see writing.py
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 MAX_SHARDS = 4096
@@ -72,7 +73,7 @@ def find_parts(place: Path) -> Parts:
         shard_of, inner = _read_index(place)
         shards = tuple(place / shard for shard in sorted(set(shard_of.values())))
         return Parts(place, config, shards, pending, shard_of, inner)
-    singles = sorted(place.glob("*.safetensors"))
+    singles = sorted(file for file in place.glob("*.safetensors") if file.name != SPREAD)
     if len(singles) == 1 and singles[0].is_file():
         return Parts(place, config, (singles[0],), pending)
     raise CheckpointError(_nothing_in(place, singles))

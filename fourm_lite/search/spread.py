@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.io.layout import SPREAD
 from fourm_lite.io.writing import write_file
 from fourm_lite.reading.regular import check_size
 from fourm_lite.search.centre import Floats, unit
 
-FILE = "spread.safetensors"
 AXES, POWER = 64, 0.3
 
 
@@ -69,7 +69,7 @@ class Spread:
 
     def save(self, folder: Path) -> Path:
         """Writes it beside a model and returns the file."""
-        path = Path(folder) / FILE
+        path = Path(folder) / SPREAD
         told = {"format": "1", "target": self.target, "power": json.dumps(self.power)}
         axes, variance = torch.tensor(self.axes).half(), torch.tensor(self.variance)
         write_file(path, {"axes": axes, "variance": variance}, metadata=told)
@@ -100,7 +100,7 @@ def read_spread(folder: Path | None, target: str) -> Spread | None:
     Raises:
         CheckpointError: the file is damaged
     """
-    path = None if folder is None else Path(folder) / FILE
+    path = None if folder is None else Path(folder) / SPREAD
     if path is None or not path.is_file():
         return None
     try:

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from fourm_lite.cli import main
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.checkpoint import read, write
+from fourm_lite.io.hub import shipped
+from fourm_lite.io.layout import licence_at
 
 WEIGHTS = {
     "a.weight": torch.arange(12.0).reshape(3, 4),
@@ -228,3 +230,19 @@ def test_the_conversion_in_the_message_works(tmp_path, monkeypatch):
     assert (program, stopped.value.code) == ("fourm-lite", 0)
     (tmp_path / "OUT" / "config.json").write_text("{}")
     assert torch.equal(read(tmp_path / "OUT").load()["a.weight"], WEIGHTS["a.weight"].t())
+
+
+def test_axes_beside_a_model_are_never_taken_for_its_weights(hub_folder):
+    save_file({"axes": torch.ones(2, 3)}, hub_folder / "spread.safetensors")
+    (hub_folder / "model.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        read(hub_folder)
+
+
+@pytest.mark.parametrize("name", ["mini", "rgb_mini", "mobilenet_global"])
+def test_cards_of_weights_that_ship_state_their_licence(name):
+    licence = licence_at(shipped(name))
+
+    assert licence is not None
+    assert licence.startswith("non-commercial research")

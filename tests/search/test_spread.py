@@ -9,10 +9,11 @@ from fourm_lite.cli import main
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import write_npz
 from fourm_lite.io.hub import resolve
+from fourm_lite.io.layout import SPREAD
 from fourm_lite.model.load import load_model
 from fourm_lite.search.centre import unit
 from fourm_lite.search.spaces import ModelSpace, open_space
-from fourm_lite.search.spread import FILE, Spread, fit_spread, read_spread
+from fourm_lite.search.spread import Spread, fit_spread, read_spread
 
 TARGET = "tok_mobilenet_global"
 
@@ -67,7 +68,7 @@ def test_it_is_kept_beside_a_model_and_read_for_its_target_alone(tmp_path):
 
 
 def test_a_damaged_file_and_wrong_numbers_are_told(tmp_path):
-    (tmp_path / FILE).write_bytes(b"nothing")
+    (tmp_path / SPREAD).write_bytes(b"nothing")
 
     with pytest.raises(CheckpointError, match="fourm-lite spread"):
         read_spread(tmp_path, TARGET)
