@@ -24,6 +24,7 @@ from fourm_lite.embedders.pth import SUFFIXES, Weights, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.families.base import names_of
 from fourm_lite.families.joint import JOINT_FAMILIES, JointFamily
+from fourm_lite.io.weights_file import load_tensors
 
 DOOR = "mmt"
 MODULES = "modules.json"
@@ -83,14 +84,12 @@ def read_saved(source: str | Path) -> Saved:
 
 
 def _converted(folder: Path, values: Mapping[str, Any]) -> Saved:
-    from safetensors.torch import load_file
-
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"'{folder}' lacks model.safetensors; convert the original again")
     config, tokenizer = read_config(values), folder / "tokenizer.json"
     found = tokenizer if tokenizer.is_file() else config.layout.tokenizer
-    return Saved(config, load_file(weights), found)
+    return Saved(config, load_tensors(weights), found)
 
 
 def _from_file(path: Path, config: Mapping[str, Any]) -> Saved:

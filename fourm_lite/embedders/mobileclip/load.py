@@ -30,6 +30,7 @@ from fourm_lite.families.mobileclip import (
     OPEN_CLIP_FILES,
     OpenClipTower,
 )
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.nn.empty import without_storage
 
 DOOR = "mobileclip"
@@ -121,9 +122,7 @@ def read_clip(source: str | Path) -> SavedClip:
             )
         path = found[0]
     if path.suffix == ".safetensors" and path.is_file():
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
+        weights = load_tensors(path)
     else:
         weights = read_pth(path).weights
     return SavedClip(path, {k: v.float() for k, v in weights.items()}, _config(path.parent))
