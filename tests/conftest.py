@@ -53,7 +53,7 @@ def hub_cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def text_cache(shared, tmp_path_factory) -> Path:
     """Where the original's text tokenizer lies once it is fetched."""
-    from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER
+    from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER
 
     folder = tmp_path_factory.mktemp("text")
     name = ORIGINAL_TEXT_TOKENIZER.name
@@ -67,7 +67,7 @@ def published(hub_cache, text_cache, monkeypatch) -> Path:
 
     Diffusion decoders take two steps where nobody says how many: their pictures are noise anyway.
     """
-    from fourm_lite.tokenization.denoising import Denoising
+    from fourm_lite.tokenization.vq.denoising import Denoising
 
     monkeypatch.setitem(Denoising.__init__.__kwdefaults__, "steps", 2)
     monkeypatch.setenv("FOURM_LITE_CACHE", str(text_cache))

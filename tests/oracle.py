@@ -19,11 +19,12 @@ from fourm_lite.batch import TokenBatch
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.model.packing import take_first
-from fourm_lite.nn import attention, linear
+from fourm_lite.nn import attention
+from fourm_lite.nn import layers as linear
 from fourm_lite.sampling.autoregressive import Ends
 from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.passes import Pass, without
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks
 
 
 @contextmanager

@@ -26,18 +26,20 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Ground first. A file imports from a lower floor or from its own part only.
 FLOORS = (
-    ("errors",),
+    ("errors", "former_paths"),
     ("names",),
     ("reading",),
     ("nn",),
     ("modalities", "io"),
     ("families",),
     ("batch", "tokenization", "photos"),
-    ("model", "data", "show"),
+    ("model", "data"),
     ("sampling", "backbone", "embedders"),
-    ("retrieval", "training", "pipeline", "evaluation"),
-    ("search",),
-    ("demo", "growth"),
+    ("training", "pipeline", "metrics"),
+    ("finetune", "search"),
+    ("show",),
+    ("evaluate",),
+    ("add_embedding", "demo"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -11,7 +11,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks
 
 MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 12)))
 TEXT_VOCAB = 40

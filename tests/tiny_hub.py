@@ -21,8 +21,8 @@ from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.load import build_empty
 from fourm_lite.nn.empty import without_storage
-from fourm_lite.tokenization.config import parse_config
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import parse_config
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 FOURM_7 = (
     "rgb@224", "caption", "det", "tok_rgb@224", "tok_depth@224", "tok_normal@224",

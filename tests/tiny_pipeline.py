@@ -10,9 +10,9 @@ from PIL import Image
 from tiny import tiny_model
 
 from fourm_lite.modalities.spec import IN, Modality
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.text import TextTokenizer, train_text_tokenizer
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.text import TextTokenizer, train_text_tokenizer
 
 WORDS = ["a red circle", "a blue square on the left", "two green dogs", "v0=1 v1=2"]
 

@@ -11,9 +11,9 @@ from fourm_lite.data.loader import ArrayStream, Component, MaskedStream
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.spans import Marks
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.spans import Marks
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.recipes import ModelRecipe

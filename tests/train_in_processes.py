@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tiny_training import course, even_pretraining, pretraining
 
-from fourm_lite.training import ledger
+from fourm_lite.training import checkpoints as ledger
 from fourm_lite.training.loop import fit
 from fourm_lite.training.tasks import PretrainTask
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.nn.attention import CrossAttention, blocked
-from fourm_lite.nn.norm import LayerNorm
+from fourm_lite.nn.layers import LayerNorm
 
 
 class AttentivePool(nn.Module):

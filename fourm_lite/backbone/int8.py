@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.nn.int8 import Int8Linear, RangedInt8Linear
-from fourm_lite.nn.packed import replace_linear
+from fourm_lite.nn.cpu_linear import Int8Linear, RangedInt8Linear, replace_linear
 
 LIMIT = 0.025
 

@@ -26,7 +26,7 @@ from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.checkpoint import Source, write
 from fourm_lite.model.embeddings import ENCODERS, PixelEncoder
 from fourm_lite.nn.blocks import Block, depth_rates
-from fourm_lite.nn.norm import LayerNorm
+from fourm_lite.nn.layers import LayerNorm
 from fourm_lite.nn.posemb import resize_table
 
 __all__ = ["FMViT", "HeadConfig", "ViTConfig"]

@@ -66,7 +66,7 @@ def add_embedding(
     Raises:
         FourMError: a wrong name, too few photos, a network that gives no usable vectors
     """
-    from fourm_lite.growth.register import register_embedding
+    from fourm_lite.add_embedding.register import register_embedding
     from fourm_lite.pipeline.tokenizers import with_text
 
     with _progress() as told:

@@ -32,7 +32,7 @@ def calibrate(
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.search.fit_model import fit_model, told
+    from fourm_lite.evaluate.fit_search import fit_model, told
     from fourm_lite.search.spaces import ModelSpace, open_space
 
     require_model_folder(model)

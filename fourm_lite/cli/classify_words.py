@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.evaluate.zero_shot import BATCH, Judge, open_judge
 from fourm_lite.modalities.pictures import decode
-from fourm_lite.search.zeroshot import BATCH, Judge, open_judge
 
 
 def by_words(

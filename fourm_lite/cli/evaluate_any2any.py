@@ -61,10 +61,10 @@ def any2any(
     if gallery is not None:
         require_folder(gallery, "--gallery")
     from fourm_lite.embedders.load import load_embedder
+    from fourm_lite.evaluate.any_to_any import How, evaluate_any2any
+    from fourm_lite.evaluate.any_to_any_sheet import write_gallery
+    from fourm_lite.evaluate.references import Teachers
     from fourm_lite.pipeline.pipeline import FourMPipeline
-    from fourm_lite.search.any2any import How, evaluate_any2any
-    from fourm_lite.search.any2any_gallery import write_gallery
-    from fourm_lite.search.references import Teachers
 
     pipe = FourMPipeline.from_pretrained(model, tokenizers, device=device, dtype=dtype_of(dtype))
     teachers = Teachers(

@@ -17,10 +17,11 @@ from fourm_lite.cli.output import print_facts, require_file
 from fourm_lite.cli.words import Option
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluation.classification import classification_report
-from fourm_lite.evaluation.knn import knn_predict
+from fourm_lite.finetune.photos import readable
+from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
 from fourm_lite.io.files import write_json
-from fourm_lite.training.labelled import (
+from fourm_lite.metrics.classification import classification_report, knn_predict
+from fourm_lite.photos.labelled import (
     LabelledSet,
     few_shots,
     has_split,
@@ -28,8 +29,6 @@ from fourm_lite.training.labelled import (
     read_labelled,
     read_training,
 )
-from fourm_lite.training.photos import readable
-from fourm_lite.training.probe import choose_linear, fit_linear, photo_features
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
 
 ModelOption = Annotated[

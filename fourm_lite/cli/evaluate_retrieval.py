@@ -82,7 +82,7 @@ def retrieval(
         FourMError: the model or the data cannot be used
     """
     _check_outputs(out, plot, depths)
-    from fourm_lite.search.evaluate import Reranking, evaluate_retrieval
+    from fourm_lite.evaluate.retrieval import Reranking, evaluate_retrieval
     from fourm_lite.search.spaces import open_space, spread_of
 
     how = Reranking(
@@ -116,8 +116,8 @@ def _check_outputs(out: Path | None, plot: Path | None, depths: str | None) -> N
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:
-    from fourm_lite.evaluation.plots import plot_lines
-    from fourm_lite.search.evaluate import depth_lines
+    from fourm_lite.evaluate.retrieval import depth_lines
+    from fourm_lite.metrics.plots import plot_lines
 
     title = f"reranked by likelihood, {report['protocol']['photos']} photos"
     plot_lines(

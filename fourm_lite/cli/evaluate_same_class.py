@@ -46,7 +46,7 @@ def same_class(
         FourMError: the model or the data cannot be used
     """
     require_file(out, "--json")
-    from fourm_lite.search.same_class import evaluate_same_class
+    from fourm_lite.evaluate.same_class import evaluate_same_class
     from fourm_lite.search.spaces import open_space
 
     space = open_space(

@@ -59,8 +59,8 @@ def steps(
     """
     require_file(out, "--json")
     require_file(plot, "--plot")
+    from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
     from fourm_lite.search.spaces import ModelSpace, open_space
-    from fourm_lite.search.steps import evaluate_steps, steps_lines
 
     space = open_space(
         model, target=target, gallery=gallery, center=center, seed=seed, tokenizers=tokenizers,
@@ -75,7 +75,7 @@ def steps(
             tell=told.tell,
         )  # fmt: skip
     if plot is not None:
-        from fourm_lite.evaluation.plots import plot_lines
+        from fourm_lite.metrics.plots import plot_lines
 
         title = f"caption to photo, {report['protocol']['photos']} photos"
         plot_lines(steps_lines(report), plot, title=title, x_label="steps", y_label="R@10")

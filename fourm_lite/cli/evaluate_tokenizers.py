@@ -41,9 +41,9 @@ def tokenizers(
     """
     require_file(out, "--json")
     from fourm_lite.embedders.load import load_embedder
+    from fourm_lite.evaluate.references import Teachers
+    from fourm_lite.evaluate.tokenizers import evaluate_tokenizers
     from fourm_lite.pipeline.pipeline import FourMPipeline
-    from fourm_lite.search.references import Teachers
-    from fourm_lite.search.tokenizer_report import evaluate_tokenizers
 
     pipe = FourMPipeline.from_pretrained(model, names, device=device)
     teachers = Teachers(

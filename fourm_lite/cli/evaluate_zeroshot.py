@@ -61,7 +61,7 @@ def zeroshot(
         FourMError: the model or the data cannot be used
     """
     require_file(out, "--json")
-    from fourm_lite.search.zeroshot import evaluate_zeroshot, labelled_photos
+    from fourm_lite.evaluate.zero_shot import evaluate_zeroshot, labelled_photos
 
     photos = labelled_photos(data, split, limit)
     templates = _sentences(templates, template_set)
@@ -115,7 +115,7 @@ def _sentences(templates: Texts, known: str | None) -> Texts:
         return templates
     if templates:
         raise ConfigError("--template and --templates name the same thing; leave one of them out")
-    from fourm_lite.search.imagenet import templates_of
+    from fourm_lite.evaluate.imagenet import templates_of
 
     return list(templates_of(known))
 
@@ -130,8 +130,8 @@ def _imagenet(
     options: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The photos among all of ImageNet's classes, and what judges by their names."""
-    from fourm_lite.search.imagenet import CLASSES, as_imagenet, imagenet_names
-    from fourm_lite.search.zeroshot import open_judge
+    from fourm_lite.evaluate.imagenet import CLASSES, as_imagenet, imagenet_names
+    from fourm_lite.evaluate.zero_shot import open_judge
 
     if classes not in CLASSES:
         raise ConfigError(

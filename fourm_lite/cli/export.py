@@ -13,11 +13,11 @@ from fourm_lite.backbone.load import is_classifier
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.data.records import Record, read_records
 from fourm_lite.data.unread import readable
+from fourm_lite.finetune.photos import read_pixels
 from fourm_lite.io.checkpoint import read
-from fourm_lite.training.labelled import Photo
-from fourm_lite.training.photos import read_pixels
+from fourm_lite.photos.labelled import Photo
+from fourm_lite.photos.records import Record, read_records
 
 RANGE_PHOTOS = 32
 _ALL = ", ".join(FORMS)

@@ -11,15 +11,15 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_facts, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.evaluation.classification import classification_report, draw_confusion, table_csv
-from fourm_lite.evaluation.plots import plot_lines
+from fourm_lite.finetune.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
+from fourm_lite.finetune.finetune import finetune as run_finetune
+from fourm_lite.finetune.photos import PhotoAugment, readable
+from fourm_lite.finetune.task import MixConfig, predict
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.io.strict_json import as_object, parse_json
-from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
-from fourm_lite.training.finetune import finetune as run_finetune
-from fourm_lite.training.labelled import LabelledSet, Splits, read_splits
-from fourm_lite.training.photos import PhotoAugment, readable
+from fourm_lite.metrics.classification import classification_report, draw_confusion, table_csv
+from fourm_lite.metrics.plots import plot_lines
+from fourm_lite.photos.labelled import LabelledSet, Splits, read_splits
 
 _DEFAULT = FinetuneConfig()
 HEADS: dict[str, dict[str, Any]] = {

@@ -167,7 +167,7 @@ def _write_item(
     folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     from fourm_lite.modalities.pictures import decode, png
-    from fourm_lite.show import Cell, contact_sheet
+    from fourm_lite.show.contact_sheet import Cell, contact_sheet
 
     cells, outputs = [], {}
     for name, value in item.items():

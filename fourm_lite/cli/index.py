@@ -24,7 +24,7 @@ from fourm_lite.cli.search_options import (
     dtype_of,
 )
 from fourm_lite.cli.words import Argument, Option
-from fourm_lite.retrieval.ingest import IngestReport
+from fourm_lite.search.index.ingest import IngestReport
 
 
 def index(

@@ -29,8 +29,8 @@ def index_info(index: IndexPath, as_json: Json = False) -> None:
     Raises:
         ConfigError: there is no index
     """
-    from fourm_lite.retrieval.confidence import MEANINGS
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.confidence import MEANINGS
+    from fourm_lite.search.index.index import Index
 
     info = Index.open(index).info()
     if as_json:
@@ -66,7 +66,7 @@ def index_check(
     """
     import dataclasses
 
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     opened = Index.open(index)
     if build is not None:
@@ -87,7 +87,7 @@ def index_compact(
     Raises:
         ConfigError: there is no index
     """
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     opened = Index.open(index)
     before = opened.info()["bytes"]
@@ -129,9 +129,9 @@ def index_calibrate(
     Raises:
         FourMError: no caption's photo is in the index, or all answers are right or wrong
     """
+    from fourm_lite.evaluate.caption_sets import captioned
     from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
     from fourm_lite.search.engine import Search
-    from fourm_lite.search.truth import captioned
 
     if data is None and (rerank or absent is not None):
         raise ConfigError("--rerank and --absent need photos with captions: give --data")

@@ -120,7 +120,7 @@ def _vit(checkpoint: Checkpoint, written_in: str) -> Description:
 
 
 def _tokenizer(checkpoint: Checkpoint, written_in: str) -> Description:
-    from fourm_lite.tokenization.config import parse_config
+    from fourm_lite.tokenization.vq.config import parse_config
 
     config = parse_config(checkpoint.config, checkpoint.tensors).to_dict()
     return Description(str(config["class"]), written_in, config)

@@ -37,11 +37,11 @@ def mix_photos(
         ConfigError: there are fewer than two photos, or the list is there already
         FourMError: no photo can be read
     """
-    from fourm_lite.data.augment import CropPolicy
-    from fourm_lite.data.mixtures import Mixing, write_mixtures
-    from fourm_lite.data.records import read_listing
+    from fourm_lite.data.photo_mixing import Mixing, write_mixtures
     from fourm_lite.data.unread import readable
     from fourm_lite.errors import ConfigError
+    from fourm_lite.modalities.crops import CropPolicy
+    from fourm_lite.photos.records import read_listing
 
     if out.suffix != ".jsonl":
         raise ConfigError(f"the list of mixtures is a .jsonl file, got --out {out}")

@@ -102,9 +102,9 @@ def pseudolabel(
     """
     if words is not None:
         return _texts(photos, split, words, (model, share, spread), out, as_json)
-    from fourm_lite.data.augment import CropPolicy
     from fourm_lite.data.pseudolabel import Labeller, LabelRun
     from fourm_lite.data.teachers import formulas, onnx_teachers
+    from fourm_lite.modalities.crops import CropPolicy
 
     made: list[Labeller] = formulas([n.strip() for n in labels.split(",") if n.strip()])
     made += onnx_teachers(teacher or [], size=size)
@@ -124,7 +124,7 @@ def _photos(
 ) -> tuple[int, list[Any]]:
     """Labels photos; returns how many, and what was left out."""
     from fourm_lite.data.pseudolabel import pseudolabel as label
-    from fourm_lite.data.records import read_listing
+    from fourm_lite.photos.records import read_listing
 
     _check([name for labeller in made for name in labeller.names])
     listing = read_listing(photos, split=split)
@@ -165,9 +165,9 @@ def _texts(
     as_json: bool,
 ) -> None:
     """Labels texts without photos by a regression from words."""
-    from fourm_lite.data.records import read_records, read_spoken
     from fourm_lite.data.text_labels import Said, label_texts, vectors_of_captions, vectors_of_texts
     from fourm_lite.errors import ConfigError
+    from fourm_lite.photos.records import read_records, read_spoken
 
     name, equals, rest = words.partition("=")
     labels, at, known = rest.rpartition("@")

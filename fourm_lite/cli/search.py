@@ -30,7 +30,7 @@ from fourm_lite.io.files import replacing, write_whole
 from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:
-    from fourm_lite.retrieval.hits import Hits
+    from fourm_lite.search.index.hits import Hits
     from fourm_lite.search.query import Query
 
 SHOWN = 60
@@ -187,7 +187,7 @@ def _renamed(name: str) -> str:
 def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None) -> None:
     if html is None and sheet is None:
         return
-    from fourm_lite.retrieval.report import Answer, answer_sheet, html_page
+    from fourm_lite.show.answers import Answer, answer_sheet, html_page
 
     answer = Answer(query.title, hits, _query_picture(query))
     if html is not None:
@@ -216,7 +216,7 @@ def _number(value: Any) -> Any:
 
 
 def _print_hits(hits: Hits) -> None:
-    from fourm_lite.retrieval.confidence import sureness
+    from fourm_lite.search.index.confidence import sureness
 
     if hits.p_right is not None:
         say(sureness(hits))

@@ -34,7 +34,7 @@ def spread(
     from fourm_lite.data.label_rows import read_vectors
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.spaces import tokenizer_centre
-    from fourm_lite.search.spread import fit_spread
+    from fourm_lite.search.whitening import fit_spread
 
     require_model_folder(model)
     pipe = FourMPipeline.from_pretrained(model)

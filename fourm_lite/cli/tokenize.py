@@ -48,9 +48,9 @@ def tokenize(
         FourMError: a tokenizer or a label cannot be read, or no photo
     """  # fmt: skip
     from fourm_lite.data.pseudolabel import CROPS, LabelRun
-    from fourm_lite.data.records import Listing, read_listing
     from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
-    from fourm_lite.training.token_jobs import open_job
+    from fourm_lite.photos.records import Listing, read_listing
+    from fourm_lite.training.recipe_data import open_job
 
     labelled = (source / CROPS).is_dir()
     jobs = [open_job(word, source if labelled else None, device=device) for word in tokenizer]

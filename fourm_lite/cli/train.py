@@ -28,8 +28,8 @@ def train(
         ConfigError: the recipe is wrong
         FourMError: there is a run already and --resume is missing, or the loss is not finite
     """
-    from fourm_lite.data.records import hearing
     from fourm_lite.io.recipe import read_toml
+    from fourm_lite.photos.records import hearing
     from fourm_lite.training.joint import JointRecipe, joint_training
     from fourm_lite.training.loop import fit
     from fourm_lite.training.recipes import ModelRecipe, pretraining

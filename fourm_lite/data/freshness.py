@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.records import Record
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_json
 from fourm_lite.photos.content import read_file
+from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import open_npz
 
 CONTENT = "content"

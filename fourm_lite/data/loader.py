@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from fourm_lite.batch import TokenBatch
-from fourm_lite.data.budgets import Budget, Mixture
-from fourm_lite.data.masking import Masker, Sample, stack_masked
+from fourm_lite.data.masking import Budget, Masker, Mixture, Sample, stack_masked
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.tokenization.randomness import RandomSource, TorchSource
-from fourm_lite.tokenization.spans import KeepScheme, Marks
+from fourm_lite.tokenization.vq.randomness import RandomSource, TorchSource
+from fourm_lite.tokenization.words.spans import KeepScheme, Marks
 
 _BLOCK = 4096  # steps whose components are drawn at once
 _DRAWING = threading.Lock()  # what is drawn ahead of its use is shared by the threads that read it

@@ -20,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.data.augment import CropPolicy, crops, cut_image, cut_labels, to_settings
-from fourm_lite.data.claims import claim, claim_labels
 from fourm_lite.data.edges import canny
 from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
+from fourm_lite.data.label_provenance import claim, claim_labels
 from fourm_lite.data.palette import describe, palette
-from fourm_lite.data.sources import KEPT, Record
+from fourm_lite.data.tar_samples import KEPT
 from fourm_lite.data.unread import (
     check_same,
     check_some,
@@ -37,7 +36,9 @@ from fourm_lite.errors import ConfigError, FourMError, check_most, suggest
 from fourm_lite.io.files import remove_leftovers, write_npz
 from fourm_lite.io.onnx import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, cut_labels, to_settings
 from fourm_lite.photos.item import Skipped
+from fourm_lite.photos.records import Record
 from fourm_lite.reading.regular import read_bytes
 
 log = logging.getLogger(__name__)

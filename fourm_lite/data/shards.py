@@ -19,14 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.data.augment import cut_image, from_settings
 from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
-from fourm_lite.data.sources import Record, read_tars, write_tar
+from fourm_lite.data.tar_samples import read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities.crops import cut_image, from_settings
 from fourm_lite.photos.ids import places_of
+from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import read_npy
-from fourm_lite.tokenization.randomness import RandomSource
+from fourm_lite.tokenization.vq.randomness import RandomSource
 
 CROPS = "crop_settings"
 _CAPTIONS = 1 << 16  # whose tokens are kept, about 20 MB

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.claims import claim
+from fourm_lite.data.label_provenance import claim
 from fourm_lite.data.label_rows import read_vectors
+from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.data.pseudolabel import CROPS, LabelRun
 from fourm_lite.data.shards import aligned
-from fourm_lite.data.sources import Record
 from fourm_lite.data.unread import usable
-from fourm_lite.data.word_ridge import ridge_from_words
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
+from fourm_lite.photos.records import Record
 
 Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]

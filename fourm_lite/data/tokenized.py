@@ -19,19 +19,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.data.augment import crops, cut_image, from_settings, to_settings
-from fourm_lite.data.claims import read_note
 from fourm_lite.data.freshness import digests, has_note, note_of, write_note
+from fourm_lite.data.label_provenance import read_note
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
-from fourm_lite.data.sources import Record
 from fourm_lite.data.unread import left_out_of, opened
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.io.locks import alone
+from fourm_lite.modalities.crops import crops, cut_image, from_settings, to_settings
 from fourm_lite.photos.item import Skipped
+from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import open_npz
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 Array = npt.NDArray[Any]
 PHOTOS = ""

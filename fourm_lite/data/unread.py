@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.data.records import Record, tell_skipped
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.item import Skipped
+from fourm_lite.photos.records import Record, tell_skipped
 from fourm_lite.reading.arrays import open_npz
 
 LEFT_OUT, REASONS = "left_out", "reasons"

@@ -7,13 +7,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from fourm_lite.data.records import ENDINGS
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.content import FileContent
 from fourm_lite.photos.item import Item
+from fourm_lite.photos.records import ENDINGS
 from fourm_lite.photos.sources import folder_items
 
 # Photographs that come with packages which many environments hold, people first: package, file,

@@ -14,9 +14,9 @@ import torch
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.text import train_text_tokenizer
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.text import train_text_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

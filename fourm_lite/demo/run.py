@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 
 from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
 from fourm_lite.demo.models import SHIPPED, example_model
-from fourm_lite.demo.page import Card, Section, render
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import decode
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.retrieval.index import Index
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import open_index
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, open_space
+from fourm_lite.show.page import Card, Section, render
 
 if TYPE_CHECKING:
     from PIL.Image import Image

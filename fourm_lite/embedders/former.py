@@ -24,7 +24,7 @@ from fourm_lite.embedders.image_configs import (
     TransformersPreprocess,
     TransformPreprocess,
 )
-from fourm_lite.embedders.images import ImagePreprocess, Size
+from fourm_lite.embedders.image_transforms import ImagePreprocess, Size
 
 HALF: dict[str, Any] = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
 SQUARE: dict[str, Any] = {"size": {"height": 224, "width": 224}}

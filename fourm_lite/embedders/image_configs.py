@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.images import ImagePreprocess, one_size
+from fourm_lite.embedders.image_transforms import ImagePreprocess, one_size
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.modalities.pictures import PictureSource, decode
 

@@ -41,7 +41,7 @@ def load_embedder(spec: Spec, **options: Any) -> NetworkEmbedder:
     if isinstance(spec, NetworkEmbedder):
         return spec
     if not isinstance(spec, str | Path):
-        from fourm_lite.embedders.callables import wrap_callable
+        from fourm_lite.embedders.functions import wrap_callable
 
         if not callable(spec):
             raise ConfigError(f"an embedder is a name or a callable, got {type(spec).__name__}")

@@ -85,7 +85,7 @@ class PairReranker(ABC):
     def __call__(self, query: str, candidates: Any) -> Vectors:
         """Scores of a search's hits, by the picture that their column "uri" names.
 
-        This is what `retrieval.rerank` calls; `query` is the text.
+        This is what `search.rerank` calls; `query` is the text.
 
         Raises:
             ConfigError: the hits say nothing about where their pictures are

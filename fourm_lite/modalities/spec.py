@@ -45,7 +45,7 @@ class Modality:
         image_size, patch_size: pixels; grid: token rows, token columns
         max_tokens: tokens of one sample
         raw: name of the modality that its tokenizer reads, where that is registered
-        text_format: how a sequence says its value: a name of `tokenization.sequences.FORMATS`
+        text_format: how a sequence says its value: a name of `tokenization.words.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
         convolutions: of pixels: MobileNetV2's blocks see them too, beside the encoder's blocks
     Raises:

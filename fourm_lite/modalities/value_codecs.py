@@ -1,7 +1,7 @@
 """Codecs of the modalities that are said in words: text, boxes, people, palettes, metadata, masks.
 
-They read and write UTF-8 text or JSON. `form` names the format in `tokenization.sequences.FORMATS`
-that turns the value into text for the model.
+They read and write UTF-8 text or JSON. `form` names the format in
+`tokenization.words.sequences.FORMATS` that turns the value into text for the model.
 """
 
 from __future__ import annotations

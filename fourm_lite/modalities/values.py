@@ -1,7 +1,7 @@
 """Structured raw values: boxes, people, palettes, masks found at a point.
 
-They are what the sequence modalities say in words; `tokenization.sequences` turns them into text
-and back, `modalities.value_codecs` reads and writes their files. Plain numbers, no tensors;
+They are what the sequence modalities say in words; `tokenization.words.sequences` turns them into
+text and back, `modalities.value_codecs` reads and writes their files. Plain numbers, no tensors;
 what tokenizers make of the tokens inside (masks, joints) is an addition that no text says.
 """
 

@@ -19,7 +19,7 @@ from fourm_lite.modalities.pixel_codecs import ImageCodec, normalize
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
 from fourm_lite.nn.convolutions import WIDTH, Convolutions
-from fourm_lite.nn.linear import project
+from fourm_lite.nn.layers import project
 from fourm_lite.nn.posemb import sincos_1d, sincos_2d
 
 

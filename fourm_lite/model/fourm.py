@@ -25,8 +25,7 @@ from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
-from fourm_lite.nn.linear import project
-from fourm_lite.nn.norm import LayerNorm
+from fourm_lite.nn.layers import LayerNorm, project
 
 if TYPE_CHECKING:
     from fourm_lite.modalities.spec import Modality

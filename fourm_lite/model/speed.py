@@ -15,10 +15,8 @@ from torch import nn
 
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
-from fourm_lite.nn.half import HalfLinear
-from fourm_lite.nn.int8 import Int8Linear
-from fourm_lite.nn.linear import prefers_onednn
-from fourm_lite.nn.packed import PackedLinear, can_pack, replace_linear
+from fourm_lite.nn.cpu_linear import HalfLinear, Int8Linear, PackedLinear, can_pack, replace_linear
+from fourm_lite.nn.layers import prefers_onednn
 
 
 def quantize_int8(model: FourM) -> FourM:

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.nn.linear import project
-from fourm_lite.nn.norm import LayerNorm
+from fourm_lite.nn.layers import LayerNorm, project
 
 EMPTY_ROWS = ("mean", "zero")
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, check_most, suggest
 from fourm_lite.nn.attention import EMPTY_ROWS, Attention, CrossAttention, KVCache
-from fourm_lite.nn.linear import project
-from fourm_lite.nn.norm import LayerNorm
+from fourm_lite.nn.layers import LayerNorm, project
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "GELU": nn.GELU,

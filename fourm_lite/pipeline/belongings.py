@@ -17,7 +17,7 @@ from fourm_lite.modalities.published import FOURM, Family
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import model_config
 from fourm_lite.pipeline.download import TEXT_LICENCE
-from fourm_lite.pipeline.needs import vq_entries
+from fourm_lite.pipeline.readers import vq_entries
 from fourm_lite.pipeline.tokenizers import TEXT, Tokenizers
 
 

@@ -15,10 +15,10 @@ from fourm_lite.modalities.published import FOURM
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.load import model_config
-from fourm_lite.pipeline.needs import vq_entries
+from fourm_lite.pipeline.readers import vq_entries
 from fourm_lite.pipeline.tokenizers import TEXT, Tokenizers
-from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER
-from fourm_lite.tokenization.text import find_text_tokenizer
+from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER
+from fourm_lite.tokenization.words.text import find_text_tokenizer
 
 Purpose = Literal["embed", "generate", "all"]
 TEXT_LICENCE = "Apache-2.0"

@@ -25,8 +25,8 @@ from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, with_wanted
 from fourm_lite.sampling.schedule import MAX_STEPS
 from fourm_lite.sampling.state import StepResult
-from fourm_lite.tokenization.spans import Marks
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.spans import Marks
 
 Decode = Literal["argmax", "sample", "expected"]
 

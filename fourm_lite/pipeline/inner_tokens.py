@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fourm_lite.errors import ShapeError
 from fourm_lite.modalities.values import Person, PointQuery
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 JOINTS = 23
 

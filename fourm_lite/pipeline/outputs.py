@@ -19,7 +19,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.readers import raw_codec
 from fourm_lite.pipeline.tokenizers import NO_TEXT, Tokenizers, places
-from fourm_lite.tokenization.sequences import FORMATS
+from fourm_lite.tokenization.words.sequences import FORMATS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

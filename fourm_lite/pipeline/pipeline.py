@@ -25,7 +25,6 @@ from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
-from fourm_lite.pipeline.collate import collate
 from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
@@ -34,17 +33,15 @@ from fourm_lite.pipeline.embedding import (
     sample_vectors,
     unit,
 )
-from fourm_lite.pipeline.names import find_modality
-from fourm_lite.pipeline.needs import read_entries, vq_entries
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
-from fourm_lite.pipeline.readers import Reader
+from fourm_lite.pipeline.readers import Reader, collate, find_modality, read_entries, vq_entries
 from fourm_lite.pipeline.teacher import open_teacher, picture_of, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_given
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
 from fourm_lite.sampling.state import StepResult, TokenCallback
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks
 
 Item = Mapping[str, Any]
 Items = Item | Sequence[Item]

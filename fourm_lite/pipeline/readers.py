@@ -8,7 +8,7 @@ are values that the model or the tokenizer reads as they are: normalised pixels,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_lite.batch import Tokens
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
 from fourm_lite.modalities import pictures
 from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec
 from fourm_lite.modalities.catalog import MODALITIES
@@ -26,12 +26,13 @@ from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.reading.regular import read_bytes
-from fourm_lite.tokenization.inputs import as_tensor
-from fourm_lite.tokenization.sequences import FORMATS
-from fourm_lite.tokenization.text import TextTokenizer
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.inputs import as_tensor
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.sequences import FORMATS
+from fourm_lite.tokenization.words.text import TextTokenizer
 
 BEYOND = 10.0
 """No normalised pixel is as far from 0; photos in 0..255 are."""
@@ -324,3 +325,64 @@ _READERS: Mapping[str, Callable[[Reader, Modality, Any], Tokens]] = {
     "sequence": Reader.sequence,
     "features": Reader.features,
 }
+
+
+def collate(items: Sequence[Mapping[str, Tokens]]) -> TokenBatch:
+    """Joins batches of one; what an item lacks is there and hidden.
+
+    Sequences are padded to the longest of the batch.
+    """
+    names = dict.fromkeys(name for item in items for name in item)
+    return TokenBatch({name: _join([item.get(name) for item in items]) for name in names})
+
+
+def _join(parts: Sequence[Tokens | None]) -> Tokens:
+    present = [p for p in parts if p is not None]
+    length = max(p.length for p in present)
+    like = present[0]
+    rows = [(like.hidden() if p is None else p).padded(length) for p in parts]
+    return Tokens(
+        torch.cat([r.value for r in rows]),
+        inputs=torch.cat([r.inputs for r in rows]),
+        targets=torch.cat([r.targets for r in rows]),
+    )
+
+
+def read_entries(
+    items: Iterable[Mapping[str, Any]], inputs: Mapping[str, Modality]
+) -> list[Modality]:
+    """The modalities whose values a tokenizer must read: grids and texts that are no token ids."""
+    keys = {key for item in items for key, value in item.items() if not is_token_ids(value)}
+    entries = (inputs[find_modality(key, inputs, role="input")] for key in sorted(keys))
+    return [m for m in entries if m.kind in ("grid", "sequence")]
+
+
+def vq_entries(entries: Iterable[Modality], *, shown: bool) -> list[Modality]:
+    """Those of them with a VQ tokenizer; what stands inside a text is decoded where it is shown."""
+    return [m for m in entries if m.kind == "grid" or (shown and m.text_format in INNER)]
+
+
+def find_modality(name: str, known: Mapping[str, Modality], *, role: str) -> str:
+    """The modality that a name stands for: "rgb" -> "rgb@224", "depth" -> "tok_depth@224".
+
+    Raises:
+        UnknownNameError: no modality, or more than one, is called so
+    """
+    if name in known:
+        return name
+    for spelling in _SPELLINGS:
+        found = [n for n, entry in known.items() if spelling(entry) == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownNameError(f"{name!r} may be any of {found} as {role}; write the full name")
+    raise UnknownNameError(
+        f"this model has no {role} {name!r}; it has {sorted(known)}.{suggest(name, known)}"
+    )
+
+
+_SPELLINGS: tuple[Callable[[Modality], str], ...] = (
+    lambda entry: entry.stem,
+    lambda entry: entry.stem.removeprefix("tok_"),
+    lambda entry: entry.tokenizer or entry.stem,
+)

@@ -23,7 +23,7 @@ from fourm_lite.io.layout import CONFIG
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, Family
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.pipeline.names import find_modality
+from fourm_lite.pipeline.readers import find_modality
 
 WRITTEN = {"imagebind": "family", "timm": "architecture", "hf": "model_type"}
 """Where the config.json of a folder says which network it is, by who opens it."""

@@ -21,7 +21,7 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.model.sizes import Grid, narrowed, square
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 
 @dataclass(frozen=True)

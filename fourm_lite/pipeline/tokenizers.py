@@ -28,8 +28,12 @@ from fourm_lite.modalities.published import FOURM, Family, family_of
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.names import check_name, place_inside
 from fourm_lite.tokenization.load import load_tokenizer
-from fourm_lite.tokenization.text import TextTokenizer, find_text_tokenizer, load_text_tokenizer
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.text import (
+    TextTokenizer,
+    find_text_tokenizer,
+    load_text_tokenizer,
+)
 
 TEXT = "text"
 Sources = Mapping[str, Any]

@@ -15,9 +15,9 @@ from torch import Tensor
 from fourm_lite.batch import Tokens
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
-from fourm_lite.sampling.amounts import at_median, own_confidence
+from fourm_lite.sampling.schedule import at_median, own_confidence
 from fourm_lite.sampling.state import Job
-from fourm_lite.tokenization.spans import Marks, merge_spans
+from fourm_lite.tokenization.words.spans import Marks, merge_spans
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks
 
 LEGACY_MARKS = Marks(
     pad=0,

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 
+import torch
+from torch import Tensor
+
 from fourm_lite.errors import ConfigError, check_most, suggest
+from fourm_lite.sampling.logits import Drawn
 
 Order = Literal["cosine", "linear"]
 ORDERS: tuple[Order, ...] = ("cosine", "linear")
@@ -240,3 +244,28 @@ def as_temperature(value: Temperature | float | str) -> Temperature:
             f"a temperature is a number, a text or a rule, got {type(value).__name__}"
         )
     return value
+
+
+def at_median(logits: Tensor, ids: Tensor) -> Tensor:
+    """Logits in which the median of some words has the probability of all of them.
+
+    Shapes:
+        logits: float[..., V]; returns the same
+        ids: int64[n], the words in rising order of what they say; none changes nothing
+    """
+    if not len(ids):
+        return logits
+    part = logits[..., ids]
+    below = part.float().softmax(dim=-1).cumsum(dim=-1) < 0.5
+    median = ids[below.sum(dim=-1).clamp(max=len(ids) - 1)]
+    out = logits.index_fill(-1, ids, -torch.inf)
+    return out.scatter(-1, median[..., None], part.logsumexp(dim=-1, keepdim=True))
+
+
+def own_confidence(ids: Tensor, logits: Tensor) -> Drawn:
+    """Chosen words with the probability of each under the logits as they are.
+
+    Shapes:
+        ids: int64[...]; logits: float[..., V]
+    """
+    return Drawn(ids, logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0])

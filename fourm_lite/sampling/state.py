@@ -14,7 +14,7 @@ from fourm_lite.nn.blocks import Context
 from fourm_lite.sampling.logits import Drawn, draw_original, draw_rows
 from fourm_lite.sampling.passes import Pass, combine
 from fourm_lite.sampling.plan import Step
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks
 
 TokenCallback = Callable[[int, int], None]
 """Called with (tokens decoded so far, at most this many) while a text grows."""

@@ -18,7 +18,7 @@ from fourm_lite.embedders.load import FAMILIES
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import shipped
 from fourm_lite.modalities.published import FAMILIES as PUBLISHED
-from fourm_lite.tokenization.fetch import cache_folder
+from fourm_lite.tokenization.words.fetch import cache_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.search.base import TEXT, Item
+from fourm_lite.errors import ConfigError
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.likelihood import Likelihood, codes_of
 from fourm_lite.search.relevance import Vocabulary
+from fourm_lite.search.space import TEXT, Item
 from fourm_lite.search.spaces import ModelSpace, Space
 
 LEVEL, CODES, LIKELIHOOD, KNOWN = "level", "codes", "likelihood", "known"
@@ -106,3 +107,26 @@ def _by_model(
         pairs = np.repeat(np.arange(len(asked))[:, None], 2, axis=1)
         found[LIKELIHOOD] = likelihood.text_scores(texts, best, pairs).astype(np.float64)
     return found
+
+
+def text_items(texts: Sequence[str], space: Space) -> tuple[tuple[Item, ...], int]:
+    """A query for each text, and how many were too long and cut.
+
+    None is refused: one that the model cannot read counts as one that it answers wrongly.
+    """
+    if not isinstance(space, ModelSpace):
+        return tuple({TEXT: text} for text in texts), 0
+    config = space.pipe.model.config
+    entry = next((m for m in config.inputs if m.name == TEXT), None)
+    if entry is None or entry.kind != "sequence":
+        raise ConfigError(
+            f"this model reads no '{TEXT}'; it reads {[m.name for m in config.inputs]}"
+        )
+    tokenizer = space.pipe.tokenizers.text()
+    items: list[Item] = []
+    cut = 0
+    for text in texts:
+        ids = tokenizer.encode(text)
+        cut += len(ids) + 1 > entry.max_tokens
+        items.append({TEXT: [*ids[: entry.max_tokens - 1], tokenizer.eos]})
+    return tuple(items), cut

@@ -17,11 +17,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.calibrate import CalibrationReport, learn
-from fourm_lite.retrieval.confidence import Calibration
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.rerank import rerank
 from fourm_lite.search.confidence import (
     Captioned,
     RelevanceReport,
@@ -32,10 +27,14 @@ from fourm_lite.search.confidence import (
     spread_over,
 )
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, spreads
+from fourm_lite.search.index.confidence import Calibration
+from fourm_lite.search.index.confidence_fit import CalibrationReport, learn
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, codes_of, pictures_of
 from fourm_lite.search.parts import Given, check_weights
-from fourm_lite.search.spaces import Item, ModelSpace, Space, learnt_of
-from fourm_lite.search.weights import (
+from fourm_lite.search.rerank import rerank
+from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
     Choice,
@@ -44,6 +43,7 @@ from fourm_lite.search.weights import (
     learnt_choice,
     words_share,
 )
+from fourm_lite.search.spaces import Item, ModelSpace, Space, learnt_of
 
 RERANK, GIVEN_KEY, DEPTH_KEY = "rerank", "rerank_given", "rerank_depth"
 RERANKED, SAMPLES_KEY, VOCABULARY = "rerank_calibration", "spread_samples", "vocabulary"
@@ -102,7 +102,7 @@ def calibrate_answers(
     Args:
         index: its manifest keeps the result
         space: embeds the questions
-        captioned: captions of photos of the index (`search.truth.captioned`)
+        captioned: captions of photos of the index (`evaluate.caption_sets.captioned`)
         foreign: texts of things that the index has not; by default those that ship
         threshold: below this probability an answer is "no good match"
         depth: how many hits are reranked; 0: nothing is learnt about that

@@ -19,9 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.index import Index
 from fourm_lite.search.answers import (
     CODES,
     FIRST,
@@ -30,8 +27,11 @@ from fourm_lite.search.answers import (
     Table,
     evidence_of_answers,
     names_for,
+    text_items,
 )
-from fourm_lite.search.packs import text_items
+from fourm_lite.search.index.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import Judge, Vocabulary
 from fourm_lite.search.spaces import Space
 

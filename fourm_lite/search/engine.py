@@ -16,11 +16,6 @@ from typing import Any
 
 from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.retrieval.confidence import RELEVANCE, Calibration, with_confidence
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.manifest import OTHERWISE, Manifest
-from fourm_lite.retrieval.rerank import Reranker, rerank
 from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.answers import FIRST, Question, evidence_of_answers
 from fourm_lite.search.calibrate import (
@@ -31,13 +26,17 @@ from fourm_lite.search.calibrate import (
     rerank_choice,
 )
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
+from fourm_lite.search.index.confidence import RELEVANCE, Calibration, with_confidence
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.manifest import OTHERWISE, Manifest
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
-from fourm_lite.search.matching import as_reranker, check_choices
 from fourm_lite.search.parts import Given, Weights
 from fourm_lite.search.query import Query
 from fourm_lite.search.relevance import Vocabulary
+from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
+from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
 from fourm_lite.search.spaces import ModelSpace, Space, is_embedder, open_space
-from fourm_lite.search.weights import NOTHING_FITTED, Choice
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.pipeline.embedding import spread
-from fourm_lite.retrieval.hits import Hits
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.spaces import Item, ModelSpace, Space
 

@@ -17,11 +17,11 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.photos.item import Stream
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.pipeline.teacher import require_width
-from fourm_lite.retrieval.feature_items import open_feature_sources, open_features
-from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.ingest import IngestReport, index_items
-from fourm_lite.retrieval.manifest import read_manifest
 from fourm_lite.search.allowed import allow
+from fourm_lite.search.index.feature_items import open_feature_sources, open_features
+from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.ingest import IngestReport, index_items
+from fourm_lite.search.index.manifest import read_manifest
 from fourm_lite.search.spaces import ModelSpace, Space
 
 SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
@@ -37,7 +37,7 @@ LIKELIHOOD = "likelihood"
 
 @dataclass(frozen=True)
 class Ingest:
-    """How pictures are read and embedded; see `retrieval.ingest.index_items`."""
+    """How pictures are read and embedded; see `search.index.ingest.index_items`."""
 
     workers: int = 1
     batch_size: int = 32
@@ -90,7 +90,7 @@ def index_photos(
     """Brings an index up to date with folders, tars, Parquet or JSONL; run it again to continue.
 
     Args:
-        photos: see `retrieval.sources.open_sources`; for a space that reads regions, stores of
+        photos: see `photos.sources.open_sources`; for a space that reads regions, stores of
             region features
         index: from `open_index`
         space: what embeds the pictures

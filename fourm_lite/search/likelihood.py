@@ -7,12 +7,12 @@ Four parts, each a number for a pair of query and candidate:
   candidates, whose codes are looked up in the predicted distributions
 - ``caption``: mean log p(query's text | candidate), one teacher-forced pass a pair; the candidates'
   side is encoded once. What is given of a candidate is its codes, its pixels or both. A query of
-  few words counts less (`search.weights.words_share`)
+  few words counts less (`search.rerank_weights.words_share`)
 - ``prior``: minus mean log p(candidate) when nothing is given, so that a candidate which is likely
   anyway does not win by it: log p(x | query) - log p(x) is how much the query explains
 
-The score is their weighted sum (`search.weights`). The third part costs most, so it is asked for
-the first ``caption_depth`` by the cheap ones; what is behind them stays behind.
+The score is their weighted sum (`search.rerank_weights`). The third part costs most, so it is
+asked for the first ``caption_depth`` by the cheap ones; what is behind them stays behind.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.model.likelihood import grid_log_probs
+from fourm_lite.model.packing import Sheet, packed
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.photos.sources import read_uri
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.rerank import UnseenError
-from fourm_lite.search.parts import Given, check_given, check_weights
-from fourm_lite.search.sheets import Sheet, packed
-from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
-from fourm_lite.search.weights import (
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.parts import Given, UnseenError, check_given, check_weights
+from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     DEFAULT_WEIGHTS,
     Floats,
@@ -46,6 +44,7 @@ from fourm_lite.search.weights import (
     weighted,
     words_share,
 )
+from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
 
 ROWS = 16
 Pictures = Callable[[slice], Sequence[Any]]
@@ -243,7 +242,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class LikelihoodReranker:
-    """Reranks the hits of one query; satisfies `retrieval.rerank.Reranker`.
+    """Reranks the hits of one query; satisfies `search.rerank.Reranker`.
 
     The query is an item (modality -> value); hits need the column ``codes``, and ``uri`` where
     pixels are given.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,6 +15,14 @@ GIVEN: tuple[Given, ...] = ("codes", "pixels", "both")
 """What of a candidate its words are said from."""
 PARTS = ("cosine", "codes", "caption", "prior")
 DIRECTIONS = ("text_to_image", "image_to_text")
+
+
+class UnseenError(ConfigError):
+    """A reranker cannot look at some hits; `uris` are theirs."""
+
+    def __init__(self, message: str, uris: Sequence[str]) -> None:
+        super().__init__(message)
+        self.uris = frozenset(uris)
 
 
 def check_given(given: Any) -> Given:

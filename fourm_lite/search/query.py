@@ -5,7 +5,7 @@ A query is wishes: values of modalities, each with a weight, some of them negati
 - ``conditioning``: all positive values go into the model together, one forward pass, as one item;
   q = embed({caption, rgb, ...}). Negatives are taken off by the formula below.
 - ``arithmetic``: every wish is embedded alone, q = unit(sum_i w_i unit(x_i) - sum_j v_j unit(y_j))
-  (`retrieval.compose`). Weights and several wishes of one modality need this one.
+  (`search.query`). Weights and several wishes of one modality need this one.
 
 A picture beside something else is composed by arithmetic unless it is said otherwise, the other
 counting `BESIDE_PICTURE`: pixels tell a model so much that, in one pass, words are hardly heard
@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, suggest
-from fourm_lite.retrieval.compose import compose
-from fourm_lite.search.centre import Floats
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.search.index.exact import Floats, unit_vectors
 from fourm_lite.search.spaces import PICTURE, Space, TwinSpace
 
 Compose = Literal["conditioning", "arithmetic"]
@@ -195,3 +197,68 @@ def _words(wish: Wish) -> str:
 
 def _is_path(value: Any) -> bool:
     return hasattr(value, "__fspath__")
+
+
+SMALLEST = 1e-6
+"""A sum shorter than this, relative to its weights, has no direction worth searching."""
+
+
+def compose(
+    vectors: Any,
+    weights: Sequence[float] | None = None,
+    *,
+    negatives: Any = None,
+    negative_weights: Sequence[float] | None = None,
+) -> Floats:
+    """The query vector of several wishes, by the formula at the head of this file.
+
+    Shapes:
+        vectors: float[N, E], N may be 0 if there are negatives
+        weights: N numbers of at least 0, 1 each if not given
+        negatives: float[M, E], with their own weights
+        returns: float32[E], unit length
+    Raises:
+        ConfigError: a negative weight, nothing to compose, or wishes that cancel out
+        ShapeError: widths or counts differ
+
+    >>> compose([[1.0, 0.0], [0.0, 1.0]], [3, 4]).round(3).tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    parts = [_signed(vectors, weights, 1.0), _signed(negatives, negative_weights, -1.0)]
+    given = [part for part in parts if part is not None]
+    if not given:
+        raise ConfigError("there is nothing to compose; give at least one vector")
+    if len({part[0].shape[1] for part in given}) > 1:
+        raise ShapeError(f"vectors and negatives differ in width: {[p[0].shape[1] for p in given]}")
+    units = np.concatenate([part[0] for part in given]).astype(np.float64)
+    signed = np.concatenate([part[1] for part in given])
+    total = signed @ units
+    length = float(np.linalg.norm(total))
+    if length <= SMALLEST * float(np.abs(signed).sum()):
+        raise ConfigError(
+            "the weighted vectors cancel out and leave no direction; change a weight or drop one"
+        )
+    return (total / length).astype(np.float32)
+
+
+def _signed(
+    vectors: Any, weights: Sequence[float] | None, sign: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """Unit vectors in double precision with signed weights; ``None`` where there are none."""
+    if vectors is None or not len(vectors):
+        if weights is not None and len(weights):
+            raise ShapeError(f"{len(weights)} weights came without vectors")
+        return None
+    array = np.asarray(vectors, np.float64)
+    array = array[None] if array.ndim == 1 else array
+    unit_vectors(array, None, None)  # refuses what has no direction
+    units = array / np.linalg.norm(array, axis=1, keepdims=True)
+    given = np.ones(len(units)) if weights is None else np.asarray(weights, np.float64)
+    if given.shape != (len(units),):
+        raise ShapeError(f"{len(units)} vectors came with weights of shape {list(given.shape)}")
+    if not np.isfinite(given).all() or (given < 0).any():
+        raise ConfigError(
+            f"weights are finite and at least 0, got {given.tolist()}; "
+            "put what you do not want into negatives"
+        )
+    return units, sign * given

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fourm_lite.embedders.base import NetworkEmbedder, Vectors
 from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluation.ranked import ranked_measures
+from fourm_lite.metrics.measures import ranked_measures
 
 Scoring = Literal["logit", "combination"]
 Ints = npt.NDArray[np.int64]

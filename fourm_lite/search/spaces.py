@@ -29,16 +29,15 @@ from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
-from fourm_lite.pipeline.names import find_modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.pipeline.readers import find_modality
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
-from fourm_lite.search.base import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
-from fourm_lite.search.centre import Centre, Floats, unit
-from fourm_lite.search.learnt import Learnt, read_learnt
-from fourm_lite.search.spread import Spread, read_spread
-from fourm_lite.search.twin import TwinSpace
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.search.dual_encoder import TwinSpace
+from fourm_lite.search.search_file import Learnt, read_learnt
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
+from fourm_lite.search.whitening import Centre, Floats, Spread, read_spread, unit
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 CENTRED = ":centred"
 """The end of the name of a space whose vectors have a mean taken off."""
@@ -283,8 +282,8 @@ def open_space(
         samples: vectors drawn and averaged with "sample"
         seed: of what is sampled
         center: whether the tokenizer's mean, where it has one, is taken off
-        spread: power of the spread of queries that is kept beside the model (`search.spread`), in
-            place of its own; 0 for none
+        spread: power of the partial whitening of queries that is kept beside the model
+            (`search.whitening`), in place of its own; 0 for none
         tokenizers: as `FourMPipeline.from_pretrained`
         text_tokenizer: replaces the text tokenizer alone
         device: where the networks run

@@ -24,13 +24,13 @@ from fourm_lite.photos.tables import opened_lance
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.budget import budget
 from fourm_lite.reading.regular import check_size, read_text
-from fourm_lite.retrieval.exact import Block, nearest
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.manifest import FILE as MANIFEST
-from fourm_lite.retrieval.manifest import is_remote
-from fourm_lite.search.centre import Centre, Floats, unit
+from fourm_lite.search.index.exact import Block, nearest
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.manifest import FILE as MANIFEST
+from fourm_lite.search.index.manifest import is_remote
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import CENTRED, ModelSpace, Space
+from fourm_lite.search.whitening import Centre, Floats, unit
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
 IDS = ("ids", "id", "names", "files", "uri", "path")

@@ -19,9 +19,8 @@ from torch import Tensor
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
-from fourm_lite.tokenization.config import TokenizerConfig, parse_config
-from fourm_lite.tokenization.controlnet_keys import split_keys
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig, parse_config
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Source
@@ -181,3 +180,17 @@ def _check_tensor(name: str, want: Tensor, got: Tensor) -> None:
         )
     if not got.is_floating_point():
         raise CheckpointError(f"{name!r} should hold floating-point numbers, got {got.dtype}")
+
+
+TOKENIZER_PARTS = ("cls_emb.", "encoder.", "quant_proj.", "quantize.", "input_mean", "input_scale")
+
+
+def split_keys(keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of the tokenizer's weights, and of all others.
+
+    >>> split_keys(["encoder.proj.weight", "controlnet.conv_in.weight"])
+    (['encoder.proj.weight'], ['controlnet.conv_in.weight'])
+    """
+    names = list(keys)
+    ours = [name for name in names if name.startswith(TOKENIZER_PARTS)]
+    return ours, [name for name in names if not name.startswith(TOKENIZER_PARTS)]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.fourm import Prediction
-from fourm_lite.tokenization.memcodes import Memcodes
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.memcodes import Memcodes
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 
 @torch.no_grad()

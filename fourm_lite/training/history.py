@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.io.files import storage_errors, write_whole
-from fourm_lite.training.ledger import KEPT, Ledger
+from fourm_lite.training.checkpoints import KEPT, Ledger
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_lite.data.records import read_caption_list
 from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.embedders.mmt.config import HeadInput
 from fourm_lite.embedders.mmt.convert import write_joint
@@ -28,6 +27,7 @@ from fourm_lite.embedders.mmt.load import Joint, open_joint
 from fourm_lite.embedders.mmt.regions import Regions, join_batch
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import from_toml
+from fourm_lite.photos.records import read_caption_list
 from fourm_lite.training.joint_losses import (
     contrastive_loss,
     hardest_triplet_loss,

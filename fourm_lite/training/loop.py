@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import remove_leftovers
 from fourm_lite.io.locks import alone
-from fourm_lite.training.ema import Ema
-from fourm_lite.training.feed import Batches, Stream, in_processes, in_threads
-from fourm_lite.training.history import History
-from fourm_lite.training.ledger import (
+from fourm_lite.training.batches import Batches, Stream, in_processes, in_threads
+from fourm_lite.training.checkpoints import (
     Ledger,
     check_fresh,
     checkpoints,
@@ -32,13 +30,15 @@ from fourm_lite.training.ledger import (
     prune,
     save_state,
 )
-from fourm_lite.training.noise import scoped_noise
+from fourm_lite.training.ema import Ema
+from fourm_lite.training.history import History
 from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
 from fourm_lite.training.processes import (
     Device,
     any_of,
     is_sharded,
     make_accelerator,
+    scoped_noise,
     whole_state,
 )
 

@@ -105,3 +105,16 @@ def whole_state(model: nn.Module, accelerator: Any) -> Iterator[None]:
         yield
     finally:
         del model.state_dict
+
+
+@contextmanager
+def scoped_noise(seed: int, step: int, rank: int) -> Iterator[torch.Generator]:
+    """A generator for one step; inside, torch's own state follows it too and is then put back.
+
+    Dropout draws from torch's global generator, which is why a passed generator is not enough.
+    """
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(number % 2**63)
+        yield torch.Generator().manual_seed((number + 2**40) % 2**63)

@@ -12,7 +12,6 @@ import numpy as np
 from fourm_lite.data.label_rows import LabelRows, read_labels
 from fourm_lite.data.loader import Component
 from fourm_lite.data.pseudolabel import METADATA
-from fourm_lite.data.records import read_records, read_spoken
 from fourm_lite.data.shards import (
     CROPS,
     AlignedSamples,
@@ -21,14 +20,18 @@ from fourm_lite.data.shards import (
     caption_writer,
     read_tokens,
 )
-from fourm_lite.data.sources import Record
+from fourm_lite.data.tokenized import PHOTOS, TokenJob
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.tokenization.sequences.color_palette import palette_to_text
-from fourm_lite.tokenization.sequences.metadata import metadata_to_chunks
-from fourm_lite.tokenization.text import TextTokenizer
+from fourm_lite.photos.records import Record, read_records, read_spoken
+from fourm_lite.tokenization.load import load_tokenizer
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.metadata import metadata_to_chunks, palette_to_text
+from fourm_lite.tokenization.words.text import TextTokenizer
+from fourm_lite.training.tokenizer_recipes import TokenizerRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,3 +217,43 @@ def check_sources(components: Sequence[Component], samples: Mapping[str, Aligned
                 f"{component.source!r}, which holds {sorted(known)}; leave them out, or make their "
                 "tokens and labels (fourm-lite pseudolabel, fourm-lite tokenize)"
             )
+
+
+def open_job(word: str, labels: Path | None = None, *, device: str = "cpu") -> TokenJob:
+    """The job behind `[FOLDER=]NAME_OR_PATH[#LABEL]`.
+
+    The folder is "tok_" and the tokenizer's name unless said; the label is what its recipe says
+    that it learned, or the one of its own name, or the pixels where it reads three channels.
+
+    Raises:
+        CheckpointError: there is no such tokenizer
+        ConfigError: nothing says which label it reads
+    """
+    folder, equals, rest = word.partition("=")
+    source, _, label = (rest if equals else word).partition("#")
+    place = resolve(source)
+    name = place.parent.name if place.name == "weights" else place.stem
+    tokenizer = load_tokenizer(place, device=device)
+    return TokenJob(
+        tokenizer,
+        folder if equals else f"tok_{name}",
+        _label(label, name, place, labels, tokenizer),
+    )
+
+
+def _label(said: str, name: str, place: Path, labels: Path | None, tokenizer: VQTokenizer) -> str:
+    if said:
+        return PHOTOS if said == "photos" else said
+    recipe = place.parent / "recipe.toml"
+    if recipe.is_file():
+        values = TokenizerRecipe.read(recipe).values
+        return PHOTOS if values.form == "photos" else values.label
+    if labels is not None and (labels / name).is_dir():
+        return name
+    if tokenizer.config.n_channels == 3 and tokenizer.config.n_labels is None:
+        return PHOTOS
+    known = sorted(p.name for p in labels.iterdir() if p.is_dir()) if labels else []
+    raise ConfigError(
+        f"nothing says what the tokenizer '{name}' reads; write NAME#LABEL, with 'photos' for the "
+        f"pixels or one of the labels {known}"
+    )

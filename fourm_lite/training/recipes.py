@@ -15,13 +15,11 @@ import torch
 
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import Component, MaskedStream
-from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import (
     AlignedSamples,
     aligned,
     read_tokens,
 )
-from fourm_lite.data.sources import Record
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
@@ -30,12 +28,22 @@ from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig, check_keys
 from fourm_lite.model.fourm import FourM
-from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
-from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.calibrate import Calibration, calibrate, parts_of
+from fourm_lite.photos.records import Record, read_records
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
-from fourm_lite.training.figures import SearchFigures, ValRecipe
 from fourm_lite.training.global_losses import soft_targets
+from fourm_lite.training.initial.code_tables import (
+    CodesRecipe,
+    code_vectors,
+    space_of_words,
+    start_codes,
+    table_of,
+)
+from fourm_lite.training.initial.convolutions import start_convolutions, start_map
+from fourm_lite.training.initial.heads import start_heads
+from fourm_lite.training.initial.start import start_from_vit
+from fourm_lite.training.initial.token_statistics import Calibration, calibrate, parts_of
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.recipe_data import (
     DataRecipe,
@@ -47,16 +55,7 @@ from fourm_lite.training.recipe_data import (
 )
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
-from fourm_lite.training.warm_codes import (
-    CodesRecipe,
-    code_vectors,
-    space_of_words,
-    start_codes,
-    table_of,
-)
-from fourm_lite.training.warm_convolutions import start_convolutions, start_map
-from fourm_lite.training.warm_heads import start_heads
-from fourm_lite.training.warm_start import start_from_vit
+from fourm_lite.training.validation import SearchFigures, ValRecipe
 
 MAP_BATCHES = 24  # that the map of start.convolutions is solved from
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fourm_lite.data.loader import MaskedBatch
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.losses import LossKind, pretraining_loss
-from fourm_lite.tokenization.losses import reconstruction_loss
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.losses import reconstruction_loss
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.distill import Guess, grid_of, unexplained
 from fourm_lite.training.global_losses import (
     embedding_contrast,
@@ -39,7 +39,7 @@ class TokenizerTask:
     """Reconstruction through the codebook.
 
     Units:
-        loss: a name of `tokenization.losses.LOSSES`
+        loss: a name of `tokenization.vq.losses.LOSSES`
         figures: measures the model on validation data
     """
 

@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourm_lite.data.augment import CropPolicy, cut_image, random_crop
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import ArrayStream
-from fourm_lite.data.sources import Record, read_caption_list
 from fourm_lite.data.tokenized import FORMS
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.modalities.codec_types import Crop
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.closed_form import start_patches, start_vectors
+from fourm_lite.modalities.crops import CropPolicy, cut_image, random_crop
+from fourm_lite.photos.records import Record, read_caption_list
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.training.initial.closed_form import start_patches, start_vectors
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tasks import TokenizerTask
 
@@ -64,7 +64,7 @@ class TokenizerRecipe:
     Units:
         tokenizer: keyword arguments of `TokenizerConfig`
         centre: sets the config's mean and scale from the values
-        loss: a name of `tokenization.losses.LOSSES`
+        loss: a name of `tokenization.vq.losses.LOSSES`
         start: a tokenizer whose encoder and codes are taken over, such as for another decoder
     """
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fourm_lite.backbone import int8
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.nn.int8 import Int8Linear, RangedInt8Linear, can_int8
+from fourm_lite.nn.cpu_linear import Int8Linear, RangedInt8Linear, can_int8
 
 pytestmark = pytest.mark.skipif(not can_int8(), reason="no int8 products here")
 

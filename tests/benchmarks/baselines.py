@@ -32,10 +32,10 @@ from torch.nn import functional
 
 from fourm_lite.data.text_labels import spreading
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.evaluation.retrieval import caption_retrieval
+from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.io.files import remove_leftovers, replacing, write_json
-from fourm_lite.search.centre import unit
-from fourm_lite.search.packs import CaptionPack
+from fourm_lite.metrics.ranking import caption_retrieval
+from fourm_lite.search.whitening import unit
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHAS = (0.3, 1.0, 3.0, 10.0)

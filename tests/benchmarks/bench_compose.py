@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fourm_lite.search.packs import CaptionPack, embed_photos
+from fourm_lite.evaluate.caption_sets import CaptionPack, embed_photos
 from fourm_lite.search.query import Query
 from fourm_lite.search.relevance import Judge, stem
 from fourm_lite.search.spaces import open_space

@@ -18,15 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fourm_lite.retrieval.confidence import Calibration
-from fourm_lite.retrieval.index import Index
+from fourm_lite.evaluate.caption_sets import CaptionPack, captioned
 from fourm_lite.search.answers import evidence_of_answers
 from fourm_lite.search.calibrate import VOCABULARY, calibrate_answers, calibrate_by_model
 from fourm_lite.search.confidence import answers_to, questions_of
-from fourm_lite.search.packs import CaptionPack
+from fourm_lite.search.index.confidence import Calibration
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import Vocabulary
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.truth import captioned
 
 THERE = (
     "two people at the beach; a dog runs through the grass; a black dog; a child on a "

@@ -24,13 +24,13 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_lite.data.augment import CropPolicy, crops, to_settings
 from fourm_lite.data.loader import Component, MaskedBatch, MaskedStream
 from fourm_lite.data.shards import AlignedSamples, caption_writer
-from fourm_lite.data.sources import Record
 from fourm_lite.io.hub import resolve
+from fourm_lite.modalities.crops import CropPolicy, crops, to_settings
 from fourm_lite.modalities.spec import IN, Modality
-from fourm_lite.tokenization.text import load_text_tokenizer
+from fourm_lite.photos.records import Record
+from fourm_lite.tokenization.words.text import load_text_tokenizer
 
 COUNT, CROPS = 24, 4
 LINES = (

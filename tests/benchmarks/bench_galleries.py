@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.search.packs import text_items
-from fourm_lite.search.pairs import Direction, PairScores
+from fourm_lite.evaluate.pair_scores import Direction, PairScores
+from fourm_lite.photos.labelled import read_labelled
+from fourm_lite.search.answers import text_items
+from fourm_lite.search.rerank_weights import learnt_choice
 from fourm_lite.search.spaces import learnt_of, open_space
-from fourm_lite.search.weights import learnt_choice
-from fourm_lite.training.labelled import read_labelled
 
 DEPTH = 100
 SENTENCES = ("{}", "a photo of {}", "a picture of {}")

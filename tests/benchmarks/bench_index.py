@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fourm_lite.retrieval.ann import Ann
-from fourm_lite.retrieval.index import Index
+from fourm_lite.search.index.ann import Ann
+from fourm_lite.search.index.index import Index
 
 ROWS, WIDTH, K = 100_000, 768, 10
 CHUNK = 10_000

@@ -102,8 +102,8 @@ def write_world(folder: Path) -> None:
     from bench_load import write_random
 
     from fourm_lite.io.writing import write_file
-    from fourm_lite.tokenization.config import parse_config
-    from fourm_lite.tokenization.vqvae import VQTokenizer
+    from fourm_lite.tokenization.vq.config import parse_config
+    from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
     (folder / "model").mkdir()
     write_random(folder / "model")

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fourm_lite.backbone import export
 from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.timm_models import build
-from fourm_lite.nn.int8 import Int8Linear
+from fourm_lite.nn.cpu_linear import Int8Linear
 
 pytestmark = pytest.mark.bench
 

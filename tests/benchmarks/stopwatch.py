@@ -50,7 +50,7 @@ def random_model(inputs: Sequence[str], outputs: Sequence[str]) -> FourM:
 
 @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
 def _onednn_flops(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
-    """What torch does not count itself: `fourm_lite.nn.linear` on CPUs that are not Intel's."""
+    """What torch does not count itself: `fourm_lite.nn.layers` on CPUs that are not Intel's."""
     return 2 * math.prod(x) * weight[0]
 
 

@@ -29,14 +29,13 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.evaluation.classification import classification_report
-from fourm_lite.evaluation.knn import knn_predict
+from fourm_lite.finetune.finetune import FinetuneConfig, finetune
+from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
+from fourm_lite.finetune.task import predict
+from fourm_lite.metrics.classification import classification_report, knn_predict
 from fourm_lite.model.load import load_model
-from fourm_lite.training.classify import predict
-from fourm_lite.training.finetune import FinetuneConfig, finetune
-from fourm_lite.training.labelled import LabelledSet, Splits, few_shots, read_labelled
-from fourm_lite.training.probe import choose_linear, fit_linear, photo_features
-from fourm_lite.training.warm_start import start_from_vit
+from fourm_lite.photos.labelled import LabelledSet, Splits, few_shots, read_labelled
+from fourm_lite.training.initial.start import start_from_vit
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SETS = ("flowers5", "clothing10")

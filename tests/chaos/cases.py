@@ -89,8 +89,8 @@ def tokenize(inputs: Path) -> None:
 
 def index(inputs: Path) -> None:
     from fourm_lite.photos.sources import open_sources
-    from fourm_lite.retrieval.index import Index
-    from fourm_lite.retrieval.ingest import index_items
+    from fourm_lite.search.index.index import Index
+    from fourm_lite.search.index.ingest import index_items
 
     def colours(pictures: list[Any]) -> Any:
         return np.stack([np.asarray(p.resize((4, 4)), np.float32).reshape(-1) for p in pictures])
@@ -195,7 +195,7 @@ def result(name: str) -> dict[str, str]:
 
 
 def _rows() -> Iterator[tuple[str, str]]:
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     opened = Index.open(OUT)
     for batch in opened.scan(["id", "vector", "content_hash", "row_hash"]):

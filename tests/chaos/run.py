@@ -62,8 +62,8 @@ def _kills(work: Path, kills: int, seed: int):  # type: ignore[no-untyped-def]
     from chaos.cases import write_inputs
     from chaos.kills import in_child, kill_all
 
+    import fourm_lite.finetune.finetune
     import fourm_lite.pipeline.pipeline
-    import fourm_lite.training.finetune
     import fourm_lite.training.loop  # noqa: F401
 
     here = work / "prepared"

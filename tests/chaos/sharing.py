@@ -28,7 +28,7 @@ def table() -> Any:
 
 def write(path: str, seconds: float, name: str) -> Counter[str]:
     """One writer: the same rows again, rows of its own, old versions away."""
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     v, done, end, k = table(), Counter[str](), time.monotonic() + seconds, 0
     index = Index.open(path)
@@ -48,7 +48,7 @@ def write(path: str, seconds: float, name: str) -> Counter[str]:
 
 def read(path: str, seconds: float, threads: int = 4) -> Counter[str]:
     """One process whose threads share a handle: searches, gets, filters and scans."""
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     v, index, done = table(), Index.open(path), Counter[str]()
     end, lock = time.monotonic() + seconds, threading.Lock()
@@ -93,7 +93,7 @@ def _asked(index: Any, v: Any, i: int, way: int) -> str:
 
 def share(folder: Path, seconds: float, *, writers: int = 2, readers: int = 2) -> Counter[str]:
     """Writers and readers at once; what all of them did."""
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     path = folder / "shared"
     index = Index.create(path, space="toy")

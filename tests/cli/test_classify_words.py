@@ -17,10 +17,10 @@ from fourm_lite.cli import main
 from fourm_lite.embedders import zeroshot
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
+from fourm_lite.evaluate.zero_shot import EMBEDDING_TEMPERATURE, classify_by_embedding
 from fourm_lite.modalities.pictures import open_rgb
-from fourm_lite.search.centre import Centre
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.zeroshot import EMBEDDING_TEMPERATURE, classify_by_embedding
+from fourm_lite.search.whitening import Centre
 
 LABELS = ["a red cat", "a dog", "the blue house"]
 TEMPLATES = ["a photo of {}", "two {}"]

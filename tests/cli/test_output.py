@@ -16,7 +16,7 @@ from fourm_lite.cli.index import print_report
 from fourm_lite.cli.output import print_facts, print_json, print_table, quiet_warnings, say
 from fourm_lite.names import shown
 from fourm_lite.photos.item import Skipped
-from fourm_lite.retrieval.ingest import IngestReport
+from fourm_lite.search.index.ingest import IngestReport
 
 NASTY = "\x1b]0;OWNED\x07\x1b[2J\x9b2J\r\x7f\u202e\u2028\nnot indexed: x.png\ud800\udce9"
 

@@ -17,7 +17,7 @@ from tiny_photos import write_list
 from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite.cli import main
-from fourm_lite.retrieval.index import Index
+from fourm_lite.search.index.index import Index
 
 
 def run(capsys, *words):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.embedders.load import load_embedder
 
 

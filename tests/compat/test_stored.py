@@ -19,12 +19,12 @@ from fourm_lite.cli import main
 from fourm_lite.embedders import image_configs
 from fourm_lite.embedders.former import former_texts
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.index import Index
+from fourm_lite.finetune.task import BOOK, Validations
+from fourm_lite.search.dual_encoder import TwinSpace
 from fourm_lite.search.engine import require_same_space
 from fourm_lite.search.gallery import index_photos, open_index
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.spaces import ModelSpace, open_space
-from fourm_lite.search.twin import TwinSpace
-from fourm_lite.training.classify import BOOK, Validations
 from fourm_lite.training.loop import fit
 
 STORED = Path(__file__).parent / "stored"

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.data.claims import RUN, claim
+from fourm_lite.data.label_provenance import RUN, claim
 from fourm_lite.data.pseudolabel import EdgeLabeller, LabelRun, PaletteLabeller, pseudolabel
-from fourm_lite.data.records import read_records
 from fourm_lite.errors import ConfigError, StorageError
+from fourm_lite.photos.records import read_records
 
 DAMAGE = ["", "{", "[]", '{"records": ', "\x00\x00", '{"records": 3, "records": 4}']
 RUNS = LabelRun(shard_size=2)
@@ -88,7 +88,7 @@ BOTH = """
 import sys
 from pathlib import Path
 from fourm_lite.data.pseudolabel import EdgeLabeller, LabelRun, PaletteLabeller, pseudolabel
-from fourm_lite.data.records import read_records
+from fourm_lite.photos.records import read_records
 labellers = {"edges": EdgeLabeller(), "palette": PaletteLabeller()}
 records = read_records(Path(sys.argv[1]))
 print("ready", flush=True)

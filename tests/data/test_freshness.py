@@ -15,11 +15,11 @@ from fourm_lite.data.pseudolabel import (
     PaletteLabeller,
     pseudolabel,
 )
-from fourm_lite.data.records import read_records
 from fourm_lite.data.shards import aligned, read_tokens, write_tokens
 from fourm_lite.data.teachers import given_maps
 from fourm_lite.data.tokenized import TokenJob, parts_of_labels, parts_of_photos, tokenize_parts
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.load import load_tokenizer
 
 RUN = LabelRun(shard_size=2)

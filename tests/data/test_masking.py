@@ -4,22 +4,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_lite.data.budgets import Budget, Mixture, draw_mixture, token_budgets
 from fourm_lite.data.masking import (
+    Budget,
     Masker,
+    Mixture,
     closed_chunks,
+    draw_mixture,
     give,
     grid_mask,
     mask_features,
     mask_sequence,
     stack_masked,
+    token_budgets,
     want,
 )
 from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD, normalized
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.modalities.spec import IN, Modality
-from fourm_lite.tokenization.randomness import TorchSource
-from fourm_lite.tokenization.spans import Marks, _input_length, mask_chunk_spans, merge_spans
+from fourm_lite.tokenization.vq.randomness import TorchSource
+from fourm_lite.tokenization.words.spans import Marks, _input_length, mask_chunk_spans, merge_spans
 
 MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 84)))
 GRID = Modality(name="tok@64", kind="grid", vocab_size=50, grid=(4, 4), max_tokens=16)

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 from fourm_lite.cli import main
-from fourm_lite.data.augment import CropPolicy
 from fourm_lite.data.label_rows import read_labels
-from fourm_lite.data.mixtures import Mixing, mixtures
-from fourm_lite.data.records import read_records
+from fourm_lite.data.photo_mixing import Mixing, mixtures
 from fourm_lite.data.shards import read_tokens
-from fourm_lite.data.sources import Record
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.crops import CropPolicy
+from fourm_lite.photos.records import Record, read_records
 
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
 POLICY = CropPolicy(size=32)

@@ -12,16 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_lite.data.augment import (
-    CropPolicy,
-    center_crop,
-    crops,
-    cut_image,
-    cut_labels,
-    from_settings,
-    to_settings,
-)
-from fourm_lite.data.claims import claim_labels
+from fourm_lite.data.label_provenance import claim_labels
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import Component, MaskedStream, Orders
 from fourm_lite.data.pseudolabel import (
@@ -41,17 +32,22 @@ from fourm_lite.data.shards import (
     read_tokens,
     write_tokens,
 )
-from fourm_lite.data.sources import (
-    Record,
-    read_caption_list,
-    read_tars,
-    write_tar,
-)
+from fourm_lite.data.tar_samples import read_tars, write_tar
 from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.modalities.crops import (
+    CropPolicy,
+    center_crop,
+    crops,
+    cut_image,
+    cut_labels,
+    from_settings,
+    to_settings,
+)
 from fourm_lite.modalities.spec import IN, Modality
-from fourm_lite.tokenization.randomness import TorchSource
-from fourm_lite.tokenization.spans import Marks
+from fourm_lite.photos.records import Record, read_caption_list
+from fourm_lite.tokenization.vq.randomness import TorchSource
+from fourm_lite.tokenization.words.spans import Marks
 
 
 @pytest.fixture

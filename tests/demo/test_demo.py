@@ -4,13 +4,13 @@ import pytest
 
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
-from fourm_lite.demo.page import Card, Section, render
 from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item
 from fourm_lite.photos.sources import folder_items
-from fourm_lite.show import Cell, contact_sheet
+from fourm_lite.show.contact_sheet import Cell, contact_sheet
+from fourm_lite.show.page import Card, Section, render
 
 
 def test_drawings_are_different_and_always_the_same():

@@ -20,7 +20,7 @@ from fourm_lite.embedders.image_configs import (
     from_transformers,
     preset,
 )
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.pictures import as_picture
 

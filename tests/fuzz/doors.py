@@ -113,7 +113,7 @@ def plan(draw: random.Random, place: Path) -> Any:
 
 @door
 def tokenizer_recipe(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.tokenization.config import parse_config
+    from fourm_lite.tokenization.vq.config import parse_config
     from fourm_lite.training.tokenizer_recipes import TokenizerRecipe
 
     (place / "recipe.toml").write_bytes(damaged_toml(draw, TOKENIZER))
@@ -153,7 +153,7 @@ def tokenizer_folder(draw: random.Random, place: Path) -> Any:
 
 @door
 def text_tokenizer(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.tokenization.text import load_text_tokenizer
+    from fourm_lite.tokenization.words.text import load_text_tokenizer
 
     source = ground() / "model" / "tokenizers" / "text"
     found = load_text_tokenizer(rewritten(draw, source, place / "t", ["tokenizer.json"]))
@@ -171,7 +171,7 @@ def vit(draw: random.Random, place: Path) -> Any:
 
 @door
 def spread(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.search.spread import Spread, read_spread
+    from fourm_lite.search.whitening import Spread, read_spread
 
     Spread("vector", np.eye(4, 6, dtype=np.float32), np.arange(4, 0, -1.0, np.float32)).save(place)
     file = place / "spread.safetensors"
@@ -292,8 +292,8 @@ def all_items(path: Path) -> list[Any]:
 def indexed(path: Path, place: Path) -> Any:
     """What `index` does with a source, by a network of three numbers a photo."""
     from fourm_lite.photos.sources import open_sources
-    from fourm_lite.retrieval.index import Index
-    from fourm_lite.retrieval.ingest import index_items
+    from fourm_lite.search.index.index import Index
+    from fourm_lite.search.index.ingest import index_items
 
     def embed(pictures: list[Any]) -> Any:
         return np.stack([np.asarray(p).mean(axis=(0, 1)) + 1 for p in pictures])
@@ -344,7 +344,7 @@ def photo_tar(draw: random.Random, place: Path) -> Any:
 
 @door
 def records(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.data.records import read_records
+    from fourm_lite.photos.records import read_records
 
     photos(place)
     (place / "captions.jsonl").write_bytes(damaged_lines(draw, ROWS))
@@ -353,7 +353,7 @@ def records(draw: random.Random, place: Path) -> Any:
 
 @door
 def texts(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.data.records import read_records
+    from fourm_lite.photos.records import read_records
 
     text = b"a dog\ntwo cats\n\xc3\xa9\n"
     name = draw.choice(["c.txt", "c.txt.gz"])
@@ -364,7 +364,7 @@ def texts(draw: random.Random, place: Path) -> Any:
 
 @door
 def labelled(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.training.labelled import read_splits
+    from fourm_lite.photos.labelled import read_splits
 
     photos(place)
     (place / "labels.jsonl").write_bytes(damaged_lines(draw, ROWS))
@@ -478,7 +478,7 @@ def vectors(draw: random.Random, place: Path) -> Any:
 
 @functools.cache
 def index_folder() -> Path:
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     index = Index.create(ground() / "idx", space="toy", extra={"decode": "expected", "steps": 1})
     index.add(["a", "b"], np.eye(2, dtype=np.float32), year=[1, 2])
@@ -487,8 +487,8 @@ def index_folder() -> Path:
 
 @slow_door
 def manifest(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.retrieval.index import Index
     from fourm_lite.search.engine import Search
+    from fourm_lite.search.index.index import Index
 
     folder = rewritten(draw, index_folder(), place / "idx", ["manifest.json"])
     index = Index.open(folder)
@@ -529,7 +529,7 @@ def extra(draw: random.Random, place: Path) -> Any:
 
 @slow_door
 def index_files(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.retrieval.index import Index
+    from fourm_lite.search.index.index import Index
 
     files = [
         p.relative_to(index_folder()).as_posix() for p in index_folder().rglob("*.*") if p.is_file()
@@ -541,7 +541,7 @@ def index_files(draw: random.Random, place: Path) -> Any:
 
 @door
 def stages(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.growth.stages import Stages
+    from fourm_lite.add_embedding.stages import Stages
 
     entry = {"settings": {"seed": 0}, "facts": {"photos": 3}, "seconds": 1.0}
     book = {"format": 1, "stages": {"photos": entry, "vectors": {**entry, "facts": None}}}
@@ -552,7 +552,7 @@ def stages(draw: random.Random, place: Path) -> Any:
 
 @door
 def listing(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.growth.photos import read_listing
+    from fourm_lite.add_embedding.photos import read_listing
 
     rows = [{"id": "a", "image": "a.png", "captions": ["a dog"], "part": "train"}] * 3
     left = [{"uri": "b.png", "reason": "broken"}] * 2

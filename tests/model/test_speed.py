@@ -16,10 +16,9 @@ from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
 from fourm_lite.model.speed import compile_blocks, half_weights, pack_weights, quantize_int8
-from fourm_lite.nn import linear
-from fourm_lite.nn.int8 import Int8Linear, can_int8, has_vnni
-from fourm_lite.nn.linear import FEW_ROWS, project
-from fourm_lite.nn.packed import PackedLinear, can_pack
+from fourm_lite.nn import layers as linear
+from fourm_lite.nn.cpu_linear import Int8Linear, PackedLinear, can_int8, can_pack, has_vnni
+from fourm_lite.nn.layers import FEW_ROWS, project
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fourm_lite.errors import FourMError
-from fourm_lite.nn.half import HalfLinear, can_half
+from fourm_lite.nn.cpu_linear import HalfLinear, can_half
 
 pytestmark = pytest.mark.skipif(not can_half(), reason="this torch has no fbgemm")
 

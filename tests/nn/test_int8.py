@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fourm_lite.errors import FourMError
-from fourm_lite.nn.int8 import Int8Linear, RangedInt8Linear, can_int8, unsaturated_scales
+from fourm_lite.nn.cpu_linear import Int8Linear, RangedInt8Linear, can_int8, unsaturated_scales
 
 pytestmark = pytest.mark.skipif(not can_int8(), reason="no int8 products here")
 

@@ -18,7 +18,7 @@ from fourm_lite.tokenization.aion.catalog import FIELDS, Catalog
 from fourm_lite.tokenization.aion.images import BANDS, SkyImage
 from fourm_lite.tokenization.aion.load import load_codec
 from fourm_lite.tokenization.aion.spectra import Spectrum
-from fourm_lite.tokenization.finite import FiniteScalar, Signs
+from fourm_lite.tokenization.vq.finite import FiniteScalar, Signs
 
 MARGIN = 1e-4
 

@@ -23,12 +23,20 @@ from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
-from fourm_lite.tokenization.layout import MaskedTokens, custom_text, empty_text, wanted_grid
-from fourm_lite.tokenization.randomness import ThreeSources
-from fourm_lite.tokenization.sequences import boxes, color_palette, human_poses, metadata
-from fourm_lite.tokenization.sequences import sam_instances as sam
-from fourm_lite.tokenization.spans import mask_chunk_spans, mask_spans, merge_spans, split_spans
-from fourm_lite.tokenization.text import TextTokenizer, load_text_tokenizer
+from fourm_lite.tokenization.vq.randomness import ThreeSources
+from fourm_lite.tokenization.words import boxes as sam
+from fourm_lite.tokenization.words.sequences import boxes, color_palette, human_poses, metadata
+from fourm_lite.tokenization.words.spans import (
+    MaskedTokens,
+    custom_text,
+    empty_text,
+    mask_chunk_spans,
+    mask_spans,
+    merge_spans,
+    split_spans,
+    wanted_grid,
+)
+from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 
 TOKENIZER_FILE = "text_tokenizer_4m_wordpiece_30k.json"
 

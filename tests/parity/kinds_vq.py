@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from caseinfo import CaseInfo
 from torch import Tensor
 
-from fourm_lite.tokenization.config import parse_config
-from fourm_lite.tokenization.diffusion import NoiseSchedule, alphas_cumprod, timesteps_of
 from fourm_lite.tokenization.load import load_tokenizer
-from fourm_lite.tokenization.losses import LOSSES
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import parse_config
+from fourm_lite.tokenization.vq.diffusion import NoiseSchedule, alphas_cumprod, timesteps_of
+from fourm_lite.tokenization.vq.losses import LOSSES
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 STRIDE = 4
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.data.records import read_records
-from fourm_lite.data.sources import read_tars
+from fourm_lite.data.tar_samples import read_tars
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item, Skipped
+from fourm_lite.photos.records import read_records
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.reading.budget import budget, set_budget
-from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.ingest import index_items
+from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.ingest import index_items
 
 PHOTO = png(Image.new("RGB", (8, 8), "red"))
 

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from fourm_lite.data.records import list_records, read_records
 from fourm_lite.errors import FourMError
+from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.photos.item import Item, Skipped
+from fourm_lite.photos.labelled import read_labelled
+from fourm_lite.photos.records import list_records, read_records
 from fourm_lite.photos.sources import open_sources, read_uri
-from fourm_lite.search.packs import CaptionPack
-from fourm_lite.training.labelled import read_labelled
 
 GOOD, BAD = 4, 3
 

@@ -15,7 +15,7 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameEr
 from fourm_lite.modalities.values import Box, PointQuery, Segment
 from fourm_lite.pipeline.embedding import spread
 from fourm_lite.pipeline.outputs import Generated
-from fourm_lite.tokenization.sequences import FORMATS
+from fourm_lite.tokenization.words.sequences import FORMATS
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from fourm_lite.modalities.value_codecs import SamCodec
 from fourm_lite.modalities.values import Person, PointQuery, Segment
 from fourm_lite.pipeline.inner_tokens import with_joints, with_masks
 from fourm_lite.pipeline.outputs import Generated
-from fourm_lite.retrieval.manifest import read_manifest
 from fourm_lite.sampling.passes import LEGACY_MARKS
+from fourm_lite.search.index.manifest import read_manifest
 
 MODEL = "EPFL-VILAB/4M-21_B"
 GLOBAL = "EPFL-VILAB/4M_tokenizers_DINOv2-B14-global_8k_16_224"

@@ -7,12 +7,12 @@ import time
 import pytest
 
 from fourm_lite import MODALITIES, Plan
-from fourm_lite.data.augment import CropPolicy
 from fourm_lite.data.pseudolabel import LabelRun
 from fourm_lite.errors import ConfigError
+from fourm_lite.finetune.finetune import FinetuneConfig
+from fourm_lite.modalities.crops import CropPolicy
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.sampling.schedule import token_counts
-from fourm_lite.training.finetune import FinetuneConfig
 from fourm_lite.training.loop import TrainConfig
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.sampling.cutoffs import num_kept, share_kept
 from fourm_lite.sampling.logits import (
     draw,
     draw_original,
     draw_rows,
     filter_logits,
     item_uniforms,
+    num_kept,
+    share_kept,
 )
 
 

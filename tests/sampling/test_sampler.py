@@ -12,7 +12,7 @@ from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, empty_sequence
-from fourm_lite.tokenization.spans import merge_spans
+from fourm_lite.tokenization.words.spans import merge_spans
 
 GRID_SCHEMES = ["maskgit", "roar"]
 

@@ -10,8 +10,8 @@ import pytest
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.packs import CaptionPack
-from fourm_lite.search.references import References, Teachers, read_references, role_of
+from fourm_lite.evaluate.caption_sets import CaptionPack
+from fourm_lite.evaluate.references import References, Teachers, read_references, role_of
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_verb_measures_every_cell_and_draws_no_photo(tmp_path, capsys, pack,
 
 
 def test_a_gallery_leaves_out_colours_that_come_from_pixels(pack, pipe):
-    from fourm_lite.search.any2any_gallery import _may_show
+    from fourm_lite.evaluate.any_to_any_sheet import _may_show
 
     assert not _may_show(("pixels",), "rgb")
     assert _may_show(("caption",), "rgb")

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.confidence import MEANINGS, RELEVANCE, sureness
-from fourm_lite.retrieval.index import Index
-from fourm_lite.retrieval.manifest import write_manifest
 from fourm_lite.search.answers import Question
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
-from fourm_lite.search.centre import unit
 from fourm_lite.search.confidence import (
     Captioned,
     Transferable,
@@ -25,8 +21,12 @@ from fourm_lite.search.confidence import (
     spread_over,
 )
 from fourm_lite.search.engine import Search
+from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, sureness
+from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query
 from fourm_lite.search.relevance import Judge, Vocabulary, stems
+from fourm_lite.search.whitening import unit
 
 THINGS = [f"thing{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(5)]
 DOING = [f"does{chr(97 + i)}" for i in range(8)]

@@ -8,17 +8,17 @@ from PIL import Image
 from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.retrieval.index import Index
+from fourm_lite.evaluate.caption_sets import captions_of
 from fourm_lite.search.calibrate import RERANKED, Truth, calibrate_index
 from fourm_lite.search.engine import Search
 from fourm_lite.search.evidence import LIKELIHOOD, SPREAD, spreads
 from fourm_lite.search.gallery import Ingest, index_photos, open_index
-from fourm_lite.search.learnt import Learnt
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.likelihood import Likelihood
 from fourm_lite.search.query import Query
+from fourm_lite.search.rerank_weights import words_share
+from fourm_lite.search.search_file import Learnt
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.truth import captions_of
-from fourm_lite.search.weights import words_share
 
 from .conftest import CAPTIONS
 

@@ -6,13 +6,13 @@ import torch
 
 from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.evaluate import retrieval as evaluate
+from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items, embed_pack
+from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
+from fourm_lite.evaluate.pair_scores import Direction, PairScores
+from fourm_lite.evaluate.retrieval import Reranking, depth_lines, evaluate_retrieval
 from fourm_lite.model.likelihood import sequence_logits
-from fourm_lite.search import evaluate
-from fourm_lite.search.evaluate import Reranking, depth_lines, evaluate_retrieval
-from fourm_lite.search.learnt import Learnt
-from fourm_lite.search.packs import CaptionPack, caption_items, embed_pack
-from fourm_lite.search.pairs import Direction, PairScores
-from fourm_lite.search.steps import evaluate_steps, steps_lines
+from fourm_lite.search.search_file import Learnt
 
 from .conftest import write_pack
 

@@ -6,14 +6,14 @@ from tiny_pipeline import photo
 
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.confidence import MEANINGS, RELEVANCE, Calibration
+from fourm_lite.evaluate.caption_sets import captioned
 from fourm_lite.search.answers import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import index_photos, open_index
-from fourm_lite.search.learnt import read_learnt
+from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, Calibration
+from fourm_lite.search.search_file import read_learnt
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.truth import captioned
 
 
 def run(*words):

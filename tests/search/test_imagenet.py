@@ -10,8 +10,8 @@ from tiny_pipeline import photo
 
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.imagenet import as_imagenet, imagenet_names, templates_of
-from fourm_lite.training.labelled import read_labelled
+from fourm_lite.evaluate.imagenet import as_imagenet, imagenet_names, templates_of
+from fourm_lite.photos.labelled import read_labelled
 
 pytest.importorskip("open_clip")
 IDS = ("n01440764", "n01443537", "n02123045")

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.search.learnt import FILE, Learnt, read_learnt
-from fourm_lite.search.weights import DEFAULT_WEIGHTS, learnt_choice
+from fourm_lite.search.rerank_weights import DEFAULT_WEIGHTS, learnt_choice
+from fourm_lite.search.search_file import FILE, Learnt, read_learnt
 
 BOTH = {"text_to_image": {"cosine": 9.0, "caption": 5.0}, "image_to_text": {"cosine": 7.0}}
 KEPT = Learnt(

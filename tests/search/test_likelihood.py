@@ -4,19 +4,19 @@ from tiny_pipeline import photo
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.retrieval.hits import Hits
-from fourm_lite.retrieval.rerank import rerank
+from fourm_lite.evaluate.pair_scores import Direction, PairScores
+from fourm_lite.model.packing import packed
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
-from fourm_lite.search.pairs import Direction, PairScores
-from fourm_lite.search.sheets import packed
-from fourm_lite.search.spaces import open_space
-from fourm_lite.search.weights import (
+from fourm_lite.search.rerank import rerank
+from fourm_lite.search.rerank_weights import (
     USUAL_TOKENS,
     careful,
     fit_weights,
     log_likelihood,
     words_share,
 )
+from fourm_lite.search.spaces import open_space
 
 from .conftest import network
 

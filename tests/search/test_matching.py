@@ -7,8 +7,8 @@ from tiny_pipeline import photo
 
 from fourm_lite.embedders.rerankers import load_reranker
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.index import Index
 from fourm_lite.search.engine import Search
+from fourm_lite.search.index.index import Index
 from fourm_lite.search.query import Query
 
 WORDS = "a red circle"

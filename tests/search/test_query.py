@@ -3,8 +3,7 @@ import pytest
 from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.compose import compose
-from fourm_lite.search.query import BESIDE_PICTURE, NEGATIVE_WEIGHT, Query
+from fourm_lite.search.query import BESIDE_PICTURE, NEGATIVE_WEIGHT, Query, compose
 
 
 def vectors(space, *items):

@@ -6,8 +6,8 @@ from tiny_pipeline import photo
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
-from fourm_lite.search.centre import Centre, gallery_centre, unit
 from fourm_lite.search.spaces import open_space
+from fourm_lite.search.whitening import Centre, gallery_centre, unit
 
 from .conftest import network
 

@@ -11,9 +11,8 @@ from fourm_lite.io.files import write_npz
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import SPREAD
 from fourm_lite.model.load import load_model
-from fourm_lite.search.centre import unit
 from fourm_lite.search.spaces import ModelSpace, open_space
-from fourm_lite.search.spread import Spread, fit_spread, read_spread
+from fourm_lite.search.whitening import Spread, fit_spread, read_spread, unit
 
 TARGET = "tok_mobilenet_global"
 

@@ -11,8 +11,8 @@ from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.retrieval.manifest import Manifest
 from fourm_lite.search.engine import Search, space_of
+from fourm_lite.search.index.manifest import Manifest
 
 DRAWN = list(drawings(6, size=64))
 

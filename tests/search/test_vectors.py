@@ -8,9 +8,9 @@ from tiny_pipeline import photo
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.search.centre import unit
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.vectors import VectorSearch, open_vectors
+from fourm_lite.search.whitening import unit
 
 from .conftest import network
 

@@ -8,7 +8,7 @@ from vq_configs import MLP, VIT_DEC, VIT_ENC, image_config
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.nn.posemb import sincos_2d
-from fourm_lite.tokenization.backbones import (
+from fourm_lite.tokenization.vq.backbones import (
     BottleneckMLP,
     ConvNeXtBlock,
     MLPPreset,

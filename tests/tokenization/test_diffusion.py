@@ -10,8 +10,8 @@ from torch import nn
 from vq_configs import diffusion_config
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.denoising import make_diffusion_decoder
-from fourm_lite.tokenization.diffusion import (
+from fourm_lite.tokenization.vq.denoising import make_diffusion_decoder
+from fourm_lite.tokenization.vq.diffusion import (
     BETA_SCHEDULES,
     NoiseSchedule,
     alphas_cumprod,
@@ -21,8 +21,8 @@ from fourm_lite.tokenization.diffusion import (
     sample_with,
     timesteps_of,
 )
-from fourm_lite.tokenization.uvit import UVIT_PRESETS, Middle, uvit_preset
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.uvit import UVIT_PRESETS, Middle, uvit_preset
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 SCHEDULES = [*BETA_SCHEDULES, "shifted_cosine:0.5", "shifted_cosine:2"]
 PREDICTIONS = ["sample", "epsilon", "v_prediction"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.finite import BOUNDS, FiniteScalar, Signs
+from fourm_lite.tokenization.vq.finite import BOUNDS, FiniteScalar, Signs
 
 LEVELS = [(7, 5, 5, 5, 5), (8, 5, 5, 5), (8, 8, 8, 6, 5), (2, 3, 4), (11,)]
 

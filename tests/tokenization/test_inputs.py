@@ -8,8 +8,8 @@ import torch
 
 from fourm_lite import load_tokenizer
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 MLP = {"enc_type": "BottleneckMLP/B_1-Wi_16", "dec_type": "BottleneckMLP/B_1-Wi_16"}
 

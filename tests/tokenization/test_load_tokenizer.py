@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from vq_configs import diffusion_config, global_config, image_config
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.tokenization.config import TokenizerConfig, guess_kind, parse_config
 from fourm_lite.tokenization.load import load_tokenizer, tokenizer_from_state
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig, guess_kind, parse_config
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 SORTS = {
     "image": image_config(),

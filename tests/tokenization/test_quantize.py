@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.memcodes import Memcodes
-from fourm_lite.tokenization.quantize import VectorQuantizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.memcodes import Memcodes
+from fourm_lite.tokenization.vq.quantize import VectorQuantizer
 
 
 def config(**changes) -> TokenizerConfig:
@@ -84,7 +84,7 @@ def test_scores_in_pieces_give_the_same_codes(generator, monkeypatch):
     x = latents(generator)
     whole = quantizer(x).tokens
 
-    monkeypatch.setattr("fourm_lite.tokenization.quantize.CHUNK", 24)
+    monkeypatch.setattr("fourm_lite.tokenization.vq.quantize.CHUNK", 24)
 
     assert torch.equal(quantizer(x).tokens, whole)
 
@@ -296,8 +296,8 @@ def test_memcodes_spend_only_the_product_of_queries_and_keys(generator):
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.quantize import VectorQuantizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.quantize import VectorQuantizer
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

@@ -8,24 +8,26 @@ from hypothesis import strategies as st
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
-from fourm_lite.tokenization.randomness import TorchSource
-from fourm_lite.tokenization.sequences import FORMATS, sequence_format
-from fourm_lite.tokenization.sequences.boxes import boxes_to_text, text_to_boxes
-from fourm_lite.tokenization.sequences.color_palette import palette_to_text, text_to_palette
-from fourm_lite.tokenization.sequences.human_poses import people_to_text, text_to_people
-from fourm_lite.tokenization.sequences.metadata import (
+from fourm_lite.tokenization.vq.randomness import TorchSource
+from fourm_lite.tokenization.words.boxes import (
+    boxes_to_text,
+    grid_points,
+    points_to_text,
+    text_to_boxes,
+    text_to_points,
+)
+from fourm_lite.tokenization.words.human_poses import people_to_text, text_to_people
+from fourm_lite.tokenization.words.metadata import (
     FIELDS,
     Scale,
     metadata_to_chunks,
     metadata_to_text,
+    palette_to_text,
     text_to_metadata,
+    text_to_palette,
 )
-from fourm_lite.tokenization.sequences.sam_instances import (
-    grid_points,
-    points_to_text,
-    text_to_points,
-)
-from fourm_lite.tokenization.text import train_text_tokenizer
+from fourm_lite.tokenization.words.sequences import FORMATS, sequence_format
+from fourm_lite.tokenization.words.text import train_text_tokenizer
 
 UNIT = st.floats(0, 1)
 NAMES = st.sampled_from(["dog", "wine glass", "traffic light"])

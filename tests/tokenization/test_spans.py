@@ -4,24 +4,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.layout import (
+from fourm_lite.tokenization.vq.randomness import ThreeSources, TorchSource
+from fourm_lite.tokenization.words.spans import (
+    Marks,
+    Spans,
     custom_text,
+    cut_targets,
+    draw_spans,
     empty_text,
     given_text,
     lay_out_spans,
-    wanted_text,
-)
-from fourm_lite.tokenization.randomness import ThreeSources, TorchSource
-from fourm_lite.tokenization.spans import (
-    Marks,
-    Spans,
-    cut_targets,
-    draw_spans,
     mask_chunk_spans,
     mask_spans,
     merge_spans,
     split_spans,
     truncate_chunks,
+    wanted_text,
 )
 
 MARKS = Marks(pad=0, eos=3, sentinels=tuple(range(4, 104)))

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.tokenization import fetch as fetching
-from fourm_lite.tokenization.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
-from fourm_lite.tokenization.text import (
+from fourm_lite.tokenization.words import fetch as fetching
+from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
+from fourm_lite.tokenization.words.text import (
     TextTokenizer,
     load_text_tokenizer,
     special_words,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourm_lite.tokenization.config import TokenizerConfig
+from fourm_lite.tokenization.vq.config import TokenizerConfig
 
 MLP = "BottleneckMLP/B_1-Wi_32"
 VIT_ENC, VIT_DEC = "vit_32x1x2_enc", "vit_32x1x2_dec"

@@ -11,10 +11,10 @@ from tiny_photos import COLOURS, picture
 from tiny_training import course, read_recipe
 
 from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, PaletteLabeller, pseudolabel
-from fourm_lite.data.records import read_records
 from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.load import load_model
+from fourm_lite.photos.records import read_records
 from fourm_lite.training.distill import (
     DistilledFourM,
     Guess,

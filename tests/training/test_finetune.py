@@ -12,13 +12,8 @@ from tiny_photos import write_list
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.locks import alone
-from fourm_lite.training import loop
-from fourm_lite.training.classify import MixConfig, predict
-from fourm_lite.training.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
-from fourm_lite.training.labelled import read_labelled, read_splits
-from fourm_lite.training.loop import checkpoints
-from fourm_lite.training.probe import (
+from fourm_lite.finetune.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
+from fourm_lite.finetune.probe import (
     accuracy,
     choose_linear,
     class_weights,
@@ -26,6 +21,11 @@ from fourm_lite.training.probe import (
     photo_features,
     set_linear_head,
 )
+from fourm_lite.finetune.task import MixConfig, predict
+from fourm_lite.io.locks import alone
+from fourm_lite.photos.labelled import read_labelled, read_splits
+from fourm_lite.training import loop
+from fourm_lite.training.loop import checkpoints
 from fourm_lite.training.processes import make_accelerator
 
 QUICK = {"epochs": 2, "batch_size": 8, "workers": 0, "smoothing": 0.1}

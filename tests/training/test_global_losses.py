@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from fourm_lite.model.fourm import Prediction
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.figures import ranks
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.global_losses import (
     directions,
     embedding_contrast,
     embedding_regression,
     expected_directions,
 )
+from fourm_lite.training.validation import ranks
 
 LENGTH, VOCAB = 4, 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.training.ledger import begin_run
+from fourm_lite.training.checkpoints import begin_run
 
 
 def test_files_of_others_beside_a_run_stay(tmp_path):

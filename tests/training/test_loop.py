@@ -23,9 +23,9 @@ from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, StorageError
 from fourm_lite.io import files
 from fourm_lite.io.locks import alone
-from fourm_lite.training.ledger import FILES, checkpoints
+from fourm_lite.training.checkpoints import FILES, checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
-from fourm_lite.training.noise import scoped_noise
+from fourm_lite.training.processes import scoped_noise
 
 RUNS = ("straight", "parts")
 

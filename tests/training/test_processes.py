@@ -17,7 +17,7 @@ from tiny_training import course, even_pretraining, losses, pretraining, tokeniz
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.training import processes
-from fourm_lite.training.ledger import checkpoints
+from fourm_lite.training.checkpoints import checkpoints
 from fourm_lite.training.loop import fit
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ import pytest
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.empty import without_storage
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.losses import LOSSES
-from fourm_lite.tokenization.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.losses import LOSSES
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.recipes import ModelRecipe, pretraining
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
 

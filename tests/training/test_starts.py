@@ -12,18 +12,18 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM, Prediction
-from fourm_lite.tokenization.config import TokenizerConfig
-from fourm_lite.tokenization.vqvae import VQTokenizer
-from fourm_lite.training.closed_form import kmeans, principal, start_patches, start_vectors
+from fourm_lite.tokenization.vq.config import TokenizerConfig
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.global_losses import (
     likelihood_contrast,
     soft_cross_entropy,
     soft_targets,
 )
+from fourm_lite.training.initial.closed_form import kmeans, principal, start_patches, start_vectors
+from fourm_lite.training.initial.global_tokens import ReadOut, start_read_out
+from fourm_lite.training.initial.start import start_from_vit
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe
-from fourm_lite.training.warm_global import ReadOut, start_read_out
-from fourm_lite.training.warm_start import start_from_vit
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fourm_lite.data.augment import CropPolicy
 from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.modalities.crops import CropPolicy
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tokenizer_recipes import (
     TokenizerRecipe,

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
-from fourm_lite.embedders.images import ImagePreprocess
+from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.embedders.mobileclip.fold import fold
 from fourm_lite.embedders.mobileclip.tokens import clip_tokens
 from fourm_lite.embedders.mobileclip.towers import IMAGE, TEXT, MobileClip, Shape

@@ -14,8 +14,8 @@ from fourm_lite.errors import ShapeError
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.aion.images import cropped
 from fourm_lite.tokenization.aion.layers import Residuals, conv2d, filled, grow2d
-from fourm_lite.tokenization.finite import FiniteScalar
-from fourm_lite.tokenization.inputs import tokens_in
+from fourm_lite.tokenization.vq.finite import FiniteScalar
+from fourm_lite.tokenization.vq.inputs import tokens_in
 
 
 class ScalarFieldCodec(nn.Module):

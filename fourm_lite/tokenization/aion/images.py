@@ -30,8 +30,8 @@ from fourm_lite.tokenization.aion.layers import (
     numbered,
     over_channels,
 )
-from fourm_lite.tokenization.finite import FiniteScalar
-from fourm_lite.tokenization.inputs import tokens_in
+from fourm_lite.tokenization.vq.finite import FiniteScalar
+from fourm_lite.tokenization.vq.inputs import tokens_in
 
 SIDE = 96
 # band -> clip of the flux, in the order of the channels

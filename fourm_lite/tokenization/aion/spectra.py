@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fourm_lite.errors import ShapeError
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.aion.layers import ConvNeXt, filled, numbered, over_channels
-from fourm_lite.tokenization.finite import Signs
-from fourm_lite.tokenization.inputs import tokens_in
+from fourm_lite.tokenization.vq.finite import Signs
+from fourm_lite.tokenization.vq.inputs import tokens_in
 
 LEAST = 0.1
 GRID, TABLE = "latent_grid._wavelength", "normalization_quantizer.buckets"

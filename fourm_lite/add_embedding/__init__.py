@@ -1,0 +1,1 @@
+"""A model gets a modality more: the vectors of any embedding network."""

@@ -1,0 +1,234 @@
+"""The folder that comes out: a model with its tokenizers, which opens with nothing else named.
+
+Tokenizers that ship with fourm_lite and hub ids stay references; all others are copied beside the
+weights. Old tensors are those of the source, in their own type, so that they stay as they were.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourm_lite.add_embedding.widen import is_new
+from fourm_lite.errors import ConfigError
+from fourm_lite.io.checkpoint import Checkpoint, write
+from fourm_lite.io.files import storage_errors, write_whole
+from fourm_lite.io.hub import assets
+from fourm_lite.io.layout import SPREAD
+from fourm_lite.model.fourm import FourM
+from fourm_lite.model.load import stored_name
+from fourm_lite.names import check_name
+from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.search.search_file import FILE as LEARNT
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.words.text import TextTokenizer
+
+FOLDER = "tokenizers"
+KEPT = ("*.json", "*.safetensors", "README*", "LICENSE*", "card.md")
+"""What of a tokenizer's folder is copied."""
+
+
+def write_model(
+    model: FourM,
+    name: str,
+    source: Checkpoint,
+    out: Path,
+    extra: Mapping[str, Any],
+    *,
+    frozen: bool,
+) -> None:
+    """Writes config and weights; with `frozen` the old tensors are the source's own.
+
+    Raises:
+        CheckpointError: the folder cannot be written
+    """
+    stored = {key: stored_name(key, source) for key in model.state_dict() if not is_new(key, name)}
+    old = source.load(set(stored.values()))
+    usual = _usual_type(old)
+    weights: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if key not in stored:
+            weights[key] = value.to(usual).clone()
+        elif frozen:
+            weights[key] = old[stored[key]].clone()
+        else:
+            weights[key] = value.to(old[stored[key]].dtype).clone()
+    config = {**model.config.to_dict(), "extra": dict(extra)}
+    write(out, config, weights)
+
+
+def keep_learnt(source: Path | None, out: Path) -> None:
+    """Copies what is kept beside a model about searches: spread, reranking, confidence."""
+    for name in (SPREAD, LEARNT):
+        if source is not None and (source / name).is_file():
+            write_whole(out / name, (source / name).read_bytes())
+
+
+def _usual_type(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for value in tensors.values():
+        sizes[value.dtype] += value.numel()
+    return sizes.most_common(1)[0][0]
+
+
+def tokenizer_references(
+    tokenizers: Tokenizers, source: Checkpoint, name: str, out: Path
+) -> dict[str, str]:
+    """Where the new model finds each tokenizer; what lies in a folder of the user's is copied."""
+    extra = source.extra
+    named = extra.get("tokenizers", {})
+    named = dict(named) if isinstance(named, Mapping) else {}
+    found = {}
+    for key, place in tokenizers.sources.items():
+        found[key] = _reference(key, place, named.get(key), out)
+    found[name] = f"{FOLDER}/{name}"
+    return found
+
+
+def _reference(key: str, place: Any, named: str | None, out: Path) -> str:
+    beside = out / FOLDER / check_name(key, "a tokenizer")
+    relative = f"{FOLDER}/{key}"
+    if isinstance(place, VQTokenizer):
+        place.save(beside)
+        return relative
+    if isinstance(place, TextTokenizer):
+        beside.mkdir(parents=True, exist_ok=True)
+        place.save(beside / "tokenizer.json")
+        return relative
+    path = Path(place).expanduser()
+    if not path.exists():
+        return str(place)  # a hub id, or the original's text tokenizer: "4m"
+    inside = path.resolve()
+    if named is not None and inside.is_relative_to(assets().resolve()) and _is_shelf(named):
+        return named
+    _copy(path, beside)
+    return relative
+
+
+def _is_shelf(named: str) -> bool:
+    """Whether a reference is one that resolves from anywhere, not one beside a model."""
+    return (assets() / named).exists()
+
+
+def _copy(path: Path, target: Path) -> None:
+    with storage_errors(target):
+        _copy_files(path, target)
+
+
+def _copy_files(path: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            if file.is_file() and any(fnmatch(file.name, form) for form in KEPT):
+                shutil.copyfile(file, target / file.name)
+        return
+    names = {".json": "tokenizer.json", ".safetensors": "model.safetensors"}
+    if path.suffix not in names:
+        raise ConfigError(f"{path} is no tokenizer: expected a folder, .json or .safetensors")
+    shutil.copyfile(path, target / names[path.suffix])
+    config = path.parent / "config.json"
+    if path.suffix == ".safetensors" and config.is_file():
+        shutil.copyfile(config, target / "config.json")
+
+
+MEANING = {
+    "cosine": "cosine of raw and tokenized vectors",
+    "cosine_centred": "the same, the mean of the training photos taken off",
+    "codes_used": "share of the codes that training photos use",
+    "perplexity": "perplexity of their use, mean over the code books",
+    "neighbours_kept": "share of the 10 nearest photos that both agree on",
+    "nearest_R@1": "nearest other photo found first in the tokenized gallery (raw: 1)",
+    "nearest_R@10": "nearest other photo among the first 10 (raw: 1)",
+    "own_photo_R@1": "a raw vector finds its own tokenized one first",
+}
+
+
+def card(report: Mapping[str, Any]) -> str:
+    """Markdown of a report; the licence stands in its head, where the library looks for it."""
+    modality, photos = report["modality"], report["photos"]
+    licence = report["licence"] or "not stated"
+    lines = [
+        "---",
+        f"license: {licence}",
+        "---",
+        f"# {report['model']} with {modality['name']}",
+        "",
+        f"`{modality['name']}`: {modality['tokens']} codes of {modality['codebook_size']} for the "
+        f"{modality['width']}-wide vectors of {report['embedder']['name']}.",
+        "",
+        *_facts(report, photos, licence),
+        "",
+        "## What the tokenizer loses",
+        "",
+        f"On {photos['held_out']} held-out photos:",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {MEANING.get(k, k)} | {v} |" for k, v in report["tokenizer"].items()),
+        "",
+        *_model_lines(report),
+        "## Use",
+        "",
+        "```python",
+        "from fourm_lite import FourMPipeline",
+        "",
+        'pipe = FourMPipeline.from_pretrained("THIS FOLDER")',
+        f'vectors = pipe.embed({{"rgb": "photo.jpg"}}, target="{modality["name"]}")',
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Mapping[str, Any], photos: Mapping[str, Any], licence: str) -> list[str]:
+    tuning, trained = report["tuning"], report["train"]
+    kept = "the old weights are unchanged" if trained == "tables" else "all weights were trained"
+    return [
+        f"- **Data.** {photos['train']} photos to learn from ({photos['captions']} captions), "
+        f"{photos['held_out']} held out, {photos['skipped']} left out, from "
+        f"{', '.join(photos['sources'])}.",
+        f"- **Tokenizer.** Product quantizer without gradients, then {report['shape']['steps']} "
+        f"steps of the decoder (kept: {report['shape']['decoder']}); seed {report['seed']}.",
+        f"- **Model.** Grown from {report['model']}; {tuning['steps']} steps, "
+        f"{tuning['samples']} samples, {tuning['seconds']} seconds, train={trained}: {kept}. "
+        f"Learned: {', '.join(tuning['components'])}.",
+        f"- **Terms.** {licence}. The terms of the photos, of the embedding network and of the "
+        "model that was grown all hold for these weights.",
+    ]
+
+
+def _model_lines(report: Mapping[str, Any]) -> list[str]:
+    found = report["retrieval"]
+    lines: list[str] = []
+    if "caption" in found:
+        lines += [
+            "## From a caption to the vector",
+            "",
+            f"{found['queries']} captions among {found['photos']} held-out photos; the gallery "
+            "holds the network's own vectors (raw) or what the tokenizer leaves of them. Ridge is "
+            "a regression from words, trained on the same photos.",
+            "",
+            "| queries, gallery | R@1 | R@5 | R@10 | median rank |",
+            "| --- | --- | --- | --- | --- |",
+            *(
+                f"| {name} | {100 * row['R@1']:.1f} | {100 * row['R@5']:.1f} | "
+                f"{100 * row['R@10']:.1f} | {row['median_rank']:.0f} |"
+                for name, row in found["caption"].items()
+            ),
+            "",
+        ]
+    if "pixels" in found:
+        seen = found["pixels"]
+        lines += [
+            f"From pixels ({seen['photos']} held-out photos): centred cosine "
+            f"{seen['cosine_centred']}; the tokenizer itself allows "
+            f"{seen['cosine_centred_of_tokenizer']}.",
+            "",
+        ]
+    return lines

@@ -1,0 +1,180 @@
+"""What the grown model can do with its new modality, on held-out photos, beside the baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fourm_lite.add_embedding.photos import Tell
+from fourm_lite.add_embedding.tuning import Sources
+from fourm_lite.add_embedding.vectors import Floats, Vectors
+from fourm_lite.data.linear import ridge_from_words
+from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
+from fourm_lite.metrics.ranking import caption_retrieval
+from fourm_lite.search.spaces import PICTURE, ModelSpace
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+
+MEASURES = ("R@1", "R@5", "R@10", "median_rank")
+MAX_PICTURES = 200
+BATCH = 32
+
+
+def model_figures(
+    space: ModelSpace, sources: Sources, train: Vectors, held_out: Vectors, tell: Tell
+) -> dict[str, Any]:
+    """Retrieval by captions in raw and tokenized galleries, and how near pixels come.
+
+    "raw" galleries hold the network's own vectors, "tokenized" ones what is left of them after the
+    tokenizer. All cosines are centred by the tokenizer's mean.
+    """
+    mean = space.tokenizer.input_mean.numpy()
+    galleries = {
+        "raw": held_out.values,
+        "tokenized": tokenized(space.tokenizer, held_out.values)[1],
+    }
+    found: dict[str, Any] = {}
+    chosen = np.array([i for i, r in enumerate(held_out.records) if r.captions], np.int64)
+    if sources.caption is not None and len(chosen) > 1:
+        pack = _pack(held_out, chosen)
+        images = {name: unit(values[chosen] - mean) for name, values in galleries.items()}
+        queries = {
+            "model": _model_queries(space, pack, tell),
+            "ridge": _ridge_queries(train, pack, mean),
+        }
+        found["caption"] = {
+            f"{who}, {name} gallery": _measured(vectors, gallery, pack)
+            for who, vectors in queries.items()
+            for name, gallery in images.items()
+        }
+        found["queries"], found["photos"] = len(pack.captions), len(chosen)
+    if sources.pixels is not None:
+        found["pixels"] = _pixel_figures(space, held_out, galleries["tokenized"], tell)
+    return found
+
+
+def _pack(vectors: Vectors, chosen: Any) -> CaptionPack:
+    photos = tuple(vectors.records[i] for i in chosen)
+    captions = tuple(text for photo in photos for text in photo.captions)
+    owner = np.array([i for i, photo in enumerate(photos) for _ in photo.captions], np.int64)
+    return CaptionPack(photos, captions, owner, "held_out")
+
+
+def _model_queries(space: ModelSpace, pack: CaptionPack, tell: Tell) -> Floats:
+    items, _ = caption_items(pack, space)
+
+    def told(done: int, total: int) -> None:
+        tell("measuring captions", done, total)
+
+    return space.embed_items(items, batch_size=BATCH, progress=told)
+
+
+def _ridge_queries(train: Vectors, pack: CaptionPack, mean: Any) -> Floats:
+    owners = [i for i, r in enumerate(train.records) for _ in r.captions]
+    captions = [text for r in train.records for text in r.captions]
+    return unit(ridge_from_words(captions, train.values[owners] - mean, pack.captions))
+
+
+def _measured(queries: Floats, gallery: Floats, pack: CaptionPack) -> dict[str, float]:
+    report = caption_retrieval(queries, gallery, pack.owner, draws=1)["text_to_image"]
+    return {name: round(float(report[name]), 4) for name in MEASURES}
+
+
+def _pixel_figures(
+    space: ModelSpace, held_out: Vectors, made: Floats, tell: Tell
+) -> dict[str, float]:
+    """Centred cosine of what the model reads from pixels, and of the tokenizer's own bound."""
+    count = min(MAX_PICTURES, len(held_out.records))
+    mean = space.tokenizer.input_mean.numpy()
+    raw, bound = (unit(v[:count] - mean) for v in (held_out.values, made))
+    parts = []
+    for start in range(0, count, BATCH):
+        part = held_out.records[start : start + min(BATCH, count - start)]
+        items = [{PICTURE: r.image} for r in part]
+        parts.append(space.embed_items(items, batch_size=BATCH))
+        tell("measuring pixels", start + len(part), count)
+    seen = unit(np.concatenate(parts))
+    return {
+        "cosine_centred": round(float((seen * raw).sum(axis=1).mean()), 4),
+        "cosine_centred_of_tokenizer": round(float((bound * raw).sum(axis=1).mean()), 4),
+        "photos": count,
+    }
+
+
+NEIGHBOURS = 10
+_BATCH = 512
+
+
+@torch.no_grad()
+def tokenized(tokenizer: VQTokenizer, values: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Codes int64[N, L] and reconstructed vectors float32[N, E] of raw vectors."""
+    codes, made = [], []
+    for start in range(0, len(values), _BATCH):
+        part = torch.from_numpy(np.ascontiguousarray(values[start : start + _BATCH]))
+        tokens = tokenizer.tokenize(part)
+        codes.append(tokens.numpy())
+        made.append(tokenizer.detokenize(tokens).float().numpy())
+    return np.concatenate(codes).astype(np.int64), np.concatenate(made)
+
+
+def tokenizer_figures(tokenizer: VQTokenizer, train: Floats, held_out: Floats) -> dict[str, float]:
+    """The figures of a tokenizer; all but the use of the codes are of held-out photos.
+
+    Units:
+        cosine, cosine_centred: mean between raw and reconstructed vectors
+        codes_used: share of the entries that training photos use
+        perplexity: mean over the code books, at most their size
+        neighbours_kept: share of the 10 nearest photos that raw and reconstructed vectors agree on
+        nearest_R@1, nearest_R@10: how often the raw query finds its nearest other photo in the
+            gallery of reconstructed vectors; the raw gallery gives 1
+        own_photo_R@1: how often a raw vector finds its own reconstruction
+    """
+    mean = tokenizer.input_mean.numpy()
+    codes, _ = tokenized(tokenizer, train)
+    _, made = tokenized(tokenizer, held_out)
+    raw, back = unit(held_out - mean), unit(made - mean)
+    raw_scores, mixed = _without_self(raw @ raw.T), _without_self(raw @ back.T)
+    k = min(NEIGHBOURS, len(raw) - 1)
+    nearest = raw_scores.argmax(axis=1)
+    ranks = (mixed > mixed[np.arange(len(raw)), nearest][:, None]).sum(axis=1)
+    found = {
+        "cosine": float((unit(held_out) * unit(made)).sum(axis=1).mean()),
+        "cosine_centred": float((raw * back).sum(axis=1).mean()),
+        **code_use(codes, tokenizer.vocab_size),
+        "neighbours_kept": _overlap(raw_scores, _without_self(back @ back.T), k),
+        "nearest_R@1": float((ranks < 1).mean()),
+        "nearest_R@10": float((ranks < 10).mean()),
+        "own_photo_R@1": float(((raw @ back.T).argmax(axis=1) == np.arange(len(raw))).mean()),
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def code_use(codes: npt.NDArray[np.int64], size: int) -> dict[str, float]:
+    """Share of used entries, and the perplexity of their use, over all code books."""
+    shares, perplexities = [], []
+    for column in codes.T:
+        p = np.bincount(column, minlength=size) / len(column)
+        shares.append(float((p > 0).mean()))
+        perplexities.append(float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum())))
+    return {"codes_used": float(np.mean(shares)), "perplexity": float(np.mean(perplexities))}
+
+
+def unit(vectors: Floats) -> Floats:
+    """Vectors of length 1; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def _without_self(scores: Floats) -> Floats:
+    scores = scores.copy()
+    np.fill_diagonal(scores, -np.inf)
+    return scores
+
+
+def _overlap(one: Floats, other: Floats, k: int) -> float:
+    first, second = (np.argsort(-s, axis=1, kind="stable")[:, :k] for s in (one, other))
+    shared = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(first, second, strict=True)]
+    return float(np.mean(shared)) / k

@@ -1,0 +1,1 @@
+"""Evaluations by their published protocols: retrieval, classes, any-to-any, tokenizers."""

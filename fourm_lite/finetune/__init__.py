@@ -1,0 +1,1 @@
+"""Classifiers from labelled photos: fine-tuning, probes, their photos."""

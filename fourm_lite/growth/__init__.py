@@ -1,1 +1,0 @@
-"""A checkpoint grows by a modality: the vectors of any embedding network."""

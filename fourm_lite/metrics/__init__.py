@@ -1,0 +1,1 @@
+"""Measures of retrieval, classification and generation, and their plots; NumPy only."""

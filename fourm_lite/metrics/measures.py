@@ -1,0 +1,207 @@
+"""Measures of one ranking: R@K, rank, reciprocal rank, nDCG, average precision.
+
+The rules, the same everywhere:
+
+- *Several right answers.* R@K, median rank and MRR look at the best-placed right answer: a query
+  counts for R@K if any of its right answers is among the first K (the usual rule for five
+  captions a photo). nDCG and average precision look at all of them.
+- *Ties.* For ranks a tie counts against us: a right answer stands behind every wrong one of equal
+  score. An embedding that gives all things the same score therefore finds nothing, instead of
+  everything. nDCG and average precision treat equal scores as one group, as scikit-learn does.
+- *Queries without a right answer* are an error, never a silent zero.
+
+NumPy only; knows nothing of models or indexes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, ShapeError
+
+Array = npt.NDArray[np.float64]
+Truth = npt.NDArray[np.bool_]
+Ranks = npt.NDArray[np.int64]
+
+
+def first_ranks(scores: Any, relevant: Any) -> Ranks:
+    """The rank, from 1, of the best-placed right answer of every query.
+
+    rank = 1 + the number of wrong answers that score at least as much as the best right one.
+
+    Shapes:
+        scores: float[Q, G], larger is better; -inf leaves a candidate out
+        relevant: bool[Q, G]
+        returns: int64[Q]
+    Raises:
+        ConfigError: a query has no right answer, or a score is not a number
+
+    >>> first_ranks([[0.9, 0.9, 0.1]], [[True, False, False]]).tolist()
+    [2]
+    """
+    table, truth = _checked(scores, relevant)
+    best = np.where(truth, table, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((table >= best) & ~truth).sum(axis=1).astype(np.int64)
+
+
+def recall_at(ranks: Any, k: int) -> Array:
+    """1 for every query whose first right answer is among the first k, else 0: float64[Q]."""
+    if k < 1:
+        raise ConfigError(f"k is at least 1, got {k}")
+    return (np.asarray(ranks) <= k).astype(np.float64)
+
+
+def reciprocal_ranks(ranks: Any) -> Array:
+    """1 / rank of every query's first right answer: float64[Q]; their mean is the MRR."""
+    return 1.0 / np.asarray(ranks, np.float64)
+
+
+def average_precisions(scores: Any, relevant: Any) -> Array:
+    """Average precision of every query, float64[Q]; the mean is the mAP.
+
+    AP = sum over right answers of (right answers at or above its score) / (answers at or above its
+    score), divided by the number of right answers. Equal scores are one group, so the order inside
+    a tie does not matter. Equals ``sklearn.metrics.average_precision_score``.
+
+    >>> average_precisions([[3.0, 2.0, 1.0]], [[True, False, True]]).round(4).tolist()
+    [0.8333]
+    """
+    table, truth = _checked(scores, relevant)
+    return np.array([_average_precision(s, t) for s, t in zip(table, truth, strict=True)])
+
+
+def ndcg(scores: Any, gains: Any, k: int | None = None) -> Array:
+    """Normalised discounted cumulative gain of every query over its first k answers, float64[Q].
+
+    DCG = sum over places i from 1 to k of gain_i / log2(i + 1), divided by the DCG of the best
+    possible order. Answers of equal score share the mean of their gains. Equals
+    ``sklearn.metrics.ndcg_score``.
+
+    Shapes:
+        scores: float[Q, G]
+        gains: float[Q, G] of at least 0; booleans for right and wrong
+    """
+    values = np.asarray(gains, np.float64)
+    if (values < 0).any():
+        raise ConfigError(f"gains are at least 0, got {values.min()}")
+    table, _ = _checked(scores, values)
+    discount = 1.0 / np.log2(np.arange(2, values.shape[1] + 2))
+    if k is not None:
+        discount[k:] = 0.0
+    found = np.array([_gain(s, v, discount) for s, v in zip(table, values, strict=True)])
+    return found / (-np.sort(-values, axis=1) @ discount)
+
+
+def precision_at(scores: Any, relevant: Any, k: int) -> Array:
+    """The share of right answers among the first k of every query, float64[Q].
+
+    A group of equal scores that the border cuts counts by its share of right answers.
+    """
+    table, truth = _checked(scores, relevant)
+    discount = np.zeros(table.shape[1])
+    discount[:k] = 1.0 / min(k, table.shape[1])
+    rows = zip(table, truth.astype(np.float64), strict=True)
+    return np.array([_gain(s, v, discount) for s, v in rows])
+
+
+def summary(ranks: Any, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
+    """R@K for every K, the median rank and the MRR of a list of ranks.
+
+    >>> summary([1, 3, 20])["median_rank"]
+    3.0
+    """
+    told = {f"R@{k}": float(recall_at(ranks, k).mean()) for k in ks}
+    return {
+        **told,
+        "median_rank": float(np.median(np.asarray(ranks))),
+        "MRR": float(reciprocal_ranks(ranks).mean()),
+    }
+
+
+def _checked(scores: Any, relevant: Any) -> tuple[Array, Truth]:
+    table, truth = np.asarray(scores), np.asarray(relevant) > 0
+    if table.ndim != 2 or table.shape != truth.shape:
+        raise ShapeError(
+            f"scores and relevance are both [Q, G], got {list(table.shape)} and {list(truth.shape)}"
+        )
+    if np.isnan(table).any():
+        raise ConfigError("a score is not a number; check the vectors")
+    without = np.flatnonzero(~truth.any(axis=1))
+    if len(without):
+        raise ConfigError(
+            f"{len(without)} queries have no right answer, such as query {without[0]}; "
+            "leave them out and say so"
+        )
+    return table, truth
+
+
+def _groups(scores: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Array]:
+    """Order from best to worst, the group of each place, and the size of each group."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    group = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])]).astype(np.intp)
+    return order, group, np.bincount(group).astype(np.float64)
+
+
+def _average_precision(scores: Array, truth: Truth) -> float:
+    order, group, size = _groups(scores)
+    right = np.bincount(group, weights=truth[order])
+    precision = np.cumsum(right) / np.cumsum(size)
+    return float((precision * right).sum() / right.sum())
+
+
+def _gain(scores: Array, values: Array, discount: Array) -> float:
+    order, group, size = _groups(scores)
+    mean = np.bincount(group, weights=values[order]) / size
+    return float(mean @ np.bincount(group, weights=discount))
+
+
+def ranked_measures(
+    rankings: Sequence[npt.NDArray[Any]], right: Any, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """recall@k (any right answer among the first k), mrr@k, ndcg@k and map@k for every k.
+
+    Shapes:
+        rankings: Q lists of candidate numbers, the best first
+        right: bool[Q, G]
+
+    >>> ranked_measures([np.array([2, 0])], [[True, False, False]], ks=(2,))["mrr@2"]
+    0.5
+    """
+    truth = np.asarray(right, bool)
+    if len(truth) != len(rankings) or not truth.any(axis=1).all():
+        raise ConfigError("every ranking needs a row of right answers, with one at the least")
+    hits = [row[order] for row, order in zip(truth, rankings, strict=True)]
+    counts = truth.sum(axis=1)
+    return {
+        f"{name}@{k}": float(
+            np.mean([measure(h[:k], n, k) for h, n in zip(hits, counts, strict=True)])
+        )
+        for k in ks
+        for name, measure in MEASURES.items()
+    }
+
+
+def _recall(hits: npt.NDArray[Any], right: int, k: int) -> float:
+    return float(hits.any())
+
+
+def _reciprocal(hits: npt.NDArray[Any], right: int, k: int) -> float:
+    return 1.0 / (1 + int(hits.argmax())) if hits.any() else 0.0
+
+
+def _gain_of_hits(hits: npt.NDArray[Any], right: int, k: int) -> float:
+    discount = 1.0 / np.log2(np.arange(2, k + 2))
+    return float((hits * discount[: len(hits)]).sum() / discount[: min(k, right)].sum())
+
+
+def _precision(hits: npt.NDArray[Any], right: int, k: int) -> float:
+    found = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float((found * hits).sum() / min(k, right))
+
+
+MEASURES = {"recall": _recall, "mrr": _reciprocal, "ndcg": _gain_of_hits, "map": _precision}

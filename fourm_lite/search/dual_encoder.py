@@ -1,0 +1,104 @@
+"""Twin encoders (CLIP, ALIGN, MOFI, ...) behind the face of a space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.embedders.base import NetworkEmbedder, Reads
+from fourm_lite.errors import FourMError, UnknownNameError
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Item, Progress
+from fourm_lite.search.whitening import Floats
+
+
+@dataclass(frozen=True)
+class TwinSpace:
+    """The space of a twin encoder: one picture or one text a vector."""
+
+    embedder: NetworkEmbedder
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """The network's own name of its space."""
+        return self.embedder.space.name
+
+    @property
+    def width(self) -> int:
+        """The width of a vector."""
+        return self.embedder.dim
+
+    @property
+    def reads(self) -> Reads:
+        """What the network takes for a picture."""
+        return self.embedder.reads
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Its vectors have no codes."""
+        return None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hash of weights and preprocessing."""
+        return {"network": self.embedder.space.fingerprint[:16]}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The network makes its own rows."""
+        return self.identity
+
+    def former_fingerprints(self, name: str) -> tuple[str, ...]:
+        """Those of the same pixels under the fields that preprocessing had."""
+        return tuple(space.fingerprint[:16] for space in self.embedder.former_spaces)
+
+    def embed_items(
+        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Floats:
+        """Unit vectors float32[N, E]; every item is one picture or one text.
+
+        Raises:
+            UnknownNameError: another modality
+            FourMError: several at once; twin encoders compose by arithmetic only
+        """
+        vectors = []
+        for number, item in enumerate(items):
+            if len(item) != 1:
+                raise FourMError(
+                    f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
+                    "them with compose='arithmetic'"
+                )
+            ((name, value),) = item.items()
+            vectors.append(self._one(name, value))
+            if progress is not None:
+                progress(number + 1, len(items))
+        return np.concatenate(vectors) if vectors else np.empty((0, self.width), np.float32)
+
+    def _one(self, name: str, value: Any) -> Floats:
+        if name in (TEXT, "text"):
+            return self.embedder.embed_text([str(value)])
+        if name in (PICTURE, "image"):
+            return self.embedder.embed_image([value])
+        raise UnknownNameError(
+            f"'{self.embedder.name}' embeds '{PICTURE}' and '{TEXT}', got {name!r}; other "
+            "modalities need a 4M model"
+        )
+
+    def embed_pictures(
+        self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> tuple[Floats, None]:
+        """Unit vectors float32[N, E] of pictures; there are no codes."""
+        total = len(pictures)
+        told = None if progress is None else lambda done: progress(done, total)
+        return self.embedder.embed_image(pictures, batch_size, progress=told), None
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields of a manifest."""
+        return {
+            "model": self.source or self.embedder.name,
+            "preprocessing": repr(self.embedder.preprocess),
+            "extra": {"gallery": MODEL, "centre": "none"},
+        }

@@ -1,0 +1,1 @@
+"""An index on disk: its table, its rows, exact and approximate search."""

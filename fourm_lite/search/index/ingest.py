@@ -1,0 +1,384 @@
+"""From a stream of items to rows of an index: only what is new or changed is embedded.
+
+Every committed row carries the hash of its file's bytes, so a run that was killed is continued by
+running it again. Embedding goes in blocks of ``batch_size`` items counted along the stream, and a
+commit holds whole blocks: a continued run forms the very batches that an uninterrupted one forms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
+from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
+from fourm_lite.photos.item import Item, Skipped, split_uri
+from fourm_lite.search.index.index import Index
+
+Embed = Callable[[list[Any]], Any]
+"""n pictures -> float32[n, E]; codes [n, T] for a codes-only index; or the pair of both."""
+Decode = Callable[[bytes], Any]
+"""The bytes of an item -> a picture, or what else an embedder reads."""
+
+COMMIT_ROWS = 512
+COMMIT_SECONDS = 30.0
+"""A slow embedder commits after this long, however few rows wait."""
+
+
+@dataclass
+class IngestReport:
+    """What a run did; also what ``progress`` is shown after every block.
+
+    Units:
+        ``updated`` rows kept their vector and got new columns; ``missing`` rows are in the index
+        but not in the sources (``removed`` counts them where they were to be deleted);
+        ``left_empty`` are values that do not fit their column, of rows that are in the index
+    """
+
+    seen: int = 0
+    added: int = 0
+    changed: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    removed: int = 0
+    unreadable: list[Skipped] = field(default_factory=list)
+    left_empty: list[Skipped] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Items a second."""
+        return self.seen / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        lists = {name: getattr(self, name) for name in ("unreadable", "left_empty")}
+        told = {n: [{"uri": s.uri, "reason": s.reason} for s in some] for n, some in lists.items()}
+        return {**self.__dict__, **told, "rate": self.rate}
+
+
+def index_items(
+    items: Iterable[Item | Skipped],
+    embed: Embed,
+    index: Index,
+    *,
+    batch_size: int = 32,
+    commit_rows: int = COMMIT_ROWS,
+    workers: int = 1,
+    prune: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    decode: Decode | None = None,
+    progress: Callable[[IngestReport], None] | None = None,
+) -> IngestReport:
+    """Brings the index up to date with the items; run it again to continue or to refresh.
+
+    Args:
+        items: from ``open_sources``
+        embed: what makes vectors of pictures
+        index: what takes them; columns ``uri``, ``content_hash`` and ``row_hash`` are added
+        batch_size: how many items one call of ``embed`` sees at most
+        commit_rows: about how many rows one version of the index adds; fewer after 30 seconds
+        workers: threads that read and decode
+        prune: whether rows whose item is gone are deleted; what a source that could not be read
+            whole may still hold is not gone
+        max_pixels: larger pictures are refused unread
+        decode: what makes of an item's bytes what ``embed`` reads; by default a picture
+        progress: called after every block with the report so far
+
+    Raises:
+        ShapeError: ``embed`` did not give one vector a picture
+    """
+    check_most(1 << 20, batch_size=batch_size, commit_rows=commit_rows)
+    check_most(1024, workers=workers)
+    if batch_size < 1 or commit_rows < 1 or workers < 1:
+        raise ConfigError("batch_size, commit_rows and workers are at least 1")
+    opened = decode or partial(open_rgb, max_pixels=max_pixels)
+    run = _Run(index, embed, max(1, commit_rows // batch_size), opened)
+    with ThreadPoolExecutor(workers) as pool:
+        for block in _blocks(_loaded(items, run, pool, 2 * batch_size + workers), batch_size):
+            run.take(block)
+            if progress is not None:
+                progress(run.report)
+    run.finish(prune)
+    if progress is not None:
+        progress(run.report)
+    return run.report
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An item after reading: its hashes and, where it must be embedded, its picture."""
+
+    item: Item
+    content_hash: int
+    row_hash: int
+    state: str  # "added" | "changed" | "updated" | "unchanged"
+    image: Any = None
+
+
+class _Run:
+    """The state of one run: what the index knew, what was seen, and what waits for a commit."""
+
+    def __init__(self, index: Index, embed: Embed, commit_blocks: int, decode: Decode) -> None:
+        self.report = IngestReport()
+        self._index = index
+        self._embed = embed
+        self._commit_blocks = commit_blocks
+        self._decode = decode
+        self._known = _known_rows(index)
+        self._seen: set[str] = set()
+        self._waiting: list[tuple[list[_Loaded], Any]] = []
+        self._start = self._committed = time.perf_counter()
+
+    def first_sight(self, item: Item) -> bool:
+        """Whether this id was not met before in this run."""
+        new = item.id not in self._seen
+        self._seen.add(item.id)
+        return new
+
+    def load(self, item: Item) -> _Loaded | Skipped:
+        """Reads and hashes; decodes only what must be embedded. Runs in a worker thread."""
+        try:
+            data = item.read()
+        except OSError as error:
+            return Skipped(item.uri, f"cannot be read: {error.strerror or error}")
+        content, row = _hash(data), _row_hash(item)
+        known = self._known.get(item.id)
+        if known is not None and known[0] == content:
+            state = "unchanged" if known[1] == row else "updated"
+            return _Loaded(item, content, row, state)
+        try:
+            image = self._decode(data)
+        except FourMError as error:
+            return Skipped(item.uri, str(error))
+        return _Loaded(item, content, row, "added" if known is None else "changed", image)
+
+    def take(self, block: Sequence[_Loaded | Skipped]) -> None:
+        """Embeds what a block needs; commits when enough blocks wait."""
+        block = self._without_strangers(block)
+        loaded = [one for one in block if isinstance(one, _Loaded)]
+        self.report.unreadable += [one for one in block if isinstance(one, Skipped)]
+        self.report.seen += len(block)
+        self.report.unchanged += sum(one.state == "unchanged" for one in loaded)
+        fresh = [one for one in loaded if one.image is not None]
+        if fresh:
+            self._waiting.append((fresh, self._embedded([o.image for o in fresh])))
+        self._update([one for one in loaded if one.state == "updated"])
+        late = time.perf_counter() - self._committed > COMMIT_SECONDS
+        if late or len(self._waiting) >= self._commit_blocks:
+            self._commit()
+        self.report.seconds = time.perf_counter() - self._start
+
+    def finish(self, prune: bool) -> None:
+        """Commits the rest and looks for rows whose item is gone."""
+        self._commit()
+        gone = [name for name in self._known if name not in self._seen]
+        self.report.missing = len(gone)
+        gone = self._certainly(gone) if prune else gone
+        if prune and gone and not self._seen:
+            raise ConfigError(
+                f"the sources are empty, and prune would delete all {len(gone)} rows; "
+                "check the paths, or delete the index"
+            )
+        if prune and gone:
+            self.report.removed = self._index.delete(gone)
+        self.report.seconds = time.perf_counter() - self._start
+
+    def _certainly(self, gone: Sequence[str]) -> list[str]:
+        """Those of the missing that no source which was left out, in part or whole, may hold."""
+        left_out = self.report.unreadable
+        if not gone or not left_out or "uri" not in self._index.columns:
+            return list(gone)
+        uris = self._index.get(gone, ["uri"]).column(0).to_pylist()
+        return [
+            name
+            for name, uri in zip(gone, uris, strict=True)
+            if not uri or not any(one.may_hide(uri) for one in left_out)
+        ]
+
+    def _without_strangers(self, block: Sequence[_Loaded | Skipped]) -> Sequence[_Loaded | Skipped]:
+        """Lists a picture under an id whose old file is still there: two folders, equal names."""
+        changed = [one for one in block if isinstance(one, _Loaded) and one.state == "changed"]
+        if not changed or "uri" not in self._index.columns:
+            return block
+        ids = [one.item.id for one in changed]
+        old = dict(zip(ids, self._index.get(ids, ["uri"]).column(0).to_pylist(), strict=True))
+
+        def judged(one: _Loaded | Skipped) -> _Loaded | Skipped:
+            if isinstance(one, Skipped) or one.state != "changed":
+                return one
+            before = old[one.item.id]
+            if not before or before == one.item.uri:
+                return one
+            if not split_uri(before)[0].exists():
+                return one
+            return Skipped(
+                one.item.uri,
+                f"its id {one.item.id!r} is that of {before}; give a prefix, or delete that row",
+            )
+
+        return [judged(one) for one in block]
+
+    def _embedded(self, images: list[Any]) -> dict[str, Any]:
+        made = self._embed(images)
+        if isinstance(made, tuple):
+            parts = dict(zip(("vectors", "codes"), made, strict=True))
+        else:
+            parts = {"codes" if self._index.manifest.kind == "codes" else "vectors": made}
+        arrays = {name: np.asarray(part) for name, part in parts.items()}
+        for name, part in arrays.items():
+            if len(part) != len(images):
+                raise ShapeError(f"embed gave {len(part)} {name} for {len(images)} pictures")
+        return arrays
+
+    def _commit(self) -> None:
+        self._committed = time.perf_counter()
+        if not self._waiting:
+            return
+        rows = [one for block, _ in self._waiting for one in block]
+        names = self._waiting[0][1]
+        parts = {n: np.concatenate([made[n] for _, made in self._waiting]) for n in names}
+        self._waiting = []
+        self._write(rows, parts)
+
+    def _update(self, rows: list[_Loaded]) -> None:
+        """New columns for old pictures: the vector is taken from the index."""
+        if not rows:
+            return
+        ids = [one.item.id for one in rows]
+        if self._index.manifest.kind == "codes":
+            self._write(rows, {"codes": self._index.codes(ids)})
+            return
+        vectors = self._index.vectors(ids)
+        coded = [False] * len(rows)
+        if "codes" in self._index.columns:
+            coded = self._index.get(ids, ["codes"]).column(0).is_valid().to_pylist()
+        for has_codes in (False, True):  # rows of both kinds may lie in one index
+            places = [i for i, mine in enumerate(coded) if mine is has_codes]
+            if places:
+                some = [ids[i] for i in places]
+                parts: dict[str, Any] = {"vectors": vectors[places]}
+                parts |= {"codes": self._index.codes(some)} if has_codes else {}
+                self._write([rows[i] for i in places], parts)
+
+    def _write(self, rows: list[_Loaded], parts: Mapping[str, Any]) -> None:
+        """Writes rows together, or in halves where the columns of one do not fit."""
+        try:
+            self._put(rows, parts, _columns(rows))
+        except (ConfigError, ShapeError):
+            if len(rows) == 1:
+                self._write_fitting(rows[0], parts)
+                return
+            middle = len(rows) // 2
+            for half in (slice(None, middle), slice(middle, None)):
+                self._write(rows[half], {name: part[half] for name, part in parts.items()})
+            return
+        self._count(rows)
+
+    def _write_fitting(self, row: _Loaded, parts: Mapping[str, Any]) -> None:
+        """Writes a row without the values that do not fit their columns; these are listed."""
+        columns = _columns([row])
+        kept = {name: columns.pop(name) for name in ("uri", "content_hash")}
+        refused = []
+        try:
+            self._put([row], parts, kept)  # without row_hash: a stop from here on is made good
+            for name in [n for n in columns if n != "row_hash"]:
+                try:
+                    self._put([row], parts, {**kept, name: columns[name]})
+                    kept[name] = columns[name]
+                except (ConfigError, ShapeError) as error:
+                    refused.append(Skipped(row.item.uri, str(error)))
+            self._put([row], parts, {**kept, "row_hash": columns["row_hash"]})
+        except (ConfigError, ShapeError) as error:
+            self.report.unreadable.append(Skipped(row.item.uri, str(error)))
+            return
+        self.report.left_empty += refused
+        self._count([row])
+
+    def _put(
+        self, rows: Sequence[_Loaded], parts: Mapping[str, Any], columns: Mapping[str, Any]
+    ) -> None:
+        ids = [one.item.id for one in rows]
+        self._index.upsert(ids, parts.get("vectors"), codes=parts.get("codes"), **columns)
+
+    def _count(self, rows: Sequence[_Loaded]) -> None:
+        for one in rows:
+            setattr(self.report, one.state, getattr(self.report, one.state) + 1)
+
+
+def _known_rows(index: Index) -> dict[str, tuple[int | None, int | None]]:
+    """Id -> hashes of what is in the index already."""
+    present = index.columns
+    names = [name for name in ("id", "content_hash", "row_hash") if name in present]
+    known: dict[str, tuple[int | None, int | None]] = {}
+    for batch in index.scan(names):
+        columns = {name: batch.column(name).to_pylist() for name in names}
+        empty = [None] * len(batch)
+        hashes = zip(
+            columns.get("content_hash", empty), columns.get("row_hash", empty), strict=True
+        )
+        known.update(zip(columns["id"], hashes, strict=True))
+    return known
+
+
+def _loaded(
+    items: Iterable[Item | Skipped], run: _Run, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[_Loaded | Skipped]:
+    """Items after reading, in the order of the stream, at most ``ahead`` of them in memory."""
+    queue: deque[Future[_Loaded | Skipped] | Skipped] = deque()
+    for item in items:
+        if isinstance(item, Skipped):
+            queue.append(item)
+        elif not run.first_sight(item):
+            queue.append(Skipped(item.uri, f"the id {item.id!r} came before; give it another"))
+        else:
+            queue.append(pool.submit(run.load, item))
+        if len(queue) > ahead:
+            yield _result(queue.popleft())
+    while queue:
+        yield _result(queue.popleft())
+
+
+def _result(one: Future[_Loaded | Skipped] | Skipped) -> _Loaded | Skipped:
+    return one if isinstance(one, Skipped) else one.result()
+
+
+def _blocks(stream: Iterable[_Loaded | Skipped], size: int) -> Iterator[list[_Loaded | Skipped]]:
+    block: list[_Loaded | Skipped] = []
+    for one in stream:
+        block.append(one)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _columns(rows: Sequence[_Loaded]) -> dict[str, Any]:
+    names = dict.fromkeys(name for one in rows for name in one.item.columns)
+    own: dict[str, Any] = {name: [one.item.columns.get(name) for one in rows] for name in names}
+    own["uri"] = [one.item.uri for one in rows]
+    own["content_hash"] = [one.content_hash for one in rows]
+    own["row_hash"] = [one.row_hash for one in rows]
+    return own
+
+
+def _hash(data: bytes) -> int:
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _row_hash(item: Item) -> int:
+    """A hash of everything in a row but the picture: where it lies and its columns."""
+    text = json.dumps([item.uri, dict(item.columns)], sort_keys=True, default=str)
+    return _hash(text.encode("utf-8", "replace"))

@@ -1,0 +1,243 @@
+"""The reading half of an index: three ways to find neighbours, one way to fetch their rows.
+
+``memory`` holds the vector column and takes one matrix product; ``scan`` runs over the rows in
+bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Nearest``, in one order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.search.index import ann as approximate
+from fourm_lite.search.index.ann import Ann
+from fourm_lite.search.index.codes import Codes, CodeStore, Decode, decoded
+from fourm_lite.search.index.exact import (
+    Block,
+    Floats,
+    Nearest,
+    RowIds,
+    keep_rows,
+    nearest,
+    unit_vectors,
+)
+from fourm_lite.search.index.filters import in_filter
+from fourm_lite.search.index.hits import Hits, Id
+from fourm_lite.search.index.manifest import Manifest
+from fourm_lite.search.index.storage import Snapshot
+
+Engine = Literal["memory", "scan", "ann"]
+ENGINES: tuple[Engine, ...] = ("memory", "scan", "ann")
+HEAVY = ("vector", "codes")
+ID_CHUNK = 10_000
+FILTER_ROWS = 16_384
+
+
+class Reader:
+    """Finds and fetches rows of one version of an index; keeps its vectors once they are read.
+
+    Threads may share it: nothing that one of them reads is changed or emptied for another.
+    """
+
+    def __init__(
+        self, rows: Snapshot, manifest: Manifest, memory_limit: int, decode: Decode | None
+    ) -> None:
+        self.rows = rows
+        self.manifest = manifest
+        self.memory_limit = memory_limit
+        self._decode = decode
+        self._store = CodeStore(manifest.codebook_size, packed=manifest.kind == "codes")
+        self._held: tuple[Block, Any] | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def store(self) -> CodeStore:
+        """How codes lie in the table."""
+        return self._store
+
+    @property
+    def width(self) -> int | None:
+        """The width E of the vectors; unknown while an index is empty."""
+        if self.rows.exists and "vector" in self.rows.schema.names:
+            return int(self.rows.schema.field("vector").type.list_size)
+        return self.manifest.width
+
+    def engine(self) -> Engine:
+        """How a search runs, by the size of the vectors and by what was built."""
+        if self.manifest.kind == "codes":
+            return "scan"
+        if self.rows.count() * 4 * (self.width or 0) <= self.memory_limit:
+            return "memory"
+        return "ann" if approximate.is_built(self.rows) else "scan"
+
+    def nearest(
+        self,
+        queries: Floats,
+        k: int,
+        where: str | None = None,
+        *,
+        engine: Engine | None = None,
+        ann: Ann | None = None,
+    ) -> list[Nearest]:
+        """The k nearest rows of every query, among those that pass the filter."""
+        engine = engine or self.engine()
+        if engine not in ENGINES:
+            raise ConfigError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+        if engine == "ann":
+            self.require_ann()
+            return approximate.search(self.rows, queries, k, where, ann or Ann())
+        if engine == "memory" and self.manifest.kind == "vectors":
+            return nearest(self._blocks_held(where), queries, k)
+        return nearest(self.blocks(where), queries, k)
+
+    def require_ann(self) -> None:
+        """Refuses where no approximate index was built."""
+        if not approximate.is_built(self.rows):
+            raise ConfigError("there is no approximate index here; call build_ann first")
+
+    def blocks(self, where: str | None = None) -> Iterator[Block]:
+        """All vectors in row order, a batch at a time, straight from the disk."""
+        if self.manifest.kind == "codes":
+            decode = self.decoder()
+            batches = self.rows.scan(["codes"], where)
+            codes = ((row_ids, self._store.from_arrow(b.column(0))) for row_ids, b in batches)
+            yield from decoded(codes, decode, self.manifest.width)
+            return
+        for row_ids, batch in self.rows.scan(["vector"], where):
+            yield Block(row_ids, as_matrix(batch.column(0)))
+
+    def decoder(self) -> Decode:
+        """The function that turns codes into vectors."""
+        if self._decode is None:
+            raise ConfigError(
+                "a codes-only index is searched by decoding its codes; "
+                "give decode=, the tokenizer's decoder, when it is opened"
+            )
+        return self._decode
+
+    def hits(self, found: Nearest, columns: Sequence[str] | None) -> Hits:
+        """The ids, scores and columns of rows that were found."""
+        names = [name for name in self.columns(columns) if name != "id"]
+        held = None if names else self._ids_held(found.row_ids)
+        if held is not None:
+            return Hits(held, found.scores)
+        table = self.rows.take(found.row_ids, ["id", *names])
+        values = {name: self._plain(name, table.column(name)) for name in names}
+        return Hits(table.column("id").to_pylist(), found.scores, values)
+
+    def places(self, ids: Sequence[Id]) -> dict[Id, int]:
+        """The row id of each of these ids that is in the index."""
+        found: dict[Id, int] = {}
+        for start in range(0, len(ids), ID_CHUNK):
+            where = in_filter("id", ids[start : start + ID_CHUNK])
+            for row_ids, batch in self.rows.scan(["id"], where):
+                found.update(zip(batch.column(0).to_pylist(), row_ids.tolist(), strict=True))
+        return found
+
+    def rows_of(self, ids: Sequence[Id], columns: Sequence[str] | None) -> Any:
+        """The rows with these ids as an Arrow table, in the order of the ids.
+
+        Raises:
+            ConfigError: an id is not in the index
+        """
+        place = self.places(ids)
+        absent = [i for i in ids if i not in place]
+        if absent:
+            raise ConfigError(f"{len(absent)} ids are not in the index, such as {absent[0]!r}")
+        row_ids = np.array([place[i] for i in ids], np.uint64)
+        return self.rows.take(row_ids, self.columns(columns))
+
+    def columns(self, names: Sequence[str] | None) -> list[str]:
+        """The named columns, or all but the heavy ones.
+
+        Raises:
+            ConfigError: there is no such column
+        """
+        known = list(self.rows.schema.names) if self.rows.exists else ["id"]
+        if names is None:
+            return [name for name in known if name not in HEAVY]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"the index has no column '{name}'.{suggest(name, known)} "
+                    f"It has {', '.join(known)}"
+                )
+        return list(names)
+
+    def sample(self, count: int, seed: int) -> tuple[RowIds, Floats]:
+        """Row ids and vectors of ``count`` rows drawn without repetition."""
+        row_ids = np.concatenate([ids for ids, _ in self.rows.scan(["id"])])
+        chosen = np.random.default_rng(seed).permutation(len(row_ids))[:count]
+        drawn = row_ids[np.sort(chosen)]
+        return drawn, as_matrix(self.rows.take(drawn, ["vector"]).column(0))
+
+    def codes_of(self, column: Any) -> Codes:
+        """The codes uint16[N, T] of a column."""
+        return self._store.from_arrow(_joined(column))
+
+    def decode_rows(self, column: Any) -> Floats:
+        """Unit vectors of a column of codes."""
+        codes = self.codes_of(column)
+        return unit_vectors(self.decoder()(codes), len(codes), self.manifest.width)
+
+    def _blocks_held(self, where: str | None) -> Iterator[Block]:
+        """The vectors in memory, which the first search of this version reads."""
+        with self._loading:
+            if self._held is None:
+                self._held = self._load()
+        block, _ = self._held
+        if where is None:
+            yield block
+            return
+        passing = [ids for ids, _ in self.rows.scan(["id"], where)]
+        allowed = np.sort(np.concatenate(passing)) if passing else np.empty(0, np.uint64)
+        for start in range(0, len(block.row_ids), FILTER_ROWS):
+            part = slice(start, start + FILTER_ROWS)
+            yield keep_rows(Block(block.row_ids[part], block.vectors[part]), allowed)
+
+    def _load(self) -> tuple[Block, Any]:
+        """All vectors in one array, and the ids beside them as an Arrow array."""
+        import pyarrow as pa
+
+        count, width = self.rows.count(), self.width or 0
+        row_ids, vectors = np.empty(count, np.uint64), np.empty((count, width), np.float32)
+        ids, filled = [], 0
+        for part, batch in self.rows.scan(["vector", "id"]):
+            end = filled + len(part)
+            row_ids[filled:end], vectors[filled:end] = part, as_matrix(batch.column(0))
+            ids.append(batch.column(1))
+            filled = end
+        return Block(row_ids, vectors), pa.chunked_array(ids, self.rows.schema.field("id").type)
+
+    def _ids_held(self, row_ids: RowIds) -> list[Id] | None:
+        """The ids of these rows, where the rows of this version are in memory."""
+        if self._held is None:
+            return None
+        block, ids = self._held
+        return [ids[int(place)].as_py() for place in np.searchsorted(block.row_ids, row_ids)]
+
+    def _plain(self, name: str, column: Any) -> list[Any]:
+        if name not in HEAVY:
+            plain: list[Any] = column.to_pylist()
+            return plain
+        array = _joined(column)
+        there = array.is_valid().to_pylist()
+        read = self.codes_of if name == "codes" else as_matrix
+        values = iter(read(array.drop_null()) if any(there) else ())
+        return [next(values) if is_there else None for is_there in there]
+
+
+def as_matrix(column: Any) -> Floats:
+    """An Arrow column of fixed-size lists as float32[N, E]."""
+    array = _joined(column)
+    flat: npt.NDArray[np.float32] = array.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, array.type.list_size)
+
+
+def _joined(column: Any) -> Any:
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column

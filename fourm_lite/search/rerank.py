@@ -1,0 +1,220 @@
+"""A second, slower look at the first hits: what a reranker is, and how its scores are used.
+
+Retrieve fast, rerank smart (MMT-Retrieval, Geigle et al. 2022). A reranker scores the first hits
+of one query; they are put in its order, and the hits behind them keep theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.embedders.base import Reads
+from fourm_lite.embedders.features import read_place
+from fourm_lite.embedders.rerankers import PairReranker, load_reranker
+from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.likelihood import pictures_of
+from fourm_lite.search.parts import UnseenError
+from fourm_lite.search.space import TEXT, Item
+from fourm_lite.search.whitening import Floats
+
+log = logging.getLogger(__name__)
+
+
+class Reranker(Protocol):
+    """Scores candidates of one query."""
+
+    def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
+        """One score a candidate, float32[K]; larger is better.
+
+        Raises:
+            UnseenError: some candidates cannot be looked at; it is called again without them
+        """
+        ...
+
+
+def rerank(query: Any, hits: Hits, reranker: Reranker, *, depth: int = 100) -> Hits:
+    """The hits with the first ``depth`` in the reranker's order.
+
+    The cosines move to the column ``cosine``; ``scores`` are the reranker's, and not a number
+    behind ``depth``. Of equal scores the hit that stood earlier comes first. A hit that the
+    reranker cannot look at keeps its place, without a score, and the log tells of it.
+
+    Raises:
+        ConfigError: a score is not a number
+        ShapeError: the reranker did not give one score a candidate
+        UnseenError: none of the hits can be looked at
+    """
+    if depth < 1:
+        raise ConfigError(f"depth is the number of hits to rerank and at least 1, got {depth}")
+    seen, new = _scores(query, hits.take(range(min(depth, len(hits)))), reranker)
+    places = np.arange(len(hits))
+    scores = np.full(len(hits), np.nan, np.float32)
+    order = np.argsort(-new, kind="stable")
+    places[seen], scores[seen] = seen[order], new[order]
+    taken = hits.take(places.tolist())
+    columns = {**taken.columns, "cosine": [float(s) for s in taken.scores]}
+    # The probability belongs to the old first hit, so it must be told anew.
+    return Hits(taken.ids, scores, columns)
+
+
+def _scores(
+    query: Any, head: Hits, reranker: Reranker
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The places of the hits that could be looked at, and their scores."""
+    uris = head.columns.get("uri", [None] * len(head))
+    seen = np.arange(len(head))
+    while True:
+        some = head.take(seen.tolist())
+        try:
+            return seen, _checked(reranker(query, some), some)
+        except UnseenError as error:
+            left = np.array([at for at in seen if uris[at] not in error.uris], np.int64)
+            if len(left) in (0, len(seen)):
+                raise
+            count = len(seen) - len(left)
+            log.warning("%d of %d hits keep their place: %s", count, len(seen), error)
+            seen = left
+
+
+def _checked(scores: Any, head: Hits) -> npt.NDArray[np.float32]:
+    new = np.asarray(scores, np.float32)
+    if new.shape != (len(head),):
+        raise ShapeError(f"{len(head)} candidates were scored with shape {list(new.shape)}")
+    if np.isnan(new).any():
+        place = int(np.flatnonzero(np.isnan(new))[0])
+        raise ConfigError(f"the reranker gave no number to hit {head.ids[place]!r}")
+    return new
+
+
+@dataclass(frozen=True)
+class WeightedReranker:
+    """Ranks by a weighted sum of score columns of the hits.
+
+    score = sum over columns c of weight_c * scaled(value_c), where ``standard`` scales by the mean
+    and deviation over the candidates (columns of different units then weigh alike) and ``none``
+    takes values as they are. The name ``score`` means the search's own score.
+    """
+
+    weights: Mapping[str, float]
+    scale: Literal["standard", "none"] = "standard"
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(np.isfinite(w) for w in self.weights.values()):
+            raise ConfigError(f"weights are finite numbers by column, got {dict(self.weights)}")
+        if self.scale not in ("standard", "none"):
+            raise ConfigError(f"scale is 'standard' or 'none', got {self.scale!r}")
+
+    def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
+        """The weighted sum of every candidate, float32[K]; the query is not looked at."""
+        total = np.zeros(len(candidates))
+        for name, weight in self.weights.items():
+            total += weight * self._scaled(_column(candidates, name))
+        return total.astype(np.float32)
+
+    def _scaled(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.scale == "none" or not len(values):
+            return values
+        deviation = values.std()
+        return (values - values.mean()) / (deviation if deviation > 0 else 1.0)
+
+
+def _column(hits: Hits, name: str) -> npt.NDArray[np.float64]:
+    known = ["score", *hits.columns]
+    if name not in known:
+        raise ConfigError(f"the hits have no column '{name}'.{suggest(name, known)}")
+    values = hits.scores if name == "score" and name not in hits.columns else hits.columns[name]
+    try:
+        numbers = np.array([np.nan if v is None else v for v in values], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"column '{name}' does not hold numbers") from error
+    if not np.isfinite(numbers).all():
+        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise ConfigError(f"column '{name}' has no number for hit {hits.ids[place]!r}")
+    return numbers
+
+
+PHOTOS = 16
+"""How many photos are open at once."""
+
+
+def regions_of(hits: Hits, *, advice: str) -> Callable[[slice], list[Any]]:
+    """Opens the region features of hits, where their rows say they are."""
+    places = hits.columns.get("uri")
+    if places is None:
+        raise ConfigError(f"the hits name no features (column uri); {advice}")
+    return lambda part: [read_place(place) for place in places[part]]
+
+
+OPENED: dict[Reads, Callable[..., Callable[[slice], Sequence[Any]]]] = {
+    "pictures": pictures_of,
+    "regions": regions_of,
+}
+
+
+@dataclass(frozen=True)
+class PhotoMatching:
+    """Scores the hits of one worded query by their photos; satisfies `search.rerank.Reranker`.
+
+    The query is an item (modality -> value) with a text; its other values count in the search
+    only. Hits need the column ``uri``.
+    """
+
+    encoder: PairReranker
+
+    def __call__(self, query: Item, candidates: Hits) -> Floats:
+        """One score a candidate, float32[K]: BLIP's probability of a match, others' logit.
+
+        Raises:
+            ConfigError: the query has no words, or a hit names no photo that is there
+        """
+        words = query.get(TEXT, query.get("text"))
+        if not isinstance(words, str):
+            raise ConfigError(
+                f"'{self.encoder.name}' compares words with photos: the query needs a caption, it "
+                f"has {sorted(query)}; add one, or rerank by likelihood (without a reranker)"
+            )
+        advice = "index the photos with fourm-lite index, or rerank without a reranker"
+        pictures = OPENED[self.encoder.reads](candidates, advice=advice)
+        parts = [
+            self.encoder.score([words] * len(some), some)
+            for start in range(0, len(candidates), PHOTOS)
+            if (some := pictures(slice(start, start + PHOTOS)))
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def as_reranker(given: str | PairReranker | Reranker) -> Reranker:
+    """What reranks the hits of a search: the name of a cross-encoder, an open one, or any callable.
+
+    Raises:
+        ConfigError: the name is of no matching cross-encoder
+    """
+    if isinstance(given, str):
+        given = load_reranker(given)
+    return PhotoMatching(given) if isinstance(given, PairReranker) else given
+
+
+def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
+    """Refuses what tells how hits are reranked where none are, or where a reranker replaces it.
+
+    Raises:
+        ConfigError: a reranker or parts of the likelihood without a depth, or both together
+    """
+    given = [name for name, value in parts.items() if value is not None]
+    if not depth and (given or reranker is not None):
+        what = "a reranker puts" if reranker is not None else f"{', '.join(given)}: reranking puts"
+        raise ConfigError(
+            f"{what} the first hits in order: say how many (rerank=100, --rerank 100)"
+        )
+    if given and reranker is not None:
+        raise ConfigError(
+            f"{', '.join(given)} belongs to reranking by likelihood, which the reranker replaces; "
+            "leave one of them out"
+        )

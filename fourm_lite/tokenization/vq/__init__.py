@@ -1,0 +1,1 @@
+"""Tokenizers of pictures and vectors: VQ-VAE, its codebooks, decoders and losses."""

@@ -1,0 +1,1 @@
+"""Tokenizers of text, and structured values as text."""

@@ -1,0 +1,129 @@
+"""A model's start from what others learned: a pretrained ViT, and word vectors in a table.
+
+The encoder's block of 4M (pre-norm, GELU, biases) is that of a ViT, so its weights go in unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fourm_lite.data.loader import MaskedBatch, MaskedStream
+from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.model.embeddings import PixelEncoder
+from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.posemb import resize_table
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+@torch.no_grad()
+def start_from_vit(
+    model: FourM,
+    weights: Mapping[str, Tensor],
+    pixels: str = "rgb@224",
+    *,
+    mean: float = 0.5,
+    std: float = 0.5,
+) -> list[str]:
+    """Writes a timm ViT into the encoder and the pixel embedding; returns what was left out.
+
+    The patch kernel takes over the difference in normalisation ((x - mean) / std there, ImageNet's
+    here), its bias and the first row of positions go to the modality's vector and to the register
+    token (the ViT's class token), positions to a learned table.
+
+    Raises:
+        ConfigError: the model has other blocks, no register token, or fixed positions
+        CheckpointError: the ViT has another width, or lacks a tensor
+    """
+    embedding = model.encoder_embeddings[pixels]
+    if not isinstance(embedding, PixelEncoder) or not isinstance(embedding.pos_emb, nn.Parameter):
+        raise ConfigError(f"'{pixels}' needs kind 'pixels' and pos_embed 'learned'")
+    if model.config.num_register_tokens != 1:
+        raise ConfigError("a ViT's class token needs num_register_tokens = 1")
+    own = model.state_dict()
+    moved = {_own_name(name): value.float() for name, value in weights.items()}
+    for name, value in moved.items():
+        if name in own and name.startswith("encoder"):
+            if own[name].shape != value.shape:
+                raise CheckpointError(
+                    f"'{name}' is {list(own[name].shape)} here and {list(value.shape)} in the ViT"
+                )
+            own[name].copy_(value)
+    try:
+        _start_pixels(model, embedding, weights)
+    except KeyError as error:
+        raise CheckpointError(
+            f"the ViT has no tensor {error}; give one with timm's names"
+        ) from None
+    fold_normalisation(embedding, mean, std)
+    used = {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed", "cls_token"}
+    return sorted(n for n in weights if n not in used and _own_name(n) not in own)
+
+
+def _own_name(name: str) -> str:
+    match = _BLOCK.fullmatch(name)
+    if match:
+        return f"encoder.{match[1]}.{match[2]}"
+    return name.replace("norm.", "encoder_norm.", 1) if name.startswith("norm.") else name
+
+
+def _start_pixels(model: FourM, embedding: PixelEncoder, weights: Mapping[str, Tensor]) -> None:
+    kernel = weights["patch_embed.proj.weight"].float()
+    p = embedding.patch_size
+    if kernel.shape[-1] != p:
+        kernel = nn.functional.interpolate(kernel, (p, p), mode="bicubic", antialias=True)
+        kernel = kernel * (weights["patch_embed.proj.weight"].shape[-1] / p) ** 2
+    embedding.proj.weight.copy_(rearrange(kernel, "d c p q -> d (p q c)"))
+    embedding.mod_emb.copy_(weights["patch_embed.proj.bias"].float().view(1, 1, -1))
+    table = weights["pos_embed"].float()
+    side = round((table.shape[1] - 1) ** 0.5)
+    assert embedding.modality.grid is not None
+    embedding.pos_emb.copy_(resize_table(table[:, 1:], (side, side), embedding.modality.grid))
+    model.register_tokens.copy_(weights["cls_token"].float() + table[:, :1])
+
+
+def fold_normalisation(embedding: PixelEncoder, mean: float, std: float) -> None:
+    """Makes a kernel for (x - mean) / std read ImageNet-normalised pixels instead."""
+    p = embedding.patch_size
+    kernel = rearrange(embedding.proj.weight, "d (pq c) -> d pq c", c=3, pq=p * p)
+    scale, shift = torch.tensor(IMAGENET_STD) / std, (torch.tensor(IMAGENET_MEAN) - mean) / std
+    offset = (kernel * shift).sum(dim=(1, 2))
+    embedding.mod_emb.add_(offset.view(1, 1, -1))
+    embedding.proj.weight.copy_(rearrange(kernel * scale, "d pq c -> d (pq c)"))
+
+
+@torch.no_grad()
+def start_words(table: nn.Embedding, vectors: Tensor, *, norm: float) -> None:
+    """Writes vectors into the first columns of a token table, scaled to a mean length.
+
+    Rows of zeros (words that were never seen) keep what the table held.
+
+    Shapes:
+        vectors: float[V, k], k at most the table's width
+    """
+    if vectors.shape[0] != table.num_embeddings or vectors.shape[1] > table.embedding_dim:
+        raise ConfigError(
+            f"vectors {list(vectors.shape)} do not fit a table "
+            f"[{table.num_embeddings}, {table.embedding_dim}]"
+        )
+    lengths = vectors.norm(dim=1)
+    seen = lengths > 0
+    scaled = vectors[seen] * (norm / lengths[seen].mean())
+    table.weight[seen, : vectors.shape[1]] = scaled.to(table.weight)
+
+
+def first_batches(stream: MaskedStream, fits: Sequence[bool], number: int) -> Iterator[MaskedBatch]:
+    """The first batches of those of a stream's components that fit.
+
+    Units:
+        fits: of each component; at least one is needed, else no batch ever fits
+    """
+    steps = (step for step in count() if fits[stream.turn(step)[0]])
+    return (stream.batch(step) for step in islice(steps, number))
