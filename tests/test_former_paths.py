@@ -19,8 +19,8 @@ def test_the_table_leads_to_modules_of_today(now):
 
 @pytest.mark.parametrize("name", sorted(FORMER))
 def test_no_file_stands_under_a_former_name(name):
+    sys.modules.pop(f"fourm_lite.{name}", None)
     with pytest.warns(DeprecationWarning, match="is fourm_lite"):
-        sys.modules.pop(f"fourm_lite.{name}", None)
         module = import_module(f"fourm_lite.{name}")
 
     assert module is import_module(f"fourm_lite.{FORMER[name]}")

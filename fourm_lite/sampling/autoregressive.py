@@ -15,7 +15,7 @@ from torch import Tensor
 from fourm_lite.batch import Tokens
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
-from fourm_lite.sampling.schedule import at_median, own_confidence
+from fourm_lite.sampling.logits import at_median, own_confidence
 from fourm_lite.sampling.state import Job
 from fourm_lite.tokenization.words.spans import Marks, merge_spans
 

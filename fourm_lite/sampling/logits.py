@@ -8,13 +8,13 @@ few hundred ids, not the vocabulary. `draw_original` repeats the draws of 4M for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.sampling.schedule import num_kept, share_kept
 
 GREEDY_BELOW = 1e-10
 """At or below this temperature the likeliest id is taken."""
@@ -279,42 +279,26 @@ def draw_original(
     return Drawn(ids, _at(probs, ids))
 
 
-def num_kept(top_k: float | None, vocab_size: int) -> int | None:
-    """How many ids `top_k` keeps; None when it keeps them all.
+def at_median(logits: Tensor, ids: Tensor) -> Tensor:
+    """Logits in which the median of some words has the probability of all of them.
 
-    >>> num_kept(50, 8192), num_kept(0.25, 8192), num_kept(1e-9, 8192), num_kept(0, 8192)
-    (50, 2048, 1, None)
-
-    Raises:
-        ConfigError: a negative number, a share above 1, or no number
+    Shapes:
+        logits: float[..., V]; returns the same
+        ids: int64[n], the words in rising order of what they say; none changes nothing
     """
-    if top_k is None:
-        return None
-    if isinstance(top_k, bool) or not isinstance(top_k, Real) or not top_k >= 0:
-        raise ConfigError(f"top_k must be a number >= 0 or None, got {top_k!r}")
-    if isinstance(top_k, Integral):
-        kept = int(top_k)
-    elif top_k > 1:
-        raise ConfigError(
-            f"a float top_k is a share of the vocabulary in (0, 1], got {top_k!r}; "
-            f"to keep {top_k:g} ids give an integer"
-        )
-    else:
-        kept = max(int(top_k * vocab_size), 1) if top_k else 0
-    return kept if 0 < kept < vocab_size else None
+    if not len(ids):
+        return logits
+    part = logits[..., ids]
+    below = part.float().softmax(dim=-1).cumsum(dim=-1) < 0.5
+    median = ids[below.sum(dim=-1).clamp(max=len(ids) - 1)]
+    out = logits.index_fill(-1, ids, -torch.inf)
+    return out.scatter(-1, median[..., None], part.logsumexp(dim=-1, keepdim=True))
 
 
-def share_kept(top_p: float | None) -> float | None:
-    """The share of the probability that `top_p` keeps; None when it keeps everything.
+def own_confidence(ids: Tensor, logits: Tensor) -> Drawn:
+    """Chosen words with the probability of each under the logits as they are.
 
-    >>> share_kept(0.9), share_kept(0.0), share_kept(1)
-    (0.9, None, None)
-
-    Raises:
-        ConfigError: no number between 0 and 1
+    Shapes:
+        ids: int64[...]; logits: float[..., V]
     """
-    if top_p is None:
-        return None
-    if isinstance(top_p, bool) or not isinstance(top_p, Real) or not 0 <= top_p <= 1:
-        raise ConfigError(f"top_p must be a share between 0 and 1 or None, got {top_p!r}")
-    return float(top_p) if 0 < top_p < 1 else None
+    return Drawn(ids, logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0])

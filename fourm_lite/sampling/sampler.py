@@ -21,9 +21,10 @@ from fourm_lite.errors import FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.sampling.autoregressive import Said, autoregressive, sequence_tokens
+from fourm_lite.sampling.check import check_request
 from fourm_lite.sampling.parallel import Written, maskgit, roar
 from fourm_lite.sampling.passes import LEGACY_MARKS, Encoder, plan_passes
-from fourm_lite.sampling.plan import Plan, Step, check_request
+from fourm_lite.sampling.plan import Plan, Step
 from fourm_lite.sampling.state import Job, Randomness, StepResult, TokenCallback
 from fourm_lite.tokenization.words.spans import Marks
 

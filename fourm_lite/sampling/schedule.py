@@ -11,13 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from numbers import Integral, Real
 from typing import Literal, Protocol
 
-import torch
-from torch import Tensor
-
 from fourm_lite.errors import ConfigError, check_most, suggest
-from fourm_lite.sampling.logits import Drawn
 
 Order = Literal["cosine", "linear"]
 ORDERS: tuple[Order, ...] = ("cosine", "linear")
@@ -246,26 +243,42 @@ def as_temperature(value: Temperature | float | str) -> Temperature:
     return value
 
 
-def at_median(logits: Tensor, ids: Tensor) -> Tensor:
-    """Logits in which the median of some words has the probability of all of them.
+def num_kept(top_k: float | None, vocab_size: int) -> int | None:
+    """How many ids `top_k` keeps; None when it keeps them all.
 
-    Shapes:
-        logits: float[..., V]; returns the same
-        ids: int64[n], the words in rising order of what they say; none changes nothing
+    >>> num_kept(50, 8192), num_kept(0.25, 8192), num_kept(1e-9, 8192), num_kept(0, 8192)
+    (50, 2048, 1, None)
+
+    Raises:
+        ConfigError: a negative number, a share above 1, or no number
     """
-    if not len(ids):
-        return logits
-    part = logits[..., ids]
-    below = part.float().softmax(dim=-1).cumsum(dim=-1) < 0.5
-    median = ids[below.sum(dim=-1).clamp(max=len(ids) - 1)]
-    out = logits.index_fill(-1, ids, -torch.inf)
-    return out.scatter(-1, median[..., None], part.logsumexp(dim=-1, keepdim=True))
+    if top_k is None:
+        return None
+    if isinstance(top_k, bool) or not isinstance(top_k, Real) or not top_k >= 0:
+        raise ConfigError(f"top_k must be a number >= 0 or None, got {top_k!r}")
+    if isinstance(top_k, Integral):
+        kept = int(top_k)
+    elif top_k > 1:
+        raise ConfigError(
+            f"a float top_k is a share of the vocabulary in (0, 1], got {top_k!r}; "
+            f"to keep {top_k:g} ids give an integer"
+        )
+    else:
+        kept = max(int(top_k * vocab_size), 1) if top_k else 0
+    return kept if 0 < kept < vocab_size else None
 
 
-def own_confidence(ids: Tensor, logits: Tensor) -> Drawn:
-    """Chosen words with the probability of each under the logits as they are.
+def share_kept(top_p: float | None) -> float | None:
+    """The share of the probability that `top_p` keeps; None when it keeps everything.
 
-    Shapes:
-        ids: int64[...]; logits: float[..., V]
+    >>> share_kept(0.9), share_kept(0.0), share_kept(1)
+    (0.9, None, None)
+
+    Raises:
+        ConfigError: no number between 0 and 1
     """
-    return Drawn(ids, logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0])
+    if top_p is None:
+        return None
+    if isinstance(top_p, bool) or not isinstance(top_p, Real) or not 0 <= top_p <= 1:
+        raise ConfigError(f"top_p must be a share between 0 and 1 or None, got {top_p!r}")
+    return float(top_p) if 0 < top_p < 1 else None

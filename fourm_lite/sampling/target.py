@@ -10,13 +10,14 @@ from typing import Any, Literal
 from fourm_lite.errors import ConfigError, check_most, suggest
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality, Scheme
-from fourm_lite.sampling.logits import num_kept, share_kept
 from fourm_lite.sampling.schedule import (
     MAX_STEPS,
     MAX_TOKENS,
     Order,
     Temperature,
     as_temperature,
+    num_kept,
+    share_kept,
     token_counts,
 )
 

@@ -24,8 +24,9 @@ from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
 from fourm_lite.tokenization.vq.randomness import ThreeSources
+from fourm_lite.tokenization.words import boxes, human_poses, metadata
 from fourm_lite.tokenization.words import boxes as sam
-from fourm_lite.tokenization.words.sequences import boxes, color_palette, human_poses, metadata
+from fourm_lite.tokenization.words import metadata as color_palette
 from fourm_lite.tokenization.words.spans import (
     MaskedTokens,
     custom_text,

@@ -7,15 +7,8 @@ import pytest
 import torch
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.sampling.logits import (
-    draw,
-    draw_original,
-    draw_rows,
-    filter_logits,
-    item_uniforms,
-    num_kept,
-    share_kept,
-)
+from fourm_lite.sampling.logits import draw, draw_original, draw_rows, filter_logits, item_uniforms
+from fourm_lite.sampling.schedule import num_kept, share_kept
 
 
 def seeded(seed=0):
