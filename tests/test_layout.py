@@ -26,7 +26,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Ground first. A file imports from a lower floor or from its own part only.
 FLOORS = (
-    ("errors", "former_paths"),
+    ("errors", "former_paths", "progress"),
     ("names",),
     ("reading",),
     ("nn",),

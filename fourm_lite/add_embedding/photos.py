@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.records import Record, record_of
 from fourm_lite.photos.sources import open_sources
+from fourm_lite.progress import StageProgress
 from fourm_lite.reading.budget import budget
 from fourm_lite.reading.regular import read_text
 
@@ -29,7 +30,6 @@ CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"
 LIST, LEFT_OUT = "photos.jsonl", "skipped.jsonl"
 Line = TypeVar("Line")
-Tell = Callable[[str, int, int], None]
 """Called with (what is done, done, in all); 0 in all is not known."""
 
 
@@ -61,7 +61,9 @@ def source_paths(photos: str | Path | Sequence[str | Path]) -> list[Path]:
     return [p / CAPTIONS if (p / CAPTIONS).is_file() else p for p in places]
 
 
-def list_photos(paths: Sequence[Path], options: Options, folder: Path, tell: Tell) -> Listing:
+def list_photos(
+    paths: Sequence[Path], options: Options, folder: Path, tell: StageProgress
+) -> Listing:
     """Lists the photos, writes the list into `folder`, and says which are held out.
 
     Raises:

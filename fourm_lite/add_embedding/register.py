@@ -21,7 +21,7 @@ from fourm_lite.add_embedding.model_folder import (
     write_model,
 )
 from fourm_lite.add_embedding.options import MIN_PHOTOS, Options
-from fourm_lite.add_embedding.photos import Listing, Tell, list_photos, read_listing, source_paths
+from fourm_lite.add_embedding.photos import Listing, list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.report import model_figures, tokenized, tokenizer_figures
 from fourm_lite.add_embedding.stages import Stages, check_embedder, check_new_name
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
@@ -37,6 +37,7 @@ from fourm_lite.io.locks import alone
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import Given
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.training.checkpoints import remove_checkpoints
@@ -69,7 +70,7 @@ def register_embedding(
     model: str | Path = "mini",
     tokenizers: Given = None,
     options: Options | None = None,
-    progress: Tell | None = None,
+    progress: StageProgress | None = None,
     **changes: Any,
 ) -> AddedEmbedding:
     """Makes a modality of an embedding network and adds it to a 4M checkpoint.
@@ -85,7 +86,7 @@ def register_embedding(
         model: the 4M checkpoint to grow; it is not changed
         tokenizers: as `FourMPipeline.from_pretrained`
         options: numbers of the run
-        progress: told of (what is done, done, in all)
+        progress: called with (stage, done, in all)
         **changes: single options: `train="all"`, `steps=1000`
 
     Raises:
@@ -129,7 +130,7 @@ class _Run:
     pipe: FourMPipeline
     options: Options
     stages: Stages
-    tell: Tell
+    tell: StageProgress
 
     @classmethod
     def open(
@@ -141,7 +142,7 @@ class _Run:
         tokenizers: Given,
         options: Options,
         stages: Stages,
-        tell: Tell,
+        tell: StageProgress,
     ) -> _Run:
         """Opens the model and the network.
 

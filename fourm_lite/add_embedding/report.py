@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.add_embedding.photos import Tell
 from fourm_lite.add_embedding.tuning import Sources
 from fourm_lite.add_embedding.vectors import Floats, Vectors
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
 from fourm_lite.metrics.ranking import caption_retrieval
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.spaces import PICTURE, ModelSpace
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def model_figures(
-    space: ModelSpace, sources: Sources, train: Vectors, held_out: Vectors, tell: Tell
+    space: ModelSpace, sources: Sources, train: Vectors, held_out: Vectors, tell: StageProgress
 ) -> dict[str, Any]:
     """Retrieval by captions in raw and tokenized galleries, and how near pixels come.
 
@@ -62,7 +62,7 @@ def _pack(vectors: Vectors, chosen: Any) -> CaptionPack:
     return CaptionPack(photos, captions, owner, "held_out")
 
 
-def _model_queries(space: ModelSpace, pack: CaptionPack, tell: Tell) -> Floats:
+def _model_queries(space: ModelSpace, pack: CaptionPack, tell: StageProgress) -> Floats:
     items, _ = caption_items(pack, space)
 
     def told(done: int, total: int) -> None:
@@ -83,7 +83,7 @@ def _measured(queries: Floats, gallery: Floats, pack: CaptionPack) -> dict[str, 
 
 
 def _pixel_figures(
-    space: ModelSpace, held_out: Vectors, made: Floats, tell: Tell
+    space: ModelSpace, held_out: Vectors, made: Floats, tell: StageProgress
 ) -> dict[str, float]:
     """Centred cosine of what the model reads from pixels, and of the tokenizer's own bound."""
     count = min(MAX_PICTURES, len(held_out.records))

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.photos import Tell
 from fourm_lite.add_embedding.vectors import Floats
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import ConfigError
+from fourm_lite.progress import StageProgress
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.loop import TrainConfig, fit
@@ -75,7 +75,7 @@ def tokenizer_shape(count: int, width: int, options: Options) -> Shape:
 
 
 def train_tokenizer(
-    values: Floats, options: Options, folder: Path, out: Path, tell: Tell
+    values: Floats, options: Options, folder: Path, out: Path, tell: StageProgress
 ) -> Mapping[str, Any]:
     """Trains the tokenizer into `out`; goes on from `folder`, where it was stopped.
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.photos import Tell
 from fourm_lite.add_embedding.vectors import Vectors
 from fourm_lite.add_embedding.widen import SIDES, grow, start_logits
 from fourm_lite.data.loader import Component, MaskedStream
@@ -29,6 +28,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.progress import StageProgress
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
 from fourm_lite.training.global_losses import soft_targets
@@ -167,7 +167,7 @@ def tune(
     tokenizers: Tokenizers,
     options: Options,
     folder: Path,
-    tell: Tell,
+    tell: StageProgress,
 ) -> tuple[FourM, dict[str, Any]]:
     """The grown and tuned model; goes on from `folder`, where it was stopped."""
     grown = grow(model, entry, seed=options.seed)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.add_embedding.photos import HELD_OUT, TRAIN, Listing, Tell
+from fourm_lite.add_embedding.photos import HELD_OUT, TRAIN, Listing
 from fourm_lite.data.freshness import CONTENT, digests, is_stale
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
@@ -18,6 +18,7 @@ from fourm_lite.io.files import write_npz
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
+from fourm_lite.progress import StageProgress
 from fourm_lite.reading.arrays import open_npz
 
 SHARD = 128
@@ -90,7 +91,7 @@ def extract(
     folder: Path,
     *,
     batch_size: int = 32,
-    tell: Tell,
+    tell: StageProgress,
 ) -> None:
     """Writes the vectors of all photos into `folder`, the missing and the stale shards alone.
 

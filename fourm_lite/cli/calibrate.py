@@ -39,6 +39,8 @@ def calibrate(
     space = open_space(model, target=target, device=device)
     assert isinstance(space, ModelSpace)
     with count_progress("photos") as shown:
-        learnt = fit_model(space, data, split, depth=rerank, batch_size=batch_size, tell=shown.tell)
+        learnt = fit_model(
+            space, data, split, depth=rerank, batch_size=batch_size, progress=shown.tell
+        )
     facts = {"file": learnt.save(model), **told(learnt)}
     print_json(facts) if as_json else print_facts(facts)

@@ -75,11 +75,11 @@ def any2any(
     facts = {"data": str(data), "model": model, "teacher": teacher, "class_maps": segmentation}
     with count_progress("cells") as told:
         report = evaluate_any2any(
-            pipe, data, split, teachers, limit=limit, how=how, facts=facts, tell=told.tell
+            pipe, data, split, teachers, limit=limit, how=how, facts=facts, progress=told.tell
         )
         if gallery is not None:
             write_gallery(
-                pipe, data, split, teachers, gallery, model=model, seed=seed, tell=told.tell
+                pipe, data, split, teachers, gallery, model=model, seed=seed, progress=told.tell
             )
     write_report(report, out)
     if out is None or str(out) != "-":

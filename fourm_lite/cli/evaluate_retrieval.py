@@ -98,7 +98,7 @@ def retrieval(
     with count_progress("photos") as told:
         report = evaluate_retrieval(
             space, data, split, center=center, rerank=how, batch_size=batch_size,
-            facts={"data": str(data), **spread_of(space)}, tell=told.tell,
+            facts={"data": str(data), **spread_of(space)}, progress=told.tell,
         )  # fmt: skip
     if plot is not None:
         _draw(report, plot)

@@ -54,7 +54,7 @@ def same_class(
         tokenizers=tokenizers, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
     with count_progress("photos") as told:
-        report = evaluate_same_class(space, data, split, batch_size=batch_size, tell=told.tell)
+        report = evaluate_same_class(space, data, split, batch_size=batch_size, progress=told.tell)
     write_report(report, out)
     if out is not None and str(out) == "-":
         return

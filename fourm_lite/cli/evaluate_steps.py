@@ -72,7 +72,7 @@ def steps(
         report = evaluate_steps(
             space, data, split, steps=counts(passes, "--steps"), decodes=decodes.split(","),  # type: ignore[arg-type]
             center=center, batch_size=batch_size, most=most, facts={"data": str(data)},
-            tell=told.tell,
+            progress=told.tell,
         )  # fmt: skip
     if plot is not None:
         from fourm_lite.metrics.plots import plot_lines

@@ -54,7 +54,7 @@ def tokenizers(
     with count_progress("tokenizers") as told:
         report = evaluate_tokenizers(
             pipe, data, split, teachers,
-            limit=limit, batch_size=batch_size, facts=facts, tell=told.tell,
+            limit=limit, batch_size=batch_size, facts=facts, progress=told.tell,
         )  # fmt: skip
     write_report(report, out)
     if out is None or str(out) != "-":

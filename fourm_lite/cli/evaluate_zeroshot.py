@@ -77,7 +77,7 @@ def zeroshot(
     facts = {"model": model, "data": str(data), "split": split, "by": by,
              "templates": templates or ["{}"], "labels": labels or []}  # fmt: skip
     with count_progress("photos") as told:
-        report = evaluate_zeroshot(judge, photos, facts=facts, tell=told.tell)
+        report = evaluate_zeroshot(judge, photos, facts=facts, progress=told.tell)
     write_report(report, out)
     if out is not None and str(out) == "-":
         return

@@ -62,7 +62,7 @@ def tokenize(
     with count_progress("photos") as counts:
         seen = tokenize_parts(
             _noted(parts, left_out), jobs, out, batch_size=batch_size,
-            progress=lambda done: counts.tell("photos", done, len(records)),
+            progress=lambda done, _: counts.tell("photos", done, len(records)),
         )  # fmt: skip
     facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
     if as_json:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.modalities.crops import CropPolicy, random_crop
 from fourm_lite.photos.mix import KEY, Mix, relative
+from fourm_lite.progress import Progress
 
 if TYPE_CHECKING:
     from fourm_lite.photos.records import Record
@@ -109,7 +110,7 @@ def write_mixtures(
     mixing: Mixing,
     *,
     split: str = "train",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes a JSONL list of mixtures; its paths are relative to it. Whole or not at all.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +39,7 @@ from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, cut_labels, to_settings
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
+from fourm_lite.progress import Progress
 from fourm_lite.reading.regular import read_bytes
 
 log = logging.getLogger(__name__)
@@ -299,7 +300,7 @@ def pseudolabel(
     *,
     run: LabelRun | None = None,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Skipped, ...]:
     """Writes the labels of all records to `out/<label>/shard-00000.npz`, what is missing alone.
 

@@ -30,6 +30,7 @@ from fourm_lite.io.locks import alone
 from fourm_lite.modalities.crops import crops, cut_image, from_settings, to_settings
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
+from fourm_lite.progress import Progress
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
@@ -160,7 +161,7 @@ def tokenize_parts(
     out: Path,
     *,
     batch_size: int = 64,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Writes `out/<folder>/shard-00000.tar` for every job, what is missing alone; counts photos.
 
@@ -185,7 +186,7 @@ def tokenize_parts(
                 write_shard(path, part.ids, tokens_of(job, part, batch_size))
         seen += len(part.ids)
         if progress is not None:
-            progress(seen)
+            progress(seen, 0)
     return seen
 
 

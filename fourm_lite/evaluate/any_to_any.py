@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.caption_sets import CaptionPack, Tell
+from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.references import NUMBERS, References, Teachers, read_references, roles
 from fourm_lite.metrics import generation as measures
 from fourm_lite.metrics.generation import Cider, Measured
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.progress import StageProgress
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.search.whitening import unit
@@ -67,7 +68,7 @@ def evaluate_any2any(
     how: How | None = None,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """The table of all sources and targets that the model and the teachers have.
 
@@ -80,7 +81,7 @@ def evaluate_any2any(
         how: of generation
         draws: of the bootstrap
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
 
     Returns:
         "rows": one for each source, then "majority": source, target, and for each measure its
@@ -95,8 +96,8 @@ def evaluate_any2any(
     rows = []
     todo = list(cells(pipe, known))
     for number, (source, target) in enumerate(todo):
-        if tell is not None:
-            tell(f"{' + '.join(source)} -> {target}", number, len(todo))
+        if progress is not None:
+            progress(f"{' + '.join(source)} -> {target}", number, len(todo))
         found = generate(pipe, known, source, target, how)
         rows.append(_row(" + ".join(source), target, judge, found, draws))
     for target in dict.fromkeys(t for _, t in todo):

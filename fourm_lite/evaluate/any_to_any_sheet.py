@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.evaluate.any_to_any import cells
-from fourm_lite.evaluate.caption_sets import CaptionPack, Tell
+from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.references import References, Teachers, read_references, roles
 from fourm_lite.io.files import replacing, write_whole
 from fourm_lite.modalities.array_codecs import LabelCodec
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.progress import StageProgress
 from fourm_lite.show.contact_sheet import Cell, contact_sheet
 
 PHOTOS, SIDE = 10, 128
@@ -40,7 +41,7 @@ def write_gallery(
     *,
     model: str = "mini",
     seed: int = 0,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> list[Path]:
     """Writes a sheet for each source and a README.md; returns the sheets' paths.
 
@@ -52,7 +53,7 @@ def write_gallery(
         out: where the sheets go
         model: the model's name, for the page
         seed: of generation
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
     """
     photos = CaptionPack.read(folder, split).photos
     chosen = np.unique(np.linspace(0, len(photos) - 1, PHOTOS).astype(int))
@@ -62,8 +63,8 @@ def write_gallery(
     lines = [_HEAD.format(model=model, split=split, seed=seed, command=command)]
     paths = []
     for number, source in enumerate(sources):
-        if tell is not None:
-            tell(f"gallery: {' + '.join(source)}", number, len(sources))
+        if progress is not None:
+            progress(f"gallery: {' + '.join(source)}", number, len(sources))
         path = out / f"from_{'_and_'.join(source)}.webp"
         with replacing(path) as draft:
             _sheet(pipe, known, source, seed).save(draft, "WEBP", quality=80)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.photos.content import read_file
 from fourm_lite.photos.records import Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
+from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.answers import Question, text_items
 from fourm_lite.search.calibrate import Truth
 from fourm_lite.search.confidence import Captioned
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAPTIONS = "captions.jsonl"
-Tell = Callable[[str, int, int], None]
 """Called with (what is done, done, in all)."""
 
 
@@ -121,17 +121,17 @@ def embed_pack(
     *,
     center: bool = True,
     batch_size: int = 32,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> Embedded:
     """The photos and captions of a pack as vectors.
 
     Where the tokenizer has no mean and `center` is asked for, the gallery's own is taken off.
     """
     space, images, codes = embed_photos(
-        pack, space, center=center, batch_size=batch_size, tell=tell
+        pack, space, center=center, batch_size=batch_size, progress=progress
     )
     items, cut = caption_items(pack, space)
-    told = None if tell is None else lambda done, total: tell("captions", done, total)
+    told = of_stage(progress, "captions")
     texts = space.embed_items(items, batch_size=batch_size, progress=told)
     return Embedded(pack, space, images, texts, codes, items, cut)
 
@@ -142,7 +142,7 @@ def embed_photos(
     *,
     center: bool = True,
     batch_size: int = 32,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[Space, Floats, Codes | None]:
     """The gallery of a pack, and the space with the centre that was used."""
     parts: list[Floats] = []
@@ -151,8 +151,8 @@ def embed_photos(
             parts.append(space.raw_pictures(pictures))
         else:
             parts.append(space.embed_pictures(pictures, batch_size=batch_size)[0])
-        if tell is not None:
-            tell("photos", sum(map(len, parts)), len(pack.photos))
+        if progress is not None:
+            progress("photos", sum(map(len, parts)), len(pack.photos))
     raw = np.concatenate(parts)
     if not isinstance(space, ModelSpace):
         return space, raw, None

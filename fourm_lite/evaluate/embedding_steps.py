@@ -14,12 +14,12 @@ import numpy.typing as npt
 from fourm_lite.evaluate.caption_sets import (
     CaptionPack,
     Embedded,
-    Tell,
     caption_items,
     embed_photos,
     protocol_of,
 )
 from fourm_lite.pipeline.embedding import Decode
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.spaces import ModelSpace
 from fourm_lite.search.whitening import Floats
 
@@ -39,7 +39,7 @@ def evaluate_steps(
     draws: int = 1000,
     most: int | None = None,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Quality of text to image against decoding steps, for each way to decode, with intervals.
 
@@ -56,10 +56,12 @@ def evaluate_steps(
         draws: of the bootstrap
         most: at most so many captions, drawn evenly; all by default
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
     """
     pack = CaptionPack.read(folder, split)
-    fitted, images, _ = embed_photos(pack, space, center=center, batch_size=batch_size, tell=tell)
+    fitted, images, _ = embed_photos(
+        pack, space, center=center, batch_size=batch_size, progress=progress
+    )
     assert isinstance(fitted, ModelSpace)
     items, cut = caption_items(pack, fitted)
     chosen = _evenly(len(items), most)
@@ -72,8 +74,8 @@ def evaluate_steps(
         seconds = (time.perf_counter() - start) / len(chosen)
         measured = _text_to_image(texts, images, pack.owner[chosen], draws)
         points.append({"decode": decode, "steps": count, "seconds_per_query": seconds, **measured})
-        if tell is not None:
-            tell(f"{decode}, {count} steps", number + 1, len(settings))
+        if progress is not None:
+            progress(f"{decode}, {count} steps", number + 1, len(settings))
     data = Embedded(pack, fitted, images, images[:0], None, items, cut)
     protocol = {**protocol_of(data, center), "queries_text": len(chosen), **(facts or {})}
     protocol.pop("decode")

@@ -13,12 +13,12 @@ from fourm_lite.evaluate.caption_sets import (
     CAPTIONS,
     CaptionPack,
     Embedded,
-    Tell,
     captioned,
     embed_pack,
 )
 from fourm_lite.evaluate.retrieval import Reranking, best_given, fits_of
 from fourm_lite.photos.records import read_caption_list
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.confidence import (
     Transferable,
     foreign_texts,
@@ -42,7 +42,7 @@ def fit_model(
     *,
     depth: int = 100,
     batch_size: int = 32,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> Learnt:
     """Weights of the reranker for both directions, and what captions are best said from.
 
@@ -52,10 +52,12 @@ def fit_model(
         split: photos that neither the model nor its tokenizer was trained on
         depth: how many of the first hits are reranked
         batch_size: items embedded together
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
     """
-    data = embed_pack(CaptionPack.read(folder, split), space, batch_size=batch_size, tell=tell)
-    found, log_p = fits_of(data, Reranking(depth), tell, most=MOST)
+    data = embed_pack(
+        CaptionPack.read(folder, split), space, batch_size=batch_size, progress=progress
+    )
+    found, log_p = fits_of(data, Reranking(depth), progress, most=MOST)
     calibration = _confidence(data, folder)
     weights: dict[Given, dict[str, Weights]] = {
         given: dict(zip(DIRECTIONS, (_short(fit.weights) for fit in both), strict=True))

@@ -6,7 +6,7 @@ A pair's parts are the same in both directions; only the weights differ, as the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.metrics.ranking import Rescore
+from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.likelihood import (
     Candidates,
     Likelihood,
@@ -37,7 +38,6 @@ from fourm_lite.search.whitening import Floats
 
 Ints = npt.NDArray[np.int64]
 Weights = Mapping[str, float]
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class PairScores:
     def _share(self) -> Floats:
         return words_share([() if text is None else text for text in self.texts])
 
-    def say(self, texts: Ints, images: Ints, tell: Tell | None = None) -> None:
+    def say(self, texts: Ints, images: Ints, progress: StageProgress | None = None) -> None:
         """Fills in log p(caption | photo) where it is not known yet.
 
         The table is a memory, not a value: what it holds never changes.
@@ -169,12 +169,16 @@ class PairScores:
             return
         pairs = np.unique(np.stack([texts[new], images[new]], axis=1), axis=0)
         known = [t for t in self.texts if t is not None]
-        told = None if tell is None else lambda done, total: tell("pairs reranked", done, total)
+        told = of_stage(progress, "pairs reranked")
         found = self.likelihood.text_scores(known, self.candidates, pairs, told)
         self.said[pairs[:, 0], pairs[:, 1]] = found
 
     def rescore(
-        self, weights: Weights, direction: Direction, depth: int, tell: Tell | None = None
+        self,
+        weights: Weights,
+        direction: Direction,
+        depth: int,
+        progress: StageProgress | None = None,
     ) -> Rescore:
         """Scores the first `depth` by cosine of each query; what is costly is asked for at once."""
         costly = [n for n in direction.costly if weights.get(n)] if self.speaks else []
@@ -182,7 +186,7 @@ class PairScores:
             costly = []
         if costly:
             queries = np.arange(len(direction.rows(self.cosine)))
-            self._say_first(direction, self._first(weights, direction, depth, queries), tell)
+            self._say_first(direction, self._first(weights, direction, depth, queries), progress)
 
         def score(query: int, found: Ints) -> Floats:
             parts = self.parts(direction, query, found, direction.cheap)
@@ -199,12 +203,12 @@ class PairScores:
         return score
 
     def _say_first(
-        self, direction: Direction, found: Mapping[int, Ints], tell: Tell | None
+        self, direction: Direction, found: Mapping[int, Ints], progress: StageProgress | None
     ) -> None:
         """All pairs of some queries at once, which is faster than one query at a time."""
         pairs = [direction.pairs(query, rows) for query, rows in found.items()]
         texts, images = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        self.say(texts, images, tell)
+        self.say(texts, images, progress)
 
     def _first(
         self, weights: Weights, direction: Direction, depth: int, queries: Ints
@@ -224,7 +228,7 @@ class PairScores:
         self,
         direction: Direction,
         depth: int,
-        tell: Tell | None = None,
+        progress: StageProgress | None = None,
         *,
         most: int = FIT_QUERIES,
     ) -> Fit:
@@ -242,7 +246,7 @@ class PairScores:
 
         def say(top: Ints) -> dict[str, Floats]:
             first = np.take_along_axis(found, top, axis=1)
-            self._say_first(direction, dict(zip(queries.tolist(), first, strict=True)), tell)
+            self._say_first(direction, dict(zip(queries.tolist(), first, strict=True)), progress)
             return self._tables(direction, queries, first, direction.costly)
 
         fit = fit_cascade(cheap, right, self.caption_depth, say if self.speaks else None)

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.caption_sets import CaptionPack, Embedded, Tell, embed_pack, protocol_of
+from fourm_lite.evaluate.caption_sets import CaptionPack, Embedded, embed_pack, protocol_of
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.metrics.ranking import caption_retrieval, curve
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.parts import DIRECTIONS, GIVEN, Given, Weights, check_given, check_weights
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
@@ -88,7 +89,7 @@ def evaluate_retrieval(
     batch_size: int = 32,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Captions to photos and photos to captions, as `evaluate retrieval` writes it.
 
@@ -101,7 +102,7 @@ def evaluate_retrieval(
         batch_size: items embedded together
         draws: of the bootstrap
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
 
     Returns:
         "text_to_image", "image_to_text", "protocol"; with reranking these are the reranked figures
@@ -109,16 +110,16 @@ def evaluate_retrieval(
     """
     how = Reranking(rerank) if isinstance(rerank, int) else rerank
     pack = CaptionPack.read(folder, split)
-    data = embed_pack(pack, space, center=center, batch_size=batch_size, tell=tell)
+    data = embed_pack(pack, space, center=center, batch_size=batch_size, progress=progress)
     protocol = {**protocol_of(data, center), **(facts or {})}
     first = caption_retrieval(data.texts, data.images, pack.owner, protocol=protocol, draws=draws)
     if not how.deepest:
         return first
 
     def embed(other: CaptionPack) -> Embedded:
-        return embed_pack(other, space, center=center, batch_size=batch_size, tell=tell)
+        return embed_pack(other, space, center=center, batch_size=batch_size, progress=progress)
 
-    chosen = _chosen(data, how, folder, embed, tell)
+    chosen = _chosen(data, how, folder, embed, progress)
     pairs = _pairs(data, how.caption_depth, chosen.given)
     protocol |= {
         "caption_depth": how.caption_depth,
@@ -134,7 +135,7 @@ def evaluate_retrieval(
 
     def at(depth: int) -> dict[str, Any]:
         forward, back = (
-            pairs.rescore(weights, Direction(pack.owner, by_text), depth, tell)
+            pairs.rescore(weights, Direction(pack.owner, by_text), depth, progress)
             for weights, by_text in ((chosen.forward, True), (chosen.back, False))
         )
         return caption_retrieval(
@@ -179,7 +180,7 @@ def _chosen(
     how: Reranking,
     folder: str | Path,
     embed: Callable[[CaptionPack], Embedded],
-    tell: Tell | None,
+    progress: StageProgress | None,
 ) -> Chosen:
     """Weights for both directions and what captions are said from, and where they come from.
 
@@ -197,16 +198,16 @@ def _chosen(
                 f"weights that are fitted on the split that is measured ({how.fit_split!r}) tell "
                 "nothing; name another --fit-split, or leave it out"
             )
-        return _fitted(embed(CaptionPack.read(folder, how.fit_split)), how, tell)
+        return _fitted(embed(CaptionPack.read(folder, how.fit_split)), how, progress)
     if not forward.source:
         log.warning(NOTHING_FITTED)
     source = f"kept beside the model: {forward.source}" if forward.source else "none fitted"
     return Chosen(forward.weights, back.weights, forward.given, source)
 
 
-def _fitted(val: Embedded, how: Reranking, tell: Tell | None) -> Chosen:
+def _fitted(val: Embedded, how: Reranking, progress: StageProgress | None) -> Chosen:
     """What fits a split best, by the mean log probability of right answers in both directions."""
-    found, log_p = fits_of(val, how, tell)
+    found, log_p = fits_of(val, how, progress)
     best = best_given(log_p)
     forward, back = (fit.weights for fit in found[best])
     told = {str(name): value for name, value in log_p.items() if np.isfinite(value)}
@@ -223,7 +224,7 @@ def best_given(log_p: Mapping[Given, float]) -> Given:
 
 
 def fits_of(
-    val: Embedded, how: Reranking, tell: Tell | None = None, *, most: int = FIT_QUERIES
+    val: Embedded, how: Reranking, progress: StageProgress | None = None, *, most: int = FIT_QUERIES
 ) -> tuple[dict[Given, tuple[Fit, Fit]], dict[Given, float]]:
     """The fits of both directions for all that captions can be said from, and how well they fit."""
     names = _possible(val.space) if how.given == "auto" else (how.given,)
@@ -234,7 +235,7 @@ def fits_of(
             assert val.codes is not None
             pairs = pairs.with_given(given, val.codes, val.pack.pictures_at)
         forward, back = (
-            pairs.fit(Direction(val.pack.owner, b), how.deepest, tell, most=most)
+            pairs.fit(Direction(val.pack.owner, b), how.deepest, progress, most=most)
             for b in (True, False)
         )
         found[given] = forward, back

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.caption_sets import Tell, space_facts
+from fourm_lite.evaluate.caption_sets import space_facts
 from fourm_lite.finetune.photos import readable
 from fourm_lite.metrics.ranking import same_class_retrieval
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.spaces import Space
 
 ALL = "all"
@@ -31,7 +32,7 @@ def evaluate_same_class(
     batch_size: int = 32,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """mAP, R@K, MRR and nDCG with intervals, as `evaluate same-class` writes it.
 
@@ -42,7 +43,7 @@ def evaluate_same_class(
         batch_size: photos embedded together
         draws: of the bootstrap
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
 
     Raises:
         ConfigError: photos of several labels, or no class with two photos
@@ -51,7 +52,7 @@ def evaluate_same_class(
     if photos.multi_label:
         raise ConfigError("the same-class protocol is for one label a photo")
     rows, alone = _with_others(photos)
-    vectors = _embedded(space, photos, rows, batch_size, tell)
+    vectors = _embedded(space, photos, rows, batch_size, progress)
     labels = [photos.classes[int(photos.labels[i])] for i in rows]
     protocol = {
         "split": split,
@@ -75,12 +76,16 @@ def _with_others(photos: LabelledSet) -> tuple[list[int], list[str]]:
 
 
 def _embedded(
-    space: Space, photos: LabelledSet, rows: list[int], batch_size: int, tell: Tell | None
+    space: Space,
+    photos: LabelledSet,
+    rows: list[int],
+    batch_size: int,
+    progress: StageProgress | None,
 ) -> Any:
     parts = []
     for start in range(0, len(rows), batch_size):
         some = [photos.photos[i].record.open_image() for i in rows[start : start + batch_size]]
         parts.append(space.embed_pictures(some, batch_size=batch_size)[0])
-        if tell is not None:
-            tell("photos", start + len(some), len(rows))
+        if progress is not None:
+            progress("photos", start + len(some), len(rows))
     return np.concatenate(parts)

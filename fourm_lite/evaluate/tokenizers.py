@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 
 from fourm_lite.evaluate.any_to_any import LESS_IS_BETTER, Judge, shaped
-from fourm_lite.evaluate.caption_sets import CaptionPack, Tell
+from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.references import References, Teachers, read_references, roles
 from fourm_lite.metrics.generation import Measured
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import places
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.whitening import unit
 
 NEIGHBOURS = 10
@@ -36,7 +37,7 @@ def evaluate_tokenizers(
     batch_size: int = 32,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """What the tokenizers of a model keep of photos, and how they use their codes.
 
@@ -49,7 +50,7 @@ def evaluate_tokenizers(
         batch_size: photos at once
         draws: of the bootstrap
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
 
     Returns:
         "rows": one a tokenizer: its measures with intervals and the majority's value, the share of
@@ -61,8 +62,8 @@ def evaluate_tokenizers(
     rows = []
     todo = [(role, entry) for role, entry in _judged(pipe) if role in known.values]
     for number, (role, entry) in enumerate(todo):
-        if tell is not None:
-            tell(entry.name, number, len(todo))
+        if progress is not None:
+            progress(entry.name, number, len(todo))
         tokens = _tokens(pipe, known, role, entry, batch_size)
         rows.append(_row(pipe, judge, role, entry, tokens, draws))
     protocol = {

@@ -24,11 +24,11 @@ from fourm_lite.embedders.zeroshot import (
     mean_by_label,
 )
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.caption_sets import Tell
 from fourm_lite.finetune.photos import readable
 from fourm_lite.metrics.classification import best_temperature, classification_report, log_loss
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.progress import StageProgress
 from fourm_lite.search.space import PICTURE, TEXT
 from fourm_lite.search.spaces import ModelSpace, is_embedder, open_space
 from fourm_lite.search.whitening import unit
@@ -185,7 +185,7 @@ def evaluate_zeroshot(
     *,
     draws: int = 1000,
     facts: dict[str, Any] | None = None,
-    tell: Tell | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Accuracy with its interval, each class, and how good the probabilities are.
 
@@ -194,7 +194,7 @@ def evaluate_zeroshot(
         photos: from `labelled_photos`
         draws: of the bootstrap
         facts: more to write into the protocol
-        tell: told of progress
+        progress: called with the stage, and what is done of how much
 
     Returns:
         `classification_report`, with ``"top_5"`` (how often the class is among the first five; None
@@ -205,8 +205,8 @@ def evaluate_zeroshot(
     for start in range(0, len(photos), BATCH):
         some = [photo.record.open_image() for photo in photos.photos[start : start + BATCH]]
         parts.append(judge(some).logits)
-        if tell is not None:
-            tell("photos", start + len(some), len(photos))
+        if progress is not None:
+            progress("photos", start + len(some), len(photos))
     logits, truth = np.concatenate(parts), photos.labels.numpy()
     protocol = {"what": "zero-shot", "skipped": [vars(s) for s in photos.skipped], **(facts or {})}
     return {

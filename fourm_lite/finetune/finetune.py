@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -33,6 +32,7 @@ from fourm_lite.finetune.task import EarlyStop, FinetuneTask, MixConfig, Validat
 from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.locks import alone
 from fourm_lite.photos.labelled import LabelledSet, Splits
+from fourm_lite.progress import StepProgress
 from fourm_lite.training.checkpoints import begin_run, check_fresh
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
@@ -40,7 +40,6 @@ from fourm_lite.training.processes import Device, chosen_device
 
 Mode = Literal["probe", "lora", "full"]
 Balance = Literal["none", "loss", "sample"]
-Progress = Callable[[int, int, Mapping[str, float]], None]
 STOPPED = "stopped.json"
 """In the folder of a run that ended before its last epoch, because it got no better."""
 _DEFAULT_LR: dict[str, float] = {"probe": 1e-3, "lora": 1e-3, "full": 5e-4}
@@ -148,7 +147,7 @@ def finetune(
     image_size: int | tuple[int, int] | None = None,
     resume: bool = False,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Finetuned:
     """Makes a classifier of `data.train.classes` and writes it to `out`.
 
@@ -175,7 +174,7 @@ def _finetune(
     image_size: int | tuple[int, int] | None,
     resume: bool,
     device: str | None,
-    progress: Progress | None,
+    progress: StepProgress | None,
 ) -> Finetuned:
     asked: Device = chosen_device(device) if device else ""
     where = chosen_device(asked)
@@ -239,7 +238,7 @@ def _train(
     out: Path,
     config: FinetuneConfig,
     resume: bool,
-    progress: Progress | None,
+    progress: StepProgress | None,
     device: Device,
 ) -> Finetuned:
     run = out / "run"

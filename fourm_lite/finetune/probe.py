@@ -7,7 +7,7 @@ probe is a plain linear map on the model's own features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from fourm_lite.errors import ShapeError
 from fourm_lite.finetune.photos import Size, centre_batches
 from fourm_lite.io.writing import write_file
 from fourm_lite.photos.labelled import LabelledSet
+from fourm_lite.progress import Progress
 
 L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,11 @@ from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader, collate, find_modality, read_entries, vq_entries
 from fourm_lite.pipeline.teacher import open_teacher, picture_of, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_given
+from fourm_lite.progress import Progress
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
-from fourm_lite.sampling.state import StepResult, TokenCallback
+from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.words.spans import Marks
 
 Item = Mapping[str, Any]
@@ -182,7 +183,7 @@ class FourMPipeline:
         plan: Plan | str | Path | None = None,
         seed: Seed = 0,
         on_step: OnStep | None = None,
-        on_token: TokenCallback | None = None,
+        on_token: Progress | None = None,
         allow_tokens: bool = False,
     ) -> Any:
         """Generates the targets, one after the other, each seeing those before it.
@@ -292,7 +293,7 @@ class FourMPipeline:
         samples: int = 1,
         seed: Seed = 0,
         teacher: Spec | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Unit vectors of any subset of modalities, in the space of an embedding network.
 

@@ -20,12 +20,13 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
+from fourm_lite.progress import Progress
 from fourm_lite.sampling.autoregressive import Said, autoregressive, sequence_tokens
 from fourm_lite.sampling.check import check_request
 from fourm_lite.sampling.parallel import Written, maskgit, roar
 from fourm_lite.sampling.passes import LEGACY_MARKS, Encoder, plan_passes
 from fourm_lite.sampling.plan import Plan, Step
-from fourm_lite.sampling.state import Job, Randomness, StepResult, TokenCallback
+from fourm_lite.sampling.state import Job, Randomness, StepResult
 from fourm_lite.tokenization.words.spans import Marks
 
 PARALLEL = {"maskgit": maskgit, "roar": roar}
@@ -71,7 +72,7 @@ class Sampler:
         plan: Plan | Sequence[Step],
         *,
         seed: Seed = 0,
-        on_token: TokenCallback | None = None,
+        on_token: Progress | None = None,
     ) -> TokenBatch:
         """The batch after the last step of the plan."""
         result = batch
@@ -85,7 +86,7 @@ class Sampler:
         plan: Plan | Sequence[Step],
         *,
         seed: Seed = 0,
-        on_token: TokenCallback | None = None,
+        on_token: Progress | None = None,
     ) -> Iterator[StepResult]:
         """Carries out a plan, yielding every step.
 
@@ -115,7 +116,7 @@ class Sampler:
         batch: TokenBatch,
         steps: Sequence[Step],
         seeds: Sequence[int],
-        on_token: TokenCallback | None,
+        on_token: Progress | None,
     ) -> Iterator[StepResult]:
         encoder = Encoder(self.model, self.marks)
         for step in steps:
@@ -135,7 +136,7 @@ class Sampler:
         step: Step,
         encoder: Encoder,
         seeds: Sequence[int],
-        on_token: TokenCallback | None,
+        on_token: Progress | None,
     ) -> StepResult:
         if not bool(batch[step.target].targets.any()):
             return _nothing_result(batch, step)
@@ -166,7 +167,7 @@ class Sampler:
         step: Step,
         encoder: Encoder,
         seeds: Sequence[int],
-        on_token: TokenCallback | None,
+        on_token: Progress | None,
     ) -> StepResult:
         """Samples a sequence several times for each item and joins what the copies say.
 

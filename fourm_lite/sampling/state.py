@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,13 +11,11 @@ from torch import Tensor
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.blocks import Context
+from fourm_lite.progress import Progress
 from fourm_lite.sampling.logits import Drawn, draw_original, draw_rows
 from fourm_lite.sampling.passes import Pass, combine
 from fourm_lite.sampling.plan import Step
 from fourm_lite.tokenization.words.spans import Marks
-
-TokenCallback = Callable[[int, int], None]
-"""Called with (tokens decoded so far, at most this many) while a text grows."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Job:
     passes: Sequence[Pass]
     randomness: Randomness
     marks: Marks
-    on_token: TokenCallback | None = None
+    on_token: Progress | None = None
 
     @property
     def name(self) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from fourm_lite.embedders.base import NetworkEmbedder, Reads
 from fourm_lite.errors import FourMError, UnknownNameError
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Item, Progress
+from fourm_lite.progress import Progress
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Item
 from fourm_lite.search.whitening import Floats
 
 
@@ -92,7 +93,11 @@ class TwinSpace:
     ) -> tuple[Floats, None]:
         """Unit vectors float32[N, E] of pictures; there are no codes."""
         total = len(pictures)
-        told = None if progress is None else lambda done: progress(done, total)
+
+        def told(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
         return self.embedder.embed_image(pictures, batch_size, progress=told), None
 
     def provenance(self) -> dict[str, Any]:

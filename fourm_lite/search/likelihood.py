@@ -34,6 +34,7 @@ from fourm_lite.model.packing import Sheet, packed
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.photos.sources import read_uri
+from fourm_lite.progress import Progress
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.parts import Given, UnseenError, check_given, check_weights
 from fourm_lite.search.rerank_weights import (
@@ -188,7 +189,7 @@ class Likelihood:
         texts: Sequence[Tensor],
         candidates: Candidates,
         pairs: npt.NDArray[np.int64],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Floats:
         """Mean log p(text | candidate) of some pairs, float32[P].
 
@@ -207,7 +208,7 @@ class Likelihood:
         texts: Sequence[Tensor],
         known: Context,
         pairs: npt.NDArray[np.int64],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> Floats:
         device = known.tokens.device
         out = np.empty(len(pairs), np.float32)

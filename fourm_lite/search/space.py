@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.embedders.base import Reads
+from fourm_lite.progress import Progress
 from fourm_lite.search.whitening import Floats
 
 Item = Mapping[str, Any]
 Codes = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 MODEL = "model"
 """The gallery that a model makes itself, from pixels."""
 PICTURE, TEXT = "rgb", "caption"

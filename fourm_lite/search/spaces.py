@@ -33,9 +33,10 @@ from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.readers import find_modality
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target, teacher_vectors
 from fourm_lite.pipeline.tokenizers import Given, lasting, places, with_text
+from fourm_lite.progress import Progress
 from fourm_lite.search.dual_encoder import TwinSpace
 from fourm_lite.search.search_file import Learnt, read_learnt
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, Item, Progress, Space
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, Item, Space
 from fourm_lite.search.whitening import Centre, Floats, Spread, read_spread, unit
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
@@ -50,7 +51,6 @@ __all__ = [
     "Codes",
     "Item",
     "ModelSpace",
-    "Progress",
     "Space",
     "TwinSpace",
     "open_space",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import remove_leftovers
 from fourm_lite.io.locks import alone
+from fourm_lite.progress import StepProgress
 from fourm_lite.training.batches import Batches, Stream, in_processes, in_threads
 from fourm_lite.training.checkpoints import (
     Ledger,
@@ -43,7 +44,6 @@ from fourm_lite.training.processes import (
 )
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def fit(
     config: TrainConfig,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> FitResult:
     """Trains a task; writes `log.jsonl`, `step-*` folders and, at the end, `final/` under `out`.
 
@@ -161,7 +161,7 @@ def fit(
         return _fit(run, resume, progress)
 
 
-def _fit(run: _Run, resume: bool, progress: Progress | None) -> FitResult:
+def _fit(run: _Run, resume: bool, progress: StepProgress | None) -> FitResult:
     config = run.config
     if run.is_main:
         remove_leftovers(config.out, alone=True)
@@ -291,7 +291,7 @@ class _Run:
         return float(norm) if norm is not None else 0.0
 
     def after(
-        self, ledger: Ledger, numbers: Mapping[str, float], progress: Progress | None
+        self, ledger: Ledger, numbers: Mapping[str, float], progress: StepProgress | None
     ) -> None:
         """Logs, validates and saves, where a step is due for it."""
         config, step = self.config, ledger.step

@@ -1,0 +1,37 @@
+"""How long work reports on itself: what the library's functions take as `progress`.
+
+A total of 0 means that it is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called each time that more is done."""
+
+    def __call__(self, done: int, total: int, /) -> object:
+        """So much of the work is done."""
+
+
+class StageProgress(Protocol):
+    """For work of several stages, each with counts of its own."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> object:
+        """So much of the stage is done."""
+
+
+class StepProgress(Protocol):
+    """For training: called after each step that is logged, with its numbers."""
+
+    def __call__(self, step: int, steps: int, numbers: Mapping[str, float], /) -> object:
+        """So many steps are done."""
+
+
+def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
+    """The progress of one stage, for a function that has no stages."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(stage, done, total)
