@@ -82,6 +82,7 @@ FORMER = {
     "retrieval.storage": "search.index.storage",
     "retrieval.vectors": "search.index.exact",
     "sampling.amounts": "sampling.logits",
+    "sampling.check": "sampling.request",
     "sampling.conditioning": "sampling.target",
     "sampling.cutoffs": "sampling.schedule",
     "search.any2any": "evaluate.any_to_any",

@@ -24,7 +24,6 @@ features  float32[B, L, E]     foreign embeddings (T5), input only
 raw       float32[B, C, H, W]  read by a tokenizer alone; the model never sees it
 """
 Direction = Literal["in", "out"]
-Scheme = Literal["maskgit", "roar", "autoregressive"]
 
 IN_OUT: frozenset[Direction] = frozenset({"in", "out"})
 IN: frozenset[Direction] = frozenset({"in"})
@@ -33,7 +32,10 @@ NEITHER: frozenset[Direction] = frozenset()
 MAX_NUMBER = 1 << 31  # of a stored field
 SEQUENCE_ROWS = 512  # 4M stores this many position rows for every sequence, whatever its length
 CONV_STRIDE = 16  # pixels a side for which `nn.convolutions` give one vector
-_SCHEME_OF_KIND: dict[str, Scheme] = {"grid": "maskgit", "sequence": "autoregressive"}
+_SCHEME_OF_KIND: dict[str, Literal["maskgit", "autoregressive"]] = {
+    "grid": "maskgit",
+    "sequence": "autoregressive",
+}
 _DTYPE_OF_KIND = {"pixels": "float32", "grid": "int64", "sequence": "int64", "features": "float32"}
 
 
@@ -137,7 +139,7 @@ class Modality:
         return "out" in self.directions
 
     @property
-    def scheme(self) -> Scheme | None:
+    def scheme(self) -> Literal["maskgit", "autoregressive"] | None:
         """How it is decoded when nobody says otherwise; None for what is never a target."""
         return _SCHEME_OF_KIND.get(self.kind)
 

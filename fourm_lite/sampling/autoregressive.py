@@ -1,22 +1,26 @@
 """Decoding a sequence token by token, with the keys and values of earlier tokens kept.
 
 The decoder reads only the newest token; the context's keys and values are computed once. A row that
-has said its end token leaves the batch. What was said is merged into the sequence, sentinel by
-sentinel, so that gaps in the middle of a text are filled as well as its end.
+has decoded its end token leaves the batch. What was decoded is merged into the sequence, sentinel
+by sentinel, so that gaps in the middle of a text are filled as well as its end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, takewhile
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from fourm_lite.batch import Tokens
+from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.nn.attention import KVCache
 from fourm_lite.nn.blocks import BlockCache
 from fourm_lite.sampling.logits import at_median, own_confidence
-from fourm_lite.sampling.state import Job
+from fourm_lite.sampling.plan import Step
+from fourm_lite.sampling.state import Job, StepResult, Written
 from fourm_lite.tokenization.words.spans import Marks, merge_spans
 
 
@@ -25,7 +29,7 @@ class Ends:
     """Where each row of a sequence target starts and ends; all int64[B].
 
     `start` is the first id that the decoder reads, `end` the id that ends the row, `limit` the most
-    tokens that it may say.
+    tokens that follow.
     """
 
     start: Tensor
@@ -44,29 +48,39 @@ class Ends:
 
 
 @dataclass
-class Said:
-    """The tokens of every row so far."""
+class Decoded:
+    """The tokens of every row so far, in the order in which they were decoded."""
 
     rows: list[list[int]]
     confidence: list[list[float]]
     logits: list[Tensor] = field(default_factory=list)
 
 
-def autoregressive(job: Job, *, keep_logits: bool = False) -> tuple[Tokens, Said]:
-    """Decodes a sequence target to its end; returns the merged sequence and what was said."""
+def autoregressive(job: Job) -> Written:
+    """Decodes a sequence target to its end and merges what was decoded into the sequence."""
+    tokens, decoded = decode(job)
+    ids = sequence_tokens(decoded.rows, -1, device=tokens.value.device)
+    confidence = torch.zeros(ids.value.shape)
+    for row, values in zip(confidence, decoded.confidence, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return Written.in_turn(tokens, ids.value, confidence)
+
+
+def decode(job: Job, *, keep_logits: bool = False) -> tuple[Tokens, Decoded]:
+    """The merged sequence, and what was decoded for it."""
     ends = Ends.of(job.tokens)
     if job.randomness.original:
         # The original reads both off the first row, and no row leaves before all have ended.
         ends = Ends(
             ends.start, ends.end[:1].expand_as(ends.end), ends.limit[:1].expand_as(ends.end)
         )
-    said = _decode(job, ends, keep_logits)
-    return merged(job.tokens, ends.start, said.rows, job.marks), said
+    decoded = _decode(job, ends, keep_logits)
+    return merged(job.tokens, ends.start, decoded.rows, job.marks), decoded
 
 
-def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
+def _decode(job: Job, ends: Ends, keep_logits: bool) -> Decoded:
     size, original = job.tokens.size, job.randomness.original
-    said = Said([[] for _ in range(size)], [[] for _ in range(size)])
+    decoded = Decoded([[] for _ in range(size)], [[] for _ in range(size)])
     active = torch.nonzero(ends.limit > 0)[:, 0]
     job = replace(job, randomness=job.randomness.rows(active))
     total = int(ends.limit.max()) if size else 0
@@ -80,7 +94,7 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
             break
         logits = _next_logits(job, ids, t, caches)
         if keep_logits:
-            said.logits.append(logits[:, 0])
+            decoded.logits.append(logits[:, 0])
         drawn = job.randomness.draw(at_median(logits, amounts), job.step)
         if len(amounts):  # as sure as the word itself is likely, not as all amounts are
             drawn = own_confidence(drawn.ids, logits)
@@ -88,8 +102,8 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
         for row, token, p in zip(
             active.tolist(), ids.tolist(), drawn.confidence[:, 0].tolist(), strict=True
         ):
-            said.rows[row].append(token)
-            said.confidence[row].append(p)
+            decoded.rows[row].append(token)
+            decoded.confidence[row].append(p)
         ended[active] |= ids == ends.end[active]
         if job.on_token is not None:
             job.on_token(t + 1, total)
@@ -99,7 +113,7 @@ def _decode(job: Job, ends: Ends, keep_logits: bool) -> Said:
             caches = _select(caches, index, len(active), len(job.passes))
             job = replace(job, randomness=job.randomness.rows(index))
             active, ids = active[index], ids[index]
-    return said
+    return decoded
 
 
 def _amounts(job: Job) -> Tensor:
@@ -109,11 +123,11 @@ def _amounts(job: Job) -> Tensor:
     return torch.tensor([i for i in known if i < size], device=job.tokens.value.device).long()
 
 
-def _staying(active: Tensor, ended: Tensor, limit: Tensor, said: int, original: bool) -> Tensor:
+def _staying(active: Tensor, ended: Tensor, limit: Tensor, done: int, original: bool) -> Tensor:
     if original:
-        done = bool(ended[active].all())
-        return torch.full_like(active, not done, dtype=torch.bool)
-    return ~ended[active] & (limit[active] > said)
+        all_ended = bool(ended[active].all())
+        return torch.full_like(active, not all_ended, dtype=torch.bool)
+    return ~ended[active] & (limit[active] > done)
 
 
 def _next_logits(job: Job, ids: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
@@ -142,15 +156,15 @@ def _select(caches: list[BlockCache], rows: Tensor, size: int, passes: int) -> l
 
 
 def merged(tokens: Tokens, start: Tensor, rows: list[list[int]], marks: Marks) -> Tokens:
-    """A sequence with what was said for its sentinels put in their place; all of it is given.
+    """A sequence with what was decoded for its sentinels put in their place; all of it is given.
 
     Rows are padded to the longest one.
     """
     sentinels = frozenset(marks.sentinels)
     whole = []
-    for i, said in enumerate(rows):
+    for i, decoded in enumerate(rows):
         given = tokens.value[i][tokens.inputs[i]].tolist()
-        whole.append(merge_spans(given, [int(start[i]), *said], sentinels))
+        whole.append(merge_spans(given, [int(start[i]), *decoded], sentinels))
     return sequence_tokens(whole, marks.pad, device=tokens.value.device)
 
 
@@ -165,3 +179,39 @@ def sequence_tokens(
         value[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
         valid[i, : len(row)] = True
     return Tokens.given(value.to(device), valid.to(device), length=length)
+
+
+def joined_copies(
+    result: StepResult, batch: TokenBatch, step: Step, marks: Marks, *, original: bool
+) -> StepResult:
+    """The copies of each item, which stand in rows of their own, as one sequence an item.
+
+    An item that gives the sequence keeps it.
+
+    Args:
+        result: of the batch with every item `step.copies` times
+        batch: that before the step
+        step: the step whose copies they are
+        marks: special ids of the text vocabulary
+        original: with the ends of all copies, not of the last alone
+    """
+    n = step.copies
+    tokens, wanted = result.batch[step.target], batch[step.target].targets.any(dim=1).tolist()
+    rows = [v[keep].tolist() for v, keep in zip(tokens.value, tokens.inputs, strict=True)]
+    items = [rows[i : i + n] for i in range(0, len(rows), n)]
+    joined = [
+        _joined(copies, None if original else marks.eos) if is_wanted else copies[0]
+        for copies, is_wanted in zip(items, wanted, strict=True)
+    ]
+    whole = sequence_tokens(joined, marks.pad, device=batch.device)
+    ids, confidence = (
+        rearrange(x, "(b n) k -> b (n k)", n=n) for x in (result.ids, result.confidence)
+    )
+    return StepResult.of(batch, step, Written.in_turn(whole, ids, confidence))
+
+
+def _joined(copies: Sequence[Sequence[int]], eos: int | None) -> list[int]:
+    """The copies of one item up to their ends, and one end; all that they hold without `eos`."""
+    if eos is None:
+        return list(chain.from_iterable(copies))
+    return [*chain.from_iterable(takewhile(lambda i: i != eos, c) for c in copies), eos]

@@ -9,30 +9,15 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from fourm_lite.batch import Tokens
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.packing import take_first
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.sampling.passes import Joined
-from fourm_lite.sampling.state import Job
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a parallel step wrote, and what it chose from; shapes as in `StepResult`."""
-
-    tokens: Tokens
-    positions: Tensor
-    ids: Tensor
-    confidence: Tensor
-    candidates: Tensor
-    logits: Tensor
+from fourm_lite.sampling.state import Job, Written
 
 
 def decode_positions(
@@ -77,6 +62,10 @@ def roar(job: Job) -> Written:
     drawn = job.randomness.draw(logits, job.step, valid)
     every = torch.arange(k, device=targets.device).expand(targets.shape[0], -1)
     return _write(job, positions, logits, drawn.ids, drawn.confidence, every, valid)
+
+
+PARALLEL = {"maskgit": maskgit, "roar": roar}
+"""The schemes of grids by name; their defaults stand in `target`."""
 
 
 def _logits(job: Job, positions: Tensor, valid: Tensor) -> Tensor:

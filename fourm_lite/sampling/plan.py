@@ -15,11 +15,12 @@ from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.io.hub import assets
 from fourm_lite.io.recipe import from_dict, from_toml
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.spec import Modality, Scheme
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.sampling.target import (
     Amounts,
     Conditioning,
     Guidance,
+    Scheme,
     Target,
     default_choice,
     schedule,

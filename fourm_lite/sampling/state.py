@@ -1,4 +1,7 @@
-"""What the decoding schemes share: the job of one step, its randomness, and what it gives back."""
+"""What the decoding schemes share: the job of one step, its randomness, and what it writes.
+
+A scheme is a function from a `Job` to a `Written`.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,10 @@ class Randomness:
     original: bool = False
 
     @classmethod
-    def of_items(cls, seeds: Sequence[int]) -> Randomness:
-        """One generator an item."""
-        return cls([torch.Generator().manual_seed(seed) for seed in seeds])
-
-    @classmethod
-    def of_step(cls, seed: int) -> Randomness:
-        """The original's: one for the batch, to be made anew in every step."""
-        return cls([torch.Generator().manual_seed(seed)], original=True)
+    def of_step(cls, index: int, seeds: Sequence[int], *, original: bool = False) -> Randomness:
+        """That of one step: with generators of its own, so a plan can be taken up at any step."""
+        own = [seeds[0] + index] if original else [mix(seed, index) for seed in seeds]
+        return cls([torch.Generator().manual_seed(seed) for seed in own], original)
 
     def orders(self, batch_size: int, length: int) -> Tensor:
         """A random number for each position: float[batch_size, length]."""
@@ -99,6 +98,41 @@ class Job:
         return self.model.logits(combine(y, self.passes).to(y.dtype), self.name).float()
 
 
+def mix(seed: int, index: int) -> int:
+    """A seed of its own for a step or a copy: splitmix64's first round."""
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 31)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 29)) % 2**63
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a scheme made of its target's tokens, and what it chose from; shapes: `StepResult`.
+
+    A scheme that goes token by token offers no candidates.
+    """
+
+    tokens: Tokens
+    positions: Tensor
+    ids: Tensor
+    confidence: Tensor
+    candidates: Tensor
+    logits: Tensor
+
+    @classmethod
+    def in_turn(cls, tokens: Tokens, ids: Tensor, confidence: Tensor) -> Written:
+        """What was written token by token: ids int64[B, k], confidence float[B, k]."""
+        nothing = torch.empty(len(ids), 0, device=ids.device)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+        return cls(tokens, positions, ids, confidence, nothing.long(), nothing[..., None])
+
+    @classmethod
+    def nothing(cls, tokens: Tokens) -> Written:
+        """Of a step to which the items leave nothing."""
+        none = torch.empty(tokens.size, 0, device=tokens.value.device)
+        return cls.in_turn(tokens, none.long(), none)
+
+
 @dataclass(frozen=True)
 class StepResult:
     """The batch after one step, and what the step did.
@@ -119,3 +153,16 @@ class StepResult:
     confidence: Tensor
     candidates: Tensor = field(repr=False)
     logits: Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, batch: TokenBatch, step: Step, written: Written) -> StepResult:
+        """The result of a step on a batch."""
+        return cls(
+            batch=batch.with_({step.target: written.tokens}),
+            step=step,
+            positions=written.positions,
+            ids=written.ids,
+            confidence=written.confidence,
+            candidates=written.candidates,
+            logits=written.logits,
+        )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fourm_lite.errors import ConfigError, check_most, suggest
 from fourm_lite.io.recipe import from_dict
-from fourm_lite.modalities.spec import Modality, Scheme
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.sampling.schedule import (
     MAX_STEPS,
     MAX_TOKENS,
@@ -21,6 +21,9 @@ from fourm_lite.sampling.schedule import (
     token_counts,
 )
 
+Scheme = Literal["maskgit", "roar", "autoregressive"]
+"""The decoding schemes; their functions stand in `parallel` and `autoregressive`."""
+
 Guidance = float | Mapping[str, float]
 """One scale for all conditions together, or a weight for each; 1.0 is no guidance."""
 
@@ -31,12 +34,11 @@ _OF_AMOUNTS = frozenset({"color_palette", "metadata"})  # formats whose v0 says 
 # of a box or a pose may be expected in two spots with nothing between them
 
 _SMALL_GRID = 16  # tokens of a global embedding: few enough for one step
-_PARALLEL: tuple[Scheme, ...] = ("maskgit", "roar")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a modality is decoded when the target does not say."""
+    """How a modality is decoded when the target does not say; without steps: token by token."""
 
     scheme: Scheme
     steps: int | None
@@ -48,14 +50,12 @@ class Choice:
 # A global embedding is one argmax step. Pictures need several steps to agree with themselves, and
 # argmax makes them dull: MaskGIT and ROAR settings are those that their papers and 4M start from.
 # Texts are best cool.
-_SEQUENCE = Choice("autoregressive", None, "linear", 0.3)
-_AMOUNTS = Choice("autoregressive", None, "linear", 0.3, "median")
-_OF_SCHEME: dict[Scheme, Choice] = {
+_OF_SCHEME: dict[str, Choice] = {
     "maskgit": Choice("maskgit", 8, "cosine", 1.0),
     "roar": Choice("roar", 25, "linear", 1.0),
-    "autoregressive": _SEQUENCE,
+    "autoregressive": Choice("autoregressive", None, "linear", 0.3),
 }
-_SMALL: dict[Scheme, Choice] = {
+_SMALL: dict[str, Choice] = {
     "maskgit": Choice("maskgit", 1, "cosine", 0.0),
     "roar": Choice("roar", 1, "linear", 0.0),
 }
@@ -72,17 +72,19 @@ def default_choice(modality: Modality, scheme: Scheme | None = None) -> Choice:
             f"'{modality.name}' ({modality.kind}) is never a target; only grids and sequences that "
             "have the direction 'out' can be generated"
         )
-    is_text = modality.scheme == "autoregressive"
-    if scheme is not None and (scheme == "autoregressive") != is_text:
-        fitting = "autoregressive" if is_text else " or ".join(_PARALLEL)
+    usual = _OF_SCHEME[modality.scheme]
+    fitting = [name for name, c in _OF_SCHEME.items() if (c.steps is None) == (usual.steps is None)]
+    if scheme is not None and scheme not in fitting:
         raise ConfigError(
-            f"'{modality.name}' is a {modality.kind} and decoded by {fitting}, not by {scheme}"
+            f"'{modality.name}' is a {modality.kind} and decoded by {' or '.join(fitting)}, "
+            f"not by {scheme}"
         )
-    if is_text:
-        return _AMOUNTS if modality.text_format in _OF_AMOUNTS else _SEQUENCE
-    if modality.max_tokens <= _SMALL_GRID:
-        return _SMALL[scheme or "roar"]
-    return _OF_SCHEME[scheme or modality.scheme]
+    choice = usual if scheme is None else _OF_SCHEME[scheme]
+    if choice.steps is not None and modality.max_tokens <= _SMALL_GRID:
+        return _SMALL.get(scheme or "roar", choice)
+    if choice.steps is None and modality.text_format in _OF_AMOUNTS:
+        return replace(choice, amounts="median")
+    return choice
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from oracle import eager, unbatched_maskgit, uncached_text
 from tiny import MARKS, STYLES, tiny_batch, tiny_model
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.sampling.autoregressive import autoregressive
+from fourm_lite.sampling.autoregressive import decode
 from fourm_lite.sampling.passes import Encoder, plan_passes
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.sampler import Sampler, empty_sequence
+from fourm_lite.sampling.request import empty_sequence
+from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.sampling.state import Job, Randomness
 
 
@@ -47,9 +48,9 @@ def test_cached_text_equals_uncached_text(style, guidance):
     with torch.inference_mode():
         context = Encoder(model, MARKS)(batch, passes)
         job = Job(
-            model, step, batch["caption"], context, passes, Randomness.of_items([0] * 4), MARKS
+            model, step, batch["caption"], context, passes, Randomness.of_step(0, [0] * 4), MARKS
         )
-        _, fast = autoregressive(job, keep_logits=True)
+        _, fast = decode(job, keep_logits=True)
 
     assert fast.rows == said
     active = [[r for r in range(4) if len(said[r]) > t] for t in range(len(fast.logits))]

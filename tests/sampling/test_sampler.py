@@ -8,10 +8,15 @@ import torch
 from tiny import DEPTH, GLOBAL, MARKS, STYLES, hide_some, tiny_batch, tiny_model
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import FourMError, ShapeError, UnknownNameError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.model.fourm import FourM
+from fourm_lite.model.packing import take_first
+from fourm_lite.sampling import target
+from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.sampler import Sampler, empty_sequence
+from fourm_lite.sampling.request import empty_sequence
+from fourm_lite.sampling.sampler import SCHEMES, Sampler
+from fourm_lite.sampling.state import Job, Written
 from fourm_lite.tokenization.words.spans import merge_spans
 
 GRID_SCHEMES = ["maskgit", "roar"]
@@ -341,3 +346,27 @@ def test_a_model_in_training_mode_is_refused():
 def test_wanted_grids_match_their_entry():
     assert Tokens.wanted(DEPTH, 2).value.shape == (2, 16)
     assert Tokens.wanted(GLOBAL, 2).targets.all()
+
+
+def test_a_scheme_is_a_function_and_a_row_of_defaults(monkeypatch):
+    def from_the_left(job: Job) -> Written:
+        targets = job.tokens.targets
+        positions = take_first(targets, job.step.num_tokens)
+        valid = targets.gather(1, positions)
+        logits = job.guided(decode_positions(job.model, job.name, positions, valid, job.context))
+        drawn = job.randomness.draw(logits, job.step, valid)
+        tokens = job.tokens.reveal(positions, drawn.ids, valid)
+        return Written(tokens, positions, drawn.ids, drawn.confidence, positions, logits)
+
+    monkeypatch.setitem(SCHEMES, "from_the_left", from_the_left)
+    monkeypatch.setitem(
+        target._OF_SCHEME, "from_the_left", target.Choice("from_the_left", 4, "linear", 1.0)
+    )
+
+    steps = list(sampler().iterate(tiny_batch(["rgb@16"], 2), plan("from_the_left")))
+
+    assert (
+        torch.cat([s.positions for s in steps], dim=1).tolist() == [[*range(DEPTH.max_tokens)]] * 2
+    )
+    with pytest.raises(ConfigError, match="decoded by autoregressive, not by from_the_left"):
+        sampler().run(tiny_batch(["rgb@16"], 2), Plan.of(Target("caption", scheme="from_the_left")))
