@@ -307,8 +307,8 @@ def _faiss(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise FourMError("a FAISS file needs faiss: pip install faiss-cpu") from error
     try:
-        whole, found = faiss.read_index(str(path)), {}
-        index = whole
+        whole: Any = faiss.read_index(str(path))  # faiss types its indexes as their base alone
+        index, found = whole, {}
         if hasattr(whole, "id_map"):
             found["ids"] = faiss.vector_to_array(whole.id_map)
             index = faiss.downcast_index(whole.index)  # lives as long as `whole` does
