@@ -1,11 +1,18 @@
-"""What the demo searches, and what it asks for: the user's photos, or photos inside installed
-packages and drawings.
+"""What the demo searches, and what it asks for: the user's photos, or those that ship.
+
+`photos/` beside this file holds photographs under free licences, each with a caption of ours, its
+author, licence and source in `captions.jsonl`.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
@@ -13,27 +20,22 @@ from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.content import FileContent
 from fourm_lite.photos.item import Item
-from fourm_lite.photos.records import ENDINGS
+from fourm_lite.photos.records import ENDINGS, LIST, Record, read_caption_list
 from fourm_lite.photos.sources import folder_items
 
-# Photographs that come with packages which many environments hold, people first: package, file,
-# and words that ask for it.
-_INSTALLED = (
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a woman in a uniform"),
-    ("skimage", "data/astronaut.png", "a woman smiles"),
-    ("sklearn", "datasets/images/china.jpg", "a tall building with trees"),
-    ("skimage", "data/chelsea.png", "a cat"),
-    ("skimage", "data/coffee.png", ""),
-    ("skimage", "data/rocket.jpg", ""),
-    ("sklearn", "datasets/images/flower.jpg", ""),
-)
-_OF_DRAWINGS = ("red on white", "a blue ball", "a green sign")
+SHIPPED_PHOTOS = "photos"
 EXAMPLES = ("a dog runs through the grass", "two people at the beach", "a red flower")
 """What is asked of photos that are not known."""
+ANSWERED = 3
 
 
-def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -> Path:
-    """A folder of pictures: `photos` itself, or one that is filled here.
+def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 0) -> Path:
+    """A folder of pictures: `photos` itself, or `folder` with copies of the photos that ship.
+
+    Args:
+        photos: the user's folder, which is only read; None for the photos that ship
+        folder: where copies of the photos that ship go
+        num_drawings: how many of `drawings` are added to them
 
     Raises:
         ConfigError: `photos` is no folder, or holds no picture
@@ -48,7 +50,7 @@ def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -
                 f"{known}"
             )
         return photos
-    for source, _ in _installed():
+    for source in files("fourm_lite.demo").joinpath(SHIPPED_PHOTOS).iterdir():
         write_whole(folder / source.name, source.read_bytes(), sync=False)
     for drawing in drawings(num_drawings):
         write_whole(folder / drawing.name, png(drawing.picture), sync=False)
@@ -56,30 +58,48 @@ def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 60) -
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures below a folder, as an index finds them; drawings of ours last."""
+    """The pictures below a folder, as an index finds them."""
     items = (item for item in folder_items(folder, tars=False) if isinstance(item, Item))
-    found = [item.read.path for item in items if isinstance(item.read, FileContent)]
-    return sorted(found, key=lambda p: (is_drawing(p), p))
+    return sorted(item.read.path for item in items if isinstance(item.read, FileContent))
 
 
-def is_drawing(path: Path) -> bool:
-    """Whether a picture of the gallery is one of `drawings`."""
-    return path.name.startswith("drawing_") and path.suffix == ".png"
+def shipped_records(gallery: Path) -> dict[str, Record]:
+    """What is known of each photo of a gallery that `make_gallery` filled, by its file's name."""
+    return {Path(str(r.image)).name: r for r in read_caption_list(gallery / LIST)}
 
 
-def questions(photos: Path | None) -> tuple[str, ...]:
-    """Three captions to search the gallery with; of our own gallery they suit what it holds."""
-    if photos is not None:
-        return EXAMPLES
-    of_photos = [words for _, words in _installed() if words]
-    return (*of_photos[:2], *_OF_DRAWINGS)[:3]
+def credit(fields: Mapping[str, Any]) -> str:
+    """Author and licence of a photo that ships, as a page must name them."""
+    return f"{fields['author']}, {fields['licence']}"
 
 
-def _installed() -> list[tuple[Path, str]]:
-    """Photographs inside installed packages, each with words that ask for it."""
-    found: list[tuple[Path, str]] = []
-    for package, below, words in _INSTALLED:
-        spec = find_spec(package)
-        roots = spec.submodule_search_locations or [] if spec else []
-        found += [(Path(root) / below, words) for root in roots if (Path(root) / below).is_file()]
-    return found
+@dataclass(frozen=True)
+class Questions:
+    """What the demo asks in words.
+
+    Args:
+        answered: each has its own photo as the first hit
+        failed: the words whose photo comes last of all, and its rank; None where all are answered
+    """
+
+    answered: tuple[str, ...]
+    failed: tuple[str, int] | None = None
+
+
+def choose_questions(captions: Sequence[str], scores: Any) -> Questions:
+    """Chooses captions by a rule, not by hand.
+
+    Answered are those whose photo comes first with the largest lead over the second hit; failed is
+    the one whose photo has the worst rank.
+
+    Shapes:
+        scores: float[captions, photos], the photo of a caption in its own place
+    """
+    table = np.asarray(scores, np.float64)
+    own = np.diagonal(table)
+    others = np.where(np.eye(len(table), dtype=bool), -np.inf, table)
+    lead, ranks = own - others.max(axis=1), 1 + (others >= own[:, None]).sum(axis=1)
+    best = [int(i) for i in np.argsort(-lead, kind="stable")[:ANSWERED] if lead[i] > 0]
+    worst = int(ranks.argmax())
+    failed = (captions[worst], int(ranks[worst])) if ranks[worst] > 1 else None
+    return Questions(tuple(captions[i] for i in best), failed)

@@ -10,16 +10,27 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourm_lite.demo.gallery import is_drawing, make_gallery, pictures, questions
+import numpy as np
+
+from fourm_lite.demo.gallery import (
+    EXAMPLES,
+    Questions,
+    choose_questions,
+    credit,
+    make_gallery,
+    pictures,
+    shipped_records,
+)
 from fourm_lite.demo.models import SHIPPED, example_model
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import decode
+from fourm_lite.photos.records import Record
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import open_index
@@ -45,17 +56,24 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture of the gallery."""
+    """A picture of the gallery; its caption and who made it where they are known."""
 
     path: Path
     picture: Image
+    caption: str = ""
+    credit: str = ""
+
+    @property
+    def note(self) -> str:
+        """What stands under it: who made it, or else the name of its file."""
+        return self.credit or self.path.name
 
 
 def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     """Makes the page and returns its path.
 
     Args:
-        photos: the user's folder; by default photos of installed packages and drawings
+        photos: the user's folder; by default the photos that ship
         out: where the page, the gallery and the index go
         say: told what is being done
 
@@ -77,17 +95,17 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     say(f"model: {model}" + (" (random weights)" if is_random else ""))
     pipe = FourMPipeline.from_pretrained(model)
     shown = _readable(gallery, say)
+    if photos is None:
+        shown = [_described(photo, shipped_records(gallery)) for photo in shown]
     say(f"embedding {len(shown)} pictures")
     space = open_space(pipe)
     assert isinstance(space, ModelSpace)
     search = Search(_index(place, shown, space), space)
     say("searching")
-    sections = [
-        _search_section(search, asked, shown, gallery)
-        for asked in _searches(shown, questions(photos))
-    ]
+    asked_for = Questions(EXAMPLES) if photos is not None else _questions(search, shown)
+    sections = [_search_section(search, asked, shown) for asked in _searches(shown, asked_for)]
     say("generating")
-    sections.append(_generate_section(pipe, shown[0]))
+    sections.append(_generate_section(pipe, _photo_of(asked_for, shown)))
     page = out / "demo.html"
     warning = RANDOM if is_random else ""
     text = _introduction(shown, gallery)
@@ -96,14 +114,31 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
 
 
 def _introduction(shown: Sequence[Photo], gallery: Path) -> str:
-    drawn = sum(is_drawing(p.path) for p in shown)
-    counts = (("photo", len(shown) - drawn), ("drawing", drawn))
-    kinds = [f"{n} {word}{'s' if n > 1 else ''}" for word, n in counts if n]
-    return (
-        f"{' and '.join(kinds)} of {gallery.resolve()}, seen by the model as pixels alone. The "
-        "commands make each part again from a terminal in which fourm-lite is installed; IDX is a "
-        "folder for the index. A number under a picture is its similarity to what was asked."
+    chosen = (
+        "The queries are captions of these photos, chosen by a rule: those whose photo comes first "
+        "with the largest lead, and the one whose photo comes last. "
     )
+    return (
+        f"{len(shown)} photo{'s' if len(shown) > 1 else ''}, which the model sees as pixels alone. "
+        f"{chosen if any(p.caption for p in shown) else ''}The number under a picture is its "
+        "similarity to the query. The commands need an index, made once with\n"
+        f"fourm-lite index {_quoted(gallery)} -o IDX"
+    )
+
+
+def _described(photo: Photo, known: Mapping[str, Record]) -> Photo:
+    record = known[photo.path.name]
+    return replace(photo, caption=record.captions[0], credit=credit(record.fields))
+
+
+def _questions(search: Search, shown: Sequence[Photo]) -> Questions:
+    """Which captions of the photos that ship are asked, by the rule of `choose_questions`."""
+    captions = [photo.caption for photo in shown]
+    scores = np.zeros((len(shown), len(shown)))
+    for row, caption in enumerate(captions):
+        for hit in search(caption=caption, k=len(shown)):
+            scores[row, int(hit.id)] = hit.score
+    return choose_questions(captions, scores)
 
 
 def _readable(gallery: Path, say: Say) -> list[Photo]:
@@ -177,49 +212,56 @@ class _Asked:
         return " ".join(filter(None, (picture, words, both, rerank)))
 
 
-def _searches(shown: Sequence[Photo], asked_for: Sequence[str]) -> list[_Asked]:
-    """By words, by a picture, by both, and reranked."""
-    # in our own gallery a drawing: there are others like it
-    second = shown[min(1, len(shown) - 1)]
-    picture, words = next((p for p in shown if is_drawing(p.path)), second), asked_for[-1]
-    first, depth = asked_for[0], min(_DEPTH, len(shown))
+def _photo_of(asked_for: Questions, shown: Sequence[Photo]) -> Photo:
+    """The photo of the last answered words; the first one where nothing is known of them."""
+    last = asked_for.answered[-1:]
+    return next((photo for photo in shown if (photo.caption,) == last), shown[0])
+
+
+def _searches(shown: Sequence[Photo], asked_for: Questions) -> list[_Asked]:
+    """By words, by a picture, by both, reranked, and one that fails."""
+    words = asked_for.answered or EXAMPLES
+    picture = _photo_of(asked_for, shown)
+    depth = min(_DEPTH, len(shown))
     how = (
-        f"The first {depth} hits, put in order by how well they explain the words: the numbers are "
+        f"The first {depth} hits, put in order by how well they explain the words; the numbers are "
         "log probabilities."
     )
-    return [
-        *(_Asked(f"By words: {w}", w) for w in asked_for),
-        _Asked("By picture", photo=picture),
-        _Asked(f"By both: a picture and {words}", words, picture),
-        _Asked(f"Reranked: {first}", first, rerank=depth, text=how),
+    found = [
+        *(_Asked(f"By words: {w}", w) for w in words),
+        _Asked("By a photo: more like this", photo=picture),
+        _Asked(f"By both: a photo and the words \u201c{words[0]}\u201d", words[0], picture),
+        _Asked(f"Reranked: {words[0]}", words[0], rerank=depth, text=how),
     ]
+    if asked_for.failed is not None:
+        failed, rank = asked_for.failed
+        text = f"The photo that these words describe comes at rank {rank} of {len(shown)}."
+        found.append(_Asked(f"Where it fails: {failed}", failed, text=text))
+    return found
 
 
-def _search_section(
-    search: Search, asked: _Asked, shown: Sequence[Photo], gallery: Path
-) -> Section:
+def _search_section(search: Search, asked: _Asked, shown: Sequence[Photo]) -> Section:
     hits = search(asked.query, _SHOWN, rerank=asked.rerank)
     cards = [
-        Card(f"{rank}. {hit.score:.3f}", shown[int(hit.id)].picture, shown[int(hit.id)].path.name)
+        Card(f"{rank}. {hit.score:.3f}", shown[int(hit.id)].picture, shown[int(hit.id)].note)
         for rank, hit in enumerate(hits, 1)
     ]
     if asked.photo is not None:
-        cards = [Card("asked with", asked.photo.picture, asked.photo.path.name), *cards]
-    command = f"fourm-lite index {_quoted(gallery)} -o IDX\nfourm-lite search IDX {asked.flags}"
-    return Section(asked.title, asked.text, command, cards)
+        cards = [Card("the query", asked.photo.picture, asked.photo.note), *cards]
+    return Section(asked.title, asked.text, f"fourm-lite search IDX {asked.flags}", cards)
 
 
 def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
     targets = [m.name for m in pipe.model.config.outputs]
     made = pipe.generate({"rgb": photo.picture}, targets, seed=0)
-    cards = [Card("given: rgb", photo.picture, photo.path.name)]
+    cards = [Card("the photo", photo.picture, photo.note)]
     for name, result in made.items():
         sure = "" if result.confidence is None else f"mean probability {result.confidence:.2f}"
         cards.append(Card(pipe.model.modality(name).title or name, result.picture, sure))
     flags = " ".join(f"--target {name}" for name in targets)
     given = shlex.quote(f"rgb={photo.path.resolve()}")
     command = f"fourm-lite generate --model {SHIPPED} --input {given} {flags}"
-    return Section("Everything else from one photo", "", command, cards)
+    return Section("Any to any: every other modality from one photo", "", command, cards)
 
 
 def _quoted(path: Path) -> str:

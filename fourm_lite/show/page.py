@@ -21,6 +21,7 @@ pre { background: #272822; color: #f8f8f2; padding: 10px 12px; border-radius: 6p
 ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 14px }
 * { box-sizing: border-box }
 li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px; width: 176px }
+.text { white-space: pre-line } @media (max-width: 480px) { li { width: 100% } }
 img { width: 100%; display: block; image-rendering: auto; border-radius: 3px }
 small { display: block; color: #555; overflow-wrap: anywhere } b { font-size: 13px }
 .warning { background: #fff3cd; border: 1px solid #e0c060; padding: 10px 12px; border-radius: 6px }
@@ -52,7 +53,7 @@ class Section:
 def render(title: str, sections: Sequence[Section], *, text: str = "", warning: str = "") -> str:
     """The page; every text is escaped, pictures are embedded."""
     banner = f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
-    banner += f"<p>{html.escape(text)}</p>" if text else ""
+    banner += f'<p class="text">{html.escape(text)}</p>' if text else ""
     body = "\n".join(_section(s) for s in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
