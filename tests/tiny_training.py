@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fourm_lite.data.loader import ArrayStream, Component, MaskedStream
@@ -14,10 +16,10 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.spans import Marks
-from fourm_lite.training.loop import TrainConfig
+from fourm_lite.training.loop import Losses, TrainConfig
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.recipes import ModelRecipe
-from fourm_lite.training.tasks import ClassifyTask, PretrainTask, TokenizerTask
+from fourm_lite.training.tasks import PretrainTask, TokenizerTask
 
 MODALITIES = {
     "pix": Modality(
@@ -125,6 +127,25 @@ def tokenizing(quant_type="lucid"):
     )  # fmt: skip
     values = torch.randn(10, 2, 4, 4, generator=torch.Generator().manual_seed(5))
     return TokenizerTask(VQTokenizer(config)), ArrayStream(values, 3, seed=1, name="maps")
+
+
+@dataclass
+class ClassifyTask:
+    """A label a picture; batches are pairs (pixels, labels int64[B])."""
+
+    model: nn.Module
+
+    def step(self, model, batch, generator):
+        pixels, labels = batch
+        logits = model(pixels).float()
+        accuracy = (logits.argmax(dim=-1) == labels).float().mean()
+        return Losses(F.cross_entropy(logits, labels), {"accuracy": accuracy}, len(labels))
+
+    def validate(self, step):
+        return {}
+
+    def save(self, folder):
+        self.model.save(folder)
 
 
 def classifying():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourm_lite.data.linear import solve_ridge
 from fourm_lite.data.loader import MaskedBatch
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.modalities.spec import Modality
@@ -136,8 +137,7 @@ def start_logits(
         flat = y.flatten(0, 1)
         gram += flat.T @ flat
         moment += flat.T @ scores.flatten(0, 1)
-    ridge = penalty * gram.diagonal().mean() * torch.eye(width)
-    linear = torch.linalg.solve(gram + ridge, moment).T  # [V, D]
+    linear = solve_ridge(gram, moment, penalty * gram.diagonal().mean()).T  # [V, D]
     losses = {sharp: _loss(linear * sharp, held) for sharp in TRIED}
     best = min(losses, key=lambda sharp: losses[sharp])
     decoder = model.decoder_embeddings[entry.name]

@@ -157,7 +157,7 @@ def _smooth(block: Any, ranges: Ranges) -> None:
     values = slice(2 * attn.proj.in_features, None)
     _take_off(attn.qkv, values, middle, scale)
     if gated:
-        _, scale = _moved([mlp.fc2], ranges, centre=False)
+        _, scale = _moved([mlp.fc2], ranges, center=False)
         _take_off(mlp.fc3, slice(None), torch.zeros_like(scale), scale)
 
 
@@ -169,17 +169,17 @@ def _take_off(layer: nn.Linear, rows: slice, middle: Tensor, scale: Tensor) -> N
 
 
 def _moved(
-    maps: Sequence[nn.Linear], ranges: Ranges, *, centre: bool = True
+    maps: Sequence[nn.Linear], ranges: Ranges, *, center: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Lets maps of one input expect (x - middle) / scale instead of x; returns these two."""
     seen = ranges[maps[0]]
-    middle = (seen.low + seen.high) / 2 if centre else torch.zeros_like(seen.low)
+    middle = (seen.low + seen.high) / 2 if center else torch.zeros_like(seen.low)
     reach = torch.maximum(seen.high - middle, middle - seen.low).clamp_min(1e-5)
     weights = torch.stack([m.weight.abs().amax(dim=0) for m in maps]).amax(dim=0).clamp_min(1e-5)
     scale = (reach / weights).sqrt()
     scale = scale / scale.log().mean().exp()
     for layer in maps:
-        if centre:
+        if center:
             _with_bias(layer)
             layer.bias.add_(layer.weight @ middle)
         layer.weight.mul_(scale)

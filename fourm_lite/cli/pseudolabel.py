@@ -165,7 +165,12 @@ def _texts(
     as_json: bool,
 ) -> None:
     """Labels texts without photos by a regression from words."""
-    from fourm_lite.data.text_labels import Said, label_texts, vectors_of_captions, vectors_of_texts
+    from fourm_lite.data.text_labels import (
+        CaptionVectors,
+        label_texts,
+        vectors_of_captions,
+        vectors_of_texts,
+    )
     from fourm_lite.errors import ConfigError
     from fourm_lite.photos.records import read_records, read_spoken
 
@@ -178,7 +183,7 @@ def _texts(
         )
     model, share, power = mix
     records = read_spoken(texts, split=split)
-    said = Said.read(Path(labels), name, read_records(known, split="train"))
+    said = CaptionVectors.read(Path(labels), name, read_records(known, split="train"))
     asked = [r.captions[0] for r in records]
     if asked == list(said.captions):
         vectors = vectors_of_captions(said, share=share, power=power)

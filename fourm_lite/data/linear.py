@@ -1,6 +1,7 @@
-"""From captions to vectors by ridge regression from words: no network at all.
+"""What linear algebra finds without gradients: ridge regression, principal components, k-means.
 
-A model must beat it, and may learn from it: what it says of texts without photos is their goal.
+`ridge_from_words` answers captions with vectors, no network at all: a model must beat it, and may
+learn from it.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 WORD = re.compile(r"[a-z0-9']+")
 MAX_WORDS = 4000
 PENALTY = 3.0
 _BATCH = 2048
+_CHUNK = 8192
 
 
 def ridge_from_words(
@@ -61,5 +67,95 @@ def _features(
             if word in column:
                 row[column[word]] += 1
     rows *= weight.astype(np.float32)
-    scaled: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return scaled
+    return unit(rows)
+
+
+def unit(rows: Floats) -> Floats:
+    """Rows float32[N, E] of unit length; a row of zeros stays."""
+    made: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return made
+
+
+def solve_ridge(gram: Tensor, moment: Tensor, penalty: Tensor | float) -> Tensor:
+    """The linear map that second moments give.
+
+    Shapes:
+        gram: float[k, k], sum of x x^T; moment: float[k, m], sum of x y^T; returns float[k, m]
+    Units:
+        penalty: of all inputs, or float[k], of each
+    """
+    return torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), moment)
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float, weights: Tensor | None = None) -> Tensor:
+    """Linear regression with a constant in the last row: float[N, k], float[N, m] -> [k + 1, m]."""
+    x1 = F.pad(x, (0, 1), value=1.0)
+    weighted = x1 if weights is None else x1 * weights[:, None]
+    return solve_ridge(weighted.T @ x1, weighted.T @ y, penalty)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The directions of largest variance.
+
+    Shapes:
+        mean: float[D]; directions: float[D, k], orthonormal; deviation: float[k]
+    """
+
+    mean: Tensor
+    directions: Tensor
+    deviation: Tensor
+
+    def project(self, x: Tensor) -> Tensor:
+        """float[N, D] -> float[N, k]."""
+        return (x - self.mean) @ self.directions
+
+
+def principal(x: Tensor, k: int, generator: torch.Generator, *, rounds: int = 6) -> Principal:
+    """Principal components by subspace iteration.
+
+    Shapes:
+        x: float[N, D], k <= min(N, D)
+    Source:
+        Finding Structure with Randomness (Halko et al. 2011), algorithm 4.4
+    """
+    mean = x.mean(dim=0)
+    centered = x - mean
+    width = min(k + 8, *x.shape)
+    q = torch.randn(x.shape[1], width, generator=generator)
+    for _ in range(rounds):
+        q, _ = torch.linalg.qr(centered.T @ (centered @ q))
+    _, size, directions = torch.linalg.svd(centered @ q, full_matrices=False)
+    basis = q @ directions.T[:, :k]
+    return Principal(mean, basis, size[:k] / max(1, len(x) - 1) ** 0.5)
+
+
+def kmeans(
+    x: Tensor, k: int, generator: torch.Generator, *, rounds: int = 15, start: Tensor | None = None
+) -> Tensor:
+    """Centers of k groups; an empty group takes a random row.
+
+    Shapes:
+        x: float[N, d] -> float[k, d]
+    """
+    if start is None:
+        start = x[torch.randint(len(x), (k,), generator=generator)]
+        if len(x) >= k:
+            start = x[torch.randperm(len(x), generator=generator)[:k]]
+    centers = start.clone()
+    for _ in range(rounds):
+        nearest = nearest_center(x, centers)
+        counts = torch.bincount(nearest, minlength=k)
+        sums = torch.zeros_like(centers).index_add_(0, nearest, x)
+        used = counts > 0
+        centers[used] = sums[used] / counts[used, None]
+        empty = int((~used).sum())
+        if empty:
+            centers[~used] = x[torch.randint(len(x), (empty,), generator=generator)]
+    return centers
+
+
+def nearest_center(x: Tensor, centers: Tensor) -> Tensor:
+    """Index of the nearest center: float[N, d], float[k, d] -> int64[N]."""
+    bias = -0.5 * centers.square().sum(dim=1)
+    return torch.cat([(part @ centers.T + bias).argmax(dim=1) for part in x.split(_CHUNK)])

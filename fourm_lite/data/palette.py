@@ -101,5 +101,5 @@ def describe(image: npt.NDArray[np.uint8], captions: tuple[str, ...] = ()) -> di
 def _colorfulness(rgb: Floats) -> float:
     rg = rgb[..., 0] - rgb[..., 1]
     yb = 0.5 * (rgb[..., 0] + rgb[..., 1]) - rgb[..., 2]
-    spread = float(np.hypot(rg.std(), yb.std()))
-    return spread + 0.3 * float(np.hypot(rg.mean(), yb.mean()))
+    deviation = float(np.hypot(rg.std(), yb.std()))
+    return deviation + 0.3 * float(np.hypot(rg.mean(), yb.mean()))

@@ -9,7 +9,7 @@ learn the captions by heart. Part of a second opinion can be mixed in.
 
 The best guess of a vector is the mean of all that fit, and has most of its length in the few
 directions that photos differ in most. For a search, which asks what tells one photo from the
-others, it is better spread over more of them: whitened in part.
+others, its length is better shared out among more of them: it is whitened in part.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fourm_lite.data.label_provenance import claim
 from fourm_lite.data.label_rows import read_vectors
-from fourm_lite.data.linear import ridge_from_words
+from fourm_lite.data.linear import ridge_from_words, unit
 from fourm_lite.data.pseudolabel import CROPS, LabelRun
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.unread import usable
@@ -36,11 +36,11 @@ Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
 FOLDS = 5
 _LEAST = 1e-3
-"""Variances below this share of the largest count as it, where vectors are spread."""
+"""Variances below this share of the largest count as it, where vectors are whitened."""
 
 
 @dataclass(frozen=True)
-class Said:
+class CaptionVectors:
     """Captions and the vectors that go with them.
 
     Shapes:
@@ -53,7 +53,7 @@ class Said:
     photos: npt.NDArray[np.int64]
 
     @classmethod
-    def read(cls, labels: Path, name: str, records: Sequence[Record]) -> Said:
+    def read(cls, labels: Path, name: str, records: Sequence[Record]) -> CaptionVectors:
         """The captions of records, each with its photo's label `name` (of the first crop).
 
         Raises:
@@ -82,9 +82,9 @@ class Said:
 
     def directions(self) -> Floats:
         """The vectors less their mean, of unit length."""
-        return _unit(self.vectors - self.mean)
+        return unit(self.vectors - self.mean)
 
-    def spread(self, found: Floats, power: float) -> Floats:
+    def whitened(self, found: Floats, power: float) -> Floats:
         """Directions less along what photos vary in most: by their variance to the minus `power`.
 
         Shapes:
@@ -95,11 +95,11 @@ class Said:
         if not power:
             return found
         photos = self.directions()[np.unique(self.photos, return_index=True)[1]]
-        return _unit(found @ spreading(photos, power))
+        return unit(found @ whitening(photos, power))
 
 
-def spreading(photos: Floats, power: float) -> Floats:
-    """What spreads directions: times the variance of photos along each axis to the minus `power`.
+def whitening(photos: Floats, power: float) -> Floats:
+    """What whitens directions in part: the variance of photos along each axis to the minus `power`.
 
     Shapes:
         photos: float32[N, E], centred; returns float32[E, E], symmetric
@@ -110,33 +110,33 @@ def spreading(photos: Floats, power: float) -> Floats:
     return made
 
 
-def regressed(texts: Sequence[str], said: Said) -> Floats:
+def regressed(texts: Sequence[str], known: CaptionVectors) -> Floats:
     """The direction that the words of each text have: float32[len(texts), E], of unit length."""
-    return _unit(ridge_from_words(said.captions, said.directions(), texts))
+    return unit(ridge_from_words(known.captions, known.directions(), texts))
 
 
-def regressed_apart(said: Said, folds: int = FOLDS) -> Floats:
+def regressed_apart(known: CaptionVectors, folds: int = FOLDS) -> Floats:
     """The same for the captions themselves, each by a regression that has not seen its photo.
 
     Raises:
         FourMError: there are fewer photos than folds
     """
-    count = len(set(said.photos.tolist()))
+    count = len(set(known.photos.tolist()))
     if count < folds:
         raise FourMError(f"expected at least {folds} photos with captions, found {count}")
-    made, known = np.empty_like(said.vectors), said.directions()
-    fold = said.photos % folds
+    made, directions = np.empty_like(known.vectors), known.directions()
+    fold = known.photos % folds
     for k in range(folds):
         own = fold == k
-        others = [c for c, mine in zip(said.captions, own, strict=True) if not mine]
-        asked = [c for c, mine in zip(said.captions, own, strict=True) if mine]
-        made[own] = ridge_from_words(others, known[~own], asked)
-    return _unit(made)
+        others = [c for c, mine in zip(known.captions, own, strict=True) if not mine]
+        asked = [c for c, mine in zip(known.captions, own, strict=True) if mine]
+        made[own] = ridge_from_words(others, directions[~own], asked)
+    return unit(made)
 
 
 def vectors_of_texts(
     texts: Sequence[str],
-    said: Said,
+    known: CaptionVectors,
     *,
     opinion: Opinion | None = None,
     share: float = 0.0,
@@ -149,33 +149,30 @@ def vectors_of_texts(
     Units:
         opinion: a second one, vectors float32[len(texts), E] of texts
         share: its weight beside the regression, 0..1
-        power: of `Said.spread`
+        power: of `CaptionVectors.whitened`
     """
     second = opinion(texts) if opinion is not None and share else None
-    return _made(regressed(texts, said), second, said, share, power)
+    return _made(regressed(texts, known), second, known, share, power)
 
 
-def vectors_of_captions(said: Said, *, share: float = 0.0, power: float = 0.0) -> Floats:
+def vectors_of_captions(known: CaptionVectors, *, share: float = 0.0, power: float = 0.0) -> Floats:
     """The same for the captions that the regression learns from, by `regressed_apart`.
 
     Shapes:
-        returns: float32[len(said.captions), E]
+        returns: float32[len(known.captions), E]
     Units:
         share: weight of the photo's own vector, the second opinion here
-        power: of `Said.spread`
+        power: of `CaptionVectors.whitened`
     """
-    return _made(regressed_apart(said), said.vectors, said, share, power)
+    return _made(regressed_apart(known), known.vectors, known, share, power)
 
 
-def _made(found: Floats, second: Floats | None, said: Said, share: float, power: float) -> Floats:
+def _made(
+    found: Floats, second: Floats | None, known: CaptionVectors, share: float, power: float
+) -> Floats:
     if second is not None and share:
-        found = _unit((1 - share) * found + share * _unit(second - said.mean))
-    made: Floats = (said.mean + said.spread(found, power) * said.length).astype(np.float32)
-    return made
-
-
-def _unit(rows: Floats) -> Floats:
-    made: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        found = unit((1 - share) * found + share * unit(second - known.mean))
+    made: Floats = (known.mean + known.whitened(found, power) * known.length).astype(np.float32)
     return made
 
 

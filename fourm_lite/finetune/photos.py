@@ -95,7 +95,7 @@ def readable(data: LabelledSet) -> LabelledSet:
     return replace(data.rows(good), skipped=tuple(bad))
 
 
-def centre_batches(data: LabelledSet, size: Size, batch_size: int) -> Iterator[Tensor]:
+def center_batches(data: LabelledSet, size: Size, batch_size: int) -> Iterator[Tensor]:
     """The middles of all photos in order, float32[b, 3, H, W]."""
     for start in range(0, len(data), batch_size):
         photos = data.photos[start : start + batch_size]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ShapeError
-from fourm_lite.finetune.photos import Size, centre_batches
+from fourm_lite.finetune.photos import Size, center_batches
 from fourm_lite.io.writing import write_file
 from fourm_lite.photos.labelled import LabelledSet
 from fourm_lite.progress import Progress
@@ -65,7 +65,7 @@ def photo_features(
         return load_file(path)["features"]
     device = model._first_embedding().mod_emb.device
     out = []
-    for images in centre_batches(data, size, batch_size):
+    for images in center_batches(data, size, batch_size):
         tokens = model.forward_features(images.to(device)).float()
         out.append(F.layer_norm(tokens.mean(dim=1), tokens.shape[-1:], eps=1e-6).cpu())
         if progress is not None:

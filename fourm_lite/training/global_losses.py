@@ -79,7 +79,7 @@ def directions(tokenizer: VQTokenizer, latents: Tensor) -> Tensor:
         latents: float[B, latent_dim, Hq, Wq] -> float[B, E]
     """
     vectors = tokenizer.decode(latents).float().flatten(1)
-    return F.normalize(_centred(tokenizer, vectors), dim=1)
+    return F.normalize(_centered(tokenizer, vectors), dim=1)
 
 
 def expected_directions(prediction: Prediction, tokenizer: VQTokenizer, length: int) -> Tensor:
@@ -103,11 +103,11 @@ def embedding_regression(found: Tensor, tokenizer: VQTokenizer, vectors: Tensor)
     Shapes:
         found: float[B, E], `expected_directions`; vectors: float[B, E]
     """
-    wanted = F.normalize(_centred(tokenizer, vectors.float()), dim=1)
+    wanted = F.normalize(_centered(tokenizer, vectors.float()), dim=1)
     return (1 - (found * wanted).sum(dim=1)).mean()
 
 
-def _centred(tokenizer: VQTokenizer, vectors: Tensor) -> Tensor:
+def _centered(tokenizer: VQTokenizer, vectors: Tensor) -> Tensor:
     return vectors if tokenizer.config.mean is None else vectors - tokenizer.input_mean.float()
 
 

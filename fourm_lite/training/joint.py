@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,6 @@ class JointTask:
 
     joint: Joint
     recipe: JointRecipe
-    tokenizer_from: Any = None
     _objectives: Mapping[str, Callable[..., Tensor]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be trained: a tokenizer, the masked model, a classifier; each steps over a batch."""
+"""What a recipe trains: a tokenizer, or the masked model; each steps over a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.data.loader import MaskedBatch
@@ -171,30 +170,3 @@ class PretrainTask:
     def save(self, folder: Path) -> None:
         """Writes the model."""
         self.model.save(folder, extra=self.extra or None)
-
-
-@dataclass
-class ClassifyTask:
-    """A label a picture; batches are pairs (pixels float[B, C, H, W], labels int64[B])."""
-
-    model: nn.Module
-    smoothing: float = 0.0
-    figures: Figures = field(default=_nothing)
-
-    def step(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
-    ) -> Losses:
-        """Cross-entropy of the labels."""
-        pixels, labels = batch
-        logits = model(pixels).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        accuracy = (logits.argmax(dim=-1) == labels).float().mean()
-        return Losses(loss, {"accuracy": accuracy}, len(labels))
-
-    def validate(self, step: int) -> dict[str, float]:
-        """Figures on the validation data."""
-        return self.figures()
-
-    def save(self, folder: Path) -> None:
-        """Writes the model by its own `save`."""
-        self.model.save(folder)  # type: ignore[operator]

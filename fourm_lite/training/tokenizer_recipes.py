@@ -140,9 +140,9 @@ def build_tokenizer(recipe: TokenizerRecipe, values: Values) -> VQTokenizer:
     if recipe.centre:
         axes = [0, *range(2, sample.ndim)]
         mean = sample.mean(dim=axes)
-        spread = (sample - mean.view(-1, *[1] * (sample.ndim - 2))).std()
+        deviation = (sample - mean.view(-1, *[1] * (sample.ndim - 2))).std()
         numbers = tuple(round(float(m), 6) for m in mean)
-        config = replace(config, mean=numbers, scale=round(float(1 / spread), 6))
+        config = replace(config, mean=numbers, scale=round(float(1 / deviation), 6))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         tokenizer = VQTokenizer(config)

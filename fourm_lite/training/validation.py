@@ -69,7 +69,7 @@ class SearchFigures:
         """R@1, R@5, R@10 and the median rank of all captions; mean centred cosine of photos."""
         device = self.model.device
         self.tokenizer.to(device)
-        gallery = self._centred(self.gallery.to(device))
+        gallery = self._centered(self.gallery.to(device))
         owner = torch.tensor([i for i, r in enumerate(self.records) for _ in r.captions])
         said = self._directions(self._texts([c for r in self.records for c in r.captions]))
         seen = self._directions(self._photos())
@@ -81,7 +81,7 @@ class SearchFigures:
         figures["pixels_cosine"] = float((seen * gallery).sum(dim=1).mean())
         return figures
 
-    def _centred(self, vectors: Tensor) -> Tensor:
+    def _centered(self, vectors: Tensor) -> Tensor:
         mean = self.tokenizer.input_mean if self.tokenizer.config.mean is not None else 0.0
         return F.normalize(vectors.float() - mean, dim=1)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import hide_some, tiny_batch, tiny_model
+from tiny_training import ClassifyTask
 
 from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.vit import FMViT
@@ -16,7 +17,6 @@ from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeErr
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.codecs import codec_of, normalize
 from fourm_lite.model.load import load_model
-from fourm_lite.training.tasks import ClassifyTask
 
 EVERYTHING = ["rgb@16", "tok_depth@16", "tok_global", "caption", "t5"]
 

@@ -4,7 +4,7 @@
 
 1. Ridge regression from the TF-IDF weights of a caption's words to the teacher's embedding; its
    alpha is chosen on `val`. One row with centred cosine, one without centring, and one to vectors
-   that are whitened in part (`spreading`), as the ones are that `mini` learns from texts.
+   that are whitened in part (`whitening`), as the ones are that `mini` learns from texts.
 2. A contrastive dual encoder: a 2-layer transformer over words, a linear map of the embedding,
    InfoNCE, 6 epochs. Its settings were chosen on `val` by `--tune`, which prints every trial.
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fourm_lite.data.text_labels import spreading
+from fourm_lite.data.text_labels import whitening
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.io.files import remove_leftovers, replacing, write_json
@@ -118,7 +118,7 @@ def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
     goals = {  # name -> (what is predicted of each photo, what photos are centred by)
         "ridge": (centred, mean),
         "ridge, not centred": (train.images, np.zeros_like(mean)),
-        "ridge, spread": (centred @ spreading(centred, SPREAD), mean),
+        "ridge, spread": (centred @ whitening(centred, SPREAD), mean),
     }
     y = np.concatenate([goal for goal, _ in goals.values()], axis=1)[train.pack.owner]
     right = x.T @ y - x_mean.T @ y.sum(axis=0, keepdims=True)

@@ -9,7 +9,12 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.data.label_rows import LabelRows, mapped, read_labels
-from fourm_lite.data.text_labels import Said, regressed_apart, vectors_of_captions, vectors_of_texts
+from fourm_lite.data.text_labels import (
+    CaptionVectors,
+    regressed_apart,
+    vectors_of_captions,
+    vectors_of_texts,
+)
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
 from fourm_lite.training.recipe_data import DataRecipe, read_samples
@@ -36,7 +41,7 @@ def pack(tmp_path):
 
 def test_a_text_gets_the_vector_of_its_words_at_the_length_of_photos():
     captions = ["a brown dog runs", "waves of the sea"] * 3
-    said = Said(captions, np.array([DOGS, SEA] * 3, dtype=np.float32), np.arange(6))
+    said = CaptionVectors(captions, np.array([DOGS, SEA] * 3, dtype=np.float32), np.arange(6))
 
     dog, sea, nothing = vectors_of_texts(["brown dog", "sea", "xyz"], said)
 
@@ -48,7 +53,7 @@ def test_a_text_gets_the_vector_of_its_words_at_the_length_of_photos():
 
 
 def test_a_second_opinion_turns_the_vector_and_keeps_its_length():
-    said = Said(
+    said = CaptionVectors(
         ["a brown dog runs", "waves of the sea"] * 3,
         np.array([DOGS, SEA] * 3, dtype=np.float32),
         np.arange(6),
@@ -75,7 +80,9 @@ def test_a_caption_is_answered_by_a_regression_that_has_not_seen_its_photo():
     captions = [f"{'dog' if k is DOGS else 'sea'} own{i}" for i, k in enumerate(kinds)]
     rng = np.random.default_rng(0)
     own = rng.normal(size=(10, 3)).astype(np.float32)
-    said = Said(captions * 2, np.tile(np.array(kinds) + own, (2, 1)), np.tile(np.arange(10), 2))
+    said = CaptionVectors(
+        captions * 2, np.tile(np.array(kinds) + own, (2, 1)), np.tile(np.arange(10), 2)
+    )
 
     apart = regressed_apart(said)
     seen = vectors_of_texts(captions, said) - said.mean
@@ -91,10 +98,10 @@ def test_vectors_are_spread_over_the_directions_of_photos():
     rng = np.random.default_rng(0)
     scales = np.array([8.0, 2.0, 1.0], dtype=np.float32)
     photos = rng.normal(size=(4000, 3)).astype(np.float32) * scales
-    said = Said(["x"] * 4000, photos, np.arange(4000))
+    said = CaptionVectors(["x"] * 4000, photos, np.arange(4000))
 
     plain = np.array([[1.0, 1.0, 1.0]], np.float32) / 3**0.5
-    same, half = said.spread(plain, 0.0), said.spread(plain, 0.5)
+    same, half = said.whitened(plain, 0.0), said.whitened(plain, 0.5)
 
     assert np.array_equal(same, plain)
     # Directions are of unit length, so their spread is not `scales` but follows it.
@@ -104,7 +111,7 @@ def test_vectors_are_spread_over_the_directions_of_photos():
 
 
 def test_folds_need_photos():
-    said = Said(["a", "a"], np.zeros((2, 3), np.float32), np.array([0, 0]))
+    said = CaptionVectors(["a", "a"], np.zeros((2, 3), np.float32), np.array([0, 0]))
     with pytest.raises(FourMError, match="at least 5 photos"):
         regressed_apart(said)
 
@@ -192,7 +199,7 @@ def test_a_word_of_another_form_is_refused(tmp_path, capsys, words):
 
 def test_photos_without_captions_teach_no_words():
     with pytest.raises(FourMError, match="photos with captions"):
-        Said.read(None, "net", [])
+        CaptionVectors.read(None, "net", [])
 
 
 def test_labels_are_read_row_by_row_in_the_order_asked_for(pack):

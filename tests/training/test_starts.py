@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.data.linear import kmeans, principal
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
@@ -19,7 +20,7 @@ from fourm_lite.training.global_losses import (
     soft_cross_entropy,
     soft_targets,
 )
-from fourm_lite.training.initial.closed_form import kmeans, principal, start_patches, start_vectors
+from fourm_lite.training.initial.closed_form import start_patches, start_vectors
 from fourm_lite.training.initial.global_tokens import ReadOut, start_read_out
 from fourm_lite.training.initial.start import start_from_vit
 from fourm_lite.training.recipes import ModelRecipe

@@ -83,7 +83,7 @@ def test_what_is_seen_begins_as_components_of_one_spread(generator):
         batch=lambda step: SimpleNamespace(batch=batches[step // 2]),
     )
 
-    start_map(model, stream, 5, spread=0.5)
+    start_map(model, stream, 5, deviation=0.5)
 
     embedding = model.encoder_embeddings["rgb@64"]
     added = torch.cat([embedding.beside(b["rgb@64"]) for b in batches]).flatten(0, 1)

@@ -139,7 +139,7 @@ class TokenizerConfig:
             raise ConfigError("scale must not be 0: decoding divides by it")
         if self.undo_std and self.n_channels != 3:
             raise ConfigError(f"undo_std is for RGB images, got n_channels={self.n_channels}")
-        if self.n_labels is not None and self.centres:
+        if self.n_labels is not None and self.is_centered:
             raise ConfigError("mean and scale centre real values; a label map (n_labels) has none")
 
     def _check_sizes(self) -> None:
@@ -165,7 +165,7 @@ class TokenizerConfig:
         return self.kind in ("VQVAE", "DiVAE")
 
     @property
-    def centres(self) -> bool:
+    def is_centered(self) -> bool:
         """Whether the input is centred (`mean`, `scale`)."""
         return self.mean is not None or self.scale is not None
 

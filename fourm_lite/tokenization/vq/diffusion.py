@@ -131,8 +131,8 @@ class NoiseSchedule:
 
     def add_noise(self, x: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The image at a time step: float[B, C, H, W], int64[B]."""
-        signal, spread = self._weights(x, timesteps)
-        return signal * x + spread * noise
+        signal, sigma = self._weights(x, timesteps)
+        return signal * x + sigma * noise
 
     def target(self, x: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network should predict."""
@@ -140,17 +140,17 @@ class NoiseSchedule:
             return x
         if self.prediction_type == "epsilon":
             return noise
-        signal, spread = self._weights(x, timesteps)
-        return signal * noise - spread * x
+        signal, sigma = self._weights(x, timesteps)
+        return signal * noise - sigma * x
 
     def split(self, noised: Tensor, prediction: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The clean image and the noise that a prediction implies, the image not yet clipped."""
-        signal, spread = self._weights(noised, timesteps)
+        signal, sigma = self._weights(noised, timesteps)
         if self.prediction_type == "sample":
-            return prediction, (noised - signal * prediction) / spread
+            return prediction, (noised - signal * prediction) / sigma
         if self.prediction_type == "epsilon":
-            return (noised - spread * prediction) / signal, prediction
-        return signal * noised - spread * prediction, signal * prediction + spread * noised
+            return (noised - sigma * prediction) / signal, prediction
+        return signal * noised - sigma * prediction, signal * prediction + sigma * noised
 
     def ddim_step(
         self, noised: Tensor, prediction: Tensor, timestep: int, following: int
@@ -165,8 +165,8 @@ class NoiseSchedule:
             clean = clean.clamp(-1, 1)
         if following < 0:
             return clean.clone(), clean
-        signal, spread = self._weights(noised, torch.tensor([following], device=noised.device))
-        return signal * clean + spread * noise, clean
+        signal, sigma = self._weights(noised, torch.tensor([following], device=noised.device))
+        return signal * clean + sigma * noise, clean
 
     def _weights(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         kept = self.kept.to(like.device)[timesteps].reshape(-1, *(1,) * (like.ndim - 1))

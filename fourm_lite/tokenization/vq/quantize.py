@@ -69,10 +69,10 @@ class Codebook(nn.Module):
         """Fills a fresh codebook with the centres of the first batch (`kmeans_init`)."""
         if bool(self.initted):
             return
-        centres, counts = self._kmeans(self._comparable(rows.detach().float()), generator)
+        centers, counts = self._kmeans(self._comparable(rows.detach().float()), generator)
         self.cluster_size.copy_(counts)
-        self.embed.copy_(centres)
-        self._restart(torch.ones_like(counts, dtype=torch.bool), centres, counts)
+        self.embed.copy_(centers)
+        self._restart(torch.ones_like(counts, dtype=torch.bool), centers, counts)
         self.initted.fill_(1.0)
 
     @torch.no_grad()
@@ -122,15 +122,15 @@ class Codebook(nn.Module):
 
     def _kmeans(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         size = self.embed.shape[0]
-        centres = from_first(_sample(rows, size, generator))
+        centers = from_first(_sample(rows, size, generator))
         counts = rows.new_zeros(size)
         for _ in range(KMEANS_STEPS):
-            tokens = self._assigned(rows, self._comparable(centres))
+            tokens = self._assigned(rows, self._comparable(centers))
             counts = total(torch.bincount(tokens, minlength=size).to(rows))
-            sums = total(torch.zeros_like(centres).index_add_(0, tokens, rows))
+            sums = total(torch.zeros_like(centers).index_add_(0, tokens, rows))
             means = self._comparable(sums / counts.clamp(min=1)[:, None])
-            centres = torch.where(counts[:, None] > 0, means, centres)
-        return centres, counts
+            centers = torch.where(counts[:, None] > 0, means, centers)
+        return centers, counts
 
     # What the two kinds of codebook do differently
 

@@ -96,7 +96,7 @@ class VQTokenizer(nn.Module):
         elif config.kind == "VQVAE":
             self.decoder, dim = make_decoder(config)
             self.post_quant_proj = nn.Conv2d(config.latent_dim, dim, 1)
-        if config.centres:
+        if config.is_centered:
             self.register_buffer("input_mean", torch.tensor(config.mean or (0.0,)))
             self.register_buffer("input_scale", torch.tensor(config.scale or 1.0))
 
@@ -255,13 +255,13 @@ class VQTokenizer(nn.Module):
         x = values.to(self.dtype)
         if self.config.undo_std:
             x = undone_std(x)
-        if self.config.centres:
+        if self.config.is_centered:
             x = (x - self.input_mean[:, None, None]) * self.input_scale
         return x
 
     def _restored(self, x: Tensor) -> Tensor:
         """Undoes the centring of `_prepared`."""
-        if not self.config.centres:
+        if not self.config.is_centered:
             return x
         return x / self.input_scale + self.input_mean[:, None, None]
 

@@ -94,7 +94,7 @@ def _group_words(group: Group, values: Sequence[float], bins: int) -> list[str]:
     if group == "pose":
         return [_pose_word(int(value)) for value in values]
     low, high = _ENDS[group]
-    return [f"v0={_spread(value, low, high, bins)}" for value in values]
+    return [f"v0={_bin(value, low, high, bins)}" for value in values]
 
 
 def _pose_word(token: int) -> str:
@@ -103,7 +103,7 @@ def _pose_word(token: int) -> str:
     return token_word(token)
 
 
-def _spread(value: float, low: float, high: float, bins: int) -> int:
+def _bin(value: float, low: float, high: float, bins: int) -> int:
     if value != value:
         raise FourMError("a number of a person is NaN; drop the person or mend its file")
     scale = (bins - 1) / (high - low)

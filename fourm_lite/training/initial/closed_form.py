@@ -10,87 +10,17 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm_lite.data.linear import Principal, kmeans, nearest_center, principal
 from fourm_lite.errors import ConfigError
 from fourm_lite.tokenization.vq.backbones import BottleneckMLP, ViTDecoder, ViTEncoder
 from fourm_lite.tokenization.vq.memcodes import Memcodes
 from fourm_lite.tokenization.vq.quantize import EuclideanCodebook, VectorQuantizer
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
-
-_CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Principal:
-    """The directions of largest variance.
-
-    Shapes:
-        mean: float[D]; directions: float[D, k], orthonormal; deviation: float[k]
-    """
-
-    mean: Tensor
-    directions: Tensor
-    deviation: Tensor
-
-    def project(self, x: Tensor) -> Tensor:
-        """float[N, D] -> float[N, k]."""
-        return (x - self.mean) @ self.directions
-
-
-def principal(x: Tensor, k: int, generator: torch.Generator, *, rounds: int = 6) -> Principal:
-    """Principal components by subspace iteration.
-
-    Shapes:
-        x: float[N, D], k <= min(N, D)
-    Source:
-        Finding Structure with Randomness (Halko et al. 2011), algorithm 4.4
-    """
-    mean = x.mean(dim=0)
-    centred = x - mean
-    width = min(k + 8, *x.shape)
-    q = torch.randn(x.shape[1], width, generator=generator)
-    for _ in range(rounds):
-        q, _ = torch.linalg.qr(centred.T @ (centred @ q))
-    _, size, directions = torch.linalg.svd(centred @ q, full_matrices=False)
-    basis = q @ directions.T[:, :k]
-    return Principal(mean, basis, size[:k] / max(1, len(x) - 1) ** 0.5)
-
-
-def kmeans(
-    x: Tensor, k: int, generator: torch.Generator, *, rounds: int = 15, start: Tensor | None = None
-) -> Tensor:
-    """Centres of k groups; an empty group takes a random row.
-
-    Shapes:
-        x: float[N, d] -> float[k, d]
-    """
-    if start is None:
-        start = x[torch.randint(len(x), (k,), generator=generator)]
-        if len(x) >= k:
-            start = x[torch.randperm(len(x), generator=generator)[:k]]
-    centers = start.clone()
-    for _ in range(rounds):
-        nearest = nearest_center(x, centers)
-        counts = torch.bincount(nearest, minlength=k)
-        sums = torch.zeros_like(centers).index_add_(0, nearest, x)
-        used = counts > 0
-        centers[used] = sums[used] / counts[used, None]
-        empty = int((~used).sum())
-        if empty:
-            centers[~used] = x[torch.randint(len(x), (empty,), generator=generator)]
-    return centers
-
-
-def nearest_center(x: Tensor, centers: Tensor) -> Tensor:
-    """Index of the nearest centre: float[N, d], float[k, d] -> int64[N]."""
-    bias = -0.5 * centers.square().sum(dim=1)
-    return torch.cat([(part @ centers.T + bias).argmax(dim=1) for part in x.split(_CHUNK)])
 
 
 def balanced_groups(deviation: Tensor, groups: int) -> Tensor:
@@ -177,13 +107,13 @@ def start_vectors(
     basis = found.directions[:, order] @ rotation  # [C, dims]
     scale = 1.0 / float(z.std())
     _as_linear(encoder, basis.T * scale, -(found.mean @ basis) * scale)
-    spread = _spread(heads, part)  # [latent_dim, dims]
-    _set_conv(tokenizer.quant_proj, spread, constant=_constants(heads, part))
+    placed = _before_constants(heads, part)  # [latent_dim, dims]
+    _set_conv(tokenizer.quant_proj, placed, constant=_constants(heads, part))
     quantizer.codes.copy_(_with_key(codes * scale))
     eye = torch.eye(part + 1).expand(heads, -1, -1)
     quantizer.to_k.weight.copy_(eye)
     quantizer.to_v.weight.copy_(eye)
-    _set_conv(tokenizer.post_quant_proj, spread.T)
+    _set_conv(tokenizer.post_quant_proj, placed.T)
     _as_linear(decoder, torch.eye(dims), None)
     _fill(decoder.linear_out, basis / scale, found.mean)
 
@@ -192,7 +122,7 @@ def _with_key(codes: Tensor) -> Tensor:
     return torch.cat([codes, -0.5 * codes.square().sum(dim=-1, keepdim=True)], dim=-1)
 
 
-def _spread(heads: int, part: int) -> Tensor:
+def _before_constants(heads: int, part: int) -> Tensor:
     """Places each head's components before its constant: [heads*(part+1), heads*part]."""
     one = torch.eye(part + 1)[:, :part]
     return torch.block_diag(*[one] * heads)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fourm_lite.data.linear import ridge, solve_ridge
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.fourm import FourM
-from fourm_lite.training.initial.global_tokens import ridge
 from fourm_lite.training.initial.start import start_words
 from fourm_lite.training.initial.token_statistics import word_vectors
 
@@ -60,8 +60,8 @@ def code_vectors(tokens: Tensor, goals: Tensor, vocab_size: int, penalty: float)
     share.scatter_add_(1, tokens, torch.full(tokens.shape, 1 / tokens.shape[1]))
     share -= share.mean(dim=0)
     gram = share.T @ share
-    gram += penalty * gram.diagonal().mean() * torch.eye(vocab_size)
-    return torch.linalg.solve(gram, share.T @ (goals - goals.mean(dim=0)))
+    moment = share.T @ (goals - goals.mean(dim=0))
+    return solve_ridge(gram, moment, penalty * gram.diagonal().mean())
 
 
 def space_of_words(

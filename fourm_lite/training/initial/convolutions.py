@@ -1,8 +1,8 @@
 """Convolutions beside an encoder that begin as the first layers of a trained network.
 
 Unusual: what they see is mapped to the encoder's width by its principal components, all of one
-spread. From features as they are, of which a few are large and alike in all pictures, reading them
-takes a decoder many times as long to learn.
+deviation. Of features as they are, a few are large and alike in all pictures, and a decoder takes
+many times as long to learn to read them.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def start_convolutions(model: FourM, path: Path) -> None:
 
 
 @torch.no_grad()
-def start_map(model: FourM, stream: MaskedStream, batches: int, *, spread: float = 0.25) -> None:
+def start_map(model: FourM, stream: MaskedStream, batches: int, *, deviation: float = 0.25) -> None:
     """Maps what the convolutions see to its principal components, from the stream's first batches.
 
     Units:
         batches: how many that give pixels
-        spread: standard deviation of each; small beside the encoder's output, which is about 1
+        deviation: standard deviation of each; small beside the encoder's output, which is about 1
     """
     embedding = _pixels(model)
     name = embedding.modality.name
@@ -86,7 +86,7 @@ def start_map(model: FourM, stream: MaskedStream, batches: int, *, spread: float
     power, axes = torch.linalg.eigh(sums[:-1, :-1] - mean.outer(mean))
     largest = axes.T.flip(0)[: embedding.conv_map.out_features]
     scale = power.flip(0)[: len(largest)].clamp(min=1e-6).sqrt()
-    kept = largest * (spread / scale)[:, None]
+    kept = largest * (deviation / scale)[:, None]
     embedding.conv_map.weight[: len(kept)] = kept.to(embedding.conv_map.weight)
     embedding.conv_map.bias[: len(kept)] = -(kept @ mean).to(embedding.conv_map.bias)
 

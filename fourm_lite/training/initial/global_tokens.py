@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
@@ -55,13 +54,6 @@ def pooled_context(model: FourM, encoded: Encoded) -> Tensor:
     return (tokens * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
-def ridge(x: Tensor, y: Tensor, penalty: float, weights: Tensor | None = None) -> Tensor:
-    """Linear regression with a constant in the last row: float[N, k], float[N, m] -> [k + 1, m]."""
-    x1 = F.pad(x, (0, 1), value=1.0)
-    weighted = x1 if weights is None else x1 * weights[:, None]
-    return torch.linalg.solve(weighted.T @ x1 + penalty * torch.eye(x1.shape[1]), weighted.T @ y)
-
-
 def code_parts(tokenizer: VQTokenizer) -> Tensor:
     """The codes without the constant channel of `closed_form.start_vectors`: float[heads, V, d]."""
     if not isinstance(tokenizer.quantize, Memcodes):
@@ -76,7 +68,7 @@ def start_read_out(
     """Writes the read-out into the decoder.
 
     Shapes:
-        codes: float[heads, V, d]; linear: float[D + 1, heads * d] from `ridge`
+        codes: float[heads, V, d]; linear: float[D + 1, heads * d] from `data.linear.ridge`
         scale: float[], mean square of the linear map's outputs
     Raises:
         ConfigError: the model is too narrow

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fourm_lite.data.linear import solve_ridge
 from fourm_lite.data.loader import MaskedStream
 from fourm_lite.training.distill import DistilledFourM, as_cells, grid_of
 from fourm_lite.training.initial.start import first_batches
@@ -33,7 +34,7 @@ class _Sums:
             return
         penalty = torch.full((width + 1,), float(self.inner.diagonal()[:-1].mean() * width / rows))
         penalty[-1] = 0.0
-        found = torch.linalg.solve(self.inner + penalty.diag(), self.outer)
+        found = solve_ridge(self.inner, self.outer, penalty.double())
         head.weight.copy_(found[:-1].T)
         head.bias.copy_(found[-1])
 

@@ -1,4 +1,4 @@
-"""Finds the numbers that `warm_global` writes: word vectors by ridge regression, and the read-out.
+"""The numbers that `global_tokens` writes: word vectors by ridge regression, and the read-out.
 
 Three regressions over the training photos, no gradient: word counts to the latents of the global
 embedding (each word gets a vector), pooled image features to these latents, and both kinds of
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.data.linear import ridge, solve_ridge
 from fourm_lite.data.shards import normalized
 from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.records import Record
@@ -24,7 +25,6 @@ from fourm_lite.training.initial.global_tokens import (
     ReadOut,
     code_parts,
     pooled_context,
-    ridge,
     start_read_out,
 )
 
@@ -73,8 +73,8 @@ def word_vectors(
     weight = ((len(captions) + 1) / (count + 1)).log() + 1
     used = (count >= 2).nonzero()[:, 0]
     features = F.normalize(present[:, used] * weight[used], dim=1)
-    gram = features.T @ features + penalty * torch.eye(len(used))
-    found = torch.linalg.solve(gram, features.T @ (goals - goals.mean(dim=0)))
+    moment = features.T @ (goals - goals.mean(dim=0))
+    found = solve_ridge(features.T @ features, moment, penalty)
     out = torch.zeros(vocab_size, goals.shape[1])
     out[used] = found * weight[used, None]
     return out
