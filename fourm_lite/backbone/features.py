@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fourm_lite.backbone.embed import Embedded
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.threads import threads_for
 
 Indices = int | Sequence[int] | None
 Call = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
@@ -49,7 +50,8 @@ def collect(
         valid = None if valid is None else nn.functional.pad(valid, (skip, 0), value=True)
     bias = None if valid is None else blocked(valid, x.dtype)[:, None, None, :]
     for block in blocks:
-        x = call(block, x, bias)
+        with threads_for(x.shape[0] * x.shape[1]):
+            x = call(block, x, bias)
         yield x[:, skip:] if skip else x
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fourm_lite.embedders.outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import PictureSource, decode
+from fourm_lite.nn.threads import threads_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 Item = TypeVar("Item")
 Reads = Literal["pictures", "regions"]
+TEXT_ROWS = 64
+"""About how many tokens a text has."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class NetworkEmbedder:
         """
         tower = self.towers.text or self._refuse("text", "text")
         chunks = _chunks([texts] if isinstance(texts, str) else texts, batch_size)
-        vectors = (self._run(tower, [_as_text(t) for t in chunk]) for chunk in chunks)
+        vectors = (self._run_texts(tower, [_as_text(t) for t in chunk]) for chunk in chunks)
         return self._collect(vectors, normalize, progress)
 
     @torch.inference_mode()
@@ -230,6 +233,11 @@ class NetworkEmbedder:
                     f"{maps[-1].shape[1:]}; embed pictures of one size together"
                 )
         return np.concatenate(maps) if maps else np.zeros((0, 0, self.dim), np.float32)
+
+    @torch.inference_mode()
+    def _run_texts(self, tower: Callable[[list[Any]], Any], texts: list[str]) -> Vectors:
+        with threads_for(TEXT_ROWS * len(texts)):
+            return self._run(tower, texts)
 
     @torch.inference_mode()
     def _run(self, tower: Callable[[list[Any]], Any], items: list[Any]) -> Vectors:

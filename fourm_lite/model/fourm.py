@@ -26,6 +26,7 @@ from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_tar
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
 from fourm_lite.nn.layers import LayerNorm, project
+from fourm_lite.nn.threads import threads_for
 
 if TYPE_CHECKING:
     from fourm_lite.modalities.spec import Modality
@@ -177,6 +178,10 @@ class FourM(nn.Module):
         return self._run_encoder(packed, trimmed=budget is None)
 
     def _run_encoder(self, packed: Packed, *, trimmed: bool) -> Encoded:
+        with threads_for(packed.valid.numel()):
+            return self._encoded(packed, trimmed=trimmed)
+
+    def _encoded(self, packed: Packed, *, trimmed: bool) -> Encoded:
         bias = _key_bias(packed.valid, packed.x.dtype)
         x = packed.x + packed.pos
         inner = {}
@@ -254,12 +259,13 @@ class FourM(nn.Module):
         """The decoder's blocks and norm over float[B, M, D]; with caches, y holds only new
         tokens.
         """
-        for i, block in enumerate(self.decoder):
-            if caches is None:
-                y = self._call(block, y, context, bias)
-            else:
-                y = block(y, context, bias, caches[i])
-        return self.decoder_norm(y)
+        with threads_for(y.shape[0] * y.shape[1]):
+            for i, block in enumerate(self.decoder):
+                if caches is None:
+                    y = self._call(block, y, context, bias)
+                else:
+                    y = block(y, context, bias, caches[i])
+            return self.decoder_norm(y)
 
     def logits(self, y: Tensor, modality: str) -> Tensor:
         """Scores of the vocabulary: float[..., D] -> float[..., V]."""

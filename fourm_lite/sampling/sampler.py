@@ -16,6 +16,7 @@ import torch
 from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
+from fourm_lite.nn.threads import threads_for
 from fourm_lite.progress import Progress
 from fourm_lite.sampling.autoregressive import autoregressive, joined_copies
 from fourm_lite.sampling.parallel import PARALLEL
@@ -92,7 +93,7 @@ class Sampler:
     ) -> Iterator[StepResult]:
         encoder = Encoder(self.model, self.marks)
         for step in steps:
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self._precision(), threads_for(_rows(batch)):
                 result = self._step(batch, step, encoder, seeds, on_token)
             batch = result.batch
             yield result
@@ -174,3 +175,8 @@ class Sampler:
                 entry = self.model.modality(name)
                 batch = with_wanted(batch, entry, self.marks, step.max_tokens)
         return batch
+
+
+def _rows(batch: TokenBatch) -> int:
+    """How many tokens are known or wanted, of all items together."""
+    return sum(int((batch[name].inputs | batch[name].targets).sum()) for name in batch)

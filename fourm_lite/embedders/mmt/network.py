@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fourm_lite.embedders.mmt.config import JointConfig, Pooling, Sizes
 from fourm_lite.errors import ConfigError
 from fourm_lite.families.joint import JointFamily
+from fourm_lite.nn.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ class JointEncoder(nn.Module):
         # [B, 1, 1, N]: a row of the mask for all queries
         attend = None if bool(valid.all()) else valid[:, None, None]
         x = self.drop(x)
-        for block in self.blocks:
-            x = block(x, attend)
+        with threads_for(x.shape[0] * x.shape[1]):
+            for block in self.blocks:
+                x = block(x, attend)
         return States(x, valid)
 
     def _embedded(self, batch: JointBatch) -> tuple[Tensor, Tensor]:

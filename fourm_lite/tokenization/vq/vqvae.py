@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.nn.threads import ALL_FROM, threads_for
 from fourm_lite.tokenization.vq.backbones import BottleneckMLP, make_decoder, make_encoder
 from fourm_lite.tokenization.vq.base import Quantized
 from fourm_lite.tokenization.vq.config import TokenizerConfig
@@ -114,7 +115,9 @@ class VQTokenizer(nn.Module):
 
     def latents(self, x: Tensor) -> Tensor:
         """What is quantized: float[B, latent_dim, Hq, Wq] of raw values."""
-        return self._project(self._prepared(checked_values(x, self.config)))
+        prepared = self._prepared(checked_values(x, self.config))
+        with threads_for(_rows(prepared)):
+            return self._project(prepared)
 
     def encode(self, x: Tensor) -> Quantized:
         """Raw values as code vectors and tokens; never changes the codebook."""
@@ -189,7 +192,8 @@ class VQTokenizer(nn.Module):
         chosen = Denoising.of(options)
         latents = latents.to(self.dtype)
         if not self.config.is_diffusion:
-            return self._restored(self.decoder(self.post_quant_proj(latents)))
+            with threads_for(_rows(latents)):
+                return self._restored(self.decoder(self.post_quant_proj(latents)))
         assert isinstance(self.decoder, PatchedUNet | UViT)
         with torch.no_grad():  # a graph over all steps would fill the memory
             image = sample(self.decoder, latents, self.config, self.schedule, chosen)
@@ -267,3 +271,8 @@ class VQTokenizer(nn.Module):
 
     def _project(self, prepared: Tensor) -> Tensor:
         return self.quant_proj(self.encoder(prepared))
+
+
+def _rows(x: Tensor) -> int:
+    """Vectors count as rows; a map of several places is work for every thread."""
+    return len(x) if x.shape[-2:] == (1, 1) else ALL_FROM
