@@ -41,9 +41,13 @@ def test_a_thread_that_starts_meanwhile_keeps_the_callers_number(two_threads):
 
 
 def test_the_number_comes_back_after_an_error_and_from_nested_blocks(two_threads):
-    with pytest.raises(ValueError, match="inside"), torch.inference_mode(), threads_for(1):
-        assert seen(1) == 1
-        raise ValueError("inside")
+    def failing():
+        with torch.inference_mode(), threads_for(1):
+            assert seen(1) == 1
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        failing()
     assert torch.get_num_threads() == 2
 
 
