@@ -38,11 +38,8 @@ def tell(title: str, spent: Mapping[str, list[float]], *, unit: float = 1e3) -> 
     first = statistics.median(next(iter(spent.values())))
     for name, times in spent.items():
         middle = statistics.median(times)
-        low, high = min(times) * unit, max(times) * unit
-        print(
-            f"  {name:44} {middle * unit:10.2f}  [{low:.2f} .. {high:.2f}]  {first / middle:5.2f} x",
-            flush=True,
-        )
+        line = f"  {name:44} {middle * unit:10.2f}  [{min(times) * unit:.2f} .. "
+        print(f"{line}{max(times) * unit:.2f}]  {first / middle:5.2f} x", flush=True)
 
 
 @contextmanager
