@@ -22,7 +22,7 @@ def train(
     out: Annotated[Path | None, Option("--out", "-o", help="Instead of the recipe's.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
-    """Train a tokenizer, a model, or a joint encoder of words and regions, by its recipe.
+    """Train a tokenizer, a model, a joint space, or a joint encoder of words and regions.
 
     Raises:
         ConfigError: the recipe is wrong
@@ -31,6 +31,7 @@ def train(
     from fourm_lite.io.recipe import read_toml
     from fourm_lite.photos.records import hearing
     from fourm_lite.training.joint import JointRecipe, joint_training
+    from fourm_lite.training.joint_space import JointSpaceRecipe, joint_space_training
     from fourm_lite.training.loop import fit
     from fourm_lite.training.recipes import ModelRecipe, pretraining
     from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
@@ -44,6 +45,11 @@ def train(
             config = replace(joint.train, **changes)
             pairs, stream = joint_training(joint)
             result = fit(pairs, stream, config, resume=resume, progress=_told)
+        elif "joint_space" in told:
+            space = JointSpaceRecipe.read(recipe)
+            config = replace(space.train, **changes)
+            heads, captioned = joint_space_training(space, tell=_told)
+            result = fit(heads, captioned, config, resume=resume, progress=_told)
         elif "tokenizer" in told:
             tokenizer = TokenizerRecipe.read(recipe)
             config = replace(tokenizer.train, **changes)

@@ -14,6 +14,7 @@ others, its length is better shared out among more of them: it is whitened in pa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.label_provenance import claim
+from fourm_lite.data.freshness import CONTENT, lacks
+from fourm_lite.data.label_provenance import claim, claim_labels
 from fourm_lite.data.label_rows import read_vectors
 from fourm_lite.data.linear import ridge_from_words, unit
 from fourm_lite.data.pseudolabel import CROPS, LabelRun
 from fourm_lite.data.shards import aligned
+from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
@@ -195,3 +198,33 @@ def label_texts(
         shard = f"shard-{number:05d}.npz"
         write_npz(Path(out) / name / shard, {"ids": ids, "values": values[part]})
         write_npz(Path(out) / CROPS / shard, {"ids": ids, "values": whole[part]})
+
+
+def label_by_encoder(
+    records: Sequence[Record],
+    labeller: NetworkLabeller,
+    out: Path,
+    *,
+    shard_size: int = 2048,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes what a network says of texts as a label; shards that are there are not made again.
+
+    Units:
+        records: texts, one caption each; labeller: its `run` takes texts in place of pictures
+    Raises:
+        ConfigError: `out` was begun with other texts, or the label by another network
+    """
+    claim(Path(out), records, LabelRun(shard_size=shard_size))
+    claim_labels(Path(out), [labeller])
+    for number, start in enumerate(range(0, len(records), shard_size)):
+        part = records[start : start + shard_size]
+        path = Path(out) / labeller.name / f"shard-{number:05d}.npz"
+        texts = [r.captions[0] for r in part]
+        now = np.array([hashlib.blake2b(t.encode(), digest_size=8).hexdigest() for t in texts])
+        if lacks(path, now):
+            values = labeller.run(texts).astype(np.float32)[:, None]
+            ids = np.array([r.id for r in part])
+            write_npz(path, {"ids": ids, "values": values, CONTENT: now})
+        if progress is not None:
+            progress(start + len(part), len(records))

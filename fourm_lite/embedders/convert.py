@@ -1,7 +1,8 @@
 """Published `.pth`, `.pt` and `.bin` files to safetensors; `pth.py` opens them.
 
 ImageBind's file is recognised by its keys and becomes a folder for `imagebind:FOLDER`; DINOv2's
-files become timm folders, also where a training wrote its backbone among other things.
+files become timm folders, also where a training wrote its backbone among other things, and those
+of EfficientNet-Lite.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.embedders import efficientnet
 from fourm_lite.embedders.image_configs import IMAGENET
 from fourm_lite.embedders.imagebind import ImageBindConfig
 from fourm_lite.embedders.pth import Weights, read_pth
@@ -196,6 +198,11 @@ CONVERSIONS: dict[str, Conversion] = {
         },
         change=_split_class_position,
         config=dinov2_config,
+    ),
+    "efficientnet_lite": Conversion(
+        marks=efficientnet.MARKS,
+        change=efficientnet.timm_names,
+        config=efficientnet.timm_config,
     ),
     "plain": Conversion(),
 }

@@ -96,7 +96,7 @@ def load_model(
 
     Raises:
         CheckpointError: no such model, no safetensors, or weights other than a pooler's are missing
-            (transformers would fill them with random numbers)
+            (transformers would fill them with random numbers; a pooler's are zeros here)
     """
     import transformers
 
@@ -127,6 +127,10 @@ def load_model(
             f"'{source}' has no weights for {len(missing)} tensors of {type(model).__name__}, "
             f"such as '{missing[0]}'; it is a checkpoint of another model"
         )
+    for (
+        key
+    ) in poolers:  # transformers draws them, and the fingerprint would be new in every process
+        model.get_parameter(key).data.zero_()
     return model.to(device).eval(), bool(poolers)
 
 

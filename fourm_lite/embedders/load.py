@@ -23,6 +23,8 @@ FAMILIES = {
     "open_clip": ("open_clip", "load_open_clip"),
     "mmt": ("mmt.embedder", "load_mmt"),
     "mobileclip": ("mobileclip.load", "load_mobileclip"),
+    "sentence": ("sentences", "load_sentences"),
+    "joint": ("joint_space", "load_joint_space"),
 }
 
 
@@ -30,7 +32,8 @@ def load_embedder(spec: Spec, **options: Any) -> NetworkEmbedder:
     """The embedder that a specification names.
 
     `timm:NAME`, `hf:FOLDER_OR_ID`, `onnx:FILE`, `imagebind:FOLDER`, `open_clip:NAME`, `mmt:FOLDER`,
-    `mobileclip:FILE`, or any function or module over pictures. Options are the loader's keywords
+    `mobileclip:FILE`, `sentence:FOLDER` (texts alone), `joint:FOLDER` (a space of two encoders), or
+    any function or module over pictures. Options are the loader's keywords
     (`device`, `output`, `preprocess`, ...); in a string they may follow a question mark:
     `onnx:net.onnx?output=logits`, `timm:vit_small_patch14_dinov2?image_size=224`.
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fourm_lite.cli import main
+from fourm_lite.embedders import efficientnet
 from fourm_lite.embedders.convert import CONVERSIONS, convert_pth
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder
@@ -113,7 +114,9 @@ def test_wrong_files_and_families_are_refused(tmp_path):
         convert_pth(tmp_path / "net.pth", tmp_path / "out", family="image_bind")
     with pytest.raises(ConfigError, match="no checkpoint of 'imagebind'"):
         convert_pth(tmp_path / "net.pth", tmp_path / "out", family="imagebind")
-    assert json.dumps(sorted(CONVERSIONS)) == '["dinov2", "imagebind", "plain"]'
+    assert json.dumps(sorted(CONVERSIONS)) == (
+        '["dinov2", "efficientnet_lite", "imagebind", "plain"]'
+    )
 
 
 def test_a_training_checkpoint_is_converted_on_the_command_line(capsys, tmp_path):
@@ -183,3 +186,58 @@ def test_a_family_that_lacks_tensors_is_told(tmp_path, imagebind):
     with pytest.raises(CheckpointError, match=r"lacks tensors.*modality_heads\.vision\.2\.weight"):
         convert_pth(tmp_path / "x.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def lukemelas_name(key, stage_of):
+    """timm's name of a tensor of EfficientNet-Lite, as efficientnet_lite_pytorch has it."""
+    separable = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv",
+                 "bn2": "_bn2"}  # fmt: skip
+    expanded = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv",
+                "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2"}  # fmt: skip
+    around = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1",
+              "classifier": "_fc"}  # fmt: skip
+    parts = key.split(".")
+    if parts[0] != "blocks":
+        return ".".join([around[parts[0]], *parts[1:]])
+    table = separable if parts[1] == "0" else expanded
+    number = stage_of.index((int(parts[1]), int(parts[2])))
+    return ".".join([f"_blocks.{number}", table[parts[3]], *parts[4:]])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 4])
+def test_efficientnet_lite_becomes_a_timm_folder(number, tmp_path):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = timm.create_model(f"tf_efficientnet_lite{number}")
+    blocks = [(s, b) for s, stage in enumerate(network.blocks) for b in range(len(stage))]
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    held = {  # empty tensors of the right shapes: one number each, its place among all
+        lukemelas_name(key, blocks): torch.full((), i % 100, dtype=torch.float16).expand(shape)
+        for i, (key, shape) in enumerate(shapes.items())
+    }
+
+    named = efficientnet.timm_names(held)
+    config = efficientnet.timm_config(named)
+
+    assert {key: value.shape for key, value in named.items()} == shapes
+    assert [float(v.flatten()[0]) for v in named.values()] == [i % 100 for i in range(len(shapes))]
+    assert config["architecture"] == f"tf_efficientnet_lite{number}"
+
+
+def test_a_file_like_efficientnet_lite_is_converted_and_opens(tmp_path, photos):
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("tf_efficientnet_lite0").eval()
+    blocks = [(s, b) for s, stage in enumerate(network.blocks) for b in range(len(stage))]
+    state = {lukemelas_name(k, blocks): v for k, v in network.state_dict().items()}
+    torch.save(state, tmp_path / "lite0.pth")
+
+    done = convert_pth(tmp_path / "lite0.pth", tmp_path / "out")
+
+    embedder = load_embedder(f"timm:{tmp_path / 'out'}")
+    assert (done.family, done.left_out) == ("efficientnet_lite", ())
+    assert embedder.embed_image(photos[:1], normalize=False).shape == (1, 1280)
+    torch.save({**state, "_blocks.1._se.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="no tensor of EfficientNet-Lite"):
+        convert_pth(tmp_path / "other.pth", tmp_path / "other")

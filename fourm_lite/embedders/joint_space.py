@@ -1,0 +1,208 @@
+"""`joint:FOLDER`: a space where pictures and words meet, of two frozen encoders and their heads.
+
+The folder holds joint_space.json, heads.safetensors and, in folders of their own, the encoders.
+A file that came with some weights does not decide what else is opened: encoders outside of the
+folder are told by whoever opens it, `joint:FOLDER?image=timm:NAME`.
+`fourm-lite train` makes such a folder from a recipe with a `[joint_space]` table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
+from fourm_lite.embedders.joint_heads import JointHeads, WordWeights
+from fourm_lite.embedders.load import load_embedder, parse_spec
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.files import write_json
+from fourm_lite.io.hub import resolve
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.io.weights_file import load_tensors
+from fourm_lite.io.writing import write_file
+from fourm_lite.names import is_inside
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONFIG, HEADS, FORMAT = "joint_space.json", "heads.safetensors", 1
+OUTSIDE = ""
+"""Where the encoder of a side is to be told by whoever opens the folder."""
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """Two encoders and their heads; `text` is None where words alone are read."""
+
+    heads: JointHeads
+    words: WordWeights
+    image: NetworkEmbedder
+    text: NetworkEmbedder | None
+
+    @torch.inference_mode()
+    def embed_images(self, pictures: list[Image]) -> Tensor:
+        """Unit vectors of pictures."""
+        found = self.image.embed_image(pictures, len(pictures), normalize=False)
+        return self.heads.embed_images(torch.from_numpy(found))
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Unit vectors of texts; zero where nothing of a text is known."""
+        sentences = None
+        if self.text is not None:
+            found = self.text.embed_text(texts, len(texts), normalize=False)
+            sentences = torch.from_numpy(found)
+        bags = self.words.bags(texts) if self.words.words else None
+        return self.heads.embed_texts(sentences, bags)
+
+
+def load_joint_space(
+    source: str, *, device: str = "cpu", image: str | None = None, text: str | None = None
+) -> NetworkEmbedder:
+    """An embedder of pictures and words from the folder of a joint space.
+
+    `image` and `text` are specifications of encoders in place of those that lie in the folder.
+
+    Raises:
+        CheckpointError: the folder is none, or its files do not fit each other
+        ConfigError: an encoder lies elsewhere, and is not told
+    """
+    folder = resolve(source)
+    space = open_joint_space(folder, device=device, image=image, text=text)
+    encoders = [e.space.fingerprint for e in (space.image, space.text) if e is not None]
+    return NetworkEmbedder(
+        f"joint:{source}",
+        Towers(image=space.embed_images, text=space.embed_texts),
+        identity=lambda: fingerprint_module(space.heads),
+        preprocess=space.image.preprocess,
+        logit_scale=LogitScale(float(space.heads.scale.detach().exp())),
+        facts={"encoders": encoders, "words": space.words.words},
+        label="joint",
+        dim=space.heads.image.linear.out_features,
+    )
+
+
+def open_joint_space(
+    folder: Path, *, device: str = "cpu", image: str | None = None, text: str | None = None
+) -> JointSpace:
+    """The parts of a joint space; see `load_joint_space`."""
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"'{folder}' is no joint space: it holds no {CONFIG}; `fourm-lite train` makes one "
+            "from a recipe with a [joint_space] table"
+        )
+    told = read_json_object(folder / CONFIG)
+    if told.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} is of format {told.get('format')!r:.40}, known "
+                              f"is {FORMAT}; update fourm_lite")  # fmt: skip
+    weights = load_tensors(folder / HEADS)
+    words = _words(told, folder)
+    heads = _heads(weights, words, folder)
+    reads_text = heads.text is not None
+    return JointSpace(
+        heads,
+        words,
+        _encoder("image", told, folder, image, device),
+        _encoder("text", told, folder, text, device) if reads_text else None,
+    )
+
+
+def _words(told: dict[str, Any], folder: Path) -> WordWeights:
+    words, idf = told.get("words", []), told.get("idf", [])
+    plain = isinstance(words, list) and all(isinstance(w, str) for w in words)
+    if not plain or not (isinstance(idf, list) and all(isinstance(v, int | float) for v in idf)):
+        raise CheckpointError(f"'words' and 'idf' in {folder / CONFIG} should be lists of texts "
+                              "and of numbers")  # fmt: skip
+    try:
+        return WordWeights(tuple(words), tuple(float(v) for v in idf))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+
+
+def _heads(weights: dict[str, Tensor], words: WordWeights, folder: Path) -> JointHeads:
+    image, text = weights.get("image.linear.weight"), weights.get("text.linear.weight")
+    if image is None or image.ndim != 2:
+        raise CheckpointError(f"{folder / HEADS} holds no 'image.linear.weight' [D, E]")
+    width, features = image.shape
+    try:
+        heads = JointHeads(features, text.shape[1] if text is not None else 0,
+                           len(words.words), width)  # fmt: skip
+        heads.load_state_dict({name: value.float() for name, value in weights.items()})
+    except (ConfigError, RuntimeError, IndexError) as error:
+        raise CheckpointError(
+            f"{folder / HEADS} does not fit {CONFIG}: {str(error)[:300]}"
+        ) from error
+    return heads.eval().requires_grad_(False)
+
+
+def _encoder(
+    side: str, told: dict[str, Any], folder: Path, given: str | None, device: str
+) -> NetworkEmbedder:
+    """The encoder of one side: as told by the caller, or from the folder itself."""
+    spec = given
+    if spec is None:
+        spec = told.get(side, OUTSIDE)
+        if not isinstance(spec, str) or spec == OUTSIDE:
+            raise ConfigError(
+                f"the {side} encoder of '{folder}' lies elsewhere; say where it is: "
+                f"joint:{folder}?{side}=FAMILY:PLACE"
+            )
+        family, place, _ = parse_spec(spec)
+        if not is_inside(place):
+            raise CheckpointError(
+                f"{folder / CONFIG} names {spec!r:.80} as its {side} encoder; a folder may name "
+                "what lies in it, other places are told by whoever opens it"
+            )
+        spec = f"{family}:{folder / place}"
+    options = {} if parse_spec(spec)[0] == "onnx" else {"device": device}
+    encoder = load_embedder(spec, **options)
+    if side not in encoder.can:
+        raise FourMError(f"'{spec}' embeds {', '.join(encoder.can)}, and {side} is needed")
+    return encoder
+
+
+def save_joint_space(
+    folder: Path, heads: JointHeads, words: WordWeights, encoders: dict[str, str], facts: Any
+) -> Path:
+    """Writes a joint space; local encoders are copied into it, so that it can be moved.
+
+    Units:
+        encoders: "image", "text" -> specification
+        facts: what else joint_space.json says, such as what it was trained on
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().half() for name, value in heads.state_dict().items()}
+    write_file(folder / HEADS, state, metadata=None)
+    copied = {side: _copied(spec, folder / side) for side, spec in encoders.items()}
+    told = {"format": FORMAT, "width": heads.image.linear.out_features, **copied, **facts}
+    write_json(folder / CONFIG, {**told, "words": words.words, "idf": words.idf}, indent=None)
+    return folder
+
+
+def _copied(spec: str, target: Path) -> str:
+    """The specification of an encoder that was copied to `target`, or that it lies elsewhere."""
+    family, place, options = parse_spec(spec)
+    source = _local(place)
+    if source is None or options:
+        return OUTSIDE
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        return f"{family}:{target.name}"
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target / source.name)
+    return f"{family}:{target.name}/{source.name}"
+
+
+def _local(place: str) -> Path | None:
+    path = Path(place).expanduser()
+    if path.exists():
+        return path
+    try:
+        return resolve(place) if "/" not in place else None
+    except CheckpointError:
+        return None
