@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
+from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.names import shown
 
@@ -48,7 +49,8 @@ def train(
         elif "joint_space" in told:
             space = JointSpaceRecipe.read(recipe)
             config = replace(space.train, **changes)
-            heads, captioned = joint_space_training(space, tell=_told)
+            with count_progress("photos") as counts:
+                heads, captioned = joint_space_training(space, progress=counts.tell)
             result = fit(heads, captioned, config, resume=resume, progress=_told)
         elif "tokenizer" in told:
             tokenizer = TokenizerRecipe.read(recipe)

@@ -34,6 +34,7 @@ from fourm_lite.data.unread import usable
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
 from fourm_lite.photos.records import Record
+from fourm_lite.progress import Progress
 
 Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
@@ -206,7 +207,7 @@ def label_by_encoder(
     out: Path,
     *,
     shard_size: int = 2048,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes what a network says of texts as a label; shards that are there are not made again.
 

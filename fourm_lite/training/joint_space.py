@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,8 @@ from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.photos.records import Record, read_records
-from fourm_lite.training.loop import Losses, Progress, TrainConfig
+from fourm_lite.progress import StageProgress, of_stage
+from fourm_lite.training.loop import Losses, TrainConfig
 from fourm_lite.training.validation import ranks
 
 IMAGE, TEXT = "image", "text"
@@ -209,7 +210,7 @@ class JointSpaceTask:
 
 
 def joint_space_training(
-    recipe: JointSpaceRecipe, tell: Progress | None = None
+    recipe: JointSpaceRecipe, progress: StageProgress | None = None
 ) -> tuple[JointSpaceTask, PairStream]:
     """The task and the stream of a recipe, ready for `fit`; the encoders see what they have not.
 
@@ -224,12 +225,12 @@ def joint_space_training(
     for side, encoder in encoders.items():
         if side not in encoder.can:
             raise FourMError(f"'{encoder.name}' embeds {', '.join(encoder.can)}, {side} is needed")
-    pairs = read_pairs(space, space.split, encoders, tell)
+    pairs = read_pairs(space, space.split, encoders, progress)
     if len(pairs.images) < LEAST_PHOTOS:
         raise ConfigError(f"expected at least {LEAST_PHOTOS} photos with captions, got "
                           f"{len(pairs.images)}")  # fmt: skip
     words = WordWeights.of(pairs.captions, space.least) if space.least else WordWeights((), ())
-    held_out = read_pairs(space, space.held_out, encoders, tell) if space.held_out else None
+    held_out = read_pairs(space, space.held_out, encoders, progress) if space.held_out else None
     text_width = 0 if pairs.sentences is None else pairs.sentences.shape[1]
     heads = JointHeads(pairs.images.shape[-1], text_width, len(words.words), space.width)
     heads.init_weights(torch.Generator().manual_seed(seed))
@@ -241,18 +242,21 @@ def joint_space_training(
 
 
 def read_pairs(
-    space: SpaceRecipe, split: str, encoders: dict[str, NetworkEmbedder], tell: Progress | None
+    space: SpaceRecipe,
+    split: str,
+    encoders: dict[str, NetworkEmbedder],
+    progress: StageProgress | None,
 ) -> Pairs:
     """One split, with what the encoders say of it; what is there already is read."""
     records = [r for r in read_records(space.captions, split=split) if r.captions and r.has_photo]
     folder = space.labels / (split or "all")
-    images = _image_vectors(records, encoders[IMAGE], folder, space.views, tell)
+    images = _image_vectors(records, encoders[IMAGE], folder, space.views, progress)
     records = usable(records, set(images[0]))
     values = aligned(images[0], [r.id for r in records], images[1])
     counts = torch.tensor([0, *(len(r.captions) for r in records)])
     sentences = None
     if TEXT in encoders:
-        sentences = _sentence_vectors(records, encoders[TEXT], folder / "captions", tell)
+        sentences = _sentence_vectors(records, encoders[TEXT], folder / "captions", progress)
     return Pairs(
         torch.from_numpy(values).float(),
         [c for r in records for c in r.captions],
@@ -266,21 +270,25 @@ def _image_vectors(
     encoder: NetworkEmbedder,
     folder: Path,
     views: int,
-    tell: Progress | None,
+    progress: StageProgress | None,
 ) -> tuple[list[str], Any]:
     run = partial(encoder.embed_image, normalize=False)
     labeller = NetworkLabeller(IMAGE, run, spec=f"vector of {encoder.space}")
-    pseudolabel(records, [labeller], folder, run=LabelRun(num_crops=views), progress=_told(tell))
+    pseudolabel(
+        records,
+        [labeller],
+        folder,
+        run=LabelRun(num_crops=views),
+        progress=of_stage(progress, "photos"),
+    )
     return read_vectors(folder, IMAGE)
 
 
-def _told(tell: Progress | None) -> Callable[[int, int], None] | None:
-    """Progress without numbers, as encoders have none."""
-    return None if tell is None else lambda done, total: tell(done, total, {})
-
-
 def _sentence_vectors(
-    records: Sequence[Record], encoder: NetworkEmbedder, folder: Path, tell: Progress | None
+    records: Sequence[Record],
+    encoder: NetworkEmbedder,
+    folder: Path,
+    progress: StageProgress | None,
 ) -> Tensor:
     spoken = [
         Record(f"{r.id}#{k}", b"", (caption,))
@@ -289,7 +297,7 @@ def _sentence_vectors(
     ]
     run = partial(encoder.embed_text, normalize=False)
     labeller = NetworkLabeller(TEXT, run, spec=f"vector of {encoder.space}")
-    label_by_encoder(spoken, labeller, folder, progress=_told(tell))
+    label_by_encoder(spoken, labeller, folder, progress=of_stage(progress, "captions"))
     ids, values = read_vectors(folder, TEXT)
     rows = aligned(ids, [r.id for r in spoken], values)[:, 0]
     return torch.from_numpy(np.ascontiguousarray(rows)).float()
