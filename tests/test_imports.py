@@ -20,7 +20,7 @@ HEAVY = {
     "accelerate",
     "diffusers",
     "huggingface_hub",
-    "lancedb",
+    "lance",
     "onnxruntime",
     "pyarrow",
     "sklearn",

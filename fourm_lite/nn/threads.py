@@ -30,7 +30,8 @@ def threads_for(rows: int) -> Iterator[None]:
     Args:
         rows: tokens of all items together
     """
-    one = rows < ALL_FROM and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # whether it is being compiled comes first: there the number of rows is a symbol
+    one = not (torch.compiler.is_compiling() or torch.is_grad_enabled()) and rows < ALL_FROM
     before = torch.get_num_threads() if one else 1
     setters = _setters() if before > 1 else None
     if setters is None:

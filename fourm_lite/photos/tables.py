@@ -5,9 +5,7 @@ A row gives its picture as bytes, as ``{bytes, path}``, or as the name of a file
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,26 +86,23 @@ def parquet_items(path: Path, naming: Naming = USUAL) -> Stream:
 
 
 def lance_items(path: Path, naming: Naming = USUAL) -> Stream:
-    """The pictures of a table of LanceDB, in the order of its rows."""
+    """The pictures of a table of Lance, as LanceDB makes them too, in the order of its rows."""
     try:
-        with opened_lance(path) as table:
-            check_columns(table.schema.names, str(path))
-            batches = table.search().to_batches(TABLE_ROWS)
-            yield from _merged(_table_items(path, table.schema, batches, naming))
+        table = opened_lance(path)
+        check_columns(table.schema.names, str(path))
+        batches = table.scanner(batch_size=TABLE_ROWS).to_reader()
+        yield from _merged(_table_items(path, table.schema, batches, naming))
     except MemoryError:
         raise
-    except Exception as error:  # LanceDB's own have no common base
+    except Exception as error:  # Lance's own have no common base
         yield _unread(path, error)
 
 
-@contextmanager
-def opened_lance(path: Path) -> Iterator[Any]:
+def opened_lance(path: Path) -> Any:
     """The table in a folder ``NAME.lance``, whatever characters its name has."""
-    import lancedb
+    import lance
 
-    with tempfile.TemporaryDirectory() as folder:  # LanceDB refuses spaces and accents in a name
-        (Path(folder) / "table.lance").symlink_to(path.absolute(), target_is_directory=True)
-        yield lancedb.connect(folder).open_table("table")
+    return lance.dataset(path.absolute())
 
 
 def is_lance(path: Path) -> bool:

@@ -297,8 +297,7 @@ def _parquet(path: Path) -> dict[str, Any]:
 
 
 def _lance(path: Path) -> dict[str, Any]:
-    with opened_lance(path) as table:
-        return _arrow(table.to_arrow())
+    return _arrow(opened_lance(path).to_table())
 
 
 def _faiss(path: Path) -> dict[str, Any]:

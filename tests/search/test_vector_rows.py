@@ -28,9 +28,9 @@ def as_parquet(folder, table):
 
 
 def as_lance(folder, table):
-    import lancedb
+    import lance
 
-    lancedb.connect(folder).create_table("v", table)
+    lance.write_dataset(table, folder / "v.lance")
     return (folder / "v.lance").rename(folder / "my vectors é.lance")
 
 

@@ -49,12 +49,12 @@ def write_parquet(path, raw):
 
 
 def write_lance(path, raw):
-    import lancedb
+    import lance
     import pyarrow as pa
 
     column = pa.FixedSizeListArray.from_arrays(pa.array(raw.reshape(-1)), raw.shape[1])
-    db = lancedb.connect(path)
-    db.create_table("mine", pa.table({"id": pa.array(NAMES), "vector": column}))
+    table = pa.table({"id": pa.array(NAMES), "vector": column})
+    lance.write_dataset(table, path / "mine.lance")
     return path / "mine.lance", {}
 
 

@@ -17,15 +17,11 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.index.exact import Block, Floats, Nearest, RowIds, nearest
-from fourm_lite.search.index.storage import Rows, Snapshot, reading
+from fourm_lite.search.index.lance_calls import reading
+from fourm_lite.search.index.storage import Rows, Snapshot
 
 AnnKind = Literal["ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
-KINDS: dict[AnnKind, str] = {
-    "ivf_rq": "IvfRq",
-    "ivf_pq": "IvfPq",
-    "ivf_hnsw_sq": "IvfHnswSq",
-    "ivf_sq": "IvfSq",
-}
+KINDS: tuple[AnnKind, ...] = ("ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq")
 MIN_ROWS = 256
 """Fewer rows cannot train the 256 centres of product quantisation."""
 
@@ -88,22 +84,19 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
             f"an approximate index needs at least {MIN_ROWS} rows, the index has {count}; "
             "exact search is faster there"
         )
-    import lancedb.index
-
-    options: dict[str, Any] = {"distance_type": "cosine", "sample_rate": SAMPLES}
+    options: dict[str, Any] = {"metric": "cosine", "sample_rate": SAMPLES}
     options["max_iterations"] = ITERATIONS
     options["num_partitions"] = partitions or max(1, round(math.sqrt(count)))
     if kind == "ivf_pq":
         options["num_sub_vectors"] = _sub_vectors(width)
-    config = getattr(lancedb.index, KINDS[kind])(**options)
-    rows.build_index(COLUMN, config)
+    rows.build_index(COLUMN, kind.upper(), **options)
 
 
 def is_built(rows: Snapshot) -> bool:
     """Whether the vectors have an approximate index."""
     if not rows.exists:
         return False
-    return any(COLUMN in i.columns for i in reading(None, rows.handle.list_indices))
+    return any(COLUMN in i.field_names for i in reading(None, rows.handle.describe_indices))
 
 
 def search(rows: Snapshot, queries: Floats, k: int, where: str | None, ann: Ann) -> list[Nearest]:
@@ -149,12 +142,12 @@ def check(
 
 
 def _search_one(rows: Snapshot, query: Floats, k: int, where: str | None, ann: Ann) -> Nearest:
-    search = rows.handle.search(query, vector_column_name=COLUMN).distance_type("cosine")
-    search = search.nprobes(ann.probes).refine_factor(ann.refine).limit(k)
-    if where is not None:
-        search = search.where(where, prefilter=True)
-    asked = search.select(["_distance"]).with_row_id(True)
-    table = reading(where, asked.to_arrow)
+    asked = {"column": COLUMN, "q": query, "k": k, "metric": "cosine"}
+    asked |= {"nprobes": ann.probes, "refine_factor": ann.refine}
+    options = {"nearest": asked, "columns": ["_distance"], "with_row_id": True}
+    table = reading(
+        where, lambda: rows.handle.scanner(filter=where, prefilter=True, **options).to_table()
+    )
     row_ids = table.column("_rowid").to_numpy().astype(np.uint64)
     scores = (1.0 - table.column("_distance").to_numpy()).astype(np.float32)
     order = np.lexsort((row_ids, -scores))

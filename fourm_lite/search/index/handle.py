@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.index.codes import Decode
+from fourm_lite.search.index.lance_calls import UnreadableError
 from fourm_lite.search.index.manifest import (
     FILE,
     Manifest,
@@ -25,7 +26,7 @@ from fourm_lite.search.index.manifest import (
     write_manifest,
 )
 from fourm_lite.search.index.reader import Reader
-from fourm_lite.search.index.storage import Rows, UnreadableError
+from fourm_lite.search.index.storage import Rows
 
 Result = TypeVar("Result")
 

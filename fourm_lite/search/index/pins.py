@@ -64,7 +64,7 @@ class Pins:
 
 def age(table: Any, version: int) -> timedelta:
     """How long ago a version of a table was written, or the first after it that is there."""
-    made = {int(one["version"]): one["timestamp"] for one in table.list_versions()}
+    made = {int(one["version"]): one["timestamp"] for one in table.versions()}
     first: datetime = made[min(number for number in made if number >= version)]
     return datetime.now(first.tzinfo) - first
 

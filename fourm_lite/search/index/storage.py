@@ -1,4 +1,5 @@
-"""The rows of an index as one Lance table: read, write, retry; the only file that knows LanceDB.
+"""The rows of an index as one Lance table: read, write, retry; the only file that knows Lance
+(with `ann.py`).
 
 Every write is one new version of the table. A writer that dies leaves the last version as it was,
 and two writers that meet are put one after the other. ``id`` is the table's primary key, so Lance
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +32,14 @@ from fourm_lite.search.index.drift import (
     shared_type,
 )
 from fourm_lite.search.index.exact import RowIds
+from fourm_lite.search.index.lance_calls import (
+    UnreadableError,
+    is_conflict,
+    is_gone,
+    lance,
+    reading,
+    write_error,
+)
 from fourm_lite.search.index.manifest import is_remote
 from fourm_lite.search.index.pins import Pins, age
 
@@ -41,22 +49,16 @@ TABLE = "items"
 KEY = b"lance-schema:unenforced-primary-key:position"
 """Field metadata by which Lance knows the key; set at creation, so that no writer misses it."""
 ATTEMPTS = 30
-ENGINE = (RuntimeError, OSError, ValueError, KeyError)
-PANICS = ("PanicException", "RustPanic")
-"""Classes of LanceDB's errors, and the names of those that derive from nothing nearer."""
 KEEP_ALL = timedelta(days=36_500)
 """Longer than any version is old; the engine counts back from now and cannot go much further."""
 DRAFT = "_wider_"
 """Before the name of a column that gets another type; names of users cannot begin so."""
 BATCH_ROWS = 8192
+TAKEN_ROWS = 10_000
 MARGIN = timedelta(seconds=2)
 """How much older than what is read a version must be: the engine drops by time, not by number."""
 
 Result = TypeVar("Result")
-
-
-class UnreadableError(FourMError):
-    """Rows of a version cannot be read (any more): the newest one may be tried, once."""
 
 
 class Snapshot:
@@ -111,8 +113,8 @@ class Snapshot:
             return
 
         def ask() -> Any:
-            query = self._table.search().select(list(columns)).with_row_id(True)
-            return (query if where is None else query.where(where)).to_batches(batch_rows)
+            options = {"columns": list(columns), "batch_size": batch_rows, "with_row_id": True}
+            return self._table.scanner(filter=where, **options).to_reader()
 
         reader = reading(where, ask)
         while True:
@@ -130,10 +132,8 @@ class Snapshot:
         """
         wanted = [int(i) for i in row_ids]
         names = list(columns)
-        table = reading(
-            None,
-            lambda: self._table.take_row_ids(wanted).select(names).with_row_id().to_arrow(),
-        )
+        parts = [wanted[i : i + TAKEN_ROWS] for i in range(0, max(len(wanted), 1), TAKEN_ROWS)]
+        table = reading(None, lambda: _joined([self._rows_with(p, names) for p in parts]))
         found = table.column("_rowid").to_numpy()
         order = np.argsort(found)
         place = np.searchsorted(found, row_ids, sorter=order)
@@ -145,9 +145,13 @@ class Snapshot:
             )
         return table.select(list(columns)).take(place)
 
+    def _rows_with(self, row_ids: Sequence[int], names: list[str]) -> Any:
+        where = f"_rowid IN ({', '.join(map(str, row_ids))})" if row_ids else "false"
+        return self._table.scanner(columns=names, filter=where, with_row_id=True).to_table()
+
     @property
     def handle(self) -> Any:
-        """LanceDB's own table at this version, for ``ann.py`` to read."""
+        """Lance's own dataset at this version, for ``ann.py`` to read."""
         return self._table
 
 
@@ -155,9 +159,8 @@ class Rows:
     """One Lance table at an address; it may not exist yet. Reads go to a `Snapshot` of it."""
 
     def __init__(self, path: str, options: Mapping[str, str] | None = None) -> None:
-        import lancedb
-
-        self._db = lancedb.connect(path, storage_options=dict(options) if options else None)
+        self._place = f"{path.rstrip('/')}/{TABLE}.lance"
+        self._options = dict(options) if options else None
         self._table: Any = None
         self._newest = Snapshot()
         self._lock = threading.RLock()
@@ -185,9 +188,7 @@ class Rows:
         if version == self._newest.version:
             return self._newest
         # A table of its own: nobody moves it while a search reads it.
-        pinned = self._db.open_table(TABLE)
-        pinned.checkout(version)
-        return Snapshot(pinned, version)
+        return Snapshot(self._table.checkout_version(version), version)
 
     def _opened(self) -> bool:
         """Whether the table is there; looks once more if it was not."""
@@ -197,7 +198,7 @@ class Rows:
 
     def _opened_now(self) -> Any:
         try:
-            return self._db.open_table(TABLE)
+            return lance().dataset(self._place, storage_options=self._options)
         except (ValueError, FileNotFoundError) as error:
             if "not found" not in str(error).lower():
                 raise
@@ -214,25 +215,26 @@ class Rows:
         with self._lock:
             try:
                 made = pa.schema(schema.set(place, keyed))
-                self._table = self._db.create_table(TABLE, schema=made)
+                empty, options = made.empty_table(), self._options
+                self._table = lance().write_dataset(empty, self._place, storage_options=options)
             except Exception as error:
                 if "exist" not in str(error).lower() or not self._opened():
-                    raise _write_error(error) from error
+                    raise write_error(error) from error
 
     def insert(self, rows: Any) -> int:
         """Adds the rows whose id is new; returns how many these were."""
-        return int(self._merge(rows, replace=False).num_inserted_rows)
+        return int(self._merge(rows, replace=False)["num_inserted_rows"])
 
     def upsert(self, rows: Any) -> tuple[int, int]:
         """Adds new rows, replaces those of a known id; returns (inserted, replaced)."""
         result = self._merge(rows, replace=True)
-        return int(result.num_inserted_rows), int(result.num_updated_rows)
+        return int(result["num_inserted_rows"]), int(result["num_updated_rows"])
 
     def delete(self, where: str) -> int:
         """Deletes the rows that pass the filter; returns how many these were."""
         if not self.newest().exists:
             return 0
-        return int(self._retry(lambda: self._table.delete(where)).num_deleted_rows)
+        return int(self._retry(lambda: self._table.delete(where))["num_deleted_rows"])
 
     def add_columns(self, fields: Sequence[Any]) -> None:
         """Gives every row new columns, empty at first."""
@@ -283,7 +285,7 @@ class Rows:
             cast = f"arrow_cast(`{name}`, '{cast_name(kind)}')"
             self._retry(lambda: self._table.add_columns({draft: cast}))
         self._retry(lambda: self._table.drop_columns([name]))
-        self._retry(lambda: self._table.alter_columns({"path": draft, "rename": name}))
+        self._retry(lambda: self._table.alter_columns({"path": draft, "name": name}))
 
     def _add(self, field: Any) -> None:
         import pyarrow as pa
@@ -298,7 +300,7 @@ class Rows:
             if name in names:
                 self._retry(lambda draft=draft: self._table.drop_columns([draft]))  # type: ignore[misc]
             else:
-                rename = {"path": draft, "rename": name}
+                rename = {"path": draft, "name": name}
                 self._retry(lambda rename=rename: self._table.alter_columns(rename))  # type: ignore[misc]
 
     def compact(self, keep: timedelta) -> None:
@@ -306,7 +308,7 @@ class Rows:
         if not self.newest().exists:
             return
         start = time.monotonic()
-        self._retry(lambda: self._table.optimize(cleanup_older_than=KEEP_ALL))
+        self._retry(self._joined_files)
         margin = MARGIN + timedelta(seconds=time.monotonic() - start)
         self._pins.make()
         with self._pins.dropping(int(self._table.version)) as below:
@@ -314,14 +316,18 @@ class Rows:
             def drop() -> None:
                 spared = timedelta(0) if below is None else age(self._table, below) + margin
                 oldest = min(max(keep, spared, timedelta(milliseconds=1)), KEEP_ALL)
-                self._table.optimize(cleanup_older_than=oldest)
+                self._table.cleanup_old_versions(older_than=oldest)
 
             if below != 0:
                 self._retry(drop, pin=False)
 
-    def build_index(self, column: str, config: Any) -> None:
+    def _joined_files(self) -> None:
+        self._table.optimize.compact_files()
+        self._table.optimize.optimize_indices()
+
+    def build_index(self, column: str, kind: str, **options: Any) -> None:
         """Builds one of the engine's own indexes over a column; replaces an older one."""
-        self._retry(lambda: self._table.create_index(column, config=config, replace=True))
+        self._retry(lambda: self._table.create_index(column, kind, replace=True, **options))
 
     def _merge(self, rows: Any, *, replace: bool) -> Any:
         def write() -> Any:
@@ -341,8 +347,8 @@ class Rows:
                     return write()
             except Exception as error:  # the engine's panics derive from nothing nearer
                 # Files may also be dropped by another's compaction while this write reads them
-                if not (_is_conflict(error) or _is_gone(error)):
-                    raise _write_error(error) from error
+                if not (is_conflict(error) or is_gone(error)):
+                    raise write_error(error) from error
                 log.debug("commit conflict, attempt %d: %s", attempt + 1, error)
                 time.sleep(random.uniform(0.2, 1.0) * min(0.02 * 2**attempt, 2.0))
         raise FourMError(
@@ -350,47 +356,7 @@ class Rows:
         )
 
 
-def reading(where: str | None, read: Callable[[], Result]) -> Result:
-    """Reads; what the engine refuses becomes one of our errors.
+def _joined(tables: Sequence[Any]) -> Any:
+    import pyarrow as pa
 
-    Raises:
-        ConfigError: the filter does not work; a message for its author
-        UnreadableError: the version cannot be read
-    """
-    try:
-        return read()
-    except BaseException as error:
-        # A panic of the engine is no Exception to Python
-        panic = type(error).__name__ in PANICS
-        if isinstance(error, FourMError) or not (panic or isinstance(error, ENGINE)):
-            raise
-        reason = _reason(error)
-        if where is not None and not _is_gone(error):
-            raise ConfigError(f"the filter {where[:200]!r} does not work: {reason}") from error
-        raise UnreadableError(f"the rows cannot be read ({reason})") from error
-
-
-def _is_gone(error: BaseException) -> bool:
-    """Whether a file of the table is missing: it was deleted, or its version was dropped."""
-    text = str(error).lower()
-    return ".lance" in text and ("not found" in text or "no such file" in text)
-
-
-def _is_conflict(error: Exception) -> bool:
-    text = str(error).lower()
-    return any(word in text for word in ("conflict", "concurrent", "preempted", "already exists"))
-
-
-def _write_error(error: Exception) -> Exception:
-    if isinstance(error, FourMError):
-        return error
-    return FourMError(
-        f"the rows could not be written ({_reason(error)}); "
-        "the last version of the index is unchanged and readable"
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """What Lance says, less the place in its own source."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.split(r",? ?/\S+\.rs:|, rust/", text)[0].removeprefix("Invalid input, ")[:300]
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)

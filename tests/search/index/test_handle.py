@@ -14,7 +14,8 @@ import pytest
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.index.storage import Snapshot, UnreadableError
+from fourm_lite.search.index.lance_calls import UnreadableError
+from fourm_lite.search.index.storage import Snapshot
 
 ROWS, WIDTH = 60, 16
 
@@ -127,11 +128,11 @@ def test_a_version_that_is_dropped_under_a_search_costs_one_retry(index, locks, 
 def test_there_is_one_retry_and_then_a_sentence(index, monkeypatch):
     calls = []
 
-    def gone(self, *words):
+    def gone(self, **words):
         calls.append(words)
         raise RuntimeError("Not found: /idx/items.lance/data/1.lance")
 
-    monkeypatch.setattr(type(index._handle.newest().rows.handle), "take_row_ids", gone)
+    monkeypatch.setattr(type(index._handle.newest().rows.handle), "scanner", gone)
 
     with pytest.raises(FourMError, match="idx cannot be read"):
         index.search(vectors()[0], k=1)

@@ -34,7 +34,7 @@ def hasty(monkeypatch):
 
 
 def versions(index):
-    return [v["version"] for v in index._handle.rows._table.list_versions()]
+    return [v["version"] for v in index._handle.rows._table.versions()]
 
 
 def replace_all(index):
