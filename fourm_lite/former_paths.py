@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 FORMER = {
+    "add_embedding.stages": "io.stages",
     "data.augment": "modalities.crops",
     "data.budgets": "data.masking",
     "data.claims": "data.label_provenance",
@@ -35,7 +36,7 @@ FORMER = {
     "evaluation.retrieval": "metrics.ranking",
     "evaluation.temperature": "metrics.classification",
     "growth.card": "add_embedding.model_folder",
-    "growth.checks": "add_embedding.stages",
+    "growth.checks": "add_embedding.requests",
     "growth.evaluation": "add_embedding.report",
     "growth.figures": "add_embedding.report",
     "growth.model": "add_embedding.widen",
@@ -43,7 +44,7 @@ FORMER = {
     "growth.output": "add_embedding.model_folder",
     "growth.photos": "add_embedding.photos",
     "growth.register": "add_embedding.register",
-    "growth.stages": "add_embedding.stages",
+    "growth.stages": "io.stages",
     "growth.tokenizer": "add_embedding.tokenizer",
     "growth.tuning": "add_embedding.tuning",
     "growth.vectors": "add_embedding.vectors",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tiny_pipeline import save_pipeline
 
 from fourm_lite import FourMPipeline
-from fourm_lite.add_embedding.stages import Stages
 from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.names import check_name, is_inside, is_name, place_inside
 

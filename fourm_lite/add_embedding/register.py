@@ -23,7 +23,7 @@ from fourm_lite.add_embedding.model_folder import (
 from fourm_lite.add_embedding.options import MIN_PHOTOS, Options
 from fourm_lite.add_embedding.photos import Listing, list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.report import model_figures, tokenized, tokenizer_figures
-from fourm_lite.add_embedding.stages import Stages, check_embedder, check_new_name
+from fourm_lite.add_embedding.requests import check_embedder, check_new_name
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.add_embedding.vectors import Vectors, extract, probe, read_vectors
@@ -34,6 +34,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.files import remove_leftovers, write_json, write_whole
 from fourm_lite.io.locks import alone
+from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import Given

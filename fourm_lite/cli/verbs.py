@@ -78,9 +78,7 @@ VERBS: dict[str, Verb] = {
     "calibrate": Verb(
         "fourm_lite.cli.calibrate:calibrate", "Fit how a model reranks and how sure it is."
     ),
-    "train": Verb(
-        "fourm_lite.cli.train:train", "Train a tokenizer or a model by its recipe.", _CHECKPOINTS
-    ),
+    "train": Verb("fourm_lite.cli.train:train", "Train what a recipe describes.", _CHECKPOINTS),
     "add-embedding": Verb(
         "fourm_lite.cli.add_embedding:add_embedding",
         "Make a modality of any embedding network.",

@@ -11,9 +11,10 @@ import math
 import os
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import reduce
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -118,6 +119,27 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def arguments_of(
+    function: Callable[..., Any], table: Mapping[str, Any], *, where: str = ""
+) -> dict[str, Any]:
+    """The keyword arguments that a table of plain values gives a typed function.
+
+    Raises:
+        ConfigError: it has no such argument, one is missing, or a value has the wrong type
+    """
+    hints, known = get_type_hints(function), signature(function).parameters
+    for key in table:
+        if key not in known:
+            raise ConfigError(
+                f"{where or function.__name__} has no key {key[:80]!r}.{suggest(key, known)} "
+                f"Known: {', '.join(known)}"
+            )
+    missing = [k for k, p in known.items() if k not in table and p.default is Parameter.empty]
+    if missing:
+        raise ConfigError(f"{where or function.__name__} needs the key {missing[0]!r}")
+    return {key: _convert(hints[key], value, _path(where, key)) for key, value in table.items()}
 
 
 def _convert(wanted: Any, value: Any, where: str) -> Any:

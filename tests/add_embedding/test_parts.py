@@ -16,12 +16,12 @@ from tiny_pipeline import photo
 from fourm_lite.add_embedding.options import Options
 from fourm_lite.add_embedding.photos import list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.report import code_use, tokenizer_figures
-from fourm_lite.add_embedding.stages import Stages
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape
 from fourm_lite.add_embedding.vectors import extract, read_vectors
 from fourm_lite.add_embedding.widen import grow, new_modality
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError
+from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.records import list_records
 

@@ -1,4 +1,4 @@
-"""The book of a run: which stages are done, with which settings, and what they found.
+"""The book of a run of several stages: which are done, with which settings, what they found.
 
 A second call skips what is done. A stage whose settings changed is made anew, and all after it; a
 stage that was killed goes on from what it left in its own folder.
@@ -13,15 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, storage_errors, write_json
 from fourm_lite.io.strict_json import read_json_object
-from fourm_lite.modalities.spec import Modality
 from fourm_lite.names import check_name
-from fourm_lite.pipeline.tokenizers import TEXT
 
 BOOK, WORK = "stages.json", "work"
 FORMAT = 1
@@ -144,40 +139,3 @@ def _checked(stages: Any, path: Path) -> dict[str, dict[str, Any]]:
         ):
             raise ConfigError(f"{path} is damaged at the stage {name!r}; choose another folder")
     return dict(stages)
-
-
-def check_new_name(name: str, known: Mapping[str, Modality], tokenizers: Iterable[str]) -> None:
-    """Refuses a name that cannot be a modality's, or that something of the model already has.
-
-    Raises:
-        ConfigError: it is no identifier, or it is taken
-    """
-    if not isinstance(name, str) or not name.isidentifier() or not name.isascii():
-        raise ConfigError(
-            f"a modality's name is a letter and then letters, digits and '_' (my_network), got "
-            f"{name!r}"
-        )
-    if hasattr(nn.ModuleDict(), name):
-        raise ConfigError(f"the name {name!r} means something to torch; choose another, my_{name}")
-    taken = {
-        word for m in known.values()
-        for word in (m.name, m.stem, m.stem.removeprefix("tok_"), m.tokenizer) if word
-    }  # fmt: skip
-    if name in taken | set(tokenizers) | {TEXT}:
-        raise ConfigError(
-            f"the model already has something called {name!r} (modalities: {sorted(known)}); "
-            "choose another name"
-        )
-
-
-def check_embedder(embedder: NetworkEmbedder) -> None:
-    """Refuses a network that reads no pictures.
-
-    Raises:
-        FourMError: it embeds text alone
-    """
-    if "image" not in embedder.can:
-        raise FourMError(
-            f"'{embedder.name}' cannot embed pictures; it embeds {', '.join(embedder.can)}. Give "
-            "a network with an image tower"
-        )

@@ -1,0 +1,60 @@
+"""One stage of a recipe: a verb with its options, or a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.cli.output import say
+from fourm_lite.cli.verbs import VERBS
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.recipe import arguments_of
+from fourm_lite.training.staged import Stage
+
+STAGES = ("convert", "pseudolabel", "tokenize", "mix-photos", "add-embedding", "spread",
+          "calibrate", "evaluate retrieval", "evaluate any2any", "evaluate tokenizers",
+          "evaluate zeroshot")  # fmt: skip
+"""Verbs that a recipe may run: those that make or measure, and none that deletes or serves."""
+
+
+def run_stage(stage: Stage, place: Path) -> Mapping[str, Any]:
+    """What a stage found; a training says its steps and its folder.
+
+    Raises:
+        ConfigError: no such verb, or it has no such option
+    """
+    say(f"stage {stage.name}", aside=True)
+    if stage.recipe:
+        return _trained(stage, place)
+    function = _function(stage)
+    options = arguments_of(function, stage.options, where=f"stages.{stage.name}.options")
+    function(**options)
+    return {"verb": stage.verb}
+
+
+def _function(stage: Stage) -> Callable[..., Any]:
+    if stage.verb not in STAGES:
+        raise ConfigError(
+            f"stage {stage.name!r}: a recipe may run {', '.join(STAGES)}; got {stage.verb!r}."
+            f"{suggest(stage.verb, STAGES)}"
+        )
+    module, _, name = VERBS[stage.verb].place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def _trained(stage: Stage, place: Path) -> Mapping[str, Any]:
+    from fourm_lite.cli.train import train_recipe
+    from fourm_lite.training.checkpoints import checkpoints
+
+    course = dict(stage.recipe.get("train", {}))
+    told = {**stage.recipe, "train": {**course, "out": str(place)}}
+    facts = train_recipe(told, {}, resume=bool(checkpoints(place)), where=f"stages.{stage.name}")
+    if not facts["finished"]:
+        raise ConfigError(
+            f"stage {stage.name!r} stopped at step {facts['steps']}, as its max_seconds asks; "
+            "start the recipe again to go on"
+        )
+    return {**facts, "folder": str(facts["folder"])}
