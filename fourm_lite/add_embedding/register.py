@@ -107,8 +107,7 @@ def register_embedding(
     if source.source.resolve() == folder.resolve():
         raise ConfigError(f"the grown model needs a folder of its own, got {folder} for both")
     with alone(folder):
-        for place in (folder, *folder.glob("*"), *folder.glob("*/*")):
-            remove_leftovers(place, alone=True)
+        remove_leftovers(folder, alone=True)
         stages = Stages.open(folder)
         run = _Run.open(
             name, embedder, str(model), source, tokenizers, chosen, stages, progress or _silent

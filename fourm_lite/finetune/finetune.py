@@ -159,8 +159,7 @@ def finetune(
             there is no GPU and one is asked for
     """
     with alone(out):
-        for place in (out, out / "features"):
-            remove_leftovers(place, alone=True)
+        remove_leftovers(out, alone=True)
         return _finetune(
             source, data, out, config or FinetuneConfig(), image_size, resume, device, progress
         )

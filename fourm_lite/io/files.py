@@ -44,7 +44,8 @@ ADVICE = {
     errno.EFBIG: "raise the limit (ulimit -f) and try again",
 }
 _LEFTOVER = re.compile(
-    r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<draw>[0-9a-f]{8})\.tmp", re.DOTALL
+    r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)(-(?P<start>\d+))?-(?P<draw>[0-9a-f]{8})\.tmp",
+    re.DOTALL,
 )
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # file systems that know none
 _live: set[str] = set()  # draws of this process that are being written
@@ -157,16 +158,18 @@ def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
     """Removes what killed processes left in a folder while they wrote.
 
     Args:
-        folder: looked at without its sub-folders; it may be absent
-        alone: nobody else can be writing here, so what other machines left goes too
+        folder: may be absent
+        alone: nobody else can be writing here or below (a lock says so), so whatever was left
+            goes, in all sub-folders too; else only the folder itself is looked at, and only what
+            processes of this machine left that are gone
     """
-    paths: list[Path] = []
-    with contextlib.suppress(OSError):  # absent, or not ours to read
-        paths = list(folder.iterdir())
-    for path in paths:
-        found = _LEFTOVER.fullmatch(path.name)
-        if found and (alone or _is_dead(**found.groupdict())) and found["draw"] not in _live:
-            _remove(path)
+    for place, folders, files in os.walk(folder):  # what cannot be read is not ours to clean
+        for name in (*folders, *files):
+            found = _LEFTOVER.fullmatch(name)
+            if found and (alone or _is_dead(**found.groupdict())) and found["draw"] not in _live:
+                _remove(Path(place, name))
+        if not alone:
+            return
 
 
 @contextlib.contextmanager
@@ -200,7 +203,8 @@ def _draft(target: Path) -> Iterator[Path]:
     """A name beside the target that no other process or thread has; nothing is left under it."""
     draw = secrets.token_hex(4)
     name = target.name.encode()[:150].decode(errors="ignore")  # a name has 255 bytes at most
-    draft = target.with_name(f".{name}.{_machine()}-{os.getpid()}-{draw}.tmp")
+    process = f"{os.getpid()}-{_start(os.getpid())}"
+    draft = target.with_name(f".{name}.{_machine()}-{process}-{draw}.tmp")
     _live.add(draw)
     try:
         yield draft
@@ -229,7 +233,16 @@ def _machine() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
-def _is_dead(machine: str, process: str, draw: str) -> bool:
+def _start(process: int) -> int:
+    """When a process began: a number is given again to others. 0 where the system does not tell."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_text(errors="replace")
+    except OSError:
+        return 0
+    return int(told.rpartition(")")[2].split()[19])  # clock ticks since the machine began
+
+
+def _is_dead(machine: str, process: str, start: str | None, draw: str) -> bool:
     """Whether the writer of a draft is known to be gone."""
     if machine != _machine() or os.name != "posix":
         return False
@@ -241,7 +254,8 @@ def _is_dead(machine: str, process: str, draw: str) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-    return False
+    began = _start(int(process))
+    return bool(start and int(start) and began and int(start) != began)
 
 
 def _is_device(path: Path) -> bool:

@@ -368,6 +368,10 @@ def find_modality(name: str, known: Mapping[str, Modality], *, role: str) -> str
     Raises:
         UnknownNameError: no modality, or more than one, is called so
     """
+    if not isinstance(name, str):
+        raise UnknownNameError(
+            f"a {role} is named by a text, got {name!r:.200}; it is one of {sorted(known)}"
+        )
     if name in known:
         return name
     for spelling in _SPELLINGS:

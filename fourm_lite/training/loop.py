@@ -166,6 +166,7 @@ def _fit(run: _Run, resume: bool, progress: StepProgress | None) -> FitResult:
     if run.is_main:
         remove_leftovers(config.out, alone=True)
     ledger = run.restore(resume)
+    prune(config.out, config.keep)  # a kill may have come before older checkpoints were removed
     run.history.open(ledger.step, run.is_main)
     started = time.monotonic()
     numbers: dict[str, float] = {}
@@ -324,8 +325,6 @@ class _Run:
         found = checkpoints(self.config.out)
         if not found or found[-1].name != f"step-{ledger.step:08d}":
             self.save(ledger)
-        else:  # a kill may have come between the last save and the removal of older ones
-            prune(self.config.out, self.config.keep)
         self.accelerator.wait_for_everyone()
         self.model.eval()
         averaged = self.ema.applied(self.model) if self.ema else nullcontext()

@@ -88,12 +88,17 @@ def test_a_kill_while_anything_is_removed_is_gone_on_from(tmp_path, grown_from, 
         next(path.rglob("*.*")).unlink()
         raise KilledError
 
-    for more in ({}, {}, {"tokens": 3}):  # both stages' checkpoints; then stages made anew
+    def killed(**more):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.shutil, "rmtree", cut_short)
             with pytest.raises(KilledError):
                 call(**more)
+
+    killed()  # while the checkpoints of the tokenizer are removed, then those of the model
+    killed()
     call()
+    assert not list(tmp_path.rglob(".*.tmp"))
+    killed(tokens=3)  # while stages are removed to be made anew
     added = call(tokens=3)
 
     assert added.report["tuning"]["cross_entropy_of_start"] > 0

@@ -214,3 +214,27 @@ def test_no_half_of_a_removed_folder_bears_its_name(tmp_path, monkeypatch):
     monkeypatch.undo()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == []
+
+
+def test_a_number_that_another_process_has_got_protects_no_leftover(tmp_path):
+    with replacing(tmp_path / "file") as draft:
+        draft.write_text("whole")
+        start = files._start(os.getpid())
+    living = f"{os.getppid()}-{files._start(os.getppid())}"
+    kept = draft.name.replace(f"{os.getpid()}-{start}", living)
+    left = draft.name.replace(f"{os.getpid()}-{start}", f"{os.getppid()}-1")
+    (tmp_path / kept).write_text("")
+    (tmp_path / left).write_text("")
+
+    remove_leftovers(tmp_path)
+
+    assert names(tmp_path) == sorted(["file", kept])
+
+
+def test_who_is_alone_removes_what_was_left_in_any_folder_below(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", LEAVE, str(tmp_path / "a" / "b")], check=True)
+
+    remove_leftovers(tmp_path, alone=True)
+
+    assert names(tmp_path / "a" / "b") == []

@@ -166,3 +166,9 @@ def test_a_word_that_is_not_known_is_told_and_the_others_are_read(pipe, caplog):
 
     assert np.isfinite(found).all()
     assert "does not know '犬'" in caplog.text
+
+
+@pytest.mark.parametrize("name", [["caption"], {"caption": 1}, 3, None])
+def test_a_name_that_is_no_text_names_no_modality(pipe, name):
+    with pytest.raises(FourMError, match="named by a text"):
+        pipe.embedding_target(name) if name is not None else pipe.generate({"rgb": photo()}, [name])

@@ -23,6 +23,7 @@ from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, StorageError
 from fourm_lite.io import files
 from fourm_lite.io.locks import alone
+from fourm_lite.training import loop
 from fourm_lite.training.checkpoints import FILES, checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.processes import scoped_noise
@@ -168,6 +169,24 @@ def test_a_kill_while_old_checkpoints_are_removed_leaves_no_half_one(tmp_path, m
 
     assert result.ledger.step == 12
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_old_checkpoints_that_a_kill_left_go_when_the_run_goes_on_wherever_it_ends(
+    tmp_path, monkeypatch
+):
+    task, stream = tokenizing()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "prune", lambda *_: None)
+        with pytest.raises(Stop):
+            fit(task, stream, course(tmp_path, steps=12, save_every=3), progress=stop_at(10))
+    assert len(checkpoints(tmp_path)) == 3
+
+    task, stream = tokenizing()
+    go_on = course(tmp_path, steps=12, save_every=3, keep=1)
+    with pytest.raises(Stop):
+        fit(task, stream, go_on, resume=True, progress=stop_at(11))
+
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000009"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -184,6 +184,7 @@ def _user_column(name: str, values: Any, count: int) -> Any:
             f"a column cannot be named '{name}'; names are free but for {', '.join(RESERVED)}, "
             "names with a dot and names that begin with '_'"
         )
+    _check_spelling(name, name)
     if isinstance(values, pa.ChunkedArray):
         array = values.combine_chunks()
     elif isinstance(values, pa.Array):
@@ -196,7 +197,32 @@ def _user_column(name: str, values: Any, count: int) -> Any:
             raise ConfigError(f"column '{name}' is not of one Arrow type: {error}") from error
     if len(array) != count:
         raise ShapeError(f"column '{name}' has {len(array)} values for {count} ids")
+    _check_fields(name, array.type)
     return without_nan(array)
+
+
+def _check_fields(column: str, kind: Any) -> None:
+    """Refuses names of inner fields that the engine would store as others."""
+    import pyarrow as pa
+
+    if not pa.types.is_nested(kind):
+        return
+    for field in (kind.field(i) for i in range(kind.num_fields)):
+        _check_spelling(column, field.name)
+        _check_fields(column, field.type)
+
+
+def _check_spelling(column: str, name: str) -> None:
+    """Refuses names that the engine cuts at a NUL, or that are no Unicode text.
+
+    Raises:
+        ConfigError: it is one; the message names the column
+    """
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ConfigError(
+            f"column {column!r} bears, or holds a field with, the name {name!r}; names are Unicode "
+            "text without NUL"
+        )
 
 
 def _compressed() -> dict[bytes, bytes]:

@@ -351,3 +351,15 @@ def test_a_row_of_thousands_of_columns_is_refused_at_once(index, rng):
 
     assert time.monotonic() - started < 1
     assert index.columns == ["id", "vector", "year"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\0", "a\ud800"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_name_that_the_engine_would_store_as_another_is_refused(index, rng, name, inside):
+    column = {"a": [{name: 1}]} if inside else {name: [1]}
+    index.add(["0"], unit(rng, 1), a=[{"b": 1}])
+
+    with pytest.raises(ConfigError, match=r"Unicode text without NUL|not of one Arrow type"):
+        index.add(["1"], unit(rng, 1), **column)
+
+    assert len(index) == 1
