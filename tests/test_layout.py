@@ -30,7 +30,8 @@ FLOORS = (
     ("names",),
     ("reading",),
     ("nn",),
-    ("modalities", "io"),
+    ("io",),
+    ("modalities",),
     ("families",),
     ("batch", "tokenization", "photos"),
     ("model", "data"),
@@ -150,6 +151,33 @@ def test_there_is_no_import_circle():
 
     for name in graph:
         visit(name, ())
+
+
+DOORS = {
+    # `FMViT.from_pretrained`, as every class of weights has it; the loader makes the class
+    ("fourm_lite.backbone.vit", "fourm_lite.backbone.load"),
+    # `FourM.score`; what it does reads the model and stands in a file of its own
+    ("fourm_lite.model.fourm", "fourm_lite.model.likelihood"),
+}
+"""Imports inside a method of a class that make a circle, on purpose: the only ones."""
+
+
+def test_the_only_circles_are_the_doors_of_two_classes():
+    graph = {name: own(imports(path)) & MODULES.keys() - {name} for name, path in MODULES.items()}
+
+    def reachable(name: str) -> set[str]:
+        found: set[str] = set()
+        todo = [name]
+        while todo:
+            fresh = graph[todo.pop()] - found
+            found |= fresh
+            todo += fresh
+        return found
+
+    for name, other in DOORS:
+        assert other in graph[name], f"{name} has no door to {other} any more: take it out of DOORS"
+        graph[name] = graph[name] - {other}
+    assert not [name for name in graph if name in reachable(name)]
 
 
 def lines_of_code(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

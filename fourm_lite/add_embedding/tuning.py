@@ -34,7 +34,7 @@ from fourm_lite.training.checkpoints import checkpoints
 from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
-from fourm_lite.training.tasks import PretrainTask
+from fourm_lite.training.tasks import LossRecipe, PretrainTask
 
 SOFT = 0.04  # temperature of the soft targets, as in generation/models/mini.toml
 START = "start.json"
@@ -191,7 +191,7 @@ def tune(
     size = entry.max_tokens * (entry.vocab_size or 0) ** 2
     soft = {entry.name: soft_targets(tokenizer, SOFT)} if size <= MAX_SOFT else {}
     task = PretrainTask(
-        grown, soft=soft, contrast={entry.name: 0.5}, match={entry.name: 1.0},
+        grown, LossRecipe(contrast={entry.name: 0.5}, match={entry.name: 1.0}), soft=soft,
         tokenizers={entry.name: tokenizer},
     )  # fmt: skip
     result = fit(

@@ -102,8 +102,8 @@ def pseudolabel(
     """
     if words is not None:
         return _texts(photos, split, words, (model, share, spread), out, as_json)
-    from fourm_lite.data.pseudolabel import Labeller, LabelRun
-    from fourm_lite.data.teachers import formulas, onnx_teachers
+    from fourm_lite.data.labellers import Labeller, formulas, onnx_teachers
+    from fourm_lite.data.pseudolabel import LabelRun
     from fourm_lite.modalities.crops import CropPolicy
 
     made: list[Labeller] = formulas([n.strip() for n in labels.split(",") if n.strip()])
@@ -145,8 +145,7 @@ def _tell(facts: dict[str, Any], left_out: list[Any], as_json: bool) -> None:
 
 def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list[Any]:
     """The labellers of class maps that are asked for."""
-    from fourm_lite.data.pseudolabel import SegmentationTeacher
-    from fourm_lite.data.teachers import given_maps
+    from fourm_lite.data.labellers import SegmentationTeacher, given_maps
 
     made: list[Any] = []
     if segmentation is not None:
@@ -237,7 +236,7 @@ def _check(names: list[str]) -> None:
 
 def _network(word: str, kind: str) -> Any:
     """An embedder as a labeller: `NAME=SPEC`."""
-    from fourm_lite.data.teachers import NetworkLabeller
+    from fourm_lite.data.labellers import NetworkLabeller
     from fourm_lite.embedders.load import load_embedder
     from fourm_lite.errors import ConfigError
 

@@ -51,7 +51,8 @@ def _trained(stage: Stage, place: Path) -> Mapping[str, Any]:
 
     course = dict(stage.recipe.get("train", {}))
     told = {**stage.recipe, "train": {**course, "out": str(place)}}
-    facts = train_recipe(told, {}, resume=bool(checkpoints(place)), where=f"stages.{stage.name}")
+    where = f"stages.{stage.name}"
+    facts = train_recipe(told, where=where, resume=bool(checkpoints(place)))
     if not facts["finished"]:
         raise ConfigError(
             f"stage {stage.name!r} stopped at step {facts['steps']}, as its max_seconds asks; "

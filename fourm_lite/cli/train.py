@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,9 +44,7 @@ def train(
                 )
             facts = _stages(told, out)
         else:
-            given = {"steps": steps, "out": out}
-            changes = {name: value for name, value in given.items() if value is not None}
-            facts = train_recipe(told, changes, resume=resume, where=str(recipe))
+            facts = train_recipe(told, where=str(recipe), steps=steps, out=out, resume=resume)
     if as_json:
         print_json({**facts, "left_out": left_out_facts(left_out)})
     else:
@@ -55,45 +52,13 @@ def train(
         say_left_out(left_out)
 
 
-def train_recipe(
-    told: Mapping[str, Any], changes: Mapping[str, Any], *, resume: bool, where: str
-) -> dict[str, Any]:
-    """Trains what one recipe describes; `changes` replace fields of its `[train]`.
+def train_recipe(tables: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """What `training.train.train` made of a recipe, its steps and its folder."""
+    from fourm_lite.training.train import train as run
 
-    Raises:
-        ConfigError: the recipe is wrong; `where` says which
-    """
-    from fourm_lite.io.recipe import from_dict
-    from fourm_lite.training.loop import fit
-
-    kind, opened = _kind(told)
-    try:
-        described = from_dict(kind, told)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    config = replace(described.train, **changes)
-    task, stream = opened(described)
-    result = fit(task, stream, config, resume=resume, progress=_told)
-    return {"steps": result.ledger.step, "finished": result.done, "folder": config.out}
-
-
-def _kind(told: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The dataclass of a recipe, by its tables, and what makes its task and its stream."""
-    from fourm_lite.training.joint import JointRecipe, joint_training
-    from fourm_lite.training.joint_space import JointSpaceRecipe, joint_space_training
-    from fourm_lite.training.recipes import ModelRecipe, pretraining
-    from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
-
-    def space(recipe: JointSpaceRecipe) -> Any:
-        with count_progress("photos") as counts:
-            return joint_space_training(recipe, progress=counts.tell)
-
-    kinds = {
-        "joint": (JointRecipe, joint_training),
-        "joint_space": (JointSpaceRecipe, space),
-        "tokenizer": (TokenizerRecipe, tokenizer_training),
-    }
-    return next((kind for name, kind in kinds.items() if name in told), (ModelRecipe, pretraining))
+    with count_progress("photos") as counts:
+        result = run(tables, progress=_told, before=counts.tell, **options)
+    return {"steps": result.ledger.step, "finished": result.done, "folder": result.out}
 
 
 def _stages(told: Mapping[str, Any], out: Path | None) -> dict[str, Any]:

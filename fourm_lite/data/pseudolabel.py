@@ -3,27 +3,27 @@
 Resumable: a shard that is already written is not computed again, unless one of its photos was
 replaced. Crops depend on the seed and the id of the photo alone, so a second run cuts the same
 places. Shards are plain npz without pickle.
+
+What a folder is made of is noted when it is begun, and compared when it goes on. A label notes its
+source in its own folder, so that labels can be added one by one; labels that were made before
+sources were noted have none, and go on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from fourm_lite.data.edges import canny
 from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
-from fourm_lite.data.label_provenance import claim, claim_labels
-from fourm_lite.data.palette import describe, palette
+from fourm_lite.data.labellers import Cuts, Labeller
 from fourm_lite.data.tar_samples import KEPT
 from fourm_lite.data.unread import (
     check_same,
@@ -32,249 +32,20 @@ from fourm_lite.data.unread import (
     note_of_left_out,
     opened,
 )
-from fourm_lite.errors import ConfigError, FourMError, check_most, suggest
-from fourm_lite.io.files import remove_leftovers, write_npz
-from fourm_lite.io.onnx import fold_weights, with_outputs
-from fourm_lite.modalities.codec_types import Crop
-from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, cut_labels, to_settings
+from fourm_lite.errors import ConfigError, FourMError, check_most
+from fourm_lite.io.files import remove_leftovers, write_json, write_npz
+from fourm_lite.io.locks import alone
+from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, to_settings
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
 from fourm_lite.progress import Progress
-from fourm_lite.reading.regular import read_bytes
 
 log = logging.getLogger(__name__)
-Pixels = npt.NDArray[np.uint8]
 CROPS = "crop_settings"
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """The crops of some photos, decoded; photos that cannot be read are left out.
-
-    Shapes:
-        pixels: uint8[B, n, S, S, 3], B photos of n crops each
-    """
-
-    records: Sequence[Record]
-    crops: Sequence[Sequence[Crop]]
-    sizes: Sequence[tuple[int, int]]
-    pixels: Pixels
-    left_out: tuple[Skipped, ...] = ()
-
-
-class Labeller(Protocol):
-    """Something that says a thing about each crop."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The labels that it makes."""
-        ...
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """One array [B, n, ...] for each of `names`."""
-        ...
-
-
-@dataclass
-class OnnxTeacher:
-    """Outputs of a network in an ONNX file, called with pixels in [0, 1].
-
-    Units:
-        outputs: label name -> output of the file, or a tensor inside its graph; half: stored as
-            float16
-    """
-
-    path: Path
-    outputs: Mapping[str, str]
-    size: int = 224
-    threads: int = 1
-    half: frozenset[str] = frozenset()
-    batch: int = 16
-    _session: Any = field(default=None, repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The labels that it makes."""
-        return tuple(self.outputs)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """Runs the network over all crops."""
-        count = cuts.pixels.shape[:2]
-        flat = cuts.pixels.reshape(-1, *cuts.pixels.shape[2:])
-        parts = [self._run(flat[i : i + self.batch]) for i in range(0, len(flat), self.batch)]
-        out: dict[str, npt.NDArray[Any]] = {}
-        for k, name in enumerate(self.outputs):
-            value = np.concatenate([p[k] for p in parts])
-            value = value.astype(np.float16) if name in self.half else value
-            out[name] = value.reshape(*count, *value.shape[1:])
-        return out
-
-    def ranks(self) -> dict[str, int]:
-        """Every output of the file and what else is asked for, and how many axes each has.
-
-        Raises:
-            ConfigError: an output is neither one of the file nor a tensor of floats in its graph
-        """
-        self._open()
-        return {o.name: len(o.shape) for o in self._session.get_outputs()}
-
-    def _open(self) -> None:
-        if self._session is None:
-            self._session = _onnx_session(self.path, self.threads, list(self.outputs.values()))
-
-    def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
-        self._open()
-        x = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255.0
-        result: list[npt.NDArray[Any]] = self._session.run(
-            list(self.outputs.values()), {self._session.get_inputs()[0].name: x}
-        )
-        return result
-
-
-def _onnx_session(path: Path, threads: int, outputs: Sequence[str] = ()) -> Any:
-    """A session of the file; `outputs` that it does not give are looked for inside its graph."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise FourMError("a teacher in ONNX form needs `pip install onnxruntime`") from error
-    if not Path(path).is_file():
-        raise FourMError(f"expected an ONNX file, found none at {path}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    fold_weights(options, Path(path))
-    start = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
-    session = start(str(path), options)
-    known = [o.name for o in session.get_outputs()]
-    inner = [name for name in outputs if name not in known]
-    if not inner:
-        return session
-    try:
-        return start(with_outputs(read_bytes(path), inner), options)
-    except Exception as error:  # onnxruntime's own classes derive from RuntimeError, or do not
-        raise ConfigError(
-            f"{path} has no output {inner[0]!r}, nor floats of that name inside."
-            f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
-        ) from error
-
-
-@dataclass
-class SegmentationTeacher:
-    """Class maps of an ONNX segmentation network, by argmax after enlarging its scores.
-
-    Units:
-        size: side that the network reads, 32k + 1; map_size: side of the class map
-    """
-
-    path: Path
-    size: int = 385
-    map_size: int = 56
-    threads: int = 1
-    names: tuple[str, ...] = ("semseg",)
-    _session: Any = field(default=None, repr=False)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """Class maps uint8[B, n, map_size, map_size]."""
-        flat = cuts.pixels.reshape(-1, *cuts.pixels.shape[2:])
-        maps = np.stack([self._one(pixels) for pixels in flat])
-        return {self.names[0]: maps.reshape(*cuts.pixels.shape[:2], *maps.shape[1:])}
-
-    def _one(self, pixels: Pixels) -> Pixels:
-        from PIL import Image
-
-        if self._session is None:
-            self._session = _onnx_session(self.path, self.threads)
-        image = Image.fromarray(pixels).resize((self.size,) * 2, Image.Resampling.BICUBIC)
-        x = (np.asarray(image).transpose(2, 0, 1)[None] / 255).astype(np.float32)
-        (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: x})
-        scores = torch.nn.functional.interpolate(
-            torch.from_numpy(logits), (self.map_size,) * 2, mode="bilinear", align_corners=True
-        )
-        return scores[0].argmax(0).to(torch.uint8).numpy()
-
-
-@dataclass
-class GivenMaps:
-    """Class maps that somebody made before, cut as the photo is cut.
-
-    Shapes:
-        maps: id -> uint8[h, w] of the whole photo
-    """
-
-    maps: Mapping[str, Pixels]
-    map_size: int = 56
-    names: tuple[str, ...] = ("semseg",)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """Class maps uint8[B, n, map_size, map_size]."""
-        absent = [r.id for r in cuts.records if r.id not in self.maps]
-        if absent:
-            raise FourMError(f"{len(absent)} photos have no class map, such as {absent[0]!r}")
-        rows = [
-            [cut_labels(self.maps[r.id], c, of=size, size=self.map_size) for c in crop]
-            for r, crop, size in zip(cuts.records, cuts.crops, cuts.sizes, strict=True)
-        ]
-        return {self.names[0]: np.array(rows, dtype=np.uint8)}
-
-
-@dataclass
-class EdgeLabeller:
-    """Canny edges, eight pixels a byte."""
-
-    sigma: float = 1.4
-    low: float = 0.04
-    high: float = 0.10
-    names: tuple[str, ...] = ("canny_edge",)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """Packed edges uint8[B, n, S, S/8]; `unpack_edges` gives them back."""
-        rows = []
-        for pixels in cuts.pixels:
-            image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            rows.append(canny(image, sigma=self.sigma, low=self.low, high=self.high).numpy())
-        return {self.names[0]: np.packbits(np.stack(rows), axis=-1)}
-
-
-def unpack_edges(packed: Pixels) -> npt.NDArray[np.bool_]:
-    """Edges of an `EdgeLabeller`: uint8[..., S, S/8] -> bool[..., S, S]."""
-    return np.unpackbits(packed, axis=-1).astype(bool)
-
-
-@dataclass
-class PaletteLabeller:
-    """The main colours of each crop, padded with -1."""
-
-    count: int = 7
-    names: tuple[str, ...] = ("color_palette",)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """Colours int16[B, n, count, 3], the most frequent first."""
-        out = np.full((*cuts.pixels.shape[:2], self.count, 3), -1, dtype=np.int16)
-        for i, j in np.ndindex(out.shape[:2]):
-            colors = palette(cuts.pixels[i, j], self.count)
-            out[i, j, : len(colors)] = colors
-        return {self.names[0]: out}
-
-
-METADATA = ("original_width", "original_height", "colorfulness", "brightness", "contrast",
-            "saturation", "entropy")  # fmt: skip
-"""What `MetadataLabeller` writes, in the order of its last axis."""
-
-
-@dataclass
-class MetadataLabeller:
-    """Numbers of each crop, in the order of `METADATA`; width and height are those of the file."""
-
-    names: tuple[str, ...] = ("metadata",)
-
-    def __call__(self, cuts: Cuts) -> dict[str, npt.NDArray[Any]]:
-        """float32[B, n, len(METADATA)]."""
-        out = np.zeros((*cuts.pixels.shape[:2], len(METADATA)), dtype=np.float32)
-        for i, j in np.ndindex(out.shape[:2]):
-            height, width = cuts.sizes[i]
-            numbers = describe(cuts.pixels[i, j])
-            numbers |= {"original_width": float(width), "original_height": float(height)}
-            out[i, j] = [numbers[name] for name in METADATA]
-        return {self.names[0]: out}
+RUN, SOURCE = "run.json", "source.json"
+_PLAIN = (str, int, float, bool, type(None))
+_SPEED = ("threads", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,3 +163,100 @@ def crop_rng(identity: str, seed: int) -> np.random.Generator:
     """The random numbers of one photo: they depend on its id and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
+    """Notes what a folder of labels is made of.
+
+    Raises:
+        ConfigError: it was begun with other records, crops or seed
+    """
+    digest = hashlib.sha256("\n".join(r.id for r in records).encode()).hexdigest()
+    mine = {"records": len(records), "ids_sha256": digest, "run": _plain(run)}
+    path = out / RUN
+    with alone(out, wait=True):
+        remove_leftovers(out)
+        theirs = read_note(path, begun=any(out.glob("*/shard-*.npz")))
+        if theirs is None:
+            write_json(path, mine)
+        elif theirs != json.loads(json.dumps(mine)):
+            raise ConfigError(
+                f"{out} was begun with {theirs.get('records')} records and {theirs.get('run')}, "
+                f"this run has {len(records)} and {mine['run']}; choose another folder"
+            )
+
+
+def read_note(path: Path, *, begun: bool) -> dict[str, Any] | None:
+    """What a folder says it is made of; None where it says nothing yet.
+
+    Args:
+        path: the note, a JSON object
+        begun: there is something beside it that it must tell of; else a damaged one says nothing
+
+    Raises:
+        ConfigError: it is damaged
+    """
+    if not path.is_file():
+        return None
+    try:
+        return read_json_object(path)
+    except FourMError as error:
+        if not begun:
+            return None
+        raise ConfigError(
+            f"{path}, which says what its folder is made of, is damaged ({error}); if you know "
+            "that this run has the same data and settings, remove that file and start again; else "
+            "choose another folder"
+        ) from error
+
+
+def _plain(run: LabelRun) -> Any:
+    policy = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(run.policy).items()}
+    return {**vars(run), "policy": policy}
+
+
+def claim_labels(out: Path, labellers: Sequence[Labeller]) -> None:
+    """Notes what makes each label, in its folder.
+
+    Raises:
+        ConfigError: a label was begun by another source or with other settings
+    """
+    sources = {name: source_of(la, name) for la in labellers for name in la.names}
+    begun = {name for name in sources if any((out / name).glob("shard-*.npz"))}
+    with alone(out, wait=True):
+        for name, mine in sources.items():
+            theirs = read_note(out / name / SOURCE, begun=name in begun)
+            if theirs not in (None, mine):
+                raise ConfigError(
+                    f"the label {name!r} in {out} was made by {theirs}, now it would be by {mine}; "
+                    "give it another name or choose another folder"
+                )
+        for name, mine in sources.items():
+            if name not in begun:
+                write_json(out / name / SOURCE, mine)
+            remove_leftovers(out / name)
+
+
+def source_of(labeller: Labeller, name: str) -> dict[str, Any]:
+    """The kind of a labeller and what decides one of its labels: files by a hash, plain settings.
+
+    What only decides the speed is left out.
+    """
+    told: dict[str, Any] = {"kind": type(labeller).__name__}
+    if not is_dataclass(labeller):
+        return told
+    for entry in fields(labeller):
+        value = getattr(labeller, entry.name)
+        if isinstance(value, Path):
+            told[entry.name] = value.name
+            told[f"{entry.name}_sha256"] = _digest(value) if value.is_file() else ""
+        elif isinstance(value, Mapping):
+            told |= {entry.name: value[name]} if isinstance(value.get(name), str) else {}
+        elif isinstance(value, _PLAIN) and entry.repr and entry.name not in _SPEED:
+            told[entry.name] = value
+    return told
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

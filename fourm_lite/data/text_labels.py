@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.data.freshness import CONTENT, lacks
-from fourm_lite.data.label_provenance import claim, claim_labels
 from fourm_lite.data.label_rows import read_vectors
 from fourm_lite.data.linear import ridge_from_words, unit
-from fourm_lite.data.pseudolabel import CROPS, LabelRun
+from fourm_lite.data.labellers import NetworkLabeller
+from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, claim_labels
 from fourm_lite.data.shards import aligned
-from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fourm_lite.data.freshness import digests, has_note, note_of, write_note
-from fourm_lite.data.label_provenance import read_note
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, unpack_edges
+from fourm_lite.data.labellers import unpack_edges
+from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, read_note
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.unread import left_out_of, opened
 from fourm_lite.errors import ConfigError, FourMError

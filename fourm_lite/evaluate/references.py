@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_lite.data.pseudolabel import (
+from fourm_lite.data.labellers import (
     METADATA,
     Cuts,
     EdgeLabeller,

@@ -6,12 +6,13 @@ Tensor names need no translation: the modules of `fourm_lite.model` bear ml-4m's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.infer import infer_modality
 from fourm_lite.io.keys import check_sizes, near
+from fourm_lite.io.recipe import from_dict
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
@@ -41,46 +42,50 @@ class Entry(Protocol):
         """Its fields as JSON values."""
 
 
-@dataclass(frozen=True)
-class Key:
-    """One key of an ml-4m config."""
+@dataclass(frozen=True, kw_only=True)
+class FMKeys:
+    """The keys of an ml-4m config, and its defaults."""
 
-    type: type
-    default: Any = None
-    required: bool = False
+    domains_in: list[str]
+    domains_out: list[str]
+    image_size: int
+    patch_size: int
+    dim: int = 768
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    act_layer: str
+    norm_bias: bool
+    gated_mlp: bool = False
+    qk_norm: bool = False
+    share_modality_embeddings: bool = True
+    decoder_causal_mask: bool = False
+    decoder_sep_mask: bool = True
+    num_register_tokens: int = 0
+    drop_path_rate_encoder: float = 0.0
+    drop_path_rate_decoder: float = 0.0
+    shared_drop_path: bool = False
+    use_act_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that no model has, and lists that name a modality twice."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not 0 <= value <= MAX_SIZE:
+                raise ConfigError(f"'{name}' should be 0 to {MAX_SIZE}, got {value!r:.40}")
+        for key in ("domains_in", "domains_out"):
+            _check_names(key, getattr(self, key))
 
 
-FM_KEYS: dict[str, Key] = {
-    "domains_in": Key(list, required=True),
-    "domains_out": Key(list, required=True),
-    "image_size": Key(int, required=True),
-    "patch_size": Key(int, required=True),
-    "dim": Key(int, 768),
-    "encoder_depth": Key(int, 12),
-    "decoder_depth": Key(int, 12),
-    "num_heads": Key(int, 12),
-    "mlp_ratio": Key(float, 4.0),
-    "qkv_bias": Key(bool, True),
-    "proj_bias": Key(bool, True),
-    "mlp_bias": Key(bool, True),
-    "act_layer": Key(str, required=True),
-    "norm_bias": Key(bool, required=True),
-    "gated_mlp": Key(bool, False),
-    "qk_norm": Key(bool, False),
-    "share_modality_embeddings": Key(bool, True),
-    "decoder_causal_mask": Key(bool, False),
-    "decoder_sep_mask": Key(bool, True),
-    "num_register_tokens": Key(int, 0),
-    "drop_path_rate_encoder": Key(float, 0.0),
-    "drop_path_rate_decoder": Key(float, 0.0),
-    "shared_drop_path": Key(bool, False),
-    "use_act_checkpoint": Key(bool, False),
-}
 # What a file of the ViT alone may leave out: none of it reaches the encoder. Its norms store a bias
 # either way (zeros where the model has none).
 VIT_DEFAULTS: dict[str, Any] = {"domains_out": [], "decoder_depth": 0, "norm_bias": True}
 _TOKENIZER_KEYS = {"codebook_size", "quant_type", "enc_type", "dec_type", "latent_dim"}
 MAX_SIZE = 1 << 20
+FM_NAMES = tuple(f.name for f in fields(FMKeys))
 
 
 def fourm_config(
@@ -123,22 +128,19 @@ def fourm_config(
 def _checked(
     config: Mapping[str, Any], checkpoint: Checkpoint, left_out: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Every key of `FM_KEYS` with a value of its type, defaults filled in."""
+    """Every key of `FMKeys` with a value of its type, defaults filled in."""
     for name in config:
-        if name not in FM_KEYS:
+        if name not in FM_NAMES:
             raise ConfigError(_unknown(name, config))
-    defaults = {**left_out, **_vit_defaults(checkpoint)}
-    values = {}
-    for name, key in FM_KEYS.items():
-        if name not in config and key.required and name not in defaults:
-            raise ConfigError(f"the config of a 4M model needs the key {name!r}, it is missing")
-        value = config.get(name, defaults.get(name, key.default))
-        values[name] = _typed(name, value, key.type)
-    return values
+    keys = {**left_out, **_vit_defaults(checkpoint), **config}
+    try:
+        return vars(from_dict(FMKeys, keys))
+    except ConfigError as error:
+        raise ConfigError(f"the config of a 4M model: {error}") from error
 
 
 def _unknown(name: str, config: Mapping[str, Any]) -> str:
-    hint = near(str(name), FM_KEYS)
+    hint = near(str(name), FM_NAMES)
     if len(_TOKENIZER_KEYS & set(config)) >= 2:
         hint = " This looks like a tokenizer: open it with fourm_lite.load_tokenizer."
     return f"the config of a 4M model has no key {str(name)[:80]!r}.{hint}"
@@ -154,31 +156,13 @@ def _vit_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     return {**VIT_DEFAULTS, "domains_in": list(inputs)}
 
 
-def _typed(name: str, value: Any, wanted: type) -> Any:
-    if wanted is float and type(value) is int and abs(value) <= MAX_SIZE:
-        value = float(value)
-    if type(value) is tuple and wanted is list:
-        value = list(value)
-    if type(value) is not wanted:
-        raise ConfigError(
-            f"the config key {name!r} should be of type {wanted.__name__}, got {value!r:.80}"
-        )
-    if isinstance(value, int) and not 0 <= value <= MAX_SIZE:
-        raise ConfigError(f"the config key {name!r} should be 0 to {MAX_SIZE}, got {value!r:.40}")
-    if isinstance(value, list):
-        _check_names(name, value)
-    return value
-
-
-def _check_names(key: str, names: list[Any]) -> None:
+def _check_names(key: str, names: list[str]) -> None:
     for name in names:
-        if not isinstance(name, str) or not name or len(name) > 200:
-            raise ConfigError(
-                f"the config key {key!r} should list names of modalities, got {name!r:.80}"
-            )
+        if not name or len(name) > 200:
+            raise ConfigError(f"{key!r} should list names of modalities, got {name!r:.80}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"the config key {key!r} lists {twice!r} twice")
+        raise ConfigError(f"{key!r} lists {twice!r} twice")
 
 
 def _entry(

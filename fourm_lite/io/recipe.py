@@ -91,14 +91,15 @@ def _joined(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """A dataclass from a table of plain values; `where` names the table in errors.
 
-    Understands bool, int, float, str, Path, Literal, unions, tuples, lists, string-keyed mappings,
-    Any, and dataclasses of those. Integers pass for floats; nothing else is converted.
+    Understands bool, int, float, str, Path, Literal, unions, tuples, lists, frozen sets, mappings
+    with keys of text, Any, and dataclasses of those. Integers pass for floats; nothing else is
+    converted.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'the recipe'} should be a table, got {_shown(data)}")
+        raise ConfigError(f"{where or cls.__name__} should be a table, got {_shown(data)}")
     known = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
@@ -107,7 +108,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
                 f"{suggest(str(key)[:200], known)} Known: {', '.join(known)}"
             )
     hints = get_type_hints(cls)
-    values = {key: _convert(hints[key], value, _path(where, key)) for key, value in data.items()}
+    values = {key: convert(hints[key], value, _path(where, key)) for key, value in data.items()}
     missing = [key for key, f in known.items() if key not in values and _is_required(f)]
     if missing:
         raise ConfigError(
@@ -139,11 +140,15 @@ def arguments_of(
     missing = [k for k, p in known.items() if k not in table and p.default is Parameter.empty]
     if missing:
         raise ConfigError(f"{where or function.__name__} needs the key {missing[0]!r}")
-    return {key: _convert(hints[key], value, _path(where, key)) for key, value in table.items()}
+    return {key: convert(hints[key], value, _path(where, key)) for key, value in table.items()}
 
 
-def _convert(wanted: Any, value: Any, where: str) -> Any:
-    """The value as the wanted type; an error that tells both when it is not."""
+def convert(wanted: Any, value: Any, where: str) -> Any:
+    """The value as the wanted type.
+
+    Raises:
+        ConfigError: it is of another; tells both, and where it stands
+    """
     if wanted is Any:
         return value
     origin = get_origin(wanted)
@@ -153,11 +158,16 @@ def _convert(wanted: Any, value: Any, where: str) -> Any:
         return _literal(wanted, value, where)
     if isinstance(origin, type) and issubclass(origin, tuple):
         return _tuple(wanted, value, where)
+    if origin is frozenset:
+        listed = sorted(value) if isinstance(value, set | frozenset) else value
+        inner = get_args(wanted)[0]
+        found = (convert(inner, v, f"{where}[{i}]") for i, v in enumerate(items(listed, where)))
+        return frozenset(found)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(wanted, value, where)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        items = _items(value, where)
-        return [_convert(get_args(wanted)[0], v, f"{where}[{i}]") for i, v in enumerate(items)]
+        inner = get_args(wanted)[0]
+        return [convert(inner, v, f"{where}[{i}]") for i, v in enumerate(items(value, where))]
     if is_dataclass(wanted) and isinstance(wanted, type):
         return value if isinstance(value, wanted) else from_dict(wanted, value, where=where)
     return _scalar(wanted, value, where)
@@ -196,7 +206,7 @@ def _union(wanted: Any, value: Any, where: str) -> Any:
     complaints: list[ConfigError] = []
     for member in members:
         try:
-            return _convert(member, value, where)
+            return convert(member, value, where)
         except ConfigError as error:
             complaints.append(error)
     tables = [m for m in members if is_dataclass(m)]
@@ -214,24 +224,29 @@ def _literal(wanted: Any, value: Any, where: str) -> Any:
 
 
 def _tuple(wanted: Any, value: Any, where: str) -> tuple[Any, ...]:
-    items = _items(value, where)
+    found = items(value, where)
     inner = get_args(wanted)
     if len(inner) == 2 and inner[1] is Ellipsis:
-        inner = (inner[0],) * len(items)
-    if len(items) != len(inner):
-        raise ConfigError(f"'{where}' should hold {len(inner)} values, got {len(items)}")
-    pairs = zip(inner, items, strict=True)
-    return tuple(_convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(pairs))
+        inner = (inner[0],) * len(found)
+    if len(found) != len(inner):
+        raise ConfigError(f"'{where}' should hold {len(inner)} values, got {len(found)}")
+    pairs = zip(inner, found, strict=True)
+    return tuple(convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(pairs))
 
 
 def _mapping(wanted: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"'{where}' should be a table, got {_shown(value)}")
     inner = get_args(wanted)[1]
-    return {str(key): _convert(inner, v, _path(where, str(key))) for key, v in value.items()}
+    return {str(key): convert(inner, v, _path(where, str(key))) for key, v in value.items()}
 
 
-def _items(value: Any, where: str) -> Sequence[Any]:
+def items(value: Any, where: str) -> Sequence[Any]:
+    """The items of a list or tuple.
+
+    Raises:
+        ConfigError: it is none
+    """
     if not isinstance(value, list | tuple):
         raise ConfigError(f"'{where}' should be a list, got {_shown(value)}")
     return value

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.io.recipe import convert
 from fourm_lite.modalities.codec_types import Codec
 from fourm_lite.names import check_name, is_inside
 
@@ -79,6 +80,13 @@ class Modality:
     def __post_init__(self) -> None:
         """Refuses entries that contradict themselves."""
         needs_vocab = self.kind in ("grid", "sequence")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            numbers = value if f.name == "grid" and value is not None else (value,)
+            if any(isinstance(n, int) and not 0 <= n < MAX_NUMBER for n in numbers):
+                raise ConfigError(
+                    f"{f.name} of '{self.name}' should be 0 to {MAX_NUMBER - 1}, got {value!r:.80}"
+                )
         if not self.name:
             raise ConfigError("a modality needs a name, got an empty one")
         check_name(self.name, "the name of a modality")
@@ -207,51 +215,13 @@ class Modality:
         Raises:
             ConfigError: a key is unknown, or a value has the wrong type
         """
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"a modality should be a table of its fields, got {data!r:.80}")
-        known = {f.name: str(f.type) for f in fields(cls) if f.name != "codec"}
-        for key, value in data.items():
-            if key not in known:
-                raise ConfigError(
-                    f"a modality has no field {key!r:.80}.{suggest(str(key)[:80], known)}"
-                )
-            _check_field(key, value, known[key])
-        if missing := {"name", "kind"} - set(data):
-            raise ConfigError(f"a modality needs the field {min(missing)!r}, got {data!r:.80}")
-        values = dict(data)
         try:
-            if values.get("grid") is not None:
-                values["grid"] = tuple(int(side) for side in values["grid"])
-            if "directions" in values:
-                values["directions"] = frozenset(values["directions"])
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"cannot read the modality {data.get('name')!r}: {error}") from error
-
-
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "bool": (bool,),
-    "tuple[int, int]": (list, tuple),
-    "frozenset[Direction]": (list, tuple, set, frozenset),
-}  # every other field is text
-
-
-def _check_field(key: str, value: Any, annotation: str) -> None:
-    """Refuses a stored value of another type than the field, and numbers beyond any tensor."""
-    plain = annotation.removesuffix(" | None")
-    if value is None and plain != annotation:
-        return
-    allowed = _JSON_TYPES.get(plain, (str,))
-    items = value if isinstance(value, list | tuple) else [value]
-    numbers = [n for n in items if isinstance(n, int)] if int in allowed or key == "grid" else []
-    if (
-        not isinstance(value, allowed)
-        or (isinstance(value, bool) and bool not in allowed)
-        or (key == "grid" and len(numbers) != 2)
-        or not all(0 <= n < MAX_NUMBER for n in numbers)
-    ):
-        raise ConfigError(f"the field {key!r} of a modality should be {plain}, got {value!r:.80}")
+            if isinstance(data, Mapping) and "codec" in data:
+                raise ConfigError("has no field 'codec': a codec is code, and not stored")
+            return convert(cls, data, "")
+        except ConfigError as error:
+            name = data.get("name") if isinstance(data, Mapping) else data
+            raise ConfigError(f"the modality {name!r:.80}: {error}") from error
 
 
 def _json_value(value: Any) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fourm_lite.errors import ConfigError, UnknownNameError, check_most, suggest
+from fourm_lite.io.recipe import from_dict, items
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.nn.blocks import MAX_DEPTH, MAX_WIDTH, BlockConfig
 
@@ -19,12 +20,13 @@ POSITIONS = ("stored", "interpolated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FourMConfig:
-    """What a FourM model is made of; the words are those of 4M's published configs.
+class FourMConfig(BlockConfig):
+    """What a FourM model is made of: its blocks, and what is around them.
+
+    The words are those of 4M's published configs.
 
     Units:
         positions: "stored" tables fit one grid; "interpolated" ones are resized to any
-        empty_rows: see `BlockConfig`
         tied_tables: whether a target's token table and logits are one tensor
     Raises:
         ConfigError: fields that contradict each other
@@ -36,14 +38,6 @@ class FourMConfig:
     encoder_depth: int = 12
     decoder_depth: int = 12
     num_heads: int = 12
-    mlp_ratio: float = 4.0
-    act_layer: str = "GELU"
-    gated_mlp: bool = False
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    mlp_bias: bool = True
-    norm_bias: bool = True
-    qk_norm: bool = False
     share_modality_embeddings: bool = True
     decoder_causal_mask: bool = False
     decoder_sep_mask: bool = True
@@ -55,12 +49,11 @@ class FourMConfig:
     image_size: int = 224
     patch_size: int = 16
     positions: str = "stored"
-    empty_rows: str = "mean"
     tied_tables: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built."""
-        self.block  # noqa: B018  checks dim, num_heads and act_layer
+        super().__post_init__()
         if self.positions not in POSITIONS:
             raise ConfigError(f"positions is one of {POSITIONS}, got {self.positions!r}")
         check_most(MAX_DEPTH, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
@@ -124,26 +117,9 @@ class FourMConfig:
                 f"{version!r:.40}; "
                 "update fourm_lite, or check that this is a model and not a tokenizer"
             )
-        check_keys(values)
-        for side in ("inputs", "outputs"):
-            if side not in values:
-                raise ConfigError(f"a fourm config needs the key {side!r}")
-            values[side] = tuple(Modality.from_dict(m) for m in values[side])
-        return cls(**values)
-
-
-def check_keys(values: Mapping[str, Any], given: Iterable[str] = ()) -> None:
-    """Refuses keyword arguments that `FourMConfig` does not take, or of another type.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type, or one of those that are `given` already
-    """
-    known = {f.name: f for f in fields(FourMConfig) if f.name not in given}
-    for key, value in values.items():
-        if key not in known:
-            hint = suggest(str(key)[:80], known)
-            raise ConfigError(f"a fourm config has no key {key!r:.80}.{hint}")
-        _check_type(key, value, known[key].type)
+        for side in {"inputs", "outputs"} & values.keys():
+            values[side] = tuple(map(Modality.from_dict, items(values[side], side)))
+        return from_dict(cls, values)
 
 
 def _pick(
@@ -160,21 +136,6 @@ def _pick(
                 + suggest(name, by_name)
             )
     return tuple(by_name[name] for name in wanted)
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "tuple[Modality, ...]": (list, tuple),
-}
-
-
-def _check_type(key: str, value: Any, wanted: Any) -> None:
-    allowed = _TYPES[str(wanted)]
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise ConfigError(f"config key {key!r} must be {wanted}, got {value!r}")
 
 
 _SIZES: dict[str, dict[str, int]] = {

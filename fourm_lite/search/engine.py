@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.embedders.rerankers import PairReranker
+from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.answers import FIRST, Question, evidence_of_answers

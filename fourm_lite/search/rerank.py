@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from fourm_lite.embedders.base import Reads
 from fourm_lite.embedders.features import read_place
-from fourm_lite.embedders.rerankers import PairReranker, load_reranker
+from fourm_lite.embedders.pairs import PairReranker
+from fourm_lite.embedders.rerankers import load_reranker
 from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.likelihood import pictures_of

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.embedders.base import NetworkEmbedder, Vectors
-from fourm_lite.embedders.rerankers import PairReranker
+from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.errors import ConfigError
 from fourm_lite.metrics.measures import ranked_measures
 

@@ -1,4 +1,4 @@
-"""Opening and saving VQ tokenizers: from our own format, or from a published 4M tokenizer.
+"""Opening VQ tokenizers: from our own format, or from a published 4M tokenizer.
 
 Nothing is initialised that is then overwritten: the modules are built without storage and take
 the mapped tensors of the file, by name and strictly.
@@ -10,7 +10,6 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,7 @@ from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.nn.device import usable_device
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig, parse_config
-from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.tokenization.vq.vqvae import TWINS, VQTokenizer
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Source
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # Names of the ViT-VQGAN code that 4M's tokenizers grew from
 RENAMED = ((re.compile(r"^(post_)?quant_conv(\.0)?\."), r"\1quant_proj."),)
-# One convolution of UViT decoders is stored under two names; a file may hold either
-TWINS = ((".downsample_mid.conv.", ".downsample_mid.Conv2d_0."),)
 
 
 def load_tokenizer(
@@ -76,18 +73,6 @@ def tokenizer_from_state(config: Mapping[str, Any], weights: Mapping[str, Tensor
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     parsed, names = _plan(config, shapes)
     return _built(parsed, {name: weights[name] for name in names}, list(shapes))
-
-
-def save_tokenizer(tokenizer: VQTokenizer, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors in our own format."""
-    from fourm_lite.io.checkpoint import write
-
-    weights = {
-        name: value.detach().contiguous()
-        for name, value in tokenizer.state_dict().items()
-        if not any(twin in f".{name}" for _, twin in TWINS)
-    }
-    write(Path(folder), tokenizer.config.to_dict(), weights)
 
 
 def _plan(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.data.label_rows import LabelRows, read_labels
+from fourm_lite.data.labellers import METADATA
 from fourm_lite.data.loader import Component
-from fourm_lite.data.pseudolabel import METADATA
 from fourm_lite.data.shards import (
     CROPS,
     AlignedSamples,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.data.loader import MaskedBatch
+from fourm_lite.errors import ConfigError
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.losses import LossKind, pretraining_loss
 from fourm_lite.tokenization.vq.losses import reconstruction_loss
@@ -64,52 +65,74 @@ class TokenizerTask:
         self.model.save(folder)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossRecipe:
+    """The loss and its additions.
+
+    Units:
+        kind: "mod" is the mean over modalities, "token" the mean over tokens
+        soft: modality -> temperature of soft targets (`global_losses.soft_targets`)
+        contrast: modality -> weight of `likelihood_contrast`; match: of `embedding_contrast`
+        regress: modality -> weight of `embedding_regression`, in batches that hold the label of its
+            tokenizer's name
+        distill: label of a teacher's feature map or vector -> weight; its size is read from the
+            labels. A weight of 0 leaves it out, where a base has it
+        distill_after: label of a map -> the encoder block that is to know it, from 1; without an
+            entry it is asked of the encoder's output
+    """
+
+    kind: LossKind = "mod"
+    soft: Mapping[str, float] = field(default_factory=dict)
+    contrast: Mapping[str, float] = field(default_factory=dict)
+    contrast_temperature: float = 4.0
+    match: Mapping[str, float] = field(default_factory=dict)
+    match_temperature: float = 0.07
+    regress: Mapping[str, float] = field(default_factory=dict)
+    distill: Mapping[str, float] = field(default_factory=dict)
+    distill_after: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Leaves out the maps of no weight: their heads need labels, which are large."""
+        used = {name: weight for name, weight in self.distill.items() if weight}
+        object.__setattr__(self, "distill", used)
+        if unknown := sorted(set(self.distill_after) - set(used)):
+            raise ConfigError(f"losses.distill_after names {unknown}, losses.distill does not")
+
+
 @dataclass
 class PretrainTask:
     """Masked prediction of any modality from any others.
 
     Units:
-        kind: "mod" is the mean over modalities, "token" the mean over tokens
-        soft: modality -> soft targets float[L, V, V] (`global_losses.soft_targets`)
-        contrast: modality -> weight of `likelihood_contrast`; contrast_temperature: its temperature
-        match: modality -> weight of `embedding_contrast`; match_temperature: its temperature
-        regress: modality -> weight of `embedding_regression`, in batches that hold the label of its
-            tokenizer's name
-        distill: label of a feature map or vector -> weight of `distill.unexplained`; the model is
-            then a `DistilledFourM`
-        tokenizers: of the modalities in `match` and `regress`
+        losses: with `losses.distill` the model is a `DistilledFourM`
+        soft: modality -> soft targets float[L, V, V], of those in `losses.soft`
+        tokenizers: of the modalities in `losses.match` and `losses.regress`
         extra: the config's "extra" entry when saved: data, licence, steps
     """
 
     model: FourM
-    kind: LossKind = "mod"
+    losses: LossRecipe = field(default_factory=LossRecipe)
     figures: Figures = field(default=_nothing)
     extra: Mapping[str, Any] = field(default_factory=dict)
     soft: Mapping[str, Tensor] = field(default_factory=dict)
-    contrast: Mapping[str, float] = field(default_factory=dict)
-    contrast_temperature: float = 4.0
-    match: Mapping[str, float] = field(default_factory=dict)
-    match_temperature: float = 0.07
     tokenizers: Mapping[str, VQTokenizer] = field(default_factory=dict)
-    regress: Mapping[str, float] = field(default_factory=dict)
-    distill: Mapping[str, float] = field(default_factory=dict)
 
     def step(self, model: nn.Module, batch: MaskedBatch, generator: torch.Generator) -> Losses:
         """Cross-entropy of the targets."""
-        maps = {n: v for n, v in batch.labels.items() if n in self.distill}
+        maps = {n: v for n, v in batch.labels.items() if n in self.losses.distill}
         sizes = (batch.input_budget, batch.target_budget)
         guesses: Mapping[str, Guess] = {}
-        if self.distill:
+        if self.losses.distill:
             grids = {n: grid_of(v) for n, v in maps.items()}
             predictions, guesses = model(batch.batch, *sizes, maps=grids)
         else:
             predictions = model(batch.batch, *sizes)
-        loss, parts = pretraining_loss(predictions, self.kind)
+        loss, parts = pretraining_loss(predictions, self.losses.kind)
         shown = {f"loss/{n}": v for n, v in parts.items() if len(predictions[n].ids)}
         further, more = self._further(predictions, batch, parts)
         for name, guess in guesses.items():
             more[f"distill/{name}"] = unexplained(guess, maps[name])
-            further = further + self.distill[name] * more[f"distill/{name}"]
+            further = further + self.losses.distill[name] * more[f"distill/{name}"]
         return Losses(loss + further, {**shown, **more}, batch.batch.size)
 
     def _further(
@@ -119,7 +142,7 @@ class PretrainTask:
         total, shown = torch.zeros(()), {}
         size = batch.batch.size
         present = sum(1 for p in predictions.values() if len(p.ids))
-        known = {*self.soft, *self.contrast, *self.match, *self.regress}
+        known = {*self.soft, *self.losses.contrast, *self.losses.match, *self.losses.regress}
         for name in sorted(known & set(predictions)):
             prediction = predictions[name]
             length = self.model.modality(name).max_tokens
@@ -130,11 +153,11 @@ class PretrainTask:
                 soft = soft_cross_entropy(prediction, self.soft[name].to(total.device))
                 total = total + (soft - parts[name]) / present  # in place of the one-hot loss
                 shown[f"soft/{name}"] = soft
-            if name in self.contrast:
+            if name in self.losses.contrast:
                 pair = likelihood_contrast(
-                    prediction, length, temperature=self.contrast_temperature
+                    prediction, length, temperature=self.losses.contrast_temperature
                 )
-                total = total + self.contrast[name] * pair
+                total = total + self.losses.contrast[name] * pair
                 shown[f"contrast/{name}"] = pair
             more, told = self._of_embedding(name, prediction, batch, length)
             total = total + more
@@ -146,8 +169,8 @@ class PretrainTask:
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The losses on the expected embedding, which is decoded once."""
         vectors = batch.labels.get(self.model.modality(name).tokenizer or "")
-        match = self.match.get(name, 0.0)
-        regress = self.regress.get(name, 0.0) if vectors is not None else 0.0
+        match = self.losses.match.get(name, 0.0)
+        regress = self.losses.regress.get(name, 0.0) if vectors is not None else 0.0
         if not match and not regress:
             return 0.0, {}
         tokenizer = self.tokenizers[name].to(prediction.logits.device)
@@ -156,7 +179,7 @@ class PretrainTask:
         if match:
             ids = prediction.ids.unflatten(0, (-1, length))
             shown[f"match/{name}"] = embedding_contrast(
-                found, tokenizer, ids, temperature=self.match_temperature
+                found, tokenizer, ids, temperature=self.losses.match_temperature
             )
         if regress and vectors is not None:
             shown[f"regress/{name}"] = embedding_regression(found, tokenizer, vectors)

@@ -21,6 +21,7 @@ from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.crops import CropPolicy, cut_image, random_crop
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.photos.records import Record, read_caption_list
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
@@ -181,6 +182,17 @@ def open_tokenizer(source: str) -> VQTokenizer:
     folder = resolve(source)
     weights = folder / "weights"
     return load_tokenizer(weights if weights.is_dir() else folder)
+
+
+def tokenizer_of(entry: Modality) -> VQTokenizer:
+    """The tokenizer that a modality names, not to be trained.
+
+    Raises:
+        ConfigError: it names none
+    """
+    if entry.tokenizer is None:
+        raise ConfigError(f"'{entry.name}' names no tokenizer, and its codes are needed")
+    return open_tokenizer(entry.tokenizer).requires_grad_(False)
 
 
 def tokenizer_training(recipe: TokenizerRecipe) -> tuple[TokenizerTask, ArrayStream]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.data.label_provenance import RUN, claim
-from fourm_lite.data.pseudolabel import EdgeLabeller, LabelRun, PaletteLabeller, pseudolabel
+from fourm_lite.data.labellers import EdgeLabeller, PaletteLabeller
+from fourm_lite.data.pseudolabel import RUN, LabelRun, claim, pseudolabel
 from fourm_lite.errors import ConfigError, StorageError
 from fourm_lite.photos.records import read_records
 
@@ -87,7 +87,8 @@ def test_a_full_disk_keeps_finished_shards_and_the_run_goes_on(tmp_path, photos,
 BOTH = """
 import sys
 from pathlib import Path
-from fourm_lite.data.pseudolabel import EdgeLabeller, LabelRun, PaletteLabeller, pseudolabel
+from fourm_lite.data.labellers import EdgeLabeller, PaletteLabeller
+from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.photos.records import read_records
 labellers = {"edges": EdgeLabeller(), "palette": PaletteLabeller()}
 records = read_records(Path(sys.argv[1]))

@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_lite.data.label_provenance import claim_labels
 from fourm_lite.data.label_rows import read_labels
-from fourm_lite.data.loader import Component, MaskedStream, Orders
-from fourm_lite.data.pseudolabel import (
+from fourm_lite.data.labellers import (
     EdgeLabeller,
     GivenMaps,
-    LabelRun,
     MetadataLabeller,
+    NetworkLabeller,
     OnnxTeacher,
     PaletteLabeller,
-    pseudolabel,
     unpack_edges,
 )
+from fourm_lite.data.loader import Component, MaskedStream, Orders
+from fourm_lite.data.pseudolabel import LabelRun, claim_labels, pseudolabel
 from fourm_lite.data.shards import (
     AlignedSamples,
     aligned,
@@ -33,7 +32,6 @@ from fourm_lite.data.shards import (
     write_tokens,
 )
 from fourm_lite.data.tar_samples import read_tars, write_tar
-from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.crops import (
     CropPolicy,

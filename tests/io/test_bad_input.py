@@ -20,7 +20,7 @@ from tiny import tiny_config, tiny_model
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import read
-from fourm_lite.io.ml4m import FM_KEYS
+from fourm_lite.io.ml4m import FM_NAMES
 from fourm_lite.io.tensor_info import TensorInfo
 from fourm_lite.io.writing import encode_header, write_file
 from fourm_lite.model.load import load_model
@@ -112,7 +112,7 @@ def _keys(value):
 
 def ml4m_table():
     config = tiny_config("swiglu")
-    table = {key: getattr(config, key) for key in FM_KEYS if not key.startswith("domains")}
+    table = {key: getattr(config, key) for key in FM_NAMES if not key.startswith("domains")}
     # names that no table knows: the tensors tell what they are
     return table | {
         "domains_in": [f"x_{m.name}" for m in config.inputs],
@@ -157,7 +157,7 @@ def open_vit(source):
 def test_a_bent_config_does_no_harm(good, tmp_path, kind, data):
     table = json.loads((good / kind / "config.json").read_text())
     write_once(tmp_path / "model.safetensors", (good / kind / "model.safetensors").read_bytes())
-    text = json.dumps(bent(data, table, FM_KEYS))
+    text = json.dumps(bent(data, table, FM_NAMES))
     (tmp_path / "config.json").write_text(text)
 
     with harmless(tmp_path):

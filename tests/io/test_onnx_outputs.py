@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourm_lite.data.pseudolabel import Cuts
-from fourm_lite.data.teachers import onnx_teachers
+from fourm_lite.data.labellers import Cuts, onnx_teachers
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.onnx import message_field, with_outputs
 

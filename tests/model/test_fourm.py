@@ -221,9 +221,9 @@ def test_config_survives_its_json_form():
     ("change", "message"),
     [
         ({"dimm": 16}, "no key 'dimm'.*Did you mean 'dim'"),
-        ({"dim": "16"}, "'dim' must be int"),
+        ({"dim": "16"}, "'dim' should be an integer"),
         ({"num_heads": 3}, "multiple of num_heads"),
-        ({"qk_norm": 1}, "'qk_norm' must be bool"),
+        ({"qk_norm": 1}, "'qk_norm' should be true or false"),
         ({"format": 99}, "format 99"),
         ({"act_layer": "GeLU"}, "act_layer must be one of"),
     ],

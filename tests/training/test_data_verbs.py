@@ -11,9 +11,8 @@ from PIL import Image
 
 from fourm_lite.cli import main
 from fourm_lite.data.label_rows import read_labels
-from fourm_lite.data.pseudolabel import Cuts, GivenMaps
+from fourm_lite.data.labellers import Cuts, GivenMaps, NetworkLabeller, formulas, onnx_teachers
 from fourm_lite.data.shards import read_tokens
-from fourm_lite.data.teachers import NetworkLabeller, formulas, onnx_teachers
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.load import load_tokenizer

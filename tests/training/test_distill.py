@@ -10,8 +10,8 @@ import torch
 from tiny_photos import COLOURS, picture
 from tiny_training import course, read_recipe
 
-from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, PaletteLabeller, pseudolabel
-from fourm_lite.data.teachers import NetworkLabeller
+from fourm_lite.data.labellers import MetadataLabeller, NetworkLabeller, PaletteLabeller
+from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.load import load_model
 from fourm_lite.photos.records import read_records
@@ -23,7 +23,7 @@ from fourm_lite.training.distill import (
     unexplained,
 )
 from fourm_lite.training.loop import fit
-from fourm_lite.training.recipes import pretraining
+from fourm_lite.training.pretraining import pretraining
 
 RECIPE = """
 text = "text_mini"

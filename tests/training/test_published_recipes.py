@@ -15,7 +15,8 @@ from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.losses import LOSSES
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
-from fourm_lite.training.recipes import ModelRecipe, pretraining
+from fourm_lite.training.pretraining import pretraining
+from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
 
 ROOT = Path(__file__).resolve().parents[2]

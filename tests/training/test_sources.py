@@ -11,12 +11,14 @@ import torch
 from tiny_training import read_recipe
 
 from fourm_lite.cli import main
-from fourm_lite.data.pseudolabel import LabelRun, MetadataLabeller, pseudolabel
+from fourm_lite.data.labellers import MetadataLabeller
+from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.data.shards import write_tokens
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.training.loop import fit
-from fourm_lite.training.recipes import ModelRecipe, pretraining
+from fourm_lite.training.pretraining import pretraining
+from fourm_lite.training.recipes import ModelRecipe
 
 RECIPE = """
 text = "text_mini"

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from tiny_photos import COLOURS, picture
 from tiny_training import read_recipe
 
+from fourm_lite.data.labellers import NetworkLabeller
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.data.shards import write_tokens
-from fourm_lite.data.teachers import NetworkLabeller
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import load_text_tokenizer
+from fourm_lite.training.initial.build import build_model
 from fourm_lite.training.initial.closed_form import start_vectors
 from fourm_lite.training.initial.code_tables import code_vectors, space_of_words
 from fourm_lite.training.initial.token_statistics import word_vectors
-from fourm_lite.training.recipes import build_model
 
 NAMES = sorted(COLOURS)
 RECIPE = """

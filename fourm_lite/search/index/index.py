@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError, check_most
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.search.index.codes import Codes, Decode, check_codes
@@ -94,7 +95,7 @@ class Index:
             ConfigError: there is an index already, or a field is unknown
         """
         address = _address(path)
-        made = Manifest.of({"space": space, **manifest})
+        made = from_dict(Manifest, {"space": space, **manifest})
         create_manifest(address, made)
         return cls(address, made, memory_limit=memory_limit, decode=decode, options=options)
 

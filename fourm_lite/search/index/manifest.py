@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_leftovers, write_whole
 from fourm_lite.io.locks import alone
 from fourm_lite.io.recipe import from_dict
@@ -74,18 +74,6 @@ class Manifest:
                 f"this version reads index format {FORMAT}, the manifest says {self.format}; "
                 "update fourm_lite or build the index again"
             )
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Manifest:
-        """Builds a manifest from a mapping; an unknown name is refused."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise ConfigError(
-                    f"a manifest has no field '{name}'.{suggest(name, known)} "
-                    "Put facts of your own in extra={...}"
-                )
-        return cls(**fields)
 
     def require_space(self, space: str | None) -> None:
         """Refuses a query of another space and names both; ``None`` is not checked."""

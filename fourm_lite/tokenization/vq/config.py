@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.recipe import convert
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def parse_config(raw: Mapping[str, Any], keys: Iterable[str] = ()) -> TokenizerC
     if unknown:
         log.debug("config keys without a meaning here: %s", ", ".join(unknown))
     values = {
-        name: _converted(name, raw[name], hints[name])
+        name: convert(hints[name], _number(raw[name], hints[name]), name)
         for name in hints.keys() & raw.keys()
         if name != "kind" and not (raw[name] is None and _has_default(name))
     }
@@ -262,54 +262,11 @@ def _has_default(name: str) -> bool:
     return any(f.name == name and f.default is not None for f in fields(TokenizerConfig))
 
 
-def _converted(name: str, value: Any, hint: Any) -> Any:
-    """The value in the type of its field; numbers may come as text ('1e-05' in YAML metadata)."""
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    options = get_args(hint) if is_union else (hint,)
-    for option in options:
-        result = _as(value, option)
-        if result is not _MISFIT:
-            return result
-    raise ConfigError(f"tokenizer config key {name!r} expects {_spelled(hint)}, got {value!r}")
-
-
-_MISFIT: Any = object()
-
-
-def _as(value: Any, hint: Any) -> Any:
-    if hint is type(None):
-        return None if value is None else _MISFIT
-    if typing.get_origin(hint) is Literal:
-        return value if isinstance(value, str) and value in get_args(hint) else _MISFIT
-    if typing.get_origin(hint) is tuple:
-        return _as_tuple(value, get_args(hint))
-    if hint is float:
-        return _as_float(value)
-    if isinstance(value, bool) != (hint is bool):
-        return _MISFIT
-    return value if isinstance(value, hint) else _MISFIT
-
-
-def _as_tuple(value: Any, items: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple):
-        return _MISFIT
-    kind = items[0]
-    if items[-1] is not Ellipsis and len(value) != len(items):
-        return _MISFIT
-    converted = tuple(_as(item, kind) for item in value)
-    return _MISFIT if any(item is _MISFIT for item in converted) else converted
-
-
-def _as_float(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return _MISFIT
+def _number(value: Any, hint: Any) -> Any:
+    """Numbers may come as text ('1e-05' in metadata)."""
+    if hint is not float or not isinstance(value, str):
+        return value
     try:
         return float(value)
     except ValueError:
-        return _MISFIT
-
-
-def _spelled(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(v) for v in get_args(hint))
-    return hint.__name__ if isinstance(hint, type) else str(hint)
+        return value

@@ -44,6 +44,9 @@ from fourm_lite.tokenization.vq.quantize import VectorQuantizer
 from fourm_lite.tokenization.vq.unet import PatchedUNet
 from fourm_lite.tokenization.vq.uvit import UViT
 
+# One convolution of UViT decoders is stored under two names; a file may hold either
+TWINS = ((".downsample_mid.conv.", ".downsample_mid.Conv2d_0."),)
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -239,9 +242,14 @@ class VQTokenizer(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors, which `load_tokenizer` reads."""
-        from fourm_lite.tokenization.load import save_tokenizer
+        from fourm_lite.io.checkpoint import write
 
-        save_tokenizer(self, folder)
+        weights = {
+            name: value.detach().contiguous()
+            for name, value in self.state_dict().items()
+            if not any(twin in f".{name}" for _, twin in TWINS)
+        }
+        write(Path(folder), self.config.to_dict(), weights)
 
     def _check_decodes(self) -> None:
         if self.config.kind == "VQControlNet":

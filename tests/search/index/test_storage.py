@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError, FourMError, StorageError
+from fourm_lite.io.recipe import from_dict
 from fourm_lite.search.index import manifest as manifests
 from fourm_lite.search.index.filters import in_filter
 from fourm_lite.search.index.index import Index
@@ -141,11 +142,11 @@ def test_a_manifest_returns_as_it_was_written(tmp_path):
 
 def test_a_manifest_refuses_what_it_cannot_mean(tmp_path):
     with pytest.raises(ConfigError, match="needs the name of its space"):
-        Manifest.of({"space": ""})
+        from_dict(Manifest, {"space": ""})
     with pytest.raises(ConfigError, match="Did you mean 'tokenizer'"):
-        Manifest.of({"space": "a", "tokeniser": "x"})
+        from_dict(Manifest, {"space": "a", "tokeniser": "x"})
     with pytest.raises(ConfigError, match="index format 1, the manifest says 9"):
-        Manifest.of({"space": "a", "format": 9})
+        from_dict(Manifest, {"space": "a", "format": 9})
     with pytest.raises(ConfigError, match="made with model ab, the query with model cd"):
         Manifest(space="a", fingerprints={"model": "ab"}).require_fingerprints({"model": "cd"})
     (tmp_path / "manifest.json").write_text("{")

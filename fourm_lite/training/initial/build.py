@@ -1,0 +1,153 @@
+"""The model of a recipe with the weights that it begins with: drawn, or what others learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from fourm_lite.data.label_rows import read_labels
+from fourm_lite.data.shards import aligned, read_tokens
+from fourm_lite.data.unread import usable
+from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.io.hub import resolve
+from fourm_lite.model.fourm import FourM
+from fourm_lite.photos.records import Record, read_records
+from fourm_lite.tokenization.words.text import load_text_tokenizer
+from fourm_lite.training.distill import DistilledFourM
+from fourm_lite.training.initial.code_tables import (
+    CodesRecipe,
+    code_vectors,
+    space_of_words,
+    start_codes,
+    table_of,
+)
+from fourm_lite.training.initial.convolutions import start_convolutions
+from fourm_lite.training.initial.start import start_from_vit
+from fourm_lite.training.initial.token_statistics import Calibration, calibrate, parts_of
+from fourm_lite.training.recipe_data import DataRecipe, in_order
+from fourm_lite.training.recipes import ModelRecipe, StartRecipe
+from fourm_lite.training.tokenizer_recipes import tokenizer_of
+
+_BESIDE = re.compile(r"\.conv(olutions|_map)\.")
+
+
+def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None = None) -> FourM:
+    """The model of a recipe with the weights that it begins with.
+
+    Units:
+        hints: shapes of the maps that are distilled, a `DistilledFourM` then
+    Raises:
+        ConfigError: `start.model` is of another size or has other modalities
+    """
+    start = recipe.start
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        config = recipe.config()
+        after = recipe.losses.distill_after
+        model = DistilledFourM(config, hints, after) if hints else FourM(config)
+        model.init_weights()
+    if start.model is not None:
+        _go_on_from(model, start.model, new=start.convolutions is not None)
+    if (file := new_convolutions(start)) is not None:
+        start_convolutions(model, file)
+    if start.vit is not None:
+        from safetensors.torch import load_file
+
+        start_from_vit(model, load_file(resolve(start.vit)))
+    if start.calibration is not None:
+        _calibrate(recipe, model, start.calibration)
+    if start.codes is not None:
+        _begin_codes(recipe, model, start.codes)
+    return model
+
+
+def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
+    """Takes over the weights of a trained model; the recipe's own config stays.
+
+    Units:
+        new: the model may have convolutions that the source lacks
+    """
+    from fourm_lite.model.load import load_model
+
+    opened = load_model(source)
+    model.family = opened.family
+    theirs = {name: value.float() for name, value in opened.state_dict().items()}
+    own = model.saved_state()
+    if new:
+        own = {n: v for n, v in own.items() if n in theirs or not _BESIDE.search(n)}
+    other = sorted(n for n in {*own, *theirs} if _shape(own, n) != _shape(theirs, n))
+    if other:
+        name = other[0]
+        raise ConfigError(
+            f"start.model {source} does not fit the recipe: '{name}' is {_shape(theirs, name)} "
+            f"there and {_shape(own, name)} here, and {len(other) - 1} more differ; copy its "
+            "modalities and sizes into the recipe"
+        )
+    model.load_state_dict(theirs, strict=False)  # heads that are not saved keep what they have
+
+
+def new_convolutions(start: StartRecipe) -> Path | None:
+    """The file that convolutions begin with; None where `start.model` has trained ones."""
+    if start.convolutions is None or start.model is None:
+        return start.convolutions
+    from fourm_lite.io.checkpoint import read
+
+    trained = any(_BESIDE.search(name) for name in read(start.model).tensors)
+    return None if trained else start.convolutions
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
+    return list(state[name].shape) if name in state else None
+
+
+def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
+    records, values = _labelled(recipe, recipe.data, "calibration")
+    calibrate(
+        model,
+        records,
+        values[:, 0],
+        tokenizer_of(model.modality(options.target)),
+        load_text_tokenizer(resolve(recipe.text)),
+        options,
+    )
+
+
+def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> None:
+    """Vectors of codes from the maps of `data`, in the space of the words of `codes.source`."""
+    sources = recipe.all_sources
+    if options.source not in sources:
+        raise ConfigError(
+            f"start.codes: no source {options.source!r}.{suggest(options.source, sources)}"
+        )
+    if recipe.data.tokens is None:
+        raise ConfigError("start.codes needs data.tokens (made by fourm-lite tokenize)")
+    tables = {name: table_of(model, name) for name in (options.captions, *options.norms)}
+    tokenizer = tokenizer_of(model.modality(options.target))
+    text = load_text_tokenizer(resolve(recipe.text))
+    records, values = _labelled(recipe, sources[options.source], "codes")
+    owner = [i for i, r in enumerate(records) for _ in r.captions]
+    words = [text.encode(c) for r in records for c in r.captions]
+    said = parts_of(tokenizer, values[:, 0])[owner]
+    learnt = tables[options.captions].weight.detach()
+    space = space_of_words(learnt, words, said, options.word_penalty)
+    records, values = _labelled(recipe, recipe.data, "codes")
+    goals = parts_of(tokenizer, values.flatten(0, 1))
+    for name, norm in options.norms.items():
+        found = read_tokens(recipe.data.tokens, model.modality(name).path)
+        tokens = torch.from_numpy(aligned(*in_order([r.id for r in records], found)))
+        rows = tokens.long().flatten(2).flatten(0, 1)
+        vectors = code_vectors(rows, goals, tables[name].num_embeddings, options.penalty)
+        start_codes(tables[name], vectors, space, norm)
+
+
+def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Record], torch.Tensor]:
+    """The records of a source and the teacher's vectors of their crops: float[N, crops, C]."""
+    if data.labels is None or not recipe.start.embeddings:
+        raise ConfigError(f"start.{key} needs labels of its source and start.embeddings (a label)")
+    found = read_labels(data.labels, recipe.start.embeddings)
+    records = usable(read_records(data.captions, split=data.split), set(found[0]))
+    values = aligned(*in_order([r.id for r in records], found))
+    return records, torch.from_numpy(values).float()

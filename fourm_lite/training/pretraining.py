@@ -1,0 +1,100 @@
+"""The recipe of a model becomes a task and a stream of batches, ready for `loop.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from fourm_lite.data.label_rows import read_labels
+from fourm_lite.data.loader import MaskedStream
+from fourm_lite.data.shards import AlignedSamples, aligned
+from fourm_lite.data.unread import usable
+from fourm_lite.errors import ConfigError
+from fourm_lite.io.hub import resolve
+from fourm_lite.model.fourm import FourM
+from fourm_lite.photos.records import read_records
+from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
+from fourm_lite.training.distill import DistilledFourM
+from fourm_lite.training.global_losses import soft_targets
+from fourm_lite.training.initial.build import build_model, new_convolutions
+from fourm_lite.training.initial.convolutions import start_map
+from fourm_lite.training.initial.heads import start_heads
+from fourm_lite.training.recipe_data import check_sources, in_order, read_of, read_samples
+from fourm_lite.training.recipes import ModelRecipe
+from fourm_lite.training.tasks import PretrainTask
+from fourm_lite.training.tokenizer_recipes import tokenizer_of
+from fourm_lite.training.validation import SearchFigures, ValRecipe
+
+MAP_BATCHES = 24  # that the map of start.convolutions is solved from
+
+
+def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
+    """The task and the stream of a recipe, ready for `fit`."""
+    text = load_text_tokenizer(resolve(recipe.text))
+    entries = recipe.config().modalities
+    # The data before the model: what is missing is told before gigabytes of weights are drawn.
+    samples = {
+        name: read_samples(
+            data,
+            read_of(name, recipe.components, entries),
+            text,
+            {label for c in recipe.components if c.source == name for label in c.labels},
+        )
+        for name, data in recipe.all_sources.items()
+        if name == "train" or any(c.source == name for c in recipe.components)
+    }
+    check_sources(recipe.components, samples)
+    model = build_model(recipe, _hints(recipe.losses.distill, samples))
+    stream = MaskedStream(samples, recipe.components, entries, text.marks, seed=recipe.train.seed)
+    if new_convolutions(recipe.start) is not None:
+        start_map(model, stream, MAP_BATCHES)
+    if isinstance(model, DistilledFourM) and recipe.start.heads:
+        start_heads(model, stream, recipe.start.heads)
+    soft = {
+        name: soft_targets(tokenizer_of(entries[name]), temperature)
+        for name, temperature in recipe.losses.soft.items()
+    }
+    judged = {*recipe.losses.match, *recipe.losses.regress}
+    task = PretrainTask(
+        model,
+        recipe.losses,
+        extra=dict(recipe.extra),
+        soft=soft,
+        tokenizers={name: tokenizer_of(entries[name]) for name in judged},
+    )
+    if recipe.val is not None:
+        task.figures = _figures(recipe.val, model, text)
+    return task, stream
+
+
+def _hints(
+    wanted: Iterable[str], samples: Mapping[str, AlignedSamples]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the maps and vectors that are distilled, as the labels hold them."""
+    found = {
+        name: rows.shape[2:]
+        for s in samples.values()
+        for name, rows in s.labels.items()
+        if name in wanted
+    }
+    absent = sorted(set(wanted) - set(found))
+    if absent:
+        raise ConfigError(
+            f"losses.distill names {absent}, which no component has among its `labels`"
+        )
+    other = [name for name, shape in found.items() if len(shape) not in (1, 3)]
+    if other:
+        raise ConfigError(
+            f"losses.distill needs vectors [C] or feature maps [C, h, w], {other} are neither"
+        )
+    return found
+
+
+def _figures(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchFigures:
+    found = read_labels(recipe.labels, recipe.label)
+    records = usable(read_records(recipe.captions, split=recipe.split), set(found[0]))
+    values = aligned(*in_order([r.id for r in records], found))
+    gallery = torch.from_numpy(values[:, 0]).float()
+    tokenizer = tokenizer_of(model.modality(recipe.target))
+    return SearchFigures(model, tokenizer, text, records, gallery, recipe)
