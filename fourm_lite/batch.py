@@ -22,8 +22,9 @@ class Tokens:
     """One modality of a batch.
 
     Shapes:
-        value: by Kind: float[B, C, H, W] pixels, int64[B, L] grid or sequence, float[B, L, E]
-        features inputs: bool[B, L], True where the encoder reads the token
+        value: by Kind: float[B, C, H, W] of pixels, int64[B, L] of a grid or a sequence,
+            float[B, L, E] of features
+        inputs: bool[B, L], True where the encoder reads the token
         targets: bool[B, L], True where the decoder predicts it
         groups: int[B, L] or None; k at the first of k targets that see each other, 0 at the others;
             None: all targets of a grid see each other, those of a sequence see the earlier ones

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.add_embedding.extraction import Vectors, extract, probe, read_vectors
+from fourm_lite.add_embedding.listing import Listing, list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.model_folder import (
     card,
     keep_learnt,
@@ -21,12 +23,10 @@ from fourm_lite.add_embedding.model_folder import (
     write_model,
 )
 from fourm_lite.add_embedding.options import MIN_PHOTOS, Options
-from fourm_lite.add_embedding.photos import Listing, list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.report import model_figures, tokenized, tokenizer_figures
 from fourm_lite.add_embedding.requests import check_embedder, check_new_name
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
-from fourm_lite.add_embedding.vectors import Vectors, extract, probe, read_vectors
 from fourm_lite.add_embedding.widen import is_new, new_modality
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.load import Spec, load_embedder

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fourm_lite.add_embedding.extraction import Floats, Vectors
 from fourm_lite.add_embedding.tuning import Sources
-from fourm_lite.add_embedding.vectors import Floats, Vectors
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
 from fourm_lite.metrics.ranking import caption_retrieval

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm_lite.add_embedding.extraction import Floats
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.vectors import Floats
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import ConfigError
 from fourm_lite.progress import StageProgress

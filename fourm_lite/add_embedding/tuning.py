@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fourm_lite.add_embedding.extraction import Vectors
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.vectors import Vectors
 from fourm_lite.add_embedding.widen import SIDES, grow, start_logits
 from fourm_lite.data.loader import Component, MaskedStream
 from fourm_lite.data.shards import AlignedSamples, caption_writer
@@ -31,8 +31,8 @@ from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.progress import StageProgress
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
-from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.loop import TrainConfig, fit
+from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.tasks import LossRecipe, PretrainTask
 

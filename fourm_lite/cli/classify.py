@@ -11,7 +11,7 @@ from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.search_options import Device, Target, Texts, TextTokenizer, Tokenizers
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.finetune.photos import one_photo, read_pixels
+from fourm_lite.finetune.pixels import one_photo, read_pixels
 
 
 def classify(

@@ -17,7 +17,7 @@ from fourm_lite.cli.output import print_facts, require_file
 from fourm_lite.cli.words import Option
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.finetune.photos import readable
+from fourm_lite.finetune.pixels import readable
 from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
 from fourm_lite.io.files import write_json
 from fourm_lite.metrics.classification import classification_report, knn_predict

@@ -14,7 +14,7 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.cli.output import print_json, print_table, say
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.data.unread import readable
-from fourm_lite.finetune.photos import read_pixels
+from fourm_lite.finetune.pixels import read_pixels
 from fourm_lite.io.checkpoint import read
 from fourm_lite.photos.labelled import Photo
 from fourm_lite.photos.records import Record, read_records

@@ -13,7 +13,7 @@ from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.finetune.finetune import Balance, FinetuneConfig, Finetuned, Mode, unread
 from fourm_lite.finetune.finetune import finetune as run_finetune
-from fourm_lite.finetune.photos import PhotoAugment, readable
+from fourm_lite.finetune.pixels import PhotoAugment, readable
 from fourm_lite.finetune.task import MixConfig, predict
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.io.strict_json import as_object, parse_json

@@ -52,13 +52,16 @@ def train(
         say_left_out(left_out)
 
 
-def train_recipe(tables: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """What `training.train.train` made of a recipe, its steps and its folder."""
-    from fourm_lite.training.train import train as run
+def train_recipe(
+    tables: Mapping[str, Any], *, resume: bool, where: str, **changes: Any
+) -> dict[str, Any]:
+    """Trains what one recipe describes; see `training.train.open_training` for the changes."""
+    from fourm_lite.training.train import open_training
 
-    with count_progress("photos") as counts:
-        result = run(tables, progress=_told, before=counts.tell, **options)
-    return {"steps": result.ledger.step, "finished": result.done, "folder": result.out}
+    with count_progress("data") as counts:
+        training = open_training(tables, where=where, progress=counts.tell, **changes)
+    result = training.run(resume=resume, progress=_told)
+    return {"steps": result.ledger.step, "finished": result.done, "folder": training.config.out}
 
 
 def _stages(told: Mapping[str, Any], out: Path | None) -> dict[str, Any]:

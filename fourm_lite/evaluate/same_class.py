@@ -15,7 +15,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import space_facts
-from fourm_lite.finetune.photos import readable
+from fourm_lite.finetune.pixels import readable
 from fourm_lite.metrics.ranking import same_class_retrieval
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.progress import StageProgress

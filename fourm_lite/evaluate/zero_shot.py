@@ -24,7 +24,7 @@ from fourm_lite.embedders.zeroshot import (
     mean_by_label,
 )
 from fourm_lite.errors import ConfigError
-from fourm_lite.finetune.photos import readable
+from fourm_lite.finetune.pixels import readable
 from fourm_lite.metrics.classification import best_temperature, classification_report, log_loss
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.pipeline.pipeline import FourMPipeline

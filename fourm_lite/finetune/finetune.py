@@ -20,7 +20,7 @@ from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError, check_most
-from fourm_lite.finetune.photos import PhotoAugment, PhotoStream
+from fourm_lite.finetune.pixels import PhotoAugment, PhotoStream
 from fourm_lite.finetune.probe import (
     accuracy,
     choose_linear,

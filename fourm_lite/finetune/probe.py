@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ShapeError
-from fourm_lite.finetune.photos import Size, center_batches
+from fourm_lite.finetune.pixels import Size, center_batches
 from fourm_lite.io.writing import write_file
 from fourm_lite.photos.labelled import LabelledSet
 from fourm_lite.progress import Progress

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.finetune.photos import ClassBatch, Size, center_batches, seeded_globals
+from fourm_lite.finetune.pixels import ClassBatch, Size, center_batches, seeded_globals
 from fourm_lite.finetune.probe import accuracy, classification_loss
 from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.strict_json import read_json_object

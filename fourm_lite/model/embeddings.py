@@ -1,9 +1,8 @@
 """How each kind of modality becomes vectors, on the encoder's and the decoder's side.
 
 Attribute names are ml-4m's state-dict keys. A position vector is the sum of the position table's
-row
-and the modality's own vector. Unusual: a sequence numbers its tokens by counting only those that
-are present, and an absent token gets the modality's vector alone.
+row and the modality's own vector. Unusual: a sequence numbers its tokens by counting only those
+that are present, and an absent token gets the modality's vector alone.
 """
 
 from __future__ import annotations

@@ -106,8 +106,7 @@ def pack_targets(
     """Packs decoder tokens with their ids and who may see whom.
 
     A token sees the first c tokens, c being the sum of the groups up to it: all of its own group
-    and
-    all groups before. `causal` replaces this by the lower triangle; `separate` keeps modalities
+    and all groups before. `causal` replaces this by the lower triangle; `separate` keeps modalities
     apart.
     """
     keep = torch.cat([p.keep for p in parts], dim=1)

@@ -1,7 +1,7 @@
 """Options that trade memory, precision or a wait for speed: packed, half, int8, compiled.
 
-bfloat16 needs nothing from here: `load_model(..., dtype=torch.bfloat16)`,
-or `Sampler(..., autocast=torch.bfloat16)`. What each gives is measured in docs/performance.md.
+bfloat16 needs nothing from here: `load_model(..., dtype=torch.bfloat16)`, or `Sampler(...,
+autocast=torch.bfloat16)`. What each gives is measured in docs/performance.md.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Self- and cross-attention on PyTorch's fused kernel, with the semantics of 4M's blocked rows.
 
 Unusual: a query whose keys are all blocked gets the *mean* of the values, as in the original,
-where the
-fused kernel alone would give zeros or NaN. A large negative number added to the scores does that.
-An empty set of keys gives zeros. `eager_attention` is the oracle of the tests.
+where the fused kernel alone would give zeros or NaN. A large negative number added to the scores
+does that. An empty set of keys gives zeros. `eager_attention` is the oracle of the tests.
 """
 
 from __future__ import annotations

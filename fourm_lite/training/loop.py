@@ -130,12 +130,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended, and its folder; `done` is False when its time ran out first."""
+    """How a run ended; `done` is False when its time ran out first."""
 
     ledger: Ledger
     done: bool
     last: Mapping[str, float]
-    out: Path
 
 
 def fit(
@@ -181,7 +180,7 @@ def _fit(run: _Run, resume: bool, progress: StepProgress | None) -> FitResult:
         run.history.close()
     done = ledger.step >= config.steps
     run.finish(ledger, done)
-    return FitResult(ledger, done, numbers, config.out)
+    return FitResult(ledger, done, numbers)
 
 
 class _Run:

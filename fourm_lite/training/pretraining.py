@@ -16,10 +16,10 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
-from fourm_lite.training.global_losses import soft_targets
 from fourm_lite.training.initial.build import build_model, new_convolutions
-from fourm_lite.training.initial.convolutions import start_map
-from fourm_lite.training.initial.heads import start_heads
+from fourm_lite.training.initial.mobilenet import start_map
+from fourm_lite.training.initial.start import start_heads
+from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.recipe_data import check_sources, in_order, read_of, read_samples
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tasks import PretrainTask

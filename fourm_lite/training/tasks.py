@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from fourm_lite.data.loader import MaskedBatch
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.fourm import FourM, Prediction
-from fourm_lite.model.losses import LossKind, pretraining_loss
-from fourm_lite.tokenization.vq.losses import reconstruction_loss
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.distill import Guess, grid_of, unexplained
-from fourm_lite.training.global_losses import (
+from fourm_lite.training.loop import Losses
+from fourm_lite.training.losses import (
+    LossKind,
     embedding_contrast,
     embedding_regression,
     expected_directions,
     likelihood_contrast,
+    pretraining_loss,
+    reconstruction_loss,
     soft_cross_entropy,
     whole_rows,
 )
-from fourm_lite.training.loop import Losses
 
 Figures = Callable[[], dict[str, float]]
 
@@ -39,7 +40,7 @@ class TokenizerTask:
     """Reconstruction through the codebook.
 
     Units:
-        loss: a name of `tokenization.vq.losses.LOSSES`
+        loss: a name of `training.losses.LOSSES`
         figures: measures the model on validation data
     """
 
@@ -71,7 +72,7 @@ class LossRecipe:
 
     Units:
         kind: "mod" is the mean over modalities, "token" the mean over tokens
-        soft: modality -> temperature of soft targets (`global_losses.soft_targets`)
+        soft: modality -> temperature of soft targets (`losses.soft_targets`)
         contrast: modality -> weight of `likelihood_contrast`; match: of `embedding_contrast`
         regress: modality -> weight of `embedding_regression`, in batches that hold the label of its
             tokenizer's name

@@ -65,7 +65,7 @@ class TokenizerRecipe:
     Units:
         tokenizer: keyword arguments of `TokenizerConfig`
         centre: sets the config's mean and scale from the values
-        loss: a name of `tokenization.vq.losses.LOSSES`
+        loss: a name of `training.losses.LOSSES`
         start: a tokenizer whose encoder and codes are taken over, such as for another decoder
     """
 

@@ -21,7 +21,7 @@ from fourm_lite.model.likelihood import grid_log_probs
 from fourm_lite.photos.records import Record
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import TextTokenizer
-from fourm_lite.training.global_losses import directions
+from fourm_lite.training.losses import directions
 
 
 @dataclass(frozen=True, kw_only=True)

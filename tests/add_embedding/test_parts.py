@@ -13,11 +13,11 @@ from growth_pack import WORDS
 from tiny import tiny_batch, tiny_model
 from tiny_pipeline import photo
 
+from fourm_lite.add_embedding.extraction import extract, read_vectors
+from fourm_lite.add_embedding.listing import list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.photos import list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.report import code_use, tokenizer_figures
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape
-from fourm_lite.add_embedding.vectors import extract, read_vectors
 from fourm_lite.add_embedding.widen import grow, new_modality
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError
@@ -107,10 +107,10 @@ def test_named_splits_are_learned_and_measured_on(tmp_path):
 
 
 def test_written_shards_are_not_computed_again(tmp_path, pack, network, monkeypatch):
-    from fourm_lite.add_embedding import vectors
+    from fourm_lite.add_embedding import extraction
     from fourm_lite.embedders.load import load_embedder
 
-    monkeypatch.setattr(vectors, "SHARD", 10)
+    monkeypatch.setattr(extraction, "SHARD", 10)
     seen = []
 
     def net(pictures):

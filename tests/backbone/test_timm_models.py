@@ -133,7 +133,7 @@ def test_our_pixels_are_those_of_timms_transform(ours, tmp_path):
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    from fourm_lite.finetune.photos import one_photo, read_pixels
+    from fourm_lite.finetune.pixels import one_photo, read_pixels
 
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((448, 448))

@@ -19,7 +19,7 @@ from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.model.config import PRESETS, FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
-from fourm_lite.model.losses import pretraining_loss
+from fourm_lite.training.losses import pretraining_loss
 
 EVERYTHING = ["rgb@16", "tok_depth@16", "tok_global", "caption", "t5"]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fourm_lite import FMViT, load_model
 from fourm_lite.model.fourm import FourM, Prediction
-from fourm_lite.model.losses import pretraining_loss
 from fourm_lite.model.packing import Packed
+from fourm_lite.training.losses import pretraining_loss
 
 
 def close(got: Tensor, want: Tensor, what: str, tolerance: float = 1e-4) -> None:

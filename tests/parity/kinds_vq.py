@@ -14,8 +14,8 @@ from torch import Tensor
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.vq.config import parse_config
 from fourm_lite.tokenization.vq.diffusion import NoiseSchedule, alphas_cumprod, timesteps_of
-from fourm_lite.tokenization.vq.losses import LOSSES
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.training.losses import LOSSES
 
 STRIDE = 4
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.tokenization.vq.losses import LOSSES, reconstruction_loss
+from fourm_lite.training.losses import LOSSES, reconstruction_loss
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "smooth_l1", "cosine", "cosine_1d"])

@@ -8,8 +8,8 @@ from vq_configs import diffusion_config, global_config, image_config
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.tokenization.vq.inputs import STD_MEAN, STD_SCALE
-from fourm_lite.tokenization.vq.losses import reconstruction_loss
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.training.losses import reconstruction_loss
 
 
 def make(config):

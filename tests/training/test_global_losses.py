@@ -7,7 +7,7 @@ import torch
 from fourm_lite.model.fourm import Prediction
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
-from fourm_lite.training.global_losses import (
+from fourm_lite.training.losses import (
     directions,
     embedding_contrast,
     embedding_regression,

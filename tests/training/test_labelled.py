@@ -10,7 +10,7 @@ from tiny_photos import COLOURS, picture, write_classes, write_list
 
 from fourm_lite.data.tar_samples import write_tar
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.finetune.photos import PhotoStream, readable
+from fourm_lite.finetune.pixels import PhotoStream, readable
 from fourm_lite.photos.labelled import (
     few_shots,
     hold_out,
@@ -291,7 +291,7 @@ def test_an_epoch_shows_every_photo_once_and_balance_the_rare_ones_more_often(tm
 def test_augmentation_by_timm_is_repeatable_and_leaves_the_global_state(tmp_path):
     import random
 
-    from fourm_lite.finetune.photos import PhotoAugment
+    from fourm_lite.finetune.pixels import PhotoAugment
 
     data = read_labelled(write_classes(tmp_path / "x", 2))
     augment = PhotoAugment(auto="rand-m9-mstd0.5-inc1")
@@ -306,7 +306,7 @@ def test_augmentation_by_timm_is_repeatable_and_leaves_the_global_state(tmp_path
 
 @pytest.mark.parametrize("policy", ["augmix-m5", "rnd-m9", "rand-x9", "rand-m9.5", "v1"])
 def test_a_policy_that_timm_lacks_is_refused_before_the_run(policy):
-    from fourm_lite.finetune.photos import PhotoAugment
+    from fourm_lite.finetune.pixels import PhotoAugment
 
     with pytest.raises(ConfigError, match=r"rand-m9-mstd0\.5-inc1"):
         PhotoAugment(auto=policy)
@@ -315,7 +315,7 @@ def test_a_policy_that_timm_lacks_is_refused_before_the_run(policy):
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 @pytest.mark.parametrize("policy", ["rand", "rand-m9-n3-p0.4-mmax12-tweights", "v0r", "3a-mstd1"])
 def test_a_policy_that_passes_is_one_of_timm(tmp_path, policy):
-    from fourm_lite.finetune.photos import PhotoAugment
+    from fourm_lite.finetune.pixels import PhotoAugment
 
     data = read_labelled(write_classes(tmp_path / "x", 1))
     augment = PhotoAugment(auto=policy)

@@ -13,8 +13,8 @@ from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.empty import without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
-from fourm_lite.tokenization.vq.losses import LOSSES
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.training.losses import LOSSES
 from fourm_lite.training.pretraining import pretraining
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training

@@ -21,7 +21,7 @@ from fourm_lite.tokenization.aion.fields import read_field
 from fourm_lite.tokenization.aion.images import read_image
 from fourm_lite.tokenization.aion.scalars import read_scalar, read_scalars
 from fourm_lite.tokenization.aion.spectra import read_spectrum
-from fourm_lite.tokenization.vq.base import Tokenizer
+from fourm_lite.tokenization.vq.interface import Tokenizer
 
 Codec = Tokenizer[Any]
 

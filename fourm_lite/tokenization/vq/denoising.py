@@ -35,10 +35,10 @@ class Denoising:
     Shapes:
         noise: float[B, C, *size], the starting point; drawn with `generator` where None
     Units:
-        size: pixels (height, width); by default the token grid times the patch size guidance: 1
-        is none; above, the prediction moves away from the unconditioned one scheduler: 'ddim'
-        (written here), 'ddpm', the name of a scheduler class of `diffusers`, or an
-            object of one
+        size: pixels (height, width); by default the token grid times the patch size
+        guidance: 1 is none; above, the prediction moves away from the unconditioned one
+        scheduler: 'ddim' (written here), 'ddpm', the name of a scheduler class of `diffusers`, or
+            an object of one
     """
 
     steps: int = 25

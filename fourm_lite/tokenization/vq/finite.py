@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.vq.base import Quantized
+from fourm_lite.tokenization.vq.interface import Quantized
 
 Rounded = tuple[Tensor, Tensor]
 """Bounded latents float[..., d] and digits int64[..., d] from 0."""

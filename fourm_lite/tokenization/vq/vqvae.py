@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.nn.threads import ALL_FROM, threads_for
 from fourm_lite.tokenization.vq.backbones import BottleneckMLP, make_decoder, make_encoder
-from fourm_lite.tokenization.vq.base import Quantized
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.denoising import (
     Denoising,
@@ -39,6 +38,7 @@ from fourm_lite.tokenization.vq.inputs import (
     tokens_as_map,
     undone_std,
 )
+from fourm_lite.tokenization.vq.interface import Quantized
 from fourm_lite.tokenization.vq.memcodes import Memcodes
 from fourm_lite.tokenization.vq.quantize import VectorQuantizer
 from fourm_lite.tokenization.vq.unet import PatchedUNet

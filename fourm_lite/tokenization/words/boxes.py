@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.values import Box, PointQuery, Segment
 from fourm_lite.tokenization.vq.randomness import RandomSource
-from fourm_lite.tokenization.words.fields import (
+from fourm_lite.tokenization.words.coordinates import (
     BINS,
     Coordinate,
     Field,

@@ -13,7 +13,7 @@ from typing import Literal
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.values import Person
 from fourm_lite.tokenization.vq.randomness import RandomSource
-from fourm_lite.tokenization.words.fields import (
+from fourm_lite.tokenization.words.coordinates import (
     BINS,
     Field,
     box_values,

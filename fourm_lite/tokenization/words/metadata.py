@@ -18,7 +18,12 @@ from typing import Protocol
 
 from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.modalities.values import Color, Metadata, as_colors
-from fourm_lite.tokenization.words.fields import BINS, Coordinate, leading_coordinates, read_fields
+from fourm_lite.tokenization.words.coordinates import (
+    BINS,
+    Coordinate,
+    leading_coordinates,
+    read_fields,
+)
 
 FLOAT_BINS = 50
 

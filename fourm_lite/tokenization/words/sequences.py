@@ -21,7 +21,7 @@ from fourm_lite.tokenization.words.boxes import (
     text_to_boxes,
     text_to_points,
 )
-from fourm_lite.tokenization.words.fields import BINS, Coordinate, read_fields
+from fourm_lite.tokenization.words.coordinates import BINS, Coordinate, read_fields
 from fourm_lite.tokenization.words.human_poses import people_to_chunks, text_to_people
 from fourm_lite.tokenization.words.metadata import (
     metadata_to_chunks,

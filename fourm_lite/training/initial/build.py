@@ -24,7 +24,7 @@ from fourm_lite.training.initial.code_tables import (
     start_codes,
     table_of,
 )
-from fourm_lite.training.initial.convolutions import start_convolutions
+from fourm_lite.training.initial.mobilenet import start_convolutions
 from fourm_lite.training.initial.start import start_from_vit
 from fourm_lite.training.initial.token_statistics import Calibration, calibrate, parts_of
 from fourm_lite.training.recipe_data import DataRecipe, in_order

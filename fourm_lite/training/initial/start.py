@@ -1,6 +1,9 @@
-"""A model's start from what others learned: a pretrained ViT, and word vectors in a table.
+"""A model's start from what others learned: a pretrained ViT, word vectors in a table, and heads of
+distillation that are solved.
 
 The encoder's block of 4M (pre-norm, GELU, biases) is that of a ViT, so its weights go in unchanged.
+Heads begin as regressions, for until a head has learnt, which takes hundreds of steps from noise,
+its gradient leads the encoder astray.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from fourm_lite.data.linear import solve_ridge
 from fourm_lite.data.loader import MaskedBatch, MaskedStream
 from fourm_lite.data.shards import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.posemb import resize_table
+from fourm_lite.training.distill import DistilledFourM, as_cells, grid_of
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -127,3 +132,55 @@ def first_batches(stream: MaskedStream, fits: Sequence[bool], number: int) -> It
     """
     steps = (step for step in count() if fits[stream.turn(step)[0]])
     return (stream.batch(step) for step in islice(steps, number))
+
+
+class _Sums:
+    """Second moments of a head's inputs, with a one at their end, and of what it should say."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        width = head.in_features + 1
+        self.inner = torch.zeros(width, width, dtype=torch.float64)
+        self.outer = torch.zeros(width, head.out_features, dtype=torch.float64)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        x = torch.cat([x.float(), x.new_ones(len(x), 1)], dim=1)
+        self.inner += (x.T @ x).double()
+        self.outer += (x.T @ y.float()).double()
+
+    def solve(self, head: nn.Linear) -> None:
+        """Ridge regression; the penalty weighs as much as one row for each input."""
+        rows, width = self.inner[-1, -1], len(self.inner) - 1
+        if not rows:
+            return
+        penalty = torch.full((width + 1,), float(self.inner.diagonal()[:-1].mean() * width / rows))
+        penalty[-1] = 0.0
+        found = solve_ridge(self.inner, self.outer, penalty.double())
+        head.weight.copy_(found[:-1].T)
+        head.bias.copy_(found[-1])
+
+
+@torch.no_grad()
+def start_heads(model: DistilledFourM, stream: MaskedStream, batches: int) -> None:
+    """Solves the heads on the stream's first batches that give pixels and have maps.
+
+    Units:
+        batches: how many; where the stream has no such component, nothing is done
+    """
+    heads: dict[str, nn.Linear] = dict(model.distill_heads.items())  # type: ignore[arg-type]
+    fits = [
+        model.pixels in c.inputs and bool(heads.keys() & {*c.labels}) for c in stream.components
+    ]
+    if not any(fits):
+        return
+    sums = {name: _Sums(head) for name, head in heads.items()}
+    training = model.training
+    model.eval()
+    for batch in first_batches(stream, fits, batches):
+        encoded = model.encode(batch.batch, batch.input_budget)
+        for name in heads.keys() & batch.labels.keys():
+            said = batch.labels[name]
+            means, present = model.cells(name, encoded, grid_of(said))
+            sums[name].add(means[present], as_cells(said, present.shape[1])[present])
+    for name, head in heads.items():
+        sums[name].solve(head)
+    model.train(training)

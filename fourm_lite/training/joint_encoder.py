@@ -28,12 +28,12 @@ from fourm_lite.embedders.mmt.regions import Regions, join_batch
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import from_toml
 from fourm_lite.photos.records import read_caption_list
-from fourm_lite.training.joint_losses import (
+from fourm_lite.training.loop import Losses, TrainConfig
+from fourm_lite.training.losses import (
     contrastive_loss,
     hardest_triplet_loss,
     matching_loss,
 )
-from fourm_lite.training.loop import Losses, TrainConfig
 
 Objective = Literal["twin", "match"]
 TwinLoss = Literal["triplet", "contrastive"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.add_embedding.photos import HELD_OUT, TRAIN, Listing
+from fourm_lite.add_embedding.listing import HELD_OUT, TRAIN, Listing
 from fourm_lite.data.freshness import CONTENT, digests, is_stale
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
