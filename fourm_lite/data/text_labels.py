@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from fourm_lite.data.freshness import CONTENT, lacks
 from fourm_lite.data.label_rows import read_vectors
-from fourm_lite.data.linear import ridge_from_words, unit
 from fourm_lite.data.labellers import NetworkLabeller
+from fourm_lite.data.linear import ridge_from_words, unit
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, claim_labels
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.unread import usable

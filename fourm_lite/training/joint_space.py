@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.data.label_rows import read_vectors
+from fourm_lite.data.labellers import NetworkLabeller
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.data.shards import aligned
-from fourm_lite.data.labellers import NetworkLabeller
 from fourm_lite.data.text_labels import label_by_encoder
 from fourm_lite.data.unread import usable
 from fourm_lite.embedders.base import NetworkEmbedder
