@@ -1,16 +1,19 @@
-"""One stage of a recipe: a verb with its options, or a training."""
+"""What a recipe does: a training, or stages, of which each is a training or a verb."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fourm_lite.cli.output import say
+from fourm_lite.cli.progress_counts import count_progress
 from fourm_lite.cli.verbs import VERBS
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import arguments_of
+from fourm_lite.names import shown
 from fourm_lite.training.staged import Stage
 
 STAGES = ("convert", "pseudolabel", "tokenize", "mix-photos", "add-embedding", "spread",
@@ -46,7 +49,6 @@ def _function(stage: Stage) -> Callable[..., Any]:
 
 
 def _trained(stage: Stage, place: Path) -> Mapping[str, Any]:
-    from fourm_lite.cli.train import train_recipe
     from fourm_lite.training.checkpoints import checkpoints
 
     course = dict(stage.recipe.get("train", {}))
@@ -59,3 +61,22 @@ def _trained(stage: Stage, place: Path) -> Mapping[str, Any]:
             "start the recipe again to go on"
         )
     return {**facts, "folder": str(facts["folder"])}
+
+
+def train_recipe(
+    tables: Mapping[str, Any], *, resume: bool, where: str, **changes: Any
+) -> dict[str, Any]:
+    """Trains what one recipe describes; see `training.train.open_training` for the changes."""
+    from fourm_lite.training.train import open_training
+
+    with count_progress("data") as counts:
+        training = open_training(tables, where=where, progress=counts.tell, **changes)
+    result = training.run(resume=resume, progress=_told)
+    return {"steps": result.ledger.step, "finished": result.done, "folder": training.config.out}
+
+
+def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+    if sys.stderr.isatty():
+        told = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
+        sys.stderr.write("\r" + shown(f"{step} of {steps}  {told}")[:160])
+        sys.stderr.flush()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
-from fourm_lite.cli.progress_counts import count_progress
+from fourm_lite.cli.staged import run_stage, train_recipe
 from fourm_lite.cli.words import Argument, Option
 from fourm_lite.errors import ConfigError
-from fourm_lite.names import shown
 
 
 def train(
@@ -52,20 +50,7 @@ def train(
         say_left_out(left_out)
 
 
-def train_recipe(
-    tables: Mapping[str, Any], *, resume: bool, where: str, **changes: Any
-) -> dict[str, Any]:
-    """Trains what one recipe describes; see `training.train.open_training` for the changes."""
-    from fourm_lite.training.train import open_training
-
-    with count_progress("data") as counts:
-        training = open_training(tables, where=where, progress=counts.tell, **changes)
-    result = training.run(resume=resume, progress=_told)
-    return {"steps": result.ledger.step, "finished": result.done, "folder": training.config.out}
-
-
 def _stages(told: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
-    from fourm_lite.cli.staged import run_stage
     from fourm_lite.io.files import write_whole
     from fourm_lite.io.locks import alone
     from fourm_lite.training.staged import StagedRecipe, card, run_stages
@@ -76,10 +61,3 @@ def _stages(told: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         if recipe.title:
             write_whole(recipe.out / "card.md", card(recipe, found))
     return {"folder": recipe.out, "stages": len(found), "done before": ", ".join(skipped) or None}
-
-
-def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
-    if sys.stderr.isatty():
-        told = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
-        sys.stderr.write("\r" + shown(f"{step} of {steps}  {told}")[:160])
-        sys.stderr.flush()
