@@ -16,7 +16,7 @@ from types import ModuleType
 
 FORMER = {
     "add_embedding.stages": "io.stages",
-    "backbone.features": "backbone.intermediates",
+    "backbone.features": "backbone.intermediate",
     "data.augment": "modalities.crops",
     "data.budgets": "data.masking",
     "data.claims": "data.pseudolabel",

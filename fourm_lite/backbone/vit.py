@@ -20,13 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.embed import Embedded, embed_batch, embed_pixels
 from fourm_lite.backbone.heads import make_classifier, make_norm, make_pool
-from fourm_lite.backbone.intermediates import (
-    Indices,
-    as_format,
-    collect,
-    refuse_masks,
-    take_indices,
-)
+from fourm_lite.backbone.intermediate import Indices, as_format, collect, refuse_masks, take_indices
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.checkpoint import Source, write
