@@ -12,8 +12,12 @@ from torch.overrides import TorchFunctionMode
 from fourm_lite.errors import ConfigError, FourMError
 
 
+_DRAWN = (torch.randn, torch.rand)
+_FILLED = (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+
 class _NoInit(TorchFunctionMode):
-    """Answers every function of torch.nn.init with the tensor as it is.
+    """Answers what draws numbers, and every function of torch.nn.init, with a tensor as it is.
 
     On the meta device there is nothing to fill, and the first random number or sum there imports
     900 modules of torch: 5 s and 160 MB.
@@ -29,7 +33,9 @@ class _NoInit(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
+        if func in _FILLED:
+            return args[0]
+        return (torch.empty if func in _DRAWN else func)(*args, **kwargs)
 
 
 @contextmanager
