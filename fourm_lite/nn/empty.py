@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from fourm_lite.errors import ConfigError, FourMError
 
-
 _DRAWN = (torch.randn, torch.rand)
 _FILLED = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
@@ -35,7 +34,10 @@ class _NoInit(TorchFunctionMode):
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if func in _FILLED:
             return args[0]
-        return (torch.empty if func in _DRAWN else func)(*args, **kwargs)
+        if func in _DRAWN:
+            kwargs.pop("generator", None)
+            return torch.empty(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -109,14 +109,6 @@ def _scores(block: Block, queries: Floats) -> Iterator[tuple[int, Floats]]:
             yield start + offset, scores
 
 
-def keep_rows(block: Block, allowed: RowIds) -> Block:
-    """The block's rows that are also in ``allowed`` (uint64, ascending)."""
-    place = np.searchsorted(allowed, block.row_ids)
-    place[place == len(allowed)] = 0
-    keep = allowed[place] == block.row_ids if len(allowed) else np.zeros(len(place), bool)
-    return Block(block.row_ids[keep], block.vectors[keep])
-
-
 UNIT_TOLERANCE = 1e-5
 
 

@@ -1,13 +1,15 @@
 """The reading half of an index: three ways to find neighbours, one way to fetch their rows.
 
-``memory`` holds the vector column and takes one matrix product; ``scan`` runs over the rows in
-bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Nearest``, in one order.
+``memory`` holds the vector column and searches it exactly, in int8 first (`coarse`); ``scan`` runs
+over the rows in bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give
+``Nearest``, in one order.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +18,13 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann
+from fourm_lite.search.index.coarse import FEWEST, Coarse, Positions, nearest_of
 from fourm_lite.search.index.codes import Codes, CodeStore, Decode, decoded
 from fourm_lite.search.index.exact import (
     Block,
     Floats,
     Nearest,
     RowIds,
-    keep_rows,
     nearest,
     unit_vectors,
 )
@@ -35,7 +37,16 @@ Engine = Literal["memory", "scan", "ann"]
 ENGINES: tuple[Engine, ...] = ("memory", "scan", "ann")
 HEAVY = ("vector", "codes")
 ID_CHUNK = 10_000
-FILTER_ROWS = 16_384
+FILTERS = 8
+
+
+@dataclass(frozen=True)
+class Held:
+    """The rows of a version in memory: vectors, ids as an Arrow array, vectors in int8."""
+
+    block: Block
+    ids: Any
+    coarse: Coarse | None
 
 
 class Reader:
@@ -52,7 +63,8 @@ class Reader:
         self.memory_limit = memory_limit
         self._decode = decode
         self._store = CodeStore(manifest.codebook_size, packed=manifest.kind == "codes")
-        self._held: tuple[Block, Any] | None = None
+        self._held: Held | None = None
+        self._passing: dict[str, Positions] = {}
         self._loading = threading.Lock()
 
     @property
@@ -92,7 +104,8 @@ class Reader:
             self.require_ann()
             return approximate.search(self.rows, queries, k, where, ann or Ann())
         if engine == "memory" and self.manifest.kind == "vectors":
-            return nearest(self._blocks_held(where), queries, k)
+            held = self._vectors_held()
+            return nearest_of(held.block, held.coarse, queries, k, self._among(held, where))
         return nearest(self.blocks(where), queries, k)
 
     def require_ann(self) -> None:
@@ -185,23 +198,29 @@ class Reader:
         codes = self.codes_of(column)
         return unit_vectors(self.decoder()(codes), len(codes), self.manifest.width)
 
-    def _blocks_held(self, where: str | None) -> Iterator[Block]:
+    def _vectors_held(self) -> Held:
         """The vectors in memory, which the first search of this version reads."""
         with self._loading:
             if self._held is None:
                 self._held = self._load()
-        block, _ = self._held
-        if where is None:
-            yield block
-            return
-        passing = [ids for ids, _ in self.rows.scan(["id"], where)]
-        allowed = np.sort(np.concatenate(passing)) if passing else np.empty(0, np.uint64)
-        for start in range(0, len(block.row_ids), FILTER_ROWS):
-            part = slice(start, start + FILTER_ROWS)
-            yield keep_rows(Block(block.row_ids[part], block.vectors[part]), allowed)
+        return self._held
 
-    def _load(self) -> tuple[Block, Any]:
-        """All vectors in one array, and the ids beside them as an Arrow array."""
+    def _among(self, held: Held, where: str | None) -> Positions | None:
+        """Where the rows that pass a filter lie, ascending; the last filters are remembered."""
+        if where is None:
+            return None
+        known = self._passing.get(where)
+        if known is None:
+            passing = [ids for ids, _ in self.rows.scan([], where)]
+            allowed = np.concatenate(passing) if passing else np.empty(0, np.uint64)
+            known = np.sort(np.searchsorted(held.block.row_ids, allowed))
+            while len(self._passing) >= FILTERS:
+                self._passing.pop(next(iter(self._passing), where), None)
+            self._passing[where] = known
+        return known
+
+    def _load(self) -> Held:
+        """All vectors in one array, and the ids beside them."""
         import pyarrow as pa
 
         count, width = self.rows.count(), self.width or 0
@@ -212,14 +231,16 @@ class Reader:
             row_ids[filled:end], vectors[filled:end] = part, as_matrix(batch.column(0))
             ids.append(batch.column(1))
             filled = end
-        return Block(row_ids, vectors), pa.chunked_array(ids, self.rows.schema.field("id").type)
+        names = pa.chunked_array(ids, self.rows.schema.field("id").type)
+        coarse = Coarse.of(vectors) if count >= FEWEST else None
+        return Held(Block(row_ids, vectors), names, coarse)
 
     def _ids_held(self, row_ids: RowIds) -> list[Id] | None:
         """The ids of these rows, where the rows of this version are in memory."""
         if self._held is None:
             return None
-        block, ids = self._held
-        return [ids[int(place)].as_py() for place in np.searchsorted(block.row_ids, row_ids)]
+        places = np.searchsorted(self._held.block.row_ids, row_ids)
+        return [self._held.ids[int(place)].as_py() for place in places]
 
     def _plain(self, name: str, column: Any) -> list[Any]:
         if name not in HEAVY:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fourm_lite.search.index import exact
-from fourm_lite.search.index.exact import Block, keep_rows, nearest, top_positions
+from fourm_lite.search.index.exact import Block, nearest, top_positions
 
 
 @pytest.fixture
@@ -33,13 +33,3 @@ def test_how_rows_are_cut_into_blocks_changes_nothing(rng, cuts, block_scores, m
         best = np.argsort(-(vectors @ query), kind="stable")[:9]
         assert one.row_ids.tolist() == row_ids[best].tolist()
         assert one.scores.tolist() == (vectors @ query)[best].tolist()
-
-
-def test_only_allowed_rows_are_kept(rng):
-    block = Block(np.arange(0, 20, 2, dtype=np.uint64), np.arange(10, dtype=np.float32)[:, None])
-
-    kept = keep_rows(block, np.array([2, 3, 18, 99], np.uint64))
-
-    assert kept.row_ids.tolist() == [2, 18]
-    assert kept.vectors[:, 0].tolist() == [1, 9]
-    assert len(keep_rows(block, np.empty(0, np.uint64)).row_ids) == 0

@@ -1,0 +1,126 @@
+"""Exact search in two passes: int8 scores of every row, float32 scores of what may be among the k.
+
+Rows and queries are rounded to int8, and how far each lies from what it was rounded from is kept.
+By Cauchy and Schwarz a score is then known up to `slack * rest + offset`; a row whose upper bound
+is below the k-th lower bound cannot be among the k nearest, so no neighbour is lost. NumKong's
+kernels make the products; NumPy the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fourm_lite.search.index.exact import BLOCK_SCORES, Block, Floats, Nearest, merge, nearest
+
+STEPS = 127
+CHUNK = 8192
+FEWEST = 4096
+"""Fewer rows than these are multiplied in float32 at once."""
+GROUP = 64
+"""The k-th best of the groups' best bounds is a bound for the k-th best row."""
+
+Positions = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """Vectors rounded to int8.
+
+    Shapes:
+        codes: int8[N, E]
+        scales: float32[N]; a vector is about `scales * codes`
+        rests: float32[N], the length of what the rounding took away, or a little more
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: Floats
+    rests: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats) -> Coarse:
+        """Unit vectors float32[N, E] rounded, a chunk at a time."""
+        made = cls(np.empty(vectors.shape, np.int8), *np.empty((2, len(vectors)), np.float32))
+        for start in range(0, len(vectors), CHUNK):
+            part = slice(start, start + CHUNK)
+            scales = np.abs(vectors[part]).max(axis=1, keepdims=True) / np.float32(STEPS)
+            rounded = np.rint(vectors[part] / scales)
+            rest = vectors[part] - rounded * scales
+            made.codes[part], made.scales[part] = rounded, scales[:, 0]
+            made.rests[part] = np.sqrt(np.einsum("ne,ne->n", rest, rest)) * 1.0001 + 1e-6
+        return made
+
+
+def nearest_of(
+    block: Block, coarse: Coarse | None, queries: Floats, k: int, among: Positions | None = None
+) -> list[Nearest]:
+    """The k nearest rows of every query, as float32 brute force finds them.
+
+    Shapes:
+        coarse: the block's vectors; None: they are few
+        queries: float32[Q, E], unit length
+        among: intp[M], ascending: only these rows; None: all
+    """
+    if coarse is None or (among is not None and len(among) <= FEWEST):
+        few = block if among is None else Block(block.row_ids[among], block.vectors[among])
+        return nearest([few], queries, k)
+    found = []
+    for query, places in zip(queries, candidates(coarse, queries, k, among), strict=True):
+        if len(places) > len(block.row_ids) // 4 and among is None:  # nearly all alike: no copy
+            found += nearest([block], query[None], k)
+            continue
+        scores = block.vectors[places] @ query
+        found.append(merge(Nearest.none(), block.row_ids[places], scores, k))
+    return found
+
+
+def candidates(
+    coarse: Coarse, queries: Floats, k: int, among: Positions | None = None
+) -> Iterator[Positions]:
+    """For every query the rows, ascending, of which one may be among its k nearest."""
+    asked = Coarse.of(queries)
+    step = max(1, BLOCK_SCORES // max(1, len(coarse.codes)))
+    for start in range(0, len(queries), step):
+        table = _products(coarse.codes, asked.codes[start : start + step])  # int32[N, step]
+        for offset in range(table.shape[1]):
+            number = start + offset
+            scores = table[:, offset].astype(np.float32) * asked.scales[number] * coarse.scales
+            rests = coarse.rests
+            if among is not None:
+                scores, rests = scores[among], rests[among]
+            places = _within(scores, rests, float(asked.rests[number]), k, coarse.codes.shape[1])
+            yield places if among is None else among[places]
+
+
+def _within(scores: Floats, rests: Floats, rest: float, k: int, width: int) -> Positions:
+    """Rows whose upper bound reaches the k-th lower bound.
+
+    <x, q> - <x', q'> = <x - x', q> + <x', q - q'>, at most rest(x) |q| + |x'| rest(q) where a
+    vector is as long as 1 and its rounded form as 1 + rest(x).
+    """
+    if k >= len(scores):
+        return np.arange(len(scores))
+    # sums of `width` float32 products differ by so much at most, and lengths from 1 by 1e-5
+    offset = np.float32(rest + width * 1.2e-7 + 1e-4)
+    margin = rests * np.float32(1 + rest)
+    edge = _kth_largest(scores - margin, k) - 2 * offset
+    return np.flatnonzero(scores + margin >= edge)
+
+
+def _kth_largest(values: Floats, k: int) -> np.float32:
+    """The k-th largest of the values, or a number below it."""
+    whole = len(values) // GROUP
+    if whole > 4 * k:
+        values = values[: whole * GROUP].reshape(whole, GROUP).max(axis=1)
+    return np.float32(np.partition(values, len(values) - k)[len(values) - k])
+
+
+def _products(codes: npt.NDArray[np.int8], queries: npt.NDArray[np.int8]) -> Any:
+    """int8[N, E] times int8[Q, E]: int32[N, Q]."""
+    import numkong
+
+    return np.asarray(numkong.dots_packed(codes, numkong.dots_pack(queries)))

@@ -1,0 +1,99 @@
+"""Two passes find what one float32 pass finds, whatever the vectors are like."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourm_lite.search.index import coarse as two_passes
+from fourm_lite.search.index.coarse import Coarse, candidates, nearest_of
+from fourm_lite.search.index.exact import Block, nearest, unit_vectors
+from fourm_lite.search.index.index import Index
+
+
+def spread(rng, n, e):
+    return rng.standard_normal((n, e))
+
+
+def clustered(rng, n, e):
+    return rng.standard_normal((7, e))[rng.integers(0, 7, n)] + 0.05 * rng.standard_normal((n, e))
+
+
+def spiky(rng, n, e):
+    vectors = 0.01 * rng.standard_normal((n, e))
+    vectors[np.arange(n), rng.integers(0, e, n)] += 1
+    return vectors
+
+
+def repeated(rng, n, e):
+    return rng.standard_normal((3, e))[rng.integers(0, 3, n)]
+
+
+def whole(rng, n, e):
+    return rng.integers(-1, 2, (n, e)) + 0.25
+
+
+KINDS = [spread, clustered, spiky, repeated, whole]
+
+
+def made(kind, seed, n, e):
+    rng = np.random.default_rng(seed)
+    vectors = unit_vectors(kind(rng, n, e), None, None)
+    queries = unit_vectors(np.concatenate([kind(rng, 3, e), vectors[:2]]), None, None)
+    return Block(np.arange(10, 10 + n, dtype=np.uint64), vectors), queries
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS), seed=st.integers(0, 10**6), n=st.integers(2, 700),
+    e=st.integers(2, 200), k=st.integers(1, 20),
+)  # fmt: skip
+def test_no_neighbour_is_lost(kind, seed, n, e, k):
+    block, queries = made(kind, seed, n, e)
+
+    for query, places in zip(
+        queries, candidates(Coarse.of(block.vectors), queries, k), strict=True
+    ):
+        scores = block.vectors @ query
+        best = np.argsort(-scores, kind="stable")[:k]
+        assert np.isin(best, places).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("among", [False, True])
+def test_ids_and_scores_are_those_of_brute_force(kind, among, monkeypatch):
+    monkeypatch.setattr(two_passes, "FEWEST", 0)
+    block, queries = made(kind, 1, 3000, 96)
+    places = np.arange(0, 3000, 3) if among else None
+    rows = block if places is None else Block(block.row_ids[places], block.vectors[places])
+
+    found = nearest_of(block, Coarse.of(block.vectors), queries, 10, places)
+
+    for one, truth in zip(found, nearest([rows], queries, 10), strict=True):
+        np.testing.assert_allclose(one.scores, truth.scores, atol=2e-6)
+        if kind is spread:
+            assert one.row_ids.tolist() == truth.row_ids.tolist()
+
+
+def test_little_is_left_to_the_second_pass():
+    block, queries = made(spread, 2, 20_000, 256)
+
+    (places,) = candidates(Coarse.of(block.vectors), queries[:1], 10)
+
+    assert len(places) < 1000
+
+
+def test_a_filter_is_exact_and_remembered_until_rows_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("fourm_lite.search.index.reader.FEWEST", 1)
+    monkeypatch.setattr(two_passes, "FEWEST", 1)
+    vectors = np.random.default_rng(0).standard_normal((200, 16))
+    index = Index.create(tmp_path / "idx", space="toy")
+    index.add(range(200), vectors, n=list(range(200)))
+
+    for _ in range(2):
+        for where in ("n % 3 = 0", "n > 500", None):
+            hits = index.search(vectors[9], k=5, where=where)
+            assert hits.ids == index.search(vectors[9], k=5, where=where, engine="scan").ids
+    index.upsert([9], -vectors[9:10], n=[9])
+
+    assert 9 not in index.search(vectors[9], k=5, where="n % 3 = 0").ids
