@@ -24,7 +24,7 @@ class StageProgress(Protocol):
 
 
 class StepProgress(Protocol):
-    """For training: called after each step that is logged, with its numbers."""
+    """For training: called after each step with its numbers, `val/...` where it was validated."""
 
     def __call__(self, step: int, steps: int, numbers: Mapping[str, float], /) -> object:
         """So many steps are done."""

@@ -1,24 +1,26 @@
 """The command line: `fourm-lite VERB ...`, each verb a thin function over a public one.
 
-To add a verb, write `fourm_lite/cli/VERB.py` with one plain, typed function, and a row in
-`fourm_lite/cli/verbs.py` that names it. The function's parameters are the arguments and options:
+To add a verb, write one plain, typed function in a file here and name it in the table
+`VERBS` of `cli/app.py`. Its parameters are the arguments and options, in typer's words; those that
+several verbs share stand in `cli/options.py`:
 
     def info(
-        source: Annotated[str, Argument("a folder, a file, a shipped name or a hub id")],
-        as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
+        source: Annotated[str, typer.Argument(help="The checkpoint, by folder, file or hub id.")],
+        as_json: Json = None,
     ) -> None:
-        \"\"\"What a checkpoint is.\"\"\"
+        \"\"\"Show what a checkpoint is.\"\"\"
 
-`Argument` and `Option` come from `cli.words`; the first paragraph of the docstring is the help. The
-module is imported only when its verb is used, so it may import torch at its top. It raises
-FourMError for what the user can mend, and prints results with `cli.output`; it never exits.
+The docstring up to its first section is the help. All verbs are imported at the start, so their
+files import torch and what needs it inside the functions, after the arguments are checked. A verb
+raises FourMError for what the user can mend, and hands its result to `cli.output.deliver`; it
+never exits.
 
-Unusual: this file imports neither typer nor torch before a command runs, so `fourm-lite --help` is
-quick.
+Unusual: three things are put right before typer reads the line, see `arranged`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,6 +29,9 @@ from fourm_lite.errors import FourMError
 
 BAD_REQUEST = 2
 """The exit code for a request that cannot be carried out; usage errors have the same."""
+_ANYWHERE = {"--debug": "debug", "--verbose": "loud", "-v": "loud", "--quiet": "quiet",
+             "-q": "quiet"}  # fmt: skip
+"""Options that may stand anywhere on the line."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -36,49 +41,61 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     stderr and exit code 2; `--debug`, anywhere on the line, shows where it came from instead. A
     signal that ends the process is answered by what is kept, and 128 + its number.
     """
-    from fourm_lite.cli.app import build_app
-    from fourm_lite.cli.output import quiet_warnings, say
-    from fourm_lite.cli.stop import Stopped, kept, of_system, stoppable
+    from fourm_lite.cli.app import build_app, kept
+    from fourm_lite.cli.output import say_error, set_loudness
+    from fourm_lite.cli.stop import Stopped, of_system, stoppable
 
-    arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
-    arguments = _with_labels(_with_tool(arguments))
-    quiet_warnings()
+    arguments, asked = _without_flags(list(sys.argv[1:] if argv is None else argv))
+    arguments = arranged(arguments)
+    set_loudness(-1 if "quiet" in asked else int("loud" in asked))
     left = kept(arguments)
     try:
         with stoppable(left):
-            build_app().main(args=arguments, prog_name="fourm-lite")
+            build_app(asked=_asked(arguments)).main(args=arguments, prog_name="fourm-lite")
     except Stopped as stop:
         raise SystemExit(stop.exit_code) from None
     except (FourMError, OSError) as error:
-        if debug:
+        if "debug" in asked:
             raise
         told = error if isinstance(error, FourMError) else of_system(error, left)
-        say(f"error: {told}", aside=True, keep="\n")
+        say_error(f"error: {told}")
         raise SystemExit(BAD_REQUEST) from None
     except MemoryError as error:
-        if debug:
+        if "debug" in asked:
             raise
-        say(
+        say_error(
             f"error: there was not enough memory{f' ({error})' if str(error) else ''}; what was "
-            "written stands. Try again when other programs are done, or with smaller batches",
-            aside=True,
+            "written stands. Try again when other programs are done, or with smaller batches"
         )
         raise SystemExit(BAD_REQUEST) from None
     raise SystemExit(0)
 
 
+def _asked(arguments: list[str]) -> list[str] | None:
+    """The words that name a verb; None where the shell asks what could come next."""
+    if any(name.endswith("_COMPLETE") for name in os.environ if name.startswith("_")):
+        return None
+    return arguments
+
+
+def arranged(arguments: list[str]) -> list[str]:
+    """The line as typer reads it: tools of `index`, several `--labels`, `--json` with a file."""
+    return _with_json(_with_labels(_with_tool(arguments)))
+
+
 def _with_tool(arguments: list[str]) -> list[str]:
-    """`index check IDX` as `index-check IDX`; a folder of that name is `index check -o IDX`.
+    """`index check IDX` as one verb; a folder of that name is `index check -o IDX`.
 
     An index is always made with `-o`, and no tool has it: one cannot be taken for the other.
     """
-    from fourm_lite.cli.verbs import TOOLS
+    from fourm_lite.cli.app import VERBS
 
-    if arguments[:1] != ["index"] or len(arguments) < 2 or arguments[1] not in TOOLS:
+    tool = " ".join(arguments[:2])
+    if arguments[:1] != ["index"] or len(arguments) < 2 or tool not in VERBS:
         return arguments
     if any(word == "-o" or word.split("=")[0] == "--out" for word in arguments):
         return arguments
-    return [f"index-{arguments[1]}", *arguments[2:]]
+    return [tool, *arguments[2:]]
 
 
 def _with_labels(arguments: list[str]) -> list[str]:
@@ -107,8 +124,39 @@ def _with_labels(arguments: list[str]) -> list[str]:
     return out
 
 
-def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """The arguments without `--debug`, and whether it was there; nothing changes after `--`."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [word for word in arguments[:end] if word != "--debug"]
-    return kept + arguments[end:], len(kept) < end
+def _with_json(arguments: list[str]) -> list[str]:
+    """`--json` alone as `--json=-`, which prints; `--json report.json` as `--json=report.json`.
+
+    The next word is a file where it is `-`, ends in `.json`, or stands in `evaluate`, whose verbs
+    have no arguments of their own.
+    """
+    end = _end(arguments)
+    out: list[str] = []
+    words = iter(range(end))
+    for place in words:
+        word = arguments[place]
+        if word != "--json":
+            out.append(word)
+            continue
+        following = arguments[place + 1] if place + 1 < end else ""
+        is_value = following == "-" or (
+            following[:1] not in ("", "-")
+            and (following.endswith(".json") or arguments[0] == "evaluate")
+        )
+        out.append(f"--json={following if is_value else '-'}")
+        if is_value:
+            next(words)
+    return out + arguments[end:]
+
+
+def _without_flags(arguments: list[str]) -> tuple[list[str], set[str]]:
+    """The arguments without what may stand anywhere, and what of it was there."""
+    end = _end(arguments)
+    asked = {_ANYWHERE[word] for word in arguments[:end] if word in _ANYWHERE}
+    kept = [word for word in arguments[:end] if word not in _ANYWHERE]
+    return kept + arguments[end:], asked
+
+
+def _end(arguments: list[str]) -> int:
+    """Where `--` stands: behind it everything is an argument."""
+    return arguments.index("--") if "--" in arguments else len(arguments)

@@ -2,62 +2,98 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, say
-from fourm_lite.cli.progress_counts import count_progress
-from fourm_lite.cli.search_options import Json, TextTokenizer, Tokenizers
-from fourm_lite.cli.words import Argument, Option
+import typer
 
-EVERY = 15.0  # seconds between lines where nobody sees a bar
+from fourm_lite.cli.options import FourM, Json, Seed, TextTokenizer, Tokenizers, present
+from fourm_lite.cli.output import deliver, print_facts, progress, require_folder, say
 
 
 def add_embedding(
-    name: Annotated[str, Argument("Name of the new modality, such as my_network.")],
+    name: Annotated[
+        str, typer.Argument(help="The name that the new modality gets, such as my_network.")
+    ],
     embedder: Annotated[
-        str, Option("--embedder", "-e", help="onnx:FILE, timm:NAME, hf:FOLDER_OR_ID, ...")
+        str,
+        typer.Option(
+            "--embedder", "-e",
+            help="Learn to predict this network's vectors: onnx:FILE, timm:NAME, hf:FOLDER_OR_ID.",
+        ),
     ],
     photos: Annotated[
         list[Path],
-        Option(
-            "--photos",
-            "-p",
-            help="Folder (with captions.jsonl or without), .tar, .parquet, .jsonl. Repeatable.",
+        typer.Option(
+            "--photos", "-p",
+            help="Learn from these photos: a folder (with captions.jsonl or without), a .tar, "
+            ".parquet or .jsonl. May be repeated.",
+            callback=present,
         ),
     ],
-    out: Annotated[Path, Option("--out", "-o", help="A new folder for the grown model.")],
-    model: Annotated[str, Option("--model", "-m", help="4M model to grow.")] = "mini",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write the widened model into this new folder.")
+    ],
+    model: FourM = "mini",
     train: Annotated[
-        str, Option("--train", help="tables: old weights stay as they are; all: everything.")
+        str,
+        typer.Option(
+            "--train", help="Train 'tables' alone (old weights stay as they are) or 'all' weights."
+        ),
     ] = "tables",
-    steps: Annotated[int, Option("--steps", help="Of the fine-tuning.", min=1)] = 300,
-    lr: Annotated[float, Option("--lr", help="Learning rate of the new tables.")] = 2e-3,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Fine-tune the model for this many steps.", min=1)
+    ] = 300,
+    lr: Annotated[
+        float, typer.Option("--lr", help="Train the new tables with this learning rate.")
+    ] = 2e-3,
     tokens: Annotated[
-        int | None, Option("--tokens", help="Codes of a vector; 16 by default.", min=1)
+        int | None,
+        typer.Option("--tokens", help="Write a vector as this many codes; by default 16.", min=1),
     ] = None,
     codebook_size: Annotated[
-        int | None, Option("--codebook-size", help="By default by the number of photos.", min=2)
+        int | None,
+        typer.Option(
+            "--codebook-size",
+            help="Let codes have this many values; by default it follows the number of photos.",
+            min=2,
+        ),
     ] = None,
     tokenizer_steps: Annotated[
-        int | None, Option("--tokenizer-steps", help="By default by the number of photos.", min=1)
+        int | None,
+        typer.Option(
+            "--tokenizer-steps",
+            help="Train the tokenizer for this many steps; by default it follows the number of "
+            "photos.",
+            min=1,
+        ),
     ] = None,
     split: Annotated[
-        str | None, Option("--split", help="Lines of captions.jsonl to learn; train by default.")
+        str | None,
+        typer.Option(
+            "--split", help="Learn from this split of captions.jsonl; by default from train."
+        ),
     ] = None,
     held_out: Annotated[
-        str | None, Option("--held-out", help="A share (0.1) or a split, to measure on.")
+        str | None,
+        typer.Option(
+            "--held-out", help="Measure on these photos: a share such as 0.1, or a split's name."
+        ),
     ] = None,
-    batch_size: Annotated[int, Option("--batch-size", help="Samples a step.", min=1)] = 48,
-    seed: Annotated[int, Option("--seed", help="Of everything random.")] = 0,
-    title: Annotated[str, Option("--title", help="What people call the modality.")] = "",
-    licence: Annotated[str, Option("--licence", help="Of the result, for its card.")] = "",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Train on this many samples a step.", min=1)
+    ] = 48,
+    seed: Seed = 0,
+    title: Annotated[
+        str, typer.Option("--title", help="Call the modality by this name on its card.")
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="Write on the card that the result is under this.")
+    ] = "",
     tokenizers: Tokenizers = None,
     text_tokenizer: TextTokenizer = None,
-    as_json: Json = False,
-) -> None:
+    as_json: Json = None,
+) -> None:  # fmt: skip
     """Make a modality of an embedding network: tokenizer, grown model, figures, card.
 
     Call it again to go on after a stop; what is done is skipped. The model that is grown is not
@@ -66,21 +102,20 @@ def add_embedding(
     Raises:
         FourMError: a wrong name, too few photos, a network that gives no usable vectors
     """
+    require_folder(out, "--out")
     from fourm_lite.add_embedding.register import register_embedding
     from fourm_lite.pipeline.tokenizers import with_text
 
-    with _progress() as told:
+    with progress("photos", stages=True) as told:
         added = register_embedding(
             name, embedder, photos, out=out, model=model,
-            tokenizers=with_text(tokenizers, text_tokenizer), progress=told,
+            tokenizers=with_text(tokenizers, text_tokenizer), progress=told.tell,
             train=train, steps=steps, lr=lr, tokens=tokens, codebook_size=codebook_size,
             tokenizer_steps=tokenizer_steps, split=split, held_out=_share(held_out),
             batch_size=batch_size, seed=seed, title=title, licence=licence,
         )  # fmt: skip
-    if as_json:
-        print_json({"folder": added.folder, "skipped_stages": added.skipped, **added.report})
-        return
-    _show(added)
+    value = {"folder": added.folder, "skipped_stages": added.skipped, **added.report}
+    deliver(value, as_json, lambda: _show(added))
 
 
 def _share(text: str | None) -> str | float | None:
@@ -114,33 +149,3 @@ def _show(added: Any) -> None:
     )
     for skipped in photos["unreadable"]:
         say(f"left out: {skipped['uri']}: {skipped['reason']}")
-
-
-class _Lines:
-    """A line on stderr for each new kind of work, and one every few seconds after it."""
-
-    def __init__(self) -> None:
-        self._what, self._when = "", 0.0
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        """So much of something is done."""
-        now = time.monotonic()
-        if what == self._what and now - self._when < EVERY and done != total:
-            return
-        self._what, self._when = what, now
-        count = f" {done} of {total}" if total else (f" {done}" if done else "")
-        say(f"{what}{count}", aside=True)
-
-
-def _progress() -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def telling() -> Any:
-        if not sys.stderr.isatty():
-            yield _Lines().tell
-            return
-        with count_progress("starting") as counts:
-            yield counts.tell
-
-    return telling()

@@ -1,47 +1,146 @@
-"""The typer application, built from the table of verbs.
-
-Unusual: what `--help` lists are stand-ins that know their one line only; a stand-in imports its
-verb's module when it is asked to parse arguments.
-"""
+"""The command line as a table of functions: `VERBS` names every verb."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import typer
+
+from fourm_lite.cli import (
+    add_embedding,
+    classify,
+    evaluate_classes,
+    evaluate_generation,
+    evaluate_search,
+    generate,
+    index,
+    models,
+    prepare,
+    pseudolabel,
+    search,
+    train,
+)
 from fourm_lite.cli.output import say
-from fourm_lite.cli.verbs import GROUPS, VERBS, Verb
-from fourm_lite.cli.words import Argument, Option
 from fourm_lite.reading.budget import VARIABLE, parse_bytes, set_budget
 
 if TYPE_CHECKING:
-    from typer.core import TyperCommand, TyperGroup
+    from typer.core import TyperGroup
 
+NOTHING = "files that it had finished are whole, what was there before is unchanged"
+_SHARDS = "finished shards are kept, and the same command goes on behind them"
+_CHECKPOINTS = "the last checkpoint is kept, and the same command goes on from it with --resume"
 _SECTION = re.compile(r"^[A-Z]\w+:$", re.MULTILINE)  # "Raises:" of a docstring
-_HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def build_app(verbs: Mapping[str, Verb] = VERBS, groups: Mapping[str, str] = GROUPS) -> TyperGroup:
-    """The command with all its verbs; nothing of theirs is imported yet."""
-    app = _root()
+class Verb(NamedTuple):
+    """A function that is a verb; its docstring is the help.
+
+    `kept` is what it leaves when it is stopped before its end; "" for whole files alone.
+    """
+
+    run: Callable[..., None]
+    kept: str = ""
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(models.demo),
+    "search": Verb(search.search),
+    "index": Verb(
+        index.index,
+        "photos that were committed are kept, and the same command goes on behind them",
+    ),
+    "index info": Verb(index.index_info),
+    "index build": Verb(index.index_build),
+    "index check": Verb(index.index_check),
+    "index compact": Verb(index.index_compact),
+    "index calibrate": Verb(index.index_calibrate),
+    "generate": Verb(
+        generate.generate,
+        "finished items are kept, and the same command goes on behind them if it has --items",
+    ),
+    "plan": Verb(generate.plan),
+    "classify": Verb(classify.classify),
+    "finetune": Verb(train.finetune, _CHECKPOINTS),
+    "train": Verb(train.train, _CHECKPOINTS),
+    "add-embedding": Verb(
+        add_embedding.add_embedding,
+        "finished stages and the last checkpoint are kept, and the same command goes on",
+    ),
+    "pseudolabel": Verb(pseudolabel.pseudolabel, _SHARDS),
+    "tokenize": Verb(prepare.tokenize, _SHARDS),
+    "mix-photos": Verb(prepare.mix_photos),
+    "split-features": Verb(prepare.split_features),
+    "calibrate": Verb(train.calibrate),
+    "spread": Verb(train.spread),
+    "info": Verb(models.info),
+    "download": Verb(models.download),
+    "convert": Verb(models.convert),
+    "export": Verb(models.export),
+    "evaluate retrieval": Verb(evaluate_search.retrieval),
+    "evaluate same-class": Verb(evaluate_search.same_class),
+    "evaluate steps": Verb(evaluate_search.steps),
+    "evaluate zeroshot": Verb(evaluate_classes.zeroshot),
+    "evaluate knn": Verb(evaluate_classes.knn),
+    "evaluate probe": Verb(evaluate_classes.probe),
+    "evaluate fewshot": Verb(evaluate_classes.fewshot),
+    "evaluate any2any": Verb(evaluate_generation.any2any),
+    "evaluate tokenizers": Verb(evaluate_generation.tokenizers),
+}
+"""Verb to function, in the order of the help. "evaluate x" is a verb of a group; "index x" is a
+verb beside "index", which has arguments of its own: `with_tool` tells them apart."""
+
+GROUPS = {"evaluate": "Measure a model on data."}
+"""One line of help for the first word of verbs in a group."""
+
+
+def build_app(verbs: Mapping[str, Verb] = VERBS, asked: Sequence[str] | None = None) -> TyperGroup:
+    """The command with all its verbs.
+
+    Args:
+        verbs: the table
+        asked: the words of a command line: only the verb that they name gets its options, which
+            is a tenth of a second quicker; None for all verbs
+    """
+    from typer.core import TyperGroup
+    from typer.main import get_command
+
+    app = typer.Typer(
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+        no_args_is_help=True,
+        rich_markup_mode=None,  # brackets in help are brackets
+    )
+    app.callback(help=root.__doc__)(root)
+    groups = {
+        name: typer.Typer(help=line, no_args_is_help=True, rich_markup_mode=None)
+        for name, line in GROUPS.items()
+    }
     for words, verb in verbs.items():
-        *group, name = words.split()
-        parent = app
-        for word in group:
-            parent = _subgroup(parent, word, groups.get(word, ""))
-        parent.add_command(_stand_in(name, verb))
-    return app
+        first, _, second = words.partition(" ")
+        parent, name = (groups[first], second) if first in groups else (app, words)
+        former = name.replace(" ", "-")
+        is_asked = asked is None or not {first, former, words}.isdisjoint(asked)
+        run = verb.run if is_asked else _listed
+        parent.command(name, help=help_of(verb.run))(run)
+        if former != name:
+            app.command(former, help=help_of(verb.run), hidden=True)(run)
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    return command
+
+
+def _listed() -> None:
+    """Stands for a verb that is not asked for."""
 
 
 def show_version(wanted: bool) -> None:
     """Prints the version and ends, when it is asked for."""
-    import typer
-
     if wanted:
         face = import_module("fourm_lite")  # the floor above: only its version is read
         say(f"fourm-lite {face.__version__}")
@@ -51,69 +150,35 @@ def show_version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        Option("--version", help="Print the version.", callback=show_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and end.", callback=show_version, is_eager=True
+        ),
     ] = False,
-    # cli.main takes it off the line, wherever it stands; it is here to be listed
-    debug: Annotated[bool, Option("--debug", help="Show where an error came from.")] = False,
+    # cli.main takes these three off the line, wherever they stand; they are here to be listed
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also tell what the library notes on its way.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the code an error came from.")
+    ] = False,
     max_bytes: Annotated[
-        str | None, Option("--max-bytes", help="Read at once of files that unpack: 4GB (1GB).")
+        str | None,
+        typer.Option(
+            "--max-bytes", help="Read at most this much at once of files that unpack; 1GB is usual."
+        ),
     ] = None,
 ) -> None:
-    """Any-to-any generation, embedding and search with 4M models."""
+    """Any-to-any generation, embedding and search with 4M models.
+
+    All verbs take --json: it prints the result as one JSON value and nothing else on stdout; with a
+    file name behind it, the value is written there.
+    """
     asked = max_bytes or os.environ.get(VARIABLE)
     if asked:
         set_budget(bytes=parse_bytes(asked))
-
-
-def _root() -> TyperGroup:
-    import typer
-    from typer.core import TyperGroup
-    from typer.main import get_command
-
-    app = typer.Typer(add_completion=False, context_settings=_HELP, no_args_is_help=True)
-    app.callback(help=root.__doc__)(_in_typers_words(root))
-    command = get_command(app)
-    assert isinstance(command, TyperGroup)
-    return command
-
-
-def _subgroup(parent: TyperGroup, name: str, help_text: str) -> TyperGroup:
-    from typer.core import TyperGroup
-
-    known = parent.commands.get(name)
-    if isinstance(known, TyperGroup):
-        return known
-    group = TyperGroup(name=name, help=help_text, no_args_is_help=True, rich_markup_mode="rich")
-    parent.add_command(group)
-    return group
-
-
-def _stand_in(name: str, verb: Verb) -> TyperCommand:
-    from typer.core import TyperCommand
-
-    class StandIn(TyperCommand):
-        """A verb in a list; it becomes the real command when it is used."""
-
-        def make_context(self, *args: Any, **kwargs: Any) -> Any:
-            return _command(name, verb).make_context(*args, **kwargs)
-
-    return StandIn(name=name, help=verb.help, rich_markup_mode="rich")
-
-
-def _command(name: str, verb: Verb) -> TyperCommand:
-    """The command of a verb, its module imported."""
-    import typer
-    from rich.markup import escape
-    from typer.core import TyperCommand
-    from typer.main import get_command
-
-    module, _, function = verb.place.partition(":")
-    called = getattr(import_module(module), function)
-    app = typer.Typer(add_completion=False, context_settings=_HELP)
-    app.command(name=name, help=escape(help_of(called) or verb.help))(_in_typers_words(called))
-    command = get_command(app)
-    assert isinstance(command, TyperCommand)
-    return command
 
 
 def help_of(called: Callable[..., Any]) -> str:
@@ -123,33 +188,10 @@ def help_of(called: Callable[..., Any]) -> str:
     return text[: section.start()].strip() if section else text
 
 
-def _in_typers_words(called: Callable[..., None]) -> Callable[..., None]:
-    """The function with `Argument` and `Option` turned into what typer reads."""
-
-    @functools.wraps(called)
-    def wrapper(**values: Any) -> None:
-        called(**values)
-
-    hints = get_type_hints(called, include_extras=True)
-    parameters = inspect.signature(called).parameters.values()
-    changed = [p.replace(annotation=_typer_type(hints[p.name])) for p in parameters]
-    wrapper.__signature__ = inspect.Signature(changed)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in changed}
-    del wrapper.__wrapped__
-    return wrapper
-
-
-def _typer_type(hint: Any) -> Any:
-    import typer
-    from rich.markup import escape
-
-    if get_origin(hint) is not Annotated:
-        return hint
-    inner, *notes = get_args(hint)
-    for note in notes:
-        if isinstance(note, Argument):
-            return Annotated[inner, typer.Argument(help=escape(note.help), **note.more)]
-        if isinstance(note, Option):
-            option = typer.Option(*note.names, help=escape(note.help), **note.more)
-            return Annotated[inner, option]
-    return hint
+def kept(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> str:
+    """What a verb that ends before its time leaves, by the words of its command line."""
+    for count in (2, 1):
+        verb = verbs.get(" ".join(arguments[:count]))
+        if verb is not None:
+            return verb.kept or NOTHING
+    return NOTHING

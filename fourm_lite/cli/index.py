@@ -1,15 +1,15 @@
-"""`fourm-lite index`: a folder of photos becomes an index; run it again to continue or refresh."""
+"""`fourm-lite index`: photos become an index; run it again to continue; and the index's tools."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_facts, print_json, say
-from fourm_lite.cli.progress_counts import count_progress
-from fourm_lite.cli.search_options import (
+import typer
+
+from fourm_lite.cli.options import (
     AnyModel,
     BatchSize,
     Center,
@@ -17,19 +17,41 @@ from fourm_lite.cli.search_options import (
     Device,
     Dtype,
     Gallery,
+    IndexModel,
+    IndexPath,
     Json,
+    RerankGiven,
+    Split,
     Target,
     TextTokenizer,
     Tokenizers,
+    Workers,
     dtype_of,
+    file_of,
+    present,
 )
-from fourm_lite.cli.words import Argument, Option
-from fourm_lite.search.index.ingest import IngestReport
+from fourm_lite.cli.output import Told, deliver, print_facts, progress, say
+from fourm_lite.errors import ConfigError
+from fourm_lite.reading.regular import read_text
+
+if TYPE_CHECKING:
+    from fourm_lite.search.index.ingest import IngestReport
+
+MOST_HOURS = 1e6
+"""Older than any version; a `timedelta` takes no more than 2e10."""
 
 
 def index(
-    photos: Annotated[list[Path], Argument("Folders, .tar shards, .parquet, .jsonl or pictures.")],
-    out: Annotated[str, Option("--out", "-o", help="The index: a folder, or s3://...")],
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The photos to index: folders, pictures, .tar shards, .parquet or .jsonl lists.",
+            callback=present,
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Write the index to this folder, or to s3://...")
+    ],
     model: AnyModel = "mini",
     gallery: Gallery = "model",
     target: Target = None,
@@ -38,19 +60,35 @@ def index(
     decode: Decode = "expected",
     center: Center = True,
     codes_only: Annotated[
-        bool, Option("--codes-only", help="Store codes instead of vectors: small, slower to ask.")
+        bool,
+        typer.Option(
+            "--codes-only",
+            help="Store codes instead of vectors, which is smaller and slower to search.",
+        ),
     ] = False,
-    workers: Annotated[int, Option("--workers", help="Threads that read photos.", min=1)] = 2,
+    workers: Workers = 2,
     batch_size: BatchSize = 32,
     commit_rows: Annotated[
-        int, Option("--commit-rows", help="About how many photos a kill can cost.", min=1)
+        int,
+        typer.Option(
+            "--commit-rows",
+            help="Write after about this many photos; a run that is killed loses no more.",
+            min=1,
+        ),
     ] = 256,
     dtype: Dtype = None,
     device: Device = None,
-    prune: Annotated[bool, Option("--prune", help="Delete rows whose photo is gone.")] = False,
-    prefix: Annotated[str, Option("--prefix", help="Put before every id.")] = "",
-    licence: Annotated[str | None, Option("--licence", help="Of the photos, written down.")] = None,
-    as_json: Json = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete rows whose photo is no longer there.")
+    ] = False,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Put this text before every photo's id.")
+    ] = "",
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", help="Write down that the photos are under this licence."),
+    ] = None,
+    as_json: Json = None,
 ) -> None:
     """Index photos, to search them by words, pictures or any modality.
 
@@ -70,12 +108,10 @@ def index(
     )  # fmt: skip
     opened = open_index(out, space, codes_only=codes_only, licence=licence)
     how = Ingest(workers, batch_size, commit_rows, prune, prefix)
-    with _progress() as told:
-        report = index_photos(photos, opened, space, how, progress=told)
-    if as_json:
-        print_json({"index": out, "space": space.name, "rows": len(opened), **report.to_dict()})
-        return
-    print_report(out, len(opened), report)
+    with progress("photos") as told:
+        report = index_photos(photos, opened, space, how, progress=_counted(told))
+    facts = {"index": out, "space": space.name, "rows": len(opened), **report.to_dict()}
+    deliver(facts, as_json, lambda: print_report(out, len(opened), report))
 
 
 def print_report(out: str, rows: int, report: IngestReport) -> None:
@@ -100,11 +136,206 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
         say(f"left empty: {value.uri}: {value.reason}")
 
 
-@contextmanager
-def _progress() -> Iterator[Any]:
-    with count_progress("photos") as counts:
+def _counted(told: Told) -> Callable[[IngestReport], None]:
+    return lambda report: told.tell("photos", report.seen, 0, f"{report.rate:.1f} a second")
 
-        def tell(report: IngestReport) -> None:
-            counts.tell("photos", report.seen, 0, f"{report.rate:.1f}/s")
 
-        yield tell
+def index_info(index: IndexPath, as_json: Json = None) -> None:
+    """Show what an index is: its rows, its space, who made it.
+
+    Raises:
+        ConfigError: there is no index
+    """
+    from fourm_lite.search.index.index import Index
+
+    info = Index.open(index).info()
+    deliver(info, as_json, lambda: _print_index(info))
+
+
+def _print_index(info: dict[str, Any]) -> None:
+    from fourm_lite.search.index.confidence import MEANINGS
+
+    info = dict(info)
+    manifest = info.pop("manifest")
+    facts = {n: manifest[n] for n in ("space", "kind", "model", "tokenizer", "licence")}
+    inside = ("rerank_calibration", "vocabulary")
+    facts |= {n: v for n, v in manifest["extra"].items() if n not in inside}
+    facts |= {f"{name} fingerprint": value for name, value in manifest["fingerprints"].items()}
+    stored = manifest["calibration"]
+    facts["calibrated"] = stored is not None
+    if stored is not None:
+        facts["probability"] = MEANINGS.get(stored.get("meaning", ""), "of a right answer")
+    info["columns"] = ", ".join(info["columns"])
+    print_facts({**info, **facts})
+
+
+Partitions = Annotated[
+    int | None,
+    typer.Option("--partitions", help="Divide the approximate index into this many parts."),
+]
+
+
+def index_check(
+    index: IndexPath,
+    k: Annotated[
+        int, typer.Option("-k", help="Compare this many neighbours of each query.", min=1)
+    ] = 10,
+    queries: Annotated[
+        int, typer.Option("--queries", help="Draw this many rows as queries.", min=1)
+    ] = 100,
+    build: Annotated[
+        str | None,
+        typer.Option(
+            "--build",
+            help="Build an approximate index of this kind first, as `index build` does.",
+        ),
+    ] = None,
+    partitions: Partitions = None,
+    as_json: Json = None,
+) -> None:
+    """Measure what approximate search costs in recall, against exact search.
+
+    Raises:
+        ConfigError: no approximate index was built
+    """
+    import dataclasses
+
+    from fourm_lite.search.index.index import Index
+
+    opened = Index.open(index)
+    if build is not None:
+        opened.build_ann(build, partitions=partitions)  # type: ignore[arg-type]
+    facts = dataclasses.asdict(opened.check(k=k, queries=queries))
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def index_build(
+    index: IndexPath,
+    kind: Annotated[
+        str,
+        typer.Option("--kind", help="Build this kind: ivf_rq, ivf_sq, ivf_pq or ivf_hnsw_sq."),
+    ] = "ivf_rq",
+    partitions: Partitions = None,
+    as_json: Json = None,
+) -> None:
+    """Build an approximate index over the vectors, so that large galleries answer fast.
+
+    `fourm-lite index check` measures afterwards what it costs in recall.
+
+    Raises:
+        ConfigError: there is no index, or it holds too few rows for that kind
+    """
+    from fourm_lite.search.index.index import Index
+
+    opened = Index.open(index)
+    opened.build_ann(kind, partitions=partitions)  # type: ignore[arg-type]
+    facts = {"index": index, "rows": len(opened), "kind": kind}
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def index_compact(
+    index: IndexPath,
+    keep_hours: Annotated[
+        float,
+        typer.Option("--keep-hours", help="Keep versions that are younger than this.", min=0),
+    ] = 1.0,
+    as_json: Json = None,
+) -> None:
+    """Join small files and drop old versions.
+
+    Raises:
+        ConfigError: there is no index
+    """
+    from fourm_lite.search.index.index import Index
+
+    opened = Index.open(index)
+    before = opened.info()["bytes"]
+    opened.compact(keep=timedelta(hours=min(MOST_HOURS, keep_hours)))
+    facts: dict[str, Any] = {"before": before, "after": opened.info()["bytes"], "rows": len(opened)}
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def index_calibrate(
+    index: IndexPath,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Learn from the photos with captions in this folder (captions.jsonl); without it "
+            "from what is kept beside the model.",
+            callback=present,
+        ),
+    ] = None,
+    split: Split = "val",
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank",
+            help="Also learn how to rerank this many hits, and how sure that answer is.",
+            min=0,
+        ),
+    ] = 0,
+    rerank_given: RerankGiven = None,
+    samples: Annotated[int, typer.Option("--samples", hidden=True, min=0)] = 0,  # not read any more
+    absent: Annotated[
+        Path | None,
+        typer.Option(
+            "--absent",
+            help="Read from this file texts of things that the index lacks, one on each line.",
+            callback=present,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            help="Call an answer 'no good match' where its probability is below this.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.5,
+    model: IndexModel = None,
+    device: Device = None,
+    as_json: Json = None,
+) -> None:
+    """Learn whether an answer shows what was asked for, from photos with captions.
+
+    The probability is stored in the index and told with every answer to words. Without --data it is
+    the one that is kept beside the model, fitted to what this index answers to things that it
+    hardly has. With --rerank also learns how hits are reranked.
+
+    Raises:
+        FourMError: no caption's photo is in the index, or all answers are right or wrong
+    """
+    from fourm_lite.evaluate.caption_sets import captioned
+    from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
+    from fourm_lite.search.engine import Search
+
+    if data is None and (rerank or absent is not None):
+        raise ConfigError("--rerank and --absent need photos with captions: give --data")
+    search = Search.open(index, model, device=device)
+    if data is None:
+        found = calibrate_by_model(search.index, search.space, threshold=threshold)
+        facts: dict[str, Any] = {"from": "the model", "threshold": threshold}
+        facts |= {"queries": found.queries, "evidence": ", ".join(found.names)}
+    else:
+        asked = captioned(search.index, search.space, data, split)
+        done = calibrate_answers(
+            search.index, search.space, asked, foreign=_lines(absent), threshold=threshold,
+            depth=rerank, given=rerank_given,  # type: ignore[arg-type]
+        )  # fmt: skip
+        facts = {**done.report.to_dict(), "threshold": threshold, "rerank_weights": done.weights}
+        if done.share_reranked is not None:
+            facts["reranked_share_right"] = done.share_reranked
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The lines of a text file that hold something."""
+    if path is None:
+        return []
+    lines = read_text(file_of(str(path), "--absent")).splitlines()
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"--absent expects a text a line, {path} holds none")
+    return found

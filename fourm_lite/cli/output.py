@@ -1,4 +1,4 @@
-"""How verbs print results: JSON for programs, lines and tables for people; both to stdout.
+"""How verbs print: results to stdout, as JSON or for people; notes and progress to stderr.
 
 Files that a verb shall write are checked before its work.
 """
@@ -9,11 +9,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.files import write_whole
 from fourm_lite.names import shown
 
 if TYPE_CHECKING:
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
 
 BETWEEN, NARROWEST = 3, 8
 """Letters between two columns, and in the narrowest one that is worth showing."""
+EVERY = 15.0
+"""Seconds between two lines of progress where nobody sees a bar."""
+_loudness = 0
+"""Below 0: results and errors alone; above 0: what the library notes on the way, too."""
 
 
 def require_folder(folder: Path, option: str) -> None:
@@ -69,10 +77,16 @@ def say(text: object, *, aside: bool = False, keep: str = "") -> None:
 
     Args:
         text: names, captions and ids may be anything; a line break in them is spelled out
-        aside: on stderr
+        aside: a note on stderr, which `--quiet` leaves out
         keep: characters that stay as they are, such as line breaks
     """
-    print(shown(text, keep=keep), file=sys.stderr if aside else sys.stdout, flush=aside)
+    if not (aside and _loudness < 0):
+        print(shown(text, keep=keep), file=sys.stderr if aside else sys.stdout, flush=aside)
+
+
+def say_error(text: object) -> None:
+    """Why a command failed, on stderr; `--quiet` does not silence it."""
+    print(shown(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 class _Printable(logging.Formatter):
@@ -83,10 +97,23 @@ class _Printable(logging.Formatter):
         return shown(super().format(record), keep="\n")
 
 
-def quiet_warnings() -> None:
-    """Warnings of the library, which go to stderr, bring no escape sequences there."""
+def set_loudness(loudness: int) -> None:
+    """How much is told on stderr: -1 errors alone, 0 warnings and progress, 1 everything.
+
+    Warnings of the library go to stderr and bring no escape sequences there.
+    """
+    global _loudness
+    _loudness = loudness
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
+    log = logging.getLogger("fourm_lite")
+    log.setLevel({-1: logging.ERROR, 0: logging.NOTSET, 1: logging.DEBUG}[loudness])
+    for handler in [h for h in log.handlers if isinstance(h.formatter, _Printable)]:
+        log.removeHandler(handler)
+    if loudness > 0:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Printable("%(name)s: %(message)s"))
+        log.addHandler(handler)
 
 
 def print_json(value: Any) -> None:
@@ -167,3 +194,110 @@ def say_left_out(skipped: Sequence[Skipped]) -> None:
     """What was left out of a source, a line each, for people."""
     for one in skipped:
         say(f"left out: {one.uri}: {one.reason}")
+
+
+def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:
+    """The result of a verb, as `--json` asks for it: the same in all verbs.
+
+    Args:
+        value: the result, for programs
+        to: None shows it to people; `-` prints one JSON value alone; else the JSON goes to that
+            file, and people are shown the usual text
+        show: prints it for people
+    """
+    if to == "-":
+        print_json(value)
+        return
+    if to is not None:
+        text = json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False)
+        write_whole(to, text + "\n")
+    show()
+
+
+class Told:
+    """What is done so far, for people: nothing by itself; `tell` is given by its kinds."""
+
+    def tell(self, what: str, done: int, total: int, note: str = "") -> None:
+        """So much of something is done; a total of 0 is not known."""
+
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """The progress of one kind of work, which the library's functions take."""
+        return lambda done, total: self.tell(what, done, total)
+
+    def step(self, step: int, steps: int, numbers: Mapping[str, float]) -> None:
+        """So many steps of a training are done, with these losses."""
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
+        self.tell("steps", step, steps, losses)
+
+
+class _Bar(Told):
+    """A bar at a terminal."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task, self._what = bar, task, ""
+
+    def tell(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Draws it; a new kind of work begins a new clock."""
+        what, note = shown(what), shown(note)
+        if what != self._what:
+            self._what = what
+            self._bar.reset(self._task, description=what, total=total or None, note=note)
+        self._bar.update(
+            self._task, description=what, completed=done, total=total or None, note=note
+        )
+
+
+class _Lines(Told):
+    """A line now and then in a file of messages, for work that takes long."""
+
+    def __init__(self, *, stages: bool) -> None:
+        self._stages, self._what = stages, ""
+        self._begun = self._last = time.monotonic()
+
+    def tell(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Says it if a while has passed since the last line, or a new kind of work begins."""
+        now = time.monotonic()
+        is_new, self._what = what != self._what, what
+        if is_new:
+            self._begun = now
+        ends = self._stages and total and done == total
+        if not (is_new and self._stages) and not ends and now - self._last < EVERY:
+            return
+        self._last = now
+        count = f" {done} of {total}" if total else (f" {done}" if done else "")
+        say(", ".join([what + count, *self._left(done, total, now), *([note] * bool(note))]),
+            aside=True)  # fmt: skip
+
+    def _left(self, done: int, total: int, now: float) -> list[str]:
+        if not total or not 0 < done < total or now - self._begun < 1:
+            return []
+        seconds = (now - self._begun) / done * (total - done)
+        return [f"about {timedelta(seconds=round(seconds))} left"]
+
+
+@contextmanager
+def progress(title: str, *, stages: bool = False) -> Iterator[Told]:
+    """What tells on stderr how far the work is, with the total and the time that is left.
+
+    At a terminal it is a bar that goes away at the end; else a line every few seconds.
+
+    Args:
+        title: what is counted
+        stages: whether each new kind of work has a line of its own where nobody sees a bar
+    """
+    if _loudness < 0:
+        yield Told()
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(stages=stages or _loudness > 0)
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False), bars.BarColumn(),
+        bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[note]}", markup=False),
+        bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(bar, bar.add_task(title, total=None, note=""))

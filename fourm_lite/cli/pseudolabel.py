@@ -7,88 +7,126 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fourm_lite.cli.output import left_out_facts, print_facts, print_json, say_left_out
-from fourm_lite.cli.progress_counts import count_progress
-from fourm_lite.cli.words import Argument, Option
+import typer
+
+from fourm_lite.cli.options import Json, ListSplit, PhotoList, Seed, Texts, Workers, present
+from fourm_lite.cli.output import (
+    deliver,
+    left_out_facts,
+    print_facts,
+    progress,
+    require_folder,
+    say_left_out,
+)
+from fourm_lite.errors import ConfigError
 
 BATCH = 128
 """Texts that a model reads at once."""
 
-Words = Annotated[
-    str | None,
-    Option(
-        "--words",
-        help="NAME=LABELS@LIST: texts alone; vectors NAME by regression from the words of LIST's "
-        "train captions to that label in the folder LABELS. Where the texts are those captions, "
-        "each by a regression that has not seen its photo.",
-    ),
-]
-Model = Annotated[
-    str | None, Option("--model", help="With --words and --share: whose vectors are mixed in.")
-]
-Share = Annotated[
-    float,
-    Option(
-        "--share",
-        help="With --words: weight of a second opinion, the vector of --model or, for captions of "
-        "LIST, of their own photo.",
-        min=0.0,
-        max=1.0,
-    ),
-]
-
-Spread = Annotated[
-    float,
-    Option(
-        "--spread",
-        help="With --words: less of what photos vary in most, for search; 0 none, 0.5 whitens.",
-        min=0.0,
-        max=1.0,
-    ),
-]
-
 
 def pseudolabel(
-    photos: Annotated[Path, Argument("A folder of photos, a .jsonl or .parquet list.")],
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the labels.")],
-    split: Annotated[str | None, Option("--split", help="Of a list; without it, all.")] = None,
+    photos: PhotoList,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the labels into this folder.")],
+    split: ListSplit = None,
     labels: Annotated[
-        str, Option("--labels", help="Made by formulas, separated by commas; '' for none.")
+        str,
+        typer.Option(
+            "--labels",
+            help="Make these labels by formulas, with commas between them; '' makes none.",
+        ),
     ] = "canny_edge,color_palette,metadata",
     teacher: Annotated[
-        list[str] | None,
-        Option(
+        Texts,
+        typer.Option(
             "--teacher",
-            help="NAME=FILE.onnx#OUTPUT, a vector or a map, of its outputs or inside; repeatable.",
+            help="Label by an output or an inner value of an ONNX network, a vector or a map: "
+            "NAME=FILE.onnx#OUTPUT. May be repeated.",
         ),
     ] = None,
     embedder: Annotated[
-        list[str] | None,
-        Option("--embedder", help="NAME=SPEC, such as dino=timm:...: its vector; repeatable."),
+        Texts,
+        typer.Option(
+            "--embedder",
+            help="Label by the vector of an embedding network: NAME=SPEC, such as dino=timm:... "
+            "May be repeated.",
+        ),
     ] = None,
     features: Annotated[
-        list[str] | None, Option("--features", help="NAME=SPEC: its feature map; repeatable.")
+        Texts,
+        typer.Option(
+            "--features",
+            help="Label by the feature map of an embedding network: NAME=SPEC. May be repeated.",
+        ),
     ] = None,
     segmentation: Annotated[
-        Path | None, Option("--segmentation", help="ONNX file of a segmentation network.")
+        Path | None,
+        typer.Option(
+            "--segmentation",
+            help="Label by the class map of this segmentation network, an ONNX file.",
+            callback=present,
+        ),
     ] = None,
     maps: Annotated[
-        Path | None, Option("--maps", help="Class maps made before: .npz of ids and maps.")
+        Path | None,
+        typer.Option(
+            "--maps",
+            help="Take class maps that were made before from this .npz file of ids and maps.",
+            callback=present,
+        ),
     ] = None,
-    words: Words = None,
-    model: Model = None,
-    share: Share = 0.0,
-    spread: Spread = 0.0,
-    map_size: Annotated[int, Option("--map-size", help="Side of a class map.", min=1)] = 56,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            "--words",
+            help="Label texts without photos: NAME=LABELS@LIST makes vectors NAME by regression "
+            "from the words of LIST's train captions to that label in the folder LABELS. Texts "
+            "that are those captions get a regression that has not seen their own photo.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Mix in what this model predicts of a text, with --words and --share."
+        ),
+    ] = None,
+    share: Annotated[
+        float,
+        typer.Option(
+            "--share",
+            help="Weigh the second opinion this much, with --words: the vector of --model or, for "
+            "captions of LIST, of their own photo.",
+            min=0.0, max=1.0,
+        ),
+    ] = 0.0,
+    spread: Annotated[
+        float,
+        typer.Option(
+            "--spread",
+            help="Whiten the vectors by this power, with --words: less of what photos vary in "
+            "most. 0 does not, 0.5 whitens fully.",
+            min=0.0, max=1.0,
+        ),
+    ] = 0.0,
+    map_size: Annotated[
+        int, typer.Option("--map-size", help="Store class maps with this many cells a side.", min=1)
+    ] = 56,
     crops: Annotated[
-        int, Option("--crops", help="Crops a photo; the first is the centre.", min=1)
+        int,
+        typer.Option(
+            "--crops", help="Label this many crops of each photo; the first is its middle.", min=1
+        ),
     ] = 1,
-    seed: Annotated[int, Option("--seed", help="Of the crops.")] = 0,
-    size: Annotated[int, Option("--size", help="Side of a crop in pixels.", min=1)] = 224,
-    workers: Annotated[int, Option("--workers", help="Threads, a shard each.", min=1)] = 1,
-    shard_size: Annotated[int, Option("--shard-size", help="Photos a file.", min=1)] = 256,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON value.")] = False,
-) -> None:
+    seed: Seed = 0,
+    size: Annotated[
+        int, typer.Option("--size", help="Cut crops with this side in pixels.", min=1)
+    ] = 224,
+    workers: Workers = 1,
+    shard_size: Annotated[
+        int,
+        typer.Option("--shard-size", help="Put the labels of this many photos in a file.", min=1),
+    ] = 256,
+    as_json: Json = None,
+) -> None:  # fmt: skip
     """Label photos by teachers and formulas, for training.
 
     Writes a folder for each label and one for the crops. Only what is missing is made, so a run
@@ -100,6 +138,7 @@ def pseudolabel(
             teacher
         FourMError: no photo can be read, or a network cannot
     """
+    require_folder(out, "--out")
     if words is not None:
         return _texts(photos, split, words, (model, share, spread), out, as_json)
     from fourm_lite.data.labellers import Labeller, formulas, onnx_teachers
@@ -128,19 +167,20 @@ def _photos(
 
     _check([name for labeller in made for name in labeller.names])
     listing = read_listing(photos, split=split)
-    with count_progress("photos") as counts:
-        tell = partial(counts.tell, "photos")
-        unread = label(listing.records, made, out, run=run, workers=workers, progress=tell)
+    with progress("photos") as told:
+        unread = label(
+            listing.records, made, out, run=run, workers=workers, progress=told.of("photos")
+        )
     return len(listing.records) - len(unread), [*listing.skipped, *unread]
 
 
-def _tell(facts: dict[str, Any], left_out: list[Any], as_json: bool) -> None:
-    if as_json:
-        print_json({**facts, "left_out": left_out_facts(left_out)})
-        return
-    count = len(left_out) or None
-    print_facts({**facts, "labels": ", ".join(facts["labels"]), "left out": count})
-    say_left_out(left_out)
+def _tell(facts: dict[str, Any], left_out: list[Any], as_json: str | None) -> None:
+    def show() -> None:
+        count = len(left_out) or None
+        print_facts({**facts, "labels": ", ".join(facts["labels"]), "left out": count})
+        say_left_out(left_out)
+
+    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
 
 
 def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list[Any]:
@@ -161,7 +201,7 @@ def _texts(
     words: str,
     mix: tuple[str | None, float, float],
     out: Path,
-    as_json: bool,
+    as_json: str | None,
 ) -> None:
     """Labels texts without photos by a regression from words."""
     from fourm_lite.data.text_labels import (
@@ -170,7 +210,6 @@ def _texts(
         vectors_of_captions,
         vectors_of_texts,
     )
-    from fourm_lite.errors import ConfigError
     from fourm_lite.photos.records import read_records, read_spoken
 
     name, equals, rest = words.partition("=")
@@ -203,7 +242,6 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
     """
     import numpy as np
 
-    from fourm_lite.errors import ConfigError
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.pipeline.readers import Reader
     from fourm_lite.search.spaces import ModelSpace, open_space
@@ -217,16 +255,14 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
     reader, entry = Reader(pipe.tokenizers), pipe.model.modality("caption")
     items = [{"caption": reader.text_ids(entry, text)[: entry.max_tokens]} for text in texts]
     parts = []
-    with count_progress("texts") as counts:
+    with progress("texts") as told:
         for start in range(0, len(items), BATCH):
             parts.append(space.raw_items(items[start : start + BATCH])[:, 0])
-            counts.tell("texts", min(start + BATCH, len(items)), len(items))
+            told.tell("texts", min(start + BATCH, len(items)), len(items))
     return np.concatenate(parts)
 
 
 def _check(names: list[str]) -> None:
-    from fourm_lite.errors import ConfigError
-
     if not names:
         raise ConfigError("no label is asked for; give --labels, --teacher, --embedder or others")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -238,7 +274,6 @@ def _network(word: str, kind: str) -> Any:
     """An embedder as a labeller: `NAME=SPEC`."""
     from fourm_lite.data.labellers import NetworkLabeller
     from fourm_lite.embedders.load import load_embedder
-    from fourm_lite.errors import ConfigError
 
     name, equals, spec = word.partition("=")
     if not (name and equals and spec):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourm_lite.cli.output import print_json, print_table, require_file, say
-from fourm_lite.cli.search_options import (
+import typer
+
+from fourm_lite.cli.options import (
     Device,
     IndexModel,
     Json,
@@ -23,11 +24,10 @@ from fourm_lite.cli.search_options import (
     numbers,
     pair,
     value_of,
+    writable,
 )
-from fourm_lite.cli.words import Argument, Option
+from fourm_lite.cli.output import deliver, print_table, say
 from fourm_lite.errors import ConfigError
-from fourm_lite.io.files import replacing, write_whole
-from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:
     from fourm_lite.search.index.hits import Hits
@@ -38,42 +38,111 @@ SHOWN = 60
 
 
 def search(
-    index: Annotated[str, Argument("an index, or vectors: .npy .npz .safetensors .parquet .lance")],
-    captions: Annotated[Texts, Option("--caption", help="Words. Repeatable.")] = None,
-    images: Annotated[Texts, Option("--image", help="A picture. Repeatable.")] = None,
-    depths: Annotated[Texts, Option("--depth", help="A depth map.")] = None,
-    given: Annotated[
-        Texts, Option("--given", help="Any modality: NAME=VALUE, a text or a file. Repeatable.")
+    index: Annotated[
+        str,
+        typer.Argument(
+            help="What is searched: an index, or a file of vectors of your own (.npy .npz "
+            ".safetensors .parquet .lance).",
+        ),
+    ],
+    words: Annotated[
+        Texts,
+        typer.Argument(
+            metavar="[QUERY]",
+            help="What is looked for: words in quotation marks, or the name of a picture. The "
+            "same as --caption or --image.",
+        ),
     ] = None,
-    not_captions: Annotated[Texts, Option("--not-caption", help="Words: not wanted.")] = None,
-    not_images: Annotated[Texts, Option("--not-image", help="A picture: not wanted.")] = None,
-    not_given: Annotated[Texts, Option("--not-given", help="NAME=VALUE: not wanted.")] = None,
+    captions: Annotated[
+        Texts, typer.Option("--caption", help="Search for what these words say. May be repeated.")
+    ] = None,
+    images: Annotated[
+        Texts, typer.Option("--image", help="Search for what this picture shows. May be repeated.")
+    ] = None,
+    depths: Annotated[
+        Texts, typer.Option("--depth", help="Search for what fits this depth map.")
+    ] = None,
+    given: Annotated[
+        Texts,
+        typer.Option(
+            "--given",
+            help="Search by any modality that the model reads: NAME=VALUE, where the value is a "
+            "text or a file. May be repeated.",
+        ),
+    ] = None,
+    not_captions: Annotated[
+        Texts, typer.Option("--not-caption", help="Keep away from what these words say.")
+    ] = None,
+    not_images: Annotated[
+        Texts, typer.Option("--not-image", help="Keep away from what this picture shows.")
+    ] = None,
+    not_given: Annotated[
+        Texts, typer.Option("--not-given", help="Keep away from this value: NAME=VALUE.")
+    ] = None,
     weights: Annotated[
-        Texts, Option("--weight", help="NAME=NUMBER: caption=2, not-caption=0.5. Repeatable.")
+        Texts,
+        typer.Option(
+            "--weight",
+            help="Weigh a part of the query: caption=2, not-caption=0.5. May be repeated.",
+        ),
     ] = None,
     compose: Annotated[
-        str | None, Option("--compose", help="conditioning (one pass on all) or arithmetic.")
+        str | None,
+        typer.Option(
+            "--compose",
+            help="Join several parts by 'conditioning' (one forward pass reads all of them) or "
+            "by 'arithmetic' (their vectors are added).",
+        ),
     ] = None,
-    k: Annotated[int, Option("-k", "--k", help="How many.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", help="Show this many hits.", min=1)] = 10,
     rerank: Rerank = 0,
     rerank_weights: RerankWeights = None,
     rerank_given: RerankGiven = None,
     reranker: RerankerName = None,
-    where: Annotated[str | None, Option("--where", help="SQL on columns: 'year > 2020'.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", help="Keep rows that fulfil this SQL condition: 'year > 2020'."),
+    ] = None,
     model: IndexModel = None,
     target: Target = None,
     tokenizers: Tokenizers = None,
     text_tokenizer: TextTokenizer = None,
-    decode: Annotated[str | None, Option("--decode", help="expected, argmax or sample.")] = None,
-    steps: Annotated[int | None, Option("--steps", help="Forward passes a query.")] = None,
-    key: Annotated[str | None, Option("--key", help="Of own vectors: which array.")] = None,
-    ids: Annotated[str | None, Option("--ids", help="Of own vectors: a file of ids.")] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            "--decode",
+            help="Turn predictions into a vector by this way: expected, argmax or sample.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Decode the query in this many forward passes.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Read this array of a file of vectors that holds several."),
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option("--ids", help="Read the ids of a file of vectors from this file."),
+    ] = None,
     device: Device = None,
-    html: Annotated[Path | None, Option("--html", help="Write one page with pictures.")] = None,
-    sheet: Annotated[Path | None, Option("--sheet", help="Write a contact sheet (PNG).")] = None,
-    as_json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", help="Also write the answer as one page with pictures.", callback=writable
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", help="Also write the answer as a contact sheet (PNG).", callback=writable
+        ),
+    ] = None,
+    as_json: Json = None,
 ) -> None:
-    """Search by words, pictures, any modality, or several together.
+    """Search an index by words, pictures, any modality, or several together.
+
+    `fourm-lite search IDX "a dog on grass"` is the shortest form.
 
     Several wishes go into the model together (conditioning), or are added as vectors
     (arithmetic): q = unit(sum of weight * unit(wish) - sum of weight * unit(not wanted)).
@@ -81,8 +150,8 @@ def search(
     Raises:
         FourMError: the query cannot be carried out, or is of another space than the index
     """
-    require_file(html, "--html")
-    require_file(sheet, "--sheet")
+    said, pictures = _asked(words or [])
+    captions, images = [*said, *(captions or [])], [*pictures, *(images or [])]
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
     unwanted = _named(("caption", not_captions), ("rgb", not_images), more=not_given)
     weighed = {_renamed(n): w for n, w in numbers(weights or [], "--weight").items()}
@@ -101,10 +170,24 @@ def search(
     hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
     facts |= {"query": query.title, "compose": query.way}
-    if as_json:
-        print_json(_as_json(facts, hits))
-        return
-    _print_hits(hits)
+    deliver(_as_json(facts, hits), as_json, lambda: _print_hits(hits))
+
+
+def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words and pictures of a query without an option's name.
+
+    Raises:
+        ConfigError: several words, which quotation marks should hold together
+    """
+    pictures = [text for text in query if isinstance(value_of(text), Path)]
+    words = [text for text in query if text not in pictures]
+    if len(words) > 1:
+        raise ConfigError(
+            f"a query is one argument, got {len(words)}: {', '.join(words)}; did you mean "
+            f'"{" ".join(words)}", with quotation marks around it? Several queries that are '
+            "searched together are written with --caption each"
+        )
+    return words, pictures
 
 
 def _ask(
@@ -187,6 +270,7 @@ def _renamed(name: str) -> str:
 def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None) -> None:
     if html is None and sheet is None:
         return
+    from fourm_lite.io.files import replacing, write_whole
     from fourm_lite.show.answers import Answer, answer_sheet, html_page
 
     answer = Answer(query.title, hits, _query_picture(query))
@@ -199,6 +283,7 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
 
 def _query_picture(query: Query) -> Any:
     from fourm_lite.modalities.pictures import open_rgb
+    from fourm_lite.reading.regular import read_photo
 
     value = query.item.get("rgb")
     return open_rgb(read_photo(value)) if isinstance(value, Path) else None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.cli.output import say
-from fourm_lite.cli.progress_counts import count_progress
-from fourm_lite.cli.verbs import VERBS
+from fourm_lite.cli.app import VERBS
+from fourm_lite.cli.output import progress, say
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import arguments_of
-from fourm_lite.names import shown
 from fourm_lite.training.staged import Stage
 
 STAGES = ("convert", "pseudolabel", "tokenize", "mix-photos", "add-embedding", "spread",
@@ -43,9 +39,7 @@ def _function(stage: Stage) -> Callable[..., Any]:
             f"stage {stage.name!r}: a recipe may run {', '.join(STAGES)}; got {stage.verb!r}."
             f"{suggest(stage.verb, STAGES)}"
         )
-    module, _, name = VERBS[stage.verb].place.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    return VERBS[stage.verb].run
 
 
 def _trained(stage: Stage, place: Path) -> Mapping[str, Any]:
@@ -69,14 +63,21 @@ def train_recipe(
     """Trains what one recipe describes; see `training.train.open_training` for the changes."""
     from fourm_lite.training.train import open_training
 
-    with count_progress("data") as counts:
-        training = open_training(tables, where=where, progress=counts.tell, **changes)
-    result = training.run(resume=resume, progress=_told)
+    with progress("data") as told:
+        training = open_training(tables, where=where, progress=told.tell, **changes)
+        result = training.run(resume=resume, progress=told.step)
     return {"steps": result.ledger.step, "finished": result.done, "folder": training.config.out}
 
 
-def _told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
-    if sys.stderr.isatty():
-        told = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith("loss"))
-        sys.stderr.write("\r" + shown(f"{step} of {steps}  {told}")[:160])
-        sys.stderr.flush()
+def run_stages_of(tables: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+    """Runs the stages of a recipe in turn, without those that are done."""
+    from fourm_lite.io.files import write_whole
+    from fourm_lite.io.locks import alone
+    from fourm_lite.training.staged import StagedRecipe, card, run_stages
+
+    recipe = StagedRecipe.of(tables, out=out)
+    with alone(recipe.out):
+        found, skipped = run_stages(recipe, run_stage)
+        if recipe.title:
+            write_whole(recipe.out / "card.md", card(recipe, found))
+    return {"folder": recipe.out, "stages": len(found), "done before": ", ".join(skipped) or None}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from fourm_lite.cli.output import say
-from fourm_lite.cli.verbs import VERBS
 from fourm_lite.errors import StorageError
 from fourm_lite.io.files import storage_error
-
-NOTHING = "files that it had finished are whole, what was there before is unchanged"
 
 
 class Stopped(BaseException):
@@ -22,15 +19,6 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
-
-
-def kept(arguments: Sequence[str]) -> str:
-    """What a verb that ends before its time leaves, by the words of its command line."""
-    for count in (2, 1):
-        verb = VERBS.get(" ".join(arguments[:count]))
-        if verb is not None:
-            return verb.kept or NOTHING
-    return NOTHING
 
 
 @contextlib.contextmanager

@@ -23,9 +23,10 @@ from fourm_lite.embedders.zeroshot import (
     label_prompts,
     mean_by_label,
 )
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.finetune.pixels import readable
 from fourm_lite.metrics.classification import best_temperature, classification_report, log_loss
+from fourm_lite.modalities.pictures import decode
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import StageProgress
@@ -177,6 +178,84 @@ def classify_by_likelihood(
     scores = pipe.score({TEXT: sentences}, items)
     scores = scores[1:] - scores[:1]
     return by_softmax(tuple(prompts), mean_by_label(scores.T, prompts).T / temperature)
+
+
+def classify_by_words(
+    model: str,
+    photos: Sequence[str],
+    labels: Sequence[str],
+    top: int,
+    *,
+    templates: Sequence[str] | None,
+    temperature: float | None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """The labels of photos, most probable first, or why a photo cannot be read.
+
+    Raises:
+        ConfigError: fewer than two labels, two equal ones, a template without `{}`, or options that
+            the model has no use for
+        FourMError: the network reads no text
+    """
+    judge = open_named_judge(model, labels, templates, temperature, **options)
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(photos), BATCH):
+        results += _judged(judge, photos[start : start + BATCH], top)
+    return results
+
+
+def open_named_judge(
+    model: str,
+    labels: Sequence[str],
+    templates: Sequence[str] | None,
+    temperature: float | None,
+    **options: Any,
+) -> Judge:
+    """What judges by the classes of a command line.
+
+    Raises:
+        ConfigError: fewer than two labels, two equal ones, or what `open_judge` refuses
+    """
+    named = label_names(labels)
+    if len(named) < 2 or len(named) < len(labels):
+        raise ConfigError(
+            f"--labels needs two or more different classes to tell apart, got {list(labels)}; "
+            "add what else the photo could show"
+        )
+    if temperature is not None and not temperature > 0:
+        raise ConfigError(f"--temperature is above 0, got {temperature}")
+    forms = tuple(templates or ("{}",))
+    return open_judge(model, named, templates=forms, temperature=temperature, **options)
+
+
+def label_names(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Labels with the names that stand for them: "dog", or "dog=a dog|puppies"."""
+    pairs = [(label, label.partition("=")) for label in labels]
+    return {
+        name.strip() if names else label: [n.strip() for n in (names or label).split("|")]
+        for label, (name, _, names) in pairs
+    }
+
+
+def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Results in the form of a trained classifier's."""
+    results: list[dict[str, Any]] = [{"photo": photo} for photo in photos]
+    pictures = []
+    for result in results:
+        try:
+            pictures.append(decode(result["photo"]))
+        except FourMError as error:
+            result["error"] = str(error)
+    found = judge(pictures) if pictures else None
+    read = [result for result in results if "error" not in result]
+    for result, row in zip(read, found.top(top) if found else (), strict=True):
+        result["label"] = row[0][0]
+        assert found is not None
+        result["top"] = [
+            {"label": label, "index": found.labels.index(label), "probability": p}
+            for label, p in row
+        ]
+    return results
 
 
 def evaluate_zeroshot(

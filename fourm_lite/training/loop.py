@@ -298,12 +298,14 @@ class _Run:
         config, step = self.config, ledger.step
         if self.is_main and _due(step, config.log_every):
             self.history.write(ledger, numbers)
+        figures: dict[str, float] = {}
         if _due(step, config.eval_every):
-            self.history.write(ledger, self.validate(step))
+            figures = self.validate(step)
+            self.history.write(ledger, figures)
         if _due(step, config.save_every) and step < config.steps:
             self.save(ledger)
         if progress is not None and self.is_main:
-            progress(step, config.steps, numbers)
+            progress(step, config.steps, {**numbers, **figures})
 
     def validate(self, step: int) -> dict[str, float]:
         """Figures of the averaged weights, or of the weights if there is no average."""

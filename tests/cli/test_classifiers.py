@@ -190,7 +190,7 @@ def test_export_leaves_out_what_lacks_a_package_unless_it_is_named(
     capsys, model, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    monkeypatch.setattr("fourm_lite.cli.export.FORMS", ("export", "onnx"))
+    monkeypatch.setattr("fourm_lite.backbone.export.FORMS", ("export", "onnx"))
 
     code, shown, err = run(capsys, "export", model, "--out", tmp_path / "all", "--json")
 

@@ -13,7 +13,7 @@ from test_layout import PACKAGE
 
 from fourm_lite.cli import main
 from fourm_lite.cli.index import print_report
-from fourm_lite.cli.output import print_facts, print_json, print_table, quiet_warnings, say
+from fourm_lite.cli.output import print_facts, print_json, print_table, say, set_loudness
 from fourm_lite.names import shown
 from fourm_lite.photos.item import Skipped
 from fourm_lite.search.index.ingest import IngestReport
@@ -73,7 +73,7 @@ def test_errors_and_warnings_are_shown_so_too(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["info", f"{tmp_path}/\x1b[2Jx"])
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    quiet_warnings()
+    set_loudness(0)
     logging.getLogger("fourm_lite").warning("%s", NASTY)
 
     assert not obeyed(capsys.readouterr().err)

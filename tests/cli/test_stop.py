@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from fourm_lite.cli import app, main
-from fourm_lite.cli.stop import kept
-from fourm_lite.cli.verbs import VERBS, Verb
+from fourm_lite.cli.app import VERBS, Verb, kept
 from fourm_lite.io.files import write_whole
 
 RESUMABLE = ("train", "finetune", "pseudolabel", "tokenize", "index", "add-embedding", "generate")
@@ -42,10 +41,10 @@ def on_our_full_disk() -> None:
 
 def run(capsys, called):
     with pytest.MonkeyPatch.context() as patch:
-        table = {**VERBS, "verb": Verb(f"{__name__}:{called.__name__}", "Try.", "three are kept")}
-        build = app.build_app
-        patch.setattr(app, "build_app", lambda: build(table))
-        patch.setattr("fourm_lite.cli.stop.VERBS", table)
+        table = {**VERBS, "verb": Verb(called, "three are kept")}
+        build, left = app.build_app, app.kept
+        patch.setattr(app, "build_app", lambda asked: build(table, asked))
+        patch.setattr(app, "kept", lambda words: left(words, table))
         with pytest.raises(SystemExit) as stopped:
             main(["verb"])
     return stopped.value.code, capsys.readouterr().err

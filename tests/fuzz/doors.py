@@ -563,13 +563,13 @@ def listing(draw: random.Random, place: Path) -> Any:
 
 @door
 def items(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.cli.generate_items import digests, read_jobs, values_of
+    from fourm_lite.show.generated import digests, read_items, values_of
 
     rows = [{"id": "a", "rgb": "x.png", "caption": "a dog"}, {"caption": "b"}]
     (place / "items.jsonl").write_bytes(damaged_lines(draw, rows))
     return [
         (values_of(item), digests(item))
-        for _, item in read_jobs([], place / "items.jsonl", place / "out")
+        for _, item in read_items(place / "items.jsonl", place / "out")
     ]
 
 

@@ -1,18 +1,20 @@
-"""The items of `fourm-lite generate`: read, given folders, and told apart by what they hold.
+"""Items to generate from, each with a folder: read from a list, and written with their results.
 
-A finished item of --items is taken as it is only where nothing that its result depends on changed:
+A finished item of a list is taken as it is only where nothing that its result depends on changed:
 the bytes of its files, the plan, and size and time of the files of the model and its tokenizers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourm_lite.cli.output import require_folder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.files import remove_leftovers, write_whole
+from fourm_lite.io.locks import alone
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.names import check_name
 from fourm_lite.reading.budget import budget
@@ -23,28 +25,16 @@ if TYPE_CHECKING:
 
 Job = tuple[Path, dict[str, Any]]
 """The folder and the values of an item."""
+RESULT = "result.json"
+"""What was asked for and what came of it; it is written last and makes an item count."""
 
 
-def read_jobs(inputs: Sequence[str], items: Path | None, out: Path) -> list[Job]:
-    """What is to be generated from: the one item of --input, or those of --items.
+def read_items(items: Path, out: Path) -> list[Job]:
+    """The items of a JSONL file, each with a folder below `out`.
 
     Raises:
-        ConfigError: an item cannot be read, two items have one folder, or a folder cannot be made
+        ConfigError: an item cannot be read, or two items have one folder
     """
-    if items is None:
-        jobs = [(out, dict(_pair(text) for text in inputs))]
-    elif inputs:
-        raise ConfigError("give --input or --items, not both")
-    elif not items.is_file():
-        raise ConfigError(f"--items expects a JSONL file, got {items}")
-    else:
-        jobs = _of_lines(items, out)
-    for folder, _ in jobs:
-        require_folder(folder, "--out")
-    return jobs
-
-
-def _of_lines(items: Path, out: Path) -> list[Job]:
     jobs, lines = [], dict[Path, int]()
     text = read_text(items, most=budget().bytes)
     for number, line in enumerate(text.split("\n"), 1):
@@ -69,13 +59,6 @@ def _item(source: Path, number: int, line: str, out: Path) -> Job:
     name = str(values.pop("id", f"{number - 1:06d}"))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "_"
     return out / check_name(safe, f"{source}, line {number}: the id"), values
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise ConfigError(f"--input expects NAME=VALUE, such as rgb=photo.jpg; got {text!r}")
-    return name, value
 
 
 def file_named(value: Any) -> Path | None:
@@ -140,3 +123,65 @@ def _stamps(source: str | Path) -> dict[str, list[int]]:
     files = sorted(place.iterdir()) if place.is_dir() else [place]
     stats = {file.name: file.stat() for file in files if file.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that is there already, if it answers the same request."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("request") == asked else None
+
+
+def write_item(
+    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the files of one item; result.json comes last and makes them count."""
+    with alone(folder, wait=True):  # files of two requests must not stand side by side
+        remove_leftovers(folder)
+        return _write_item(folder, item, values, asked)
+
+
+def _write_item(
+    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    from fourm_lite.modalities.pictures import decode, png
+    from fourm_lite.show.contact_sheet import Cell, contact_sheet
+
+    cells, outputs = [], {}
+    for name, value in item.items():
+        shown: Any = str(value)
+        if photo := file_named(value):
+            try:
+                shown = decode(photo)
+            except FourMError:
+                shown = photo.name
+        cells.append(Cell(f"given: {name}", shown))
+    for name, result in values.items():
+        stem = name.replace("@", "_").replace("/", "_")
+        is_text = isinstance(result.picture, str)
+        file = f"{stem}.txt" if is_text else f"{stem}.png"
+        write_whole(folder / file, result.picture.encode() if is_text else png(result.picture))
+        outputs[name] = {**result.to_json(), "file": file}
+        if (features := _features(result.value)) is not None:
+            write_whole(folder / f"{stem}.npy", features)
+            outputs[name]["array"] = f"{stem}.npy"
+        cells.append(Cell(name, result.picture))
+    write_whole(folder / "sheet.png", png(contact_sheet(cells)))
+    result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
+    write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
+def _features(value: Any) -> bytes | None:
+    """The .npy file of vectors and feature maps, which no picture holds."""
+    import numpy as np
+    import torch
+
+    from fourm_lite.modalities.array_codecs import FeatureCodec
+
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return None
+    is_picture = value.ndim == 3 and value.shape[0] in (1, 3)
+    return None if is_picture else FeatureCodec().write(torch.from_numpy(value))

@@ -1,11 +1,11 @@
-"""`fourm-lite evaluate knn|probe|fewshot`: how well frozen features tell labelled photos apart."""
+"""How well frozen features tell labelled photos apart: neighbours, a linear map, a few photos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,10 @@ from torch import Tensor
 
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli.output import print_facts, require_file
-from fourm_lite.cli.words import Option
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.finetune.pixels import readable
 from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
-from fourm_lite.io.files import write_json
 from fourm_lite.metrics.classification import classification_report, knn_predict
 from fourm_lite.photos.labelled import (
     LabelledSet,
@@ -31,20 +28,7 @@ from fourm_lite.photos.labelled import (
 )
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
 
-ModelOption = Annotated[
-    str, Option("--model", "-m", help="A 4M model, an FMViT, or an embedder: timm:NAME, hf:FOLDER.")
-]
-DataOption = Annotated[str, Option("--data", help="Training photos with labels.")]
-TestOption = Annotated[str, Option("--test-data", help="Test photos; by default those of --data.")]
-FeaturesOption = Annotated[
-    str,
-    Option(
-        "--features",
-        help="Of a 4M model: encoder (mean of its tokens) or embedding (the expected global "
-        "embedding). Of an embedder: raw, or a tokenizer's name: tokenized and decoded.",
-    ),
-]
-JsonOption = Annotated[str, Option("--json", help="Write the report to this file.")]
+_FEW_SHOT_L2 = 0.1  # fixed: there are no photos left to choose it on
 
 
 @dataclass(frozen=True)
@@ -62,90 +46,50 @@ class Features:
     protocol: dict[str, Any]
 
 
-def knn(
-    model: ModelOption,
-    data: DataOption,
-    test_data: TestOption = "",
-    as_json: JsonOption = "",
-    features: FeaturesOption = "",
-    k: Annotated[int, Option("--k", help="Neighbours.", min=1)] = 20,
-    temperature: Annotated[float, Option(help="Of the votes.")] = 0.07,
-) -> None:
-    """Classify photos by their nearest neighbours among the training photos.
-
-    Raises:
-        FourMError: the photos or the model cannot be used
-    """
-    require_file(as_json, "--json")
-    found = features_of(model, data, test_data, features)
+def by_neighbours(found: Features, *, k: int = 20, temperature: float = 0.07) -> dict[str, Any]:
+    """The report of a vote of the nearest training photos."""
     x, y = found.train
     answers = knn_predict(x.numpy(), y.numpy(), found.test[0].numpy(), k=k, temperature=temperature)
-    _tell(found, answers, {"what": "kNN", "k": k, "temperature": temperature}, as_json)
+    return _report(found, answers, {"what": "kNN", "k": k, "temperature": temperature})
 
 
-def probe(
-    model: ModelOption,
-    data: DataOption,
-    test_data: TestOption = "",
-    as_json: JsonOption = "",
-    features: FeaturesOption = "",
-) -> None:
-    """Classify photos by a linear map of frozen features.
+def by_linear_map(found: Features) -> dict[str, Any]:
+    """The report of a linear map.
 
     The weight penalty is chosen on the validation photos, or on a tenth of the training photos.
-
-    Raises:
-        FourMError: the photos or the model cannot be used
     """
-    require_file(as_json, "--json")
-    found = features_of(model, data, test_data, features)
-    classes = len(found.sets[0].classes)
     train, val = _with_validation(found)
-    linear = choose_linear(train, val, classes)
+    linear = choose_linear(train, val, len(found.sets[0].classes))
     answers = linear(found.test[0]).argmax(dim=-1).numpy()
-    _tell(found, answers, {"what": "linear probe, L-BFGS", "l2": linear.l2}, as_json)
+    return _report(found, answers, {"what": "linear probe, L-BFGS", "l2": linear.l2})
 
 
-def fewshot(
-    model: ModelOption,
-    data: DataOption,
-    test_data: TestOption = "",
-    as_json: JsonOption = "",
-    features: FeaturesOption = "",
-    shots: Annotated[str, Option(help="Photos a class, the first is the headline.")] = "5,20",
-    draws: Annotated[int, Option(help="Training sets drawn for each.", min=1)] = 5,
-    seed: Annotated[int, Option(help="Of the drawing.")] = 0,
-) -> None:
-    """Classify photos by linear maps that saw a few photos of each class.
+def by_few_photos(
+    found: Features, shots: Sequence[int], *, draws: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """The report of linear maps that saw a few photos of each class, for each number of them.
 
-    Raises:
-        FourMError: the photos or the model cannot be used
+    Args:
+        found: the features
+        shots: photos a class; the report is of the first, the others stand under "by_shots"
+        draws: training sets drawn for each
+        seed: of the drawing
     """
-    require_file(as_json, "--json")
-    numbers = _numbers(shots)
-    found = features_of(model, data, test_data, features)
-    by_shots = {n: _few_shot_answers(found, n, draws, seed) for n in numbers}
-    protocol = {"what": "few-shot linear probe", "shots": numbers[0], "draws": draws, "seed": seed,
+    by_shots = {n: _few_shot_answers(found, n, draws, seed) for n in shots}
+    protocol = {"what": "few-shot linear probe", "shots": shots[0], "draws": draws, "seed": seed,
                 "l2": _FEW_SHOT_L2, "accuracy_is": "the mean over the draws"}  # fmt: skip
     truth, names = found.test[1].numpy(), found.sets[0].classes
     more = {}
     for n, answers in by_shots.items():
         report = classification_report(answers, truth, names)
         more[str(n)] = {"accuracy": report["accuracy"], "interval": report["interval"]}
-    _tell(found, by_shots[numbers[0]], protocol, as_json, {"by_shots": more})
+    return {**_report(found, by_shots[shots[0]], protocol), "by_shots": more}
 
 
-_FEW_SHOT_L2 = 0.1  # fixed: there are no photos left to choose it on
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f"--shots are numbers of at least 1 with commas between, got {text!r}")
-    return numbers
+def _report(found: Features, answers: Any, protocol: dict[str, Any]) -> dict[str, Any]:
+    facts = {**found.protocol, **protocol}
+    truth, names = found.test[1].numpy(), found.sets[1].classes
+    return classification_report(answers, truth, names, protocol=facts)
 
 
 def _few_shot_answers(found: Features, shots: int, draws: int, seed: int) -> Any:
@@ -257,29 +201,3 @@ def _generated_features(model: str) -> Embed:
         return torch.from_numpy(pipe.embed(pictures))
 
     return embed
-
-
-def _tell(
-    found: Features,
-    answers: Any,
-    protocol: dict[str, Any],
-    path: str,
-    more: dict[str, Any] | None = None,
-) -> None:
-    test = found.sets[1]
-    facts = {**found.protocol, **protocol}
-    report = classification_report(answers, found.test[1].numpy(), test.classes, protocol=facts)
-    report |= more or {}
-    if path:
-        write_json(path, report)
-    low, high = report["interval"]
-    print_facts(
-        {
-            "protocol": facts["what"],
-            "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
-            "photos": f"{facts['train_photos']} to learn from, {len(test)} asked",
-            "left out": len(facts["skipped"]) or None,
-            **{f"{n} shots": f"{r['accuracy']:.4f}" for n, r in report.get("by_shots", {}).items()},
-            "written to": path or None,
-        }
-    )

@@ -1,0 +1,292 @@
+"""`fourm-lite evaluate zeroshot`, `knn`, `probe`, `fewshot`: how well classes are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fourm_lite.cli.options import (
+    AnyModel,
+    Device,
+    Json,
+    LabelledFolder,
+    Seed,
+    Split,
+    Target,
+    Texts,
+    TextTokenizer,
+    Tokenizers,
+    counts,
+    present,
+)
+from fourm_lite.cli.output import deliver, print_facts, progress
+from fourm_lite.errors import ConfigError
+
+FeatureModel = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m",
+        help="Use the features of this 4M model, FMViT or embedding network (timm:NAME, "
+        "hf:FOLDER).",
+    ),
+]  # fmt: skip
+Labelled = Annotated[
+    str,
+    typer.Option("--data", help="Learn from the labelled photos in this folder.", callback=present),
+]
+TestData = Annotated[
+    str,
+    typer.Option(
+        "--test-data",
+        help="Measure on the photos in this folder; by default on those of --data.",
+        callback=present,
+    ),
+]
+WhichFeatures = Annotated[
+    str,
+    typer.Option(
+        "--features",
+        help="Take these features: of a 4M model 'encoder' (the mean of its tokens) or 'embedding' "
+        "(the expected global embedding); of an embedding network 'raw', or a tokenizer's name "
+        "for what is left after tokenizing.",
+    ),
+]
+
+
+def zeroshot(
+    data: LabelledFolder,
+    model: AnyModel = "mini",
+    split: Split = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="Use this many photos, evenly over the list.", min=1),
+    ] = None,
+    labels: Annotated[
+        Texts,
+        typer.Option(
+            "--labels", help="Call a class by other words: 'CLASS=NAME|NAME'. May be repeated."
+        ),
+    ] = None,
+    templates: Annotated[
+        Texts,
+        typer.Option(
+            "--template",
+            help="Put each class into this sentence, such as 'a photo of a {}'. May be repeated; "
+            "then the sentences are averaged.",
+        ),
+    ] = None,
+    template_set: Annotated[
+        str | None,
+        typer.Option(
+            "--templates", help="Use a known set of sentences: openai (80 of them) or simple."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", help="Judge among the 1,000 classes of ImageNet, by their names: imagenet."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="Compare photos with words by a 4M model's 'embedding' or by the 'likelihood' of "
+            "the words.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Divide the scores by this before the softmax."),
+    ] = None,
+    target: Target = None,
+    tokenizers: Tokenizers = None,
+    text_tokenizer: TextTokenizer = None,
+    device: Device = None,
+    out: Json = None,
+) -> None:
+    """Measure classes in words on labelled photos: accuracy, and how good the probabilities are.
+
+    As OpenCLIP's users run it: --classes imagenet --templates openai.
+
+    Raises:
+        FourMError: the model or the data cannot be used
+    """
+    from fourm_lite.evaluate.zero_shot import evaluate_zeroshot, labelled_photos, open_named_judge
+
+    photos = labelled_photos(data, split, limit)
+    templates = _sentences(templates, template_set)
+    options: dict[str, Any] = {
+        "by": by, "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
+        "device": device,
+    }  # fmt: skip
+    if classes is None:
+        words = _words(photos.classes, labels or [], data)
+        judge = open_named_judge(model, words, templates, temperature, **options)
+    else:
+        photos, judge = _imagenet(photos, classes, labels, model, templates, temperature, options)
+    facts = {"model": model, "data": str(data), "split": split, "by": by,
+             "templates": templates or ["{}"], "labels": labels or []}  # fmt: skip
+    with progress("photos") as told:
+        report = evaluate_zeroshot(judge, photos, facts=facts, progress=told.tell)
+    count = len(photos.classes), len(photos.skipped)
+    deliver(
+        report,
+        out,
+        lambda: print_facts(_facts(report, *count) | {"written to": out}),
+    )
+
+
+def knn(
+    model: FeatureModel,
+    data: Labelled,
+    test_data: TestData = "",
+    as_json: Json = None,
+    features: WhichFeatures = "",
+    k: Annotated[
+        int, typer.Option("--k", help="Let this many nearest neighbours vote.", min=1)
+    ] = 20,
+    temperature: Annotated[
+        float, typer.Option(help="Weigh votes by similarity at this temperature.")
+    ] = 0.07,
+) -> None:
+    """Classify photos by their nearest neighbours among the training photos.
+
+    Raises:
+        FourMError: the photos or the model cannot be used
+    """
+    from fourm_lite.evaluate.photo_classes import by_neighbours, features_of
+
+    found = features_of(model, data, test_data, features)
+    _deliver(by_neighbours(found, k=k, temperature=temperature), as_json)
+
+
+def probe(
+    model: FeatureModel,
+    data: Labelled,
+    test_data: TestData = "",
+    as_json: Json = None,
+    features: WhichFeatures = "",
+) -> None:
+    """Classify photos by a linear map of frozen features.
+
+    The weight penalty is chosen on the validation photos, or on a tenth of the training photos.
+
+    Raises:
+        FourMError: the photos or the model cannot be used
+    """
+    from fourm_lite.evaluate.photo_classes import by_linear_map, features_of
+
+    _deliver(by_linear_map(features_of(model, data, test_data, features)), as_json)
+
+
+def fewshot(
+    model: FeatureModel,
+    data: Labelled,
+    test_data: TestData = "",
+    as_json: Json = None,
+    features: WhichFeatures = "",
+    shots: Annotated[
+        str,
+        typer.Option(
+            help="Learn from this many photos of each class, with commas; the first number gives "
+            "the headline."
+        ),
+    ] = "5,20",
+    draws: Annotated[
+        int, typer.Option(help="Draw this many training sets for each number.", min=1)
+    ] = 5,
+    seed: Seed = 0,
+) -> None:
+    """Classify photos by linear maps that saw a few photos of each class.
+
+    Raises:
+        FourMError: the photos or the model cannot be used
+    """
+    numbers = counts(shots, "--shots")
+    from fourm_lite.evaluate.photo_classes import by_few_photos, features_of
+
+    found = features_of(model, data, test_data, features)
+    _deliver(by_few_photos(found, numbers, draws=draws, seed=seed), as_json)
+
+
+def _deliver(report: dict[str, Any], as_json: str | None) -> None:
+    """The report of frozen features."""
+    facts, (low, high) = report["protocol"], report["interval"]
+    shown = {
+        "protocol": facts["what"],
+        "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+        "photos": f"{facts['train_photos']} to learn from, {facts['test_photos']} asked",
+        "left out": len(facts["skipped"]) or None,
+        **{f"{n} shots": f"{r['accuracy']:.4f}" for n, r in report.get("by_shots", {}).items()},
+        "written to": as_json,
+    }
+    deliver(report, as_json, lambda: print_facts(shown))
+
+
+def _facts(report: Mapping[str, Any], classes: int, skipped: int) -> dict[str, Any]:
+    """The figures of a report in words."""
+    low, high = report["interval"]
+    top5 = report["top_5"]
+    return {
+        "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+        "among the first five": None if top5 is None else f"{top5:.4f}",
+        "photos": f"{report['protocol']['test_photos']} of {classes} classes",
+        "log loss": f"{report['log_loss']:.4f}",
+        "temperature": f"{report['temperature']:.4g}",
+        "best temperature": f"{report['best_temperature']:.4g}",
+        "left out": skipped or None,
+    }
+
+
+def _words(classes: Sequence[str], labels: Sequence[str], data: Path) -> list[str]:
+    """Each class with the other words for it."""
+    from fourm_lite.evaluate.zero_shot import label_names
+
+    words = dict.fromkeys(classes, "")
+    for label, names in label_names(labels).items():
+        if label not in words:
+            raise ConfigError(f"--labels: {data} has no class '{label}', only {list(words)}")
+        words[label] = f"{label}={'|'.join(names)}"
+    return [given or name for name, given in words.items()]
+
+
+def _sentences(templates: Texts, known: str | None) -> Texts:
+    """The templates that are given, or those of a known set."""
+    if known is None:
+        return templates
+    if templates:
+        raise ConfigError("--template and --templates name the same thing; leave one of them out")
+    from fourm_lite.evaluate.imagenet import templates_of
+
+    return list(templates_of(known))
+
+
+def _imagenet(
+    photos: Any,
+    classes: str,
+    labels: Texts,
+    model: str,
+    templates: Texts,
+    temperature: float | None,
+    options: dict[str, Any],
+) -> tuple[Any, Any]:
+    """The photos among all of ImageNet's classes, and what judges by their names."""
+    from fourm_lite.evaluate.imagenet import CLASSES, as_imagenet, imagenet_names
+    from fourm_lite.evaluate.zero_shot import open_judge
+
+    if classes not in CLASSES:
+        raise ConfigError(
+            f"--classes is {' or '.join(CLASSES)}, got '{classes}'; other classes are those of the "
+            "photos, with --labels for other words"
+        )
+    if labels:
+        raise ConfigError("--classes imagenet brings its own names; leave out --labels")
+    names = imagenet_names()
+    judge = open_judge(
+        model, names, templates=tuple(templates or ("{}",)), temperature=temperature, **options
+    )
+    return as_imagenet(photos, names), judge

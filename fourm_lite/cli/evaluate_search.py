@@ -1,0 +1,280 @@
+"""`fourm-lite evaluate retrieval`, `same-class`, `steps`: how well things are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fourm_lite.cli.options import (
+    AnyModel,
+    BatchSize,
+    Center,
+    Data,
+    Decode,
+    Device,
+    Dtype,
+    Gallery,
+    Json,
+    LabelledFolder,
+    QueryWhitening,
+    Rerank,
+    RerankWeights,
+    Samples,
+    Seed,
+    Split,
+    Target,
+    TextTokenizer,
+    Tokenizers,
+    counts,
+    dtype_of,
+    numbers,
+    writable,
+)
+from fourm_lite.cli.output import deliver, print_facts, print_table, progress
+from fourm_lite.errors import ConfigError
+
+MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
+
+
+def retrieval(
+    data: Data,
+    model: AnyModel = "mini",
+    split: Split = "test",
+    gallery: Gallery = "model",
+    target: Target = None,
+    decode: Decode = "expected",
+    steps: Annotated[
+        int, typer.Option("--steps", help="Decode a query in this many forward passes.", min=1)
+    ] = 1,
+    samples: Samples = 1,
+    seed: Seed = 0,
+    center: Center = True,
+    spread: QueryWhitening = None,
+    rerank: Rerank = 0,
+    rerank_weights: RerankWeights = None,
+    fit_split: Annotated[
+        str | None,
+        typer.Option(
+            "--fit-split",
+            help="Fit the reranking on this split; by default it is the model's own.",
+        ),
+    ] = None,
+    caption_depth: Annotated[
+        int,
+        typer.Option(
+            "--caption-depth",
+            help="Judge this many of the reranked hits by how likely they make the caption.",
+            min=1,
+        ),
+    ] = 20,
+    rerank_given: Annotated[
+        str,
+        typer.Option(
+            "--rerank-given",
+            help="Judge how likely words are from this of a hit: codes, pixels, both or auto.",
+        ),
+    ] = "auto",
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            "--rerank-depths", help="Also measure reranking of so many hits: 0,10,20,50,100."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Draw quality against --rerank-depths into this PNG file.",
+            callback=writable,
+        ),
+    ] = None,
+    tokenizers: Tokenizers = None,
+    text_tokenizer: TextTokenizer = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Json = None,
+) -> None:
+    """Measure search on photos with captions, in both directions.
+
+    Every caption is a query. The cosine is centred by the mean that the tokenizer was trained
+    around, or by the gallery's where it has none. With --rerank the figures under the usual names
+    are the reranked ones; those by cosine alone stand beside them.
+
+    Raises:
+        FourMError: the model or the data cannot be used
+    """
+    if plot is not None and depths is None:
+        raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
+    from fourm_lite.evaluate.retrieval import Reranking, evaluate_retrieval
+    from fourm_lite.search.spaces import open_space, spread_of
+
+    how = Reranking(
+        rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
+        fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
+        counts(depths, "--rerank-depths", least=0) if depths else (),
+    )  # fmt: skip
+    space = open_space(
+        model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
+        seed=seed, center=center, spread=spread, tokenizers=tokenizers,
+        text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
+    )  # fmt: skip
+    with progress("photos") as told:
+        report = evaluate_retrieval(
+            space, data, split, center=center, rerank=how, batch_size=batch_size,
+            facts={"data": str(data), **spread_of(space)}, progress=told.tell,
+        )  # fmt: skip
+    if plot is not None:
+        _draw(report, plot)
+    names = [m.replace("_rank", "") for m in MEASURES]
+    deliver(report, out, lambda: print_table(("", *names), _rows(report), whole=1))
+
+
+def _draw(report: dict[str, Any], path: Path) -> None:
+    from fourm_lite.evaluate.retrieval import depth_lines
+    from fourm_lite.metrics.plots import plot_lines
+
+    title = f"reranked by likelihood, {report['protocol']['photos']} photos"
+    plot_lines(
+        depth_lines(report), path, title=title, x_label="rerank depth", y_label="share found"
+    )
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    tables = {"": report, "before: ": report.get("before_rerank", {})}
+    tables |= {f"depth {point['depth']}: ": point for point in report.get("by_depth", [])}
+    return [
+        (note + name.replace("_", " "), *(f"{100 * table[name][m]:.1f}" if m != "median_rank"
+         else f"{table[name][m]:g}" for m in MEASURES))
+        for note, table in tables.items()
+        for name in ("text_to_image", "image_to_text")
+        if name in table
+    ]  # fmt: skip
+
+
+def same_class(
+    data: LabelledFolder,
+    model: AnyModel = "mini",
+    split: Annotated[
+        str, typer.Option("--split", help="Use the photos of this split; 'all' uses all photos.")
+    ] = "test",
+    gallery: Gallery = "model",
+    target: Target = None,
+    decode: Decode = "expected",
+    center: Center = True,
+    tokenizers: Tokenizers = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Json = None,
+) -> None:
+    """Measure how well photos find photos of their class: mAP by the GPR1200 protocol.
+
+    Every photo is a query, all others of its class are right, and the query itself is left out.
+
+    Raises:
+        FourMError: the model or the data cannot be used
+    """
+    from fourm_lite.evaluate.same_class import evaluate_same_class
+    from fourm_lite.search.spaces import open_space
+
+    space = open_space(
+        model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
+        tokenizers=tokenizers, device=device, dtype=dtype_of(dtype),
+    )  # fmt: skip
+    with progress("photos") as told:
+        report = evaluate_same_class(space, data, split, batch_size=batch_size, progress=told.tell)
+    deliver(report, out, lambda: _show(report, out))
+
+
+def _show(report: dict[str, Any], written: str | None) -> None:
+    protocol, (low, high) = report["protocol"], report["interval"]["mAP"]
+    left_out = len(protocol["skipped"]) + len(protocol["left_out_alone_in_class"])
+    print_facts(
+        {
+            "mAP": f"{report['mAP']:.4f} [{low:.4f}, {high:.4f}]",
+            **{f"R@{k}": f"{report[f'R@{k}']:.4f}" for k in (1, 5, 10)},
+            "photos": f"{protocol['images']} of {protocol['classes']} classes",
+            "left out": left_out or None,
+            "score": protocol.get("score"),
+            "written to": written,
+        }
+    )
+
+
+def steps(
+    data: Data,
+    model: AnyModel = "mini",
+    split: Split = "test",
+    gallery: Gallery = "model",
+    target: Target = None,
+    passes: Annotated[
+        str,
+        typer.Option(
+            "--steps", help="Decode in each of these numbers of forward passes, with commas."
+        ),
+    ] = "1,2,4,8,16",
+    decodes: Annotated[
+        str, typer.Option("--decode", help="Compare these ways to decode, with commas.")
+    ] = "argmax,sample,expected",
+    center: Center = True,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            "--queries", help="Ask at most this many captions, drawn evenly over the list.", min=1
+        ),
+    ] = None,
+    seed: Seed = 0,
+    tokenizers: Tokenizers = None,
+    text_tokenizer: TextTokenizer = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = None,
+    device: Device = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", help="Draw R@10 against steps into this PNG file.", callback=writable
+        ),
+    ] = None,
+    out: Json = None,
+) -> None:
+    """Measure caption to photo against decoding steps, for each way to decode.
+
+    Raises:
+        FourMError: the model or the data cannot be used
+    """
+    from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
+    from fourm_lite.search.spaces import ModelSpace, open_space
+
+    space = open_space(
+        model, target=target, gallery=gallery, center=center, seed=seed, tokenizers=tokenizers,
+        text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
+    )  # fmt: skip
+    if not isinstance(space, ModelSpace):
+        raise ConfigError("a twin encoder has no decoding steps; give a 4M model")
+    with progress("photos") as told:
+        report = evaluate_steps(
+            space, data, split, steps=counts(passes, "--steps"), decodes=decodes.split(","),  # type: ignore[arg-type]
+            center=center, batch_size=batch_size, most=most, facts={"data": str(data)},
+            progress=told.tell,
+        )  # fmt: skip
+    if plot is not None:
+        from fourm_lite.metrics.plots import plot_lines
+
+        title = f"caption to photo, {report['protocol']['photos']} photos"
+        plot_lines(steps_lines(report), plot, title=title, x_label="steps", y_label="R@10")
+    head = ("decode", "steps", "R@1", "R@5", "R@10", "95%", "median", "ms")
+    deliver(report, out, lambda: print_table(head, _points(report)))
+
+
+def _points(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            point["decode"], point["steps"], *(f"{100 * point[f'R@{k}']:.1f}" for k in (1, 5, 10)),
+            " - ".join(f"{100 * bound:.1f}" for bound in point["interval"]["R@10"]),
+            f"{point['median_rank']:g}", f"{1000 * point['seconds_per_query']:.1f}",
+        )
+        for point in report["points"]
+    ]  # fmt: skip

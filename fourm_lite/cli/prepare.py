@@ -1,0 +1,198 @@
+"""`fourm-lite tokenize`, `mix-photos`, `split-features`: data made ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fourm_lite.cli.options import BatchSize, Json, ListSplit, PhotoList, Seed, present
+from fourm_lite.cli.output import (
+    deliver,
+    left_out_facts,
+    print_facts,
+    progress,
+    require_folder,
+    say_left_out,
+)
+from fourm_lite.errors import ConfigError
+
+
+def tokenize(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="What becomes tokens: a folder of `fourm-lite pseudolabel`, or photos (a folder "
+            "or a list).",
+            callback=present,
+        ),
+    ],
+    tokenizer: Annotated[
+        list[str],
+        typer.Option(
+            "--tokenizer", "-t",
+            help="Use this tokenizer, [FOLDER=]NAME_OR_PATH[#LABEL]: a shipped name or a path, "
+            "perhaps with the folder that its tokens go to and the label that it reads ('photos' "
+            "reads the pixels). May be repeated.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the tokens into this folder.")],
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            help="Read the photos of the labels here, for tokenizers of pixels.",
+            callback=present,
+        ),
+    ] = None,
+    split: ListSplit = None,
+    crops: Annotated[
+        int,
+        typer.Option(
+            "--crops", help="Cut this many crops of each photo, where there are no labels.", min=1
+        ),
+    ] = 1,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    device: Annotated[
+        str, typer.Option("--device", help="Run the tokenizers on this device, such as cuda.")
+    ] = "cpu",
+    as_json: Json = None,
+) -> None:  # fmt: skip
+    """Turn labels and photos into tokens, for training.
+
+    Labels keep the crops that they were made of. Only what is missing is made, so a run that was
+    stopped goes on when it is started again, and further tokenizers can be added later. Photos that
+    cannot be read are left out and listed.
+
+    Raises:
+        ConfigError: the folder was begun with other crops or another tokenizer
+        FourMError: a tokenizer or a label cannot be read, or no photo
+    """
+    require_folder(out, "--out")
+    from fourm_lite.data.pseudolabel import CROPS, LabelRun
+    from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
+    from fourm_lite.photos.records import Listing, read_listing
+    from fourm_lite.training.recipe_data import open_job
+
+    labelled = (source / CROPS).is_dir()
+    jobs = [open_job(word, source if labelled else None, device=device) for word in tokenizer]
+    given = photos if labelled else source
+    listing = Listing(()) if given is None else read_listing(given, split=split)
+    run = LabelRun(num_crops=crops, seed=seed)
+    records, left_out = listing.records, list(listing.skipped)
+    parts = parts_of_labels(source, records) if labelled else parts_of_photos(records, run)
+    with progress("photos") as told:
+        seen = tokenize_parts(
+            _noted(parts, left_out), jobs, out, batch_size=batch_size,
+            progress=lambda done, _: told.tell("photos", done, len(records)),
+        )  # fmt: skip
+    facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
+    _deliver(facts, {"tokens": ", ".join(job.folder for job in jobs)}, left_out, as_json)
+
+
+def _deliver(
+    facts: dict[str, Any], shown: dict[str, Any], left_out: list[Any], as_json: str | None
+) -> None:
+    """The facts of a verb that leaves out what it cannot read."""
+
+    def show() -> None:
+        print_facts({**facts, **shown, "left out": len(left_out) or None})
+        say_left_out(left_out)
+
+    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
+
+
+def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
+    """The parts; what they lack is added to the list."""
+    for part in parts:
+        left_out += part.left_out
+        yield part
+
+
+def mix_photos(
+    photos: PhotoList,
+    count: Annotated[int, typer.Option("--count", help="Make this many mixtures.", min=1)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write the list into this .jsonl file.")
+    ],
+    split: ListSplit = None,
+    blended: Annotated[
+        float,
+        typer.Option(
+            "--blended",
+            help="Blend this share of the pairs; of the rest one photo holds a piece of the other.",
+            min=0.0, max=1.0,
+        ),
+    ] = 0.5,
+    scale: Annotated[
+        float,
+        typer.Option(
+            "--scale", help="Cut out at least this share of a photo's area.", min=0.01, max=1.0
+        ),
+    ] = 0.35,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Draw the mixtures from this seed; the same gives the same.", min=0
+        ),
+    ] = 0,
+    size: Annotated[
+        int, typer.Option("--size", help="Make mixtures with this side in pixels.", min=1)
+    ] = 224,
+    as_json: Json = None,
+) -> None:  # fmt: skip
+    """Mix photos, for a teacher to label.
+
+    Two photos blended, or a piece of one in the other. No picture is written: the list names the
+    photos and how they are joined, and `pseudolabel`, `tokenize` and `train` read it like a list of
+    photos. Photos that cannot be read are left out and listed.
+
+    Raises:
+        ConfigError: there are fewer than two photos, or the list is there already
+        FourMError: no photo can be read
+    """
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"the list of mixtures is a .jsonl file, got --out {out}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; choose another file, or remove it")
+    from fourm_lite.data.photo_mixing import Mixing, write_mixtures
+    from fourm_lite.data.unread import readable
+    from fourm_lite.modalities.crops import CropPolicy
+    from fourm_lite.photos.records import read_listing
+
+    listing = read_listing(photos, split=split)
+    records, unread = readable(listing.records)
+    left_out = [*listing.skipped, *unread]
+    mixing = Mixing(CropPolicy(size=size, scale=(scale, 1.0)), blended=blended, seed=seed)
+    with progress("mixtures") as told:
+        write_mixtures(
+            records, out, count, mixing, split=split or "train", progress=told.of("mixtures")
+        )
+    facts = {"list": out, "photos": len(records), "mixtures": count}
+    _deliver(facts, {}, left_out, as_json)
+
+
+def split_features(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="The file to cut: a .tsv of bottom-up attention, or an .npz.", callback=present
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write a file for each item into this folder.")
+    ],
+    as_json: Json = None,
+) -> None:
+    """Cut a file of region or grid features into one .npz an item and an index.json.
+
+    Raises:
+        FourMError: another kind of file, a row that cannot be read, or an id that comes twice
+    """
+    from fourm_lite.embedders.features import split_features as split
+
+    facts = {"folder": out, "items": len(split(file, out))}
+    deliver(facts, as_json, lambda: print_facts(facts))

@@ -1,0 +1,79 @@
+"""What a fine-tuned classifier is worth: a report on photos it has not seen, tables and curves."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.backbone.vit import FMViT
+from fourm_lite.errors import FourMError
+from fourm_lite.finetune.finetune import FinetuneConfig, Finetuned
+from fourm_lite.finetune.task import predict
+from fourm_lite.io.files import write_json, write_whole
+from fourm_lite.io.strict_json import as_object, parse_json
+from fourm_lite.metrics.classification import classification_report, draw_confusion, table_csv
+from fourm_lite.metrics.plots import plot_lines
+from fourm_lite.photos.labelled import LabelledSet, Splits
+
+
+def write_report(
+    found: Finetuned, splits: Splits, out: Path, data: str, config: FinetuneConfig
+) -> dict[str, Any]:
+    """Measures the classifier on the test photos (else on the validation photos) and writes it."""
+    part, name = (splits.val, "val") if splits.test is None else (splits.test, "test")
+    protocol = {
+        "what": f"finetune, mode {config.mode}" + (", from scratch" * config.from_scratch),
+        "data": data,
+        "measured_on": name,
+        "train_photos": len(splits.train),
+        "val_photos": len(splits.val),
+        "val_accuracy": found.best_val,
+        "backbone_trained_share": found.trained_share,
+        "stopped_early": found.stopped_early,
+        "finished": found.done,
+        "notes": list(splits.notes),
+        "skipped": len(skipped(splits)),
+    }
+    report = measured(found.model, part, protocol)
+    write_json(out / "report.json", report)
+    write_json(out / "skipped.json", skipped(splits))
+    write_whole(out / "per_class.csv", table_csv(report["table"]))
+    draw_confusion(report["confusion"], part.classes, out / "confusion.png")
+    draw_curves(out / "run" / "log.jsonl", out / "curves.png")
+    return report
+
+
+def skipped(splits: Splits) -> list[dict[str, str]]:
+    """What was left out of all parts, with the reasons."""
+    parts = [p for p in (splits.train, splits.val, splits.test) if p is not None]
+    found = {skip.id: skip.why for part in parts for skip in part.skipped}
+    return [{"id": name, "why": why} for name, why in found.items()]
+
+
+def measured(model: FMViT, part: LabelledSet, protocol: dict[str, Any]) -> dict[str, Any]:
+    """The report of a classifier on labelled photos."""
+    logits = predict(model.eval(), part, model.input_size[1:])
+    if not part.multi_label:
+        truth = part.labels.numpy()
+        return classification_report(
+            logits.argmax(dim=-1).numpy(), truth, part.classes, protocol=protocol
+        )
+    first = {"accuracy_of": "the highest class of a photo, right if it is one of its labels"}
+    top = logits.argmax(dim=-1)
+    hit = part.labels.gather(1, top[:, None])[:, 0] > 0
+    truth = top.where(hit, part.labels.argmax(dim=-1)).numpy()
+    return classification_report(top.numpy(), truth, part.classes, protocol={**protocol, **first})
+
+
+def draw_curves(log: Path, path: Path) -> None:
+    """Loss and accuracy over the epochs of a run, where there was one."""
+    rows = []
+    for line in log.read_text("utf-8", "replace").splitlines() if log.is_file() else []:
+        with contextlib.suppress(FourMError):  # a line cut short by a crash
+            rows.append(as_object(parse_json(line, "a line"), "a line"))
+    names = ("loss", "accuracy", "val/loss", "val/accuracy")
+    lines = {n: [(row["epoch"], row[n]) for row in rows if n in row] for n in names}
+    lines = {name: points for name, points in lines.items() if points}
+    if lines:
+        plot_lines(lines, path, title="training", x_label="epoch", y_label="loss, accuracy")
