@@ -24,6 +24,7 @@ from fourm_lite.backbone.intermediate import Indices, as_format, collect, refuse
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.checkpoint import Source, write
+from fourm_lite.io.push import HubMixin
 from fourm_lite.model.embeddings import ENCODERS, PixelEncoder
 from fourm_lite.nn.blocks import Block, depth_rates
 from fourm_lite.nn.layers import LayerNorm
@@ -35,7 +36,7 @@ _UNDECAYED = {"mod_emb", "pos_emb", "register_tokens", "query"}
 _POOLS = {"avg": "avg", "map": "attentive", "attentive": "attentive", "": "none", "none": "none"}
 
 
-class FMViT(nn.Module):
+class FMViT(HubMixin, nn.Module):
     """A ViT on 4M weights; `encoder_embeddings`, `encoder`, `encoder_norm` are 4M's names."""
 
     def __init__(self, config: ViTConfig) -> None:

@@ -1,7 +1,9 @@
-"""`fourm-lite classify`: what is on a photo, by a classifier that was made here or by words."""
+"""`fourm-lite classify`, `export`: what is on a photo, and classifiers for other runtimes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +15,19 @@ from fourm_lite.cli.options import (
     Texts,
     TextTokenizer,
     Tokenizers,
+    present,
 )
-from fourm_lite.cli.output import deliver, print_table, say
+from fourm_lite.cli.output import deliver, print_table, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fourm_lite.backbone.vit import FMViT
+    from fourm_lite.photos.records import Record
+
+RANGE_PHOTOS = 32
+"""Photos that int8 takes the ranges of its values from."""
 
 
 def classify(
@@ -154,3 +163,128 @@ def classified(vit: FMViT, photo: str, top: int) -> dict[str, Any]:
 
 def _option(parameter: str) -> str:
     return "--template" if parameter == "templates" else f"--{parameter.replace('_', '-')}"
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="The classifier to export, or any model that reads pixels.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write the exported files into this folder.")
+    ],
+    forms: Annotated[
+        str,
+        typer.Option(
+            help="Make these forms, with commas between them: export, onnx, onnx-int8, compile, "
+            "bf16, int8; by default all that can be made here."
+        ),
+    ] = "",
+    photos: Annotated[
+        str,
+        typer.Option(
+            help="Compare on these photos, a folder or list, and take int8's ranges from them; "
+            "by default on noise.",
+            callback=present,
+        ),
+    ] = "",
+    images: Annotated[int, typer.Option(help="Compare on this many images.", min=1)] = 64,
+    batch: Annotated[
+        int, typer.Option(help="Run this many images at a time, also to measure speed.", min=1)
+    ] = 8,
+    threads: Annotated[
+        int, typer.Option(help="Use this many CPU threads; 0 uses as many as there are.")
+    ] = 0,
+    as_json: Json = None,
+) -> None:
+    """Export a ViT, and show how each form agrees with it and how fast it is.
+
+    A model without a trained classifier is exported without a head: it gives its pooled features.
+
+    Raises:
+        FourMError: the model reads no pixels, or a form that was named needs a missing package
+    """
+    require_folder(out, "--out")
+    import torch
+
+    from fourm_lite.backbone.export import report
+
+    vit = _opened(model)
+    if threads:
+        torch.set_num_threads(threads)
+    compared, others = _images(vit, photos, images)
+    named = forms.split(",") if forms else _available()
+    lines = report(vit, compared, forms=named, out=out, batch=batch, ranges_from=others)
+    left_out = () if vit.num_classes else ("top1",)
+    value = [{k: v for k, v in vars(a).items() if k not in left_out} for a in lines]
+    deliver(value, as_json, lambda: _show_forms(lines, bool(vit.num_classes)))
+
+
+def _show_forms(lines: Sequence[Any], has_classes: bool) -> None:
+    agreement = "same top-1" if has_classes else "same largest feature"
+    rows = [
+        (a.form, f"{a.max_difference:.2g}", f"{100 * a.top1:.1f} %", f"{1000 * a.seconds:.1f}",
+         f"{a.speedup:.2f}")
+        for a in lines
+    ]  # fmt: skip
+    print_table(("form", "largest difference", agreement, "ms a batch", "speed"), rows)
+
+
+def _opened(source: str) -> FMViT:
+    """A classifier, or the backbone alone where no head was trained, which is said."""
+    from fourm_lite.backbone.load import is_classifier
+    from fourm_lite.backbone.vit import FMViT
+    from fourm_lite.io.checkpoint import read
+
+    checkpoint = read(source)
+    trained = is_classifier(checkpoint)
+    vit = FMViT.from_pretrained(checkpoint, num_classes=None if trained else 0)
+    if not vit.num_classes:
+        say(
+            f"{source} has no trained classifier: its features are exported; for classes see "
+            "`fourm-lite finetune`",
+            aside=True,
+        )
+    return vit
+
+
+def _available() -> list[str]:
+    """The forms whose packages are here; of the others it is said what they lack."""
+    from fourm_lite.backbone.export import FORMS, missing_packages
+
+    lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
+    for form, missing in lacking.items():
+        needs = f"{form} needs {' and '.join(missing)}; pip install {' '.join(missing)}"
+        say(f"left out: {needs}", aside=True)
+    return [form for form in FORMS if form not in lacking]
+
+
+def _images(vit: FMViT, photos: str, count: int) -> tuple[Tensor, Tensor | None]:
+    """What is compared, and other photos (spread over all) that int8 takes its ranges from."""
+    import torch
+
+    from fourm_lite.finetune.pixels import read_pixels
+    from fourm_lite.photos.labelled import Photo
+    from fourm_lite.photos.records import read_records
+
+    if not photos:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, *vit.input_size, generator=generator), None
+    found = read_records(photos)
+    rest = found[count:] or found
+    others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
+    size = vit.input_size[1:]
+    images, ranges = (
+        torch.stack([read_pixels(Photo(r, ()), size) for r in _readable(part)])
+        for part in (found[:count], others)
+    )
+    return images, ranges
+
+
+def _readable(records: Sequence[Record]) -> list[Record]:
+    """The photos that can be read; of the others it is told, aside."""
+    from fourm_lite.data.unread import readable
+
+    good, left_out = readable(records)
+    for one in left_out:
+        say(f"left out: {one.uri}: {one.reason}", aside=True)
+    return good

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +33,7 @@ from fourm_lite.cli.options import (
     present,
 )
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, say
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.reading.regular import read_text
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def index(
     opened = open_index(out, space, codes_only=codes_only, licence=licence)
     how = Ingest(workers, batch_size, commit_rows, prune, prefix)
     with progress("photos") as told:
-        report = index_photos(photos, opened, space, how, progress=_counted(told))
+        report = index_photos(photos, opened, space, how, progress=_counted(told, photos))
     facts = {"index": out, "space": space.name, "rows": len(opened), **report.to_dict()}
     deliver(facts, as_json, lambda: print_report(out, len(opened), report))
 
@@ -136,8 +138,23 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
         say(f"left empty: {value.uri}: {value.reason}")
 
 
-def _counted(told: Told) -> Callable[[IngestReport], None]:
-    return lambda report: told.tell("photos", report.seen, 0, f"{report.rate:.1f} a second")
+def _counted(told: Told, photos: Sequence[Path]) -> Callable[[IngestReport], None]:
+    """Tells of the photos that are done; how many there are is counted on the side."""
+    total = [0]
+    if told.is_shown:
+        Thread(target=_count, args=(photos, total), daemon=True).start()
+    return lambda report: told.tell("photos", report.seen, total[0], f"{report.rate:.1f} a second")
+
+
+def _count(photos: Sequence[Path], total: list[int]) -> None:
+    """Lists folders and lists once more; archives and what is elsewhere are not counted."""
+    from fourm_lite.photos.endings import is_tar
+    from fourm_lite.photos.sources import open_sources
+
+    if any(is_tar(path.name) or ":/" in str(path) for path in photos):
+        return
+    with suppress(FourMError, OSError):  # what is wrong with a source is told where it is read
+        total[0] = sum(1 for _ in open_sources(photos))
 
 
 def index_info(index: IndexPath, as_json: Json = None) -> None:

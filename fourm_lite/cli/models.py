@@ -1,4 +1,4 @@
-"""`fourm-lite info`, `download`, `convert`, `export`, `demo`: models seen, fetched and changed."""
+"""`fourm-lite info`, `download`, `push`, `convert`, `demo`: models seen, fetched and changed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import Json, present
+from fourm_lite.cli.options import Json, Texts, present
 from fourm_lite.cli.output import deliver, print_facts, print_table, require_folder, say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fourm_lite.backbone.vit import FMViT
     from fourm_lite.io.checkpoint import Checkpoint
-    from fourm_lite.photos.records import Record
     from fourm_lite.pipeline.belongings import Belonging
     from fourm_lite.pipeline.description import Description
     from fourm_lite.pipeline.download import Fetched, Part
 
 GB = 1e9
-RANGE_PHOTOS = 32
-"""Photos that int8 takes the ranges of its values from."""
 
 
 def info(
@@ -182,6 +176,75 @@ def _tell_part(part: Part) -> None:
     say(f"{part.role}: {part.source}{size}", aside=True)
 
 
+def push(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="What to push: the folder of a model, a tokenizer or a classifier, or its "
+            ".safetensors file."
+        ),
+    ],
+    repo: Annotated[
+        str, typer.Argument(help="The repository on the hub that takes it: owner/name.")
+    ],
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence",
+            help="State this licence on the card, such as apache-2.0; by default the one that the "
+            "files state.",
+        ),
+    ] = None,
+    datasets: Annotated[
+        Texts,
+        typer.Option(
+            "--dataset", help="Name this dataset on the card: it was trained on. May be repeated."
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", help="Name this model on the card: it was made from it."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Commit to this branch, not to the main one.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the card and the files, and push nothing.")
+    ] = False,
+    as_json: Json = None,
+) -> None:
+    """Push a model, a tokenizer or a classifier to the Hugging Face Hub, with its card.
+
+    The card is README.md with the YAML head that the hub reads; the text of a README.md or card.md
+    in the folder is kept. Log in first with `hf auth login`, or set HF_TOKEN.
+
+    Raises:
+        FourMError: nothing that can be loaded is there, or the hub refuses
+    """
+    from fourm_lite.io import push as hub
+    from fourm_lite.io.hub import resolve
+
+    hub.check_repo_id(repo)
+    place = resolve(source)
+    about = hub.CardFacts(licence=licence, datasets=tuple(datasets or ()), base_model=base_model)
+    card = hub.model_card(place, repo, about)
+    files = [path.name for path in hub.pushed_files(place)]
+    address = None
+    if not dry_run:
+        address = hub.push(place, repo, facts=about, private=private or None, revision=revision)
+    facts = {"repository": address or repo, "files": [hub.README, *files]}
+
+    def show() -> None:
+        print_facts({**facts, "files": ", ".join(facts["files"])})
+        if dry_run:
+            say(card, keep="\n")
+
+    deliver({**facts, "pushed": not dry_run, "card": card}, as_json, show)
+
+
 def convert(
     file: Annotated[
         str,
@@ -228,131 +291,6 @@ def convert(
         as_json,
         lambda: print_facts(facts | {"left out": told, "note": "; ".join(done.notes) or None}),
     )
-
-
-def export(
-    model: Annotated[
-        str, typer.Argument(help="The classifier to export, or any model that reads pixels.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the exported files into this folder.")
-    ],
-    forms: Annotated[
-        str,
-        typer.Option(
-            help="Make these forms, with commas between them: export, onnx, onnx-int8, compile, "
-            "bf16, int8; by default all that can be made here."
-        ),
-    ] = "",
-    photos: Annotated[
-        str,
-        typer.Option(
-            help="Compare on these photos, a folder or list, and take int8's ranges from them; "
-            "by default on noise.",
-            callback=present,
-        ),
-    ] = "",
-    images: Annotated[int, typer.Option(help="Compare on this many images.", min=1)] = 64,
-    batch: Annotated[
-        int, typer.Option(help="Run this many images at a time, also to measure speed.", min=1)
-    ] = 8,
-    threads: Annotated[
-        int, typer.Option(help="Use this many CPU threads; 0 uses as many as there are.")
-    ] = 0,
-    as_json: Json = None,
-) -> None:
-    """Export a ViT, and show how each form agrees with it and how fast it is.
-
-    A model without a trained classifier is exported without a head: it gives its pooled features.
-
-    Raises:
-        FourMError: the model reads no pixels, or a form that was named needs a missing package
-    """
-    require_folder(out, "--out")
-    import torch
-
-    from fourm_lite.backbone.export import report
-
-    vit = _opened(model)
-    if threads:
-        torch.set_num_threads(threads)
-    compared, others = _images(vit, photos, images)
-    named = forms.split(",") if forms else _available()
-    lines = report(vit, compared, forms=named, out=out, batch=batch, ranges_from=others)
-    left_out = () if vit.num_classes else ("top1",)
-    value = [{k: v for k, v in vars(a).items() if k not in left_out} for a in lines]
-    deliver(value, as_json, lambda: _show_forms(lines, bool(vit.num_classes)))
-
-
-def _show_forms(lines: Sequence[Any], has_classes: bool) -> None:
-    agreement = "same top-1" if has_classes else "same largest feature"
-    rows = [
-        (a.form, f"{a.max_difference:.2g}", f"{100 * a.top1:.1f} %", f"{1000 * a.seconds:.1f}",
-         f"{a.speedup:.2f}")
-        for a in lines
-    ]  # fmt: skip
-    print_table(("form", "largest difference", agreement, "ms a batch", "speed"), rows)
-
-
-def _opened(source: str) -> FMViT:
-    """A classifier, or the backbone alone where no head was trained, which is said."""
-    from fourm_lite.backbone.load import is_classifier
-    from fourm_lite.backbone.vit import FMViT
-    from fourm_lite.io.checkpoint import read
-
-    checkpoint = read(source)
-    trained = is_classifier(checkpoint)
-    vit = FMViT.from_pretrained(checkpoint, num_classes=None if trained else 0)
-    if not vit.num_classes:
-        say(
-            f"{source} has no trained classifier: its features are exported; for classes see "
-            "`fourm-lite finetune`",
-            aside=True,
-        )
-    return vit
-
-
-def _available() -> list[str]:
-    """The forms whose packages are here; of the others it is said what they lack."""
-    from fourm_lite.backbone.export import FORMS, missing_packages
-
-    lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
-    for form, missing in lacking.items():
-        needs = f"{form} needs {' and '.join(missing)}; pip install {' '.join(missing)}"
-        say(f"left out: {needs}", aside=True)
-    return [form for form in FORMS if form not in lacking]
-
-
-def _images(vit: FMViT, photos: str, count: int) -> tuple[Tensor, Tensor | None]:
-    """What is compared, and other photos (spread over all) that int8 takes its ranges from."""
-    import torch
-
-    from fourm_lite.finetune.pixels import read_pixels
-    from fourm_lite.photos.labelled import Photo
-    from fourm_lite.photos.records import read_records
-
-    if not photos:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(count, *vit.input_size, generator=generator), None
-    found = read_records(photos)
-    rest = found[count:] or found
-    others = rest[:: max(1, len(rest) // RANGE_PHOTOS)][:RANGE_PHOTOS]
-    size = vit.input_size[1:]
-    images, ranges = (
-        torch.stack([read_pixels(Photo(r, ()), size) for r in _readable(part)])
-        for part in (found[:count], others)
-    )
-    return images, ranges
-
-
-def _readable(records: Sequence[Record]) -> list[Record]:
-    """The photos that can be read; of the others it is told, aside."""
-    from fourm_lite.data.unread import readable
-
-    good, left_out = readable(records)
-    for one in left_out:
-        say(f"left out: {one.uri}: {one.reason}", aside=True)
-    return good
 
 
 def demo(

@@ -217,6 +217,8 @@ def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:
 class Told:
     """What is done so far, for people: nothing by itself; `tell` is given by its kinds."""
 
+    is_shown = False
+
     def tell(self, what: str, done: int, total: int, note: str = "") -> None:
         """So much of something is done; a total of 0 is not known."""
 
@@ -232,6 +234,8 @@ class Told:
 
 class _Bar(Told):
     """A bar at a terminal."""
+
+    is_shown = True
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task, self._what = bar, task, ""
@@ -249,6 +253,8 @@ class _Bar(Told):
 
 class _Lines(Told):
     """A line now and then in a file of messages, for work that takes long."""
+
+    is_shown = True
 
     def __init__(self, *, stages: bool) -> None:
         self._stages, self._what = stages, ""

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, UnknownNameError, suggest
+from fourm_lite.io.push import HubMixin
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder, encoder_part
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
@@ -63,7 +64,7 @@ class Prediction:
     ids: Tensor
 
 
-class FourM(nn.Module):
+class FourM(HubMixin, nn.Module):
     """Predicts the tokens of any modality from any others.
 
     Units:

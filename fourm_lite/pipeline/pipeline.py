@@ -6,7 +6,7 @@ which need not hold the same modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fourm_lite.embedders.base import unit_length
 from fourm_lite.embedders.load import Spec
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import Source, read
+from fourm_lite.modalities.plain_items import as_item, is_one_item
 from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
@@ -46,7 +47,7 @@ from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.words.spans import Marks
 
 Item = Mapping[str, Any]
-Items = Item | Sequence[Item]
+Items = Item | str | Path | Sequence[Item | str | Path]
 OnStep = Callable[[StepResult, int, int], None]
 """Called after each step with (result, step number from 1, number of steps)."""
 
@@ -225,7 +226,7 @@ class FourMPipeline:
                 on_step(result, i + 1, len(steps))
         names = list(dict.fromkeys(s.target for s in steps))
         outputs = self.write(batch, names, confidence, seed, allow_tokens=allow_tokens)
-        return outputs[0] if isinstance(inputs, Mapping) else outputs
+        return outputs[0] if is_one_item(inputs) else outputs
 
     def write(
         self,
@@ -318,7 +319,7 @@ class FourMPipeline:
         Raises:
             FourMError: an item is no dict, a value is not of its modality, or no such target
         """
-        one = isinstance(inputs, Mapping)
+        one = is_one_item(inputs)
         items = _items(inputs)
         if not items:
             raise FourMError("nothing to embed: the list of items is empty")
@@ -376,20 +377,13 @@ class FourMPipeline:
 
 
 def _items(inputs: Items) -> list[Item]:
-    """The items of a request.
+    """The items of a request, each as modality -> value.
 
     Raises:
-        FourMError: one is no dict
+        ConfigError: one is nothing that an item can be
     """
-    alone = isinstance(inputs, (Mapping, str, bytes)) or not isinstance(inputs, Iterable)
-    items: list[Any] = [inputs] if alone else list(inputs)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise FourMError(
-                "an item is a dict of modalities and their values, such as {'rgb': 'photo.jpg'}; "
-                f"item {number} is a {type(item).__name__}: {item!r:.80}"
-            )
-    return items
+    many: Any = [inputs] if is_one_item(inputs) else inputs
+    return [as_item(item) for item in many]
 
 
 def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.answers import FIRST, Question, evidence_of_answers
 from fourm_lite.search.calibrate import (
@@ -51,7 +52,14 @@ class Search:
     """Asks an index; make one with `Search.open`."""
 
     index: Index
-    space: Space
+    space: Space = None  # type: ignore[assignment]  # without it, `Search.open` was meant
+
+    def __post_init__(self) -> None:
+        if self.space is None or isinstance(self.index, (str, Path)):
+            raise ConfigError(
+                f"Search takes an open index and its space, got {self.index!r:.80}; did you mean "
+                "Search.open('IDX'), which is then asked as search('a dog')?"
+            )
 
     @classmethod
     def open(cls, path: str | Path, model: Any = None, **options: Any) -> Search:
@@ -81,7 +89,7 @@ class Search:
 
     def __call__(
         self,
-        query: Query | Mapping[str, Any] | None = None,
+        query: Query | Mapping[str, Any] | str | Path | None = None,
         k: int = 10,
         *,
         where: str | None = None,
@@ -94,7 +102,7 @@ class Search:
         """The k rows that answer a query best.
 
         Args:
-            query: a `Query`, or modality -> value
+            query: a sentence, a photo, modality -> value, or a `Query`
             k: how many
             where: a SQL condition on the columns
             rerank: how many of the first hits are put in order by likelihood; 0: none
@@ -114,7 +122,7 @@ class Search:
         if k < 1 or rerank < 0:
             raise ConfigError(f"k is at least 1 and rerank at least 0, got {k} and {rerank}")
         check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
-        asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
+        asked = query if isinstance(query, Query) else Query.of({**as_item(query or {}), **given})
         vector = asked.vector(self.space)
         columns = [n for n in self.index.columns if n not in INSIDE]
         hits = self.index.search(vector, max(k, rerank, FIRST), where, columns=columns)

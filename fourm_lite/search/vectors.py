@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.photos.tables import opened_lance
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.budget import budget
@@ -188,12 +189,15 @@ class VectorSearch:
         }
 
     def __call__(
-        self, query: Query | Mapping[str, Any] | None = None, k: int = 10, **given: Any
+        self,
+        query: Query | Mapping[str, Any] | str | Path | None = None,
+        k: int = 10,
+        **given: Any,
     ) -> Hits:
         """The k rows that answer a query best; see `Search`."""
         if k < 1:
             raise ConfigError(f"k is at least 1, got {k}")
-        asked = query if isinstance(query, Query) else Query.of({**(query or {}), **given})
+        asked = query if isinstance(query, Query) else Query.of({**as_item(query or {}), **given})
         vector = asked.vector(self.space)
         blocks = (self._block(start) for start in range(0, len(self.file), ROWS))
         found = nearest(blocks, vector[None], k)[0]

@@ -10,7 +10,7 @@ import torch
 from tiny_pipeline import save_pipeline
 
 from fourm_lite.backbone.load import load_vit
-from fourm_lite.cli.models import _opened
+from fourm_lite.cli.classify import _opened
 from fourm_lite.io import checkpoint as checkpoint_module
 from fourm_lite.io import weights_file
 from fourm_lite.io.checkpoint import read

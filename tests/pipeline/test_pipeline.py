@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,11 +328,25 @@ def test_a_request_that_cannot_be_met_is_named(pipe, given, targets, error, mess
         pipe.generate(given, targets)
 
 
-@pytest.mark.parametrize("inputs", ["a.jpg", ["a.jpg"], [{"caption": "a"}, photo()], photo()])
-def test_an_item_that_is_no_dict_is_refused(pipe, inputs):
+@pytest.mark.parametrize("inputs", ["a.jpg", ["a.jpg"], Path("a.jpg"), 3, [{"caption": "a"}, 3]])
+def test_an_item_that_cannot_be_meant_is_refused(pipe, inputs):
     for verb in (pipe.read, pipe.embed):
-        with pytest.raises(FourMError, match=r"an item is a dict .*item \d is a"):
+        with pytest.raises(FourMError, match=r"there is no photo at|an item is a sentence|a\.jpg"):
             verb(inputs)
+
+
+def test_items_may_be_written_as_people_say_them(pipe, tmp_path):
+    photo().save(tmp_path / "a.png")
+    path, words = str(tmp_path / "a.png"), "a red dog"
+    plain = [{"caption": words}, {"rgb": path}, {"caption": words, "rgb": path}]
+    said = [words, path, {"text": words, "image": path}]
+
+    for one, other in zip(plain, said, strict=True):
+        np.testing.assert_array_equal(pipe.embed(one), pipe.embed(other))
+    np.testing.assert_array_equal(pipe.embed(plain), pipe.embed(said))
+    np.testing.assert_array_equal(pipe.embed({"rgb": photo()}), pipe.embed(photo()))
+    with pytest.raises(FourMError, match="'caption' twice"):
+        pipe.embed({"text": words, "caption": words})
 
 
 @pytest.mark.parametrize("seed", [np.int64(3), [np.int64(3)], np.array([3])])

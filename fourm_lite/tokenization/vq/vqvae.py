@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.io.push import HubMixin
 from fourm_lite.nn.threads import ALL_FROM, threads_for
 from fourm_lite.tokenization.vq.backbones import BottleneckMLP, make_decoder, make_encoder
 from fourm_lite.tokenization.vq.config import TokenizerConfig
@@ -74,7 +75,7 @@ QUANTIZERS: dict[str, Callable[[TokenizerConfig], Any]] = {
 }
 
 
-class VQTokenizer(nn.Module):
+class VQTokenizer(HubMixin, nn.Module):
     """Raw values to tokens and back.
 
     Shapes:

@@ -1,0 +1,303 @@
+"""`fourm-lite finetune`, `calibrate`, `spread`: what is learnt from photos of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fourm_lite.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Json,
+    OwnModel,
+    Seed,
+    Split,
+    Target,
+    present,
+)
+from fourm_lite.cli.output import (
+    Told,
+    deliver,
+    print_facts,
+    print_table,
+    progress,
+    require_folder,
+    require_model_folder,
+    say,
+)
+from fourm_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fourm_lite.finetune.finetune import FinetuneConfig
+    from fourm_lite.photos.labelled import Splits
+
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "attentive": {"pool": "attentive"},
+    "mlp": {"layers": 2},
+}
+
+
+def finetune(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="The labelled photos: a folder of classes or one with a labels.jsonl, a JSONL or "
+            "Parquet list, or a tar.",
+            callback=present,
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Start from this 4M model or FMViT.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write the classifier into this folder.")
+    ],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="Train this much: 'probe' a linear map of fixed features, 'lora' small additions "
+            "to the weights, 'full' all weights."
+        ),
+    ] = "probe",
+    head: Annotated[
+        str, typer.Option(help="Put this head on the backbone: linear, attentive or mlp.")
+    ] = "linear",
+    epochs: Annotated[
+        int | None, typer.Option(help="Pass over the photos at most this often; by default 20.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Train on this many photos a step; by default 32.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Set the peak learning rate; by default the mode's own.")
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Multiply the learning rate by this from block to block, downwards (mode full); "
+            "by default 0.75."
+        ),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Smooth labels by this much; by default 0.1.")
+    ] = None,
+    mixup: Annotated[
+        float, typer.Option(help="Mix photos with this alpha of mixup; 0 does not.")
+    ] = 0.0,
+    cutmix: Annotated[
+        float, typer.Option(help="Paste photos with this alpha of cutmix; 0 does not.")
+    ] = 0.0,
+    augment: Annotated[
+        str, typer.Option(help="Augment by this policy of timm, such as rand-m9-mstd0.5-inc1.")
+    ] = "",
+    balance: Annotated[
+        str,
+        typer.Option(
+            help="Help rare classes by 'loss' (they weigh more) or 'sample' (they are shown more "
+            "often), or not: 'none'."
+        ),
+    ] = "none",
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after this many epochs that brought nothing, 0 never; by default 5."
+        ),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option(help="Read photos with this side in pixels; 0 takes the model's own.")
+    ] = 0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Forget the weights first, to compare with.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that is in --out.")
+    ] = False,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many seconds; --resume goes on later."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Run on cpu or cuda; by default on a GPU where there is one.")
+    ] = "",
+    seed: Seed = 0,
+    as_json: Json = None,
+) -> None:
+    """Make a classifier from labelled photos.
+
+    Writes the model, report.json, per_class.csv, confusion.png and curves.png to --out; photos that
+    cannot be used are listed in skipped.json. Each epoch is told with its figures when it ends.
+
+    Raises:
+        FourMError: the data or the settings cannot be used
+    """
+    if head not in HEADS:
+        raise ConfigError(f"--head is one of {', '.join(HEADS)}, got {head!r}")
+    require_folder(out, "--out")
+    from fourm_lite.finetune.finetune import FinetuneConfig, unread
+    from fourm_lite.finetune.finetune import finetune as run_finetune
+    from fourm_lite.finetune.pixels import PhotoAugment
+    from fourm_lite.finetune.report import write_report
+    from fourm_lite.finetune.task import MixConfig
+
+    given: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay,
+        "smoothing": smoothing, "patience": patience, "max_seconds": max_seconds,
+    }  # fmt: skip
+    config = FinetuneConfig(
+        mode=mode, balance=balance, mix=MixConfig(mixup=mixup, cutmix=cutmix),  # type: ignore[arg-type]
+        augment=PhotoAugment(auto=augment), seed=seed, from_scratch=from_scratch, **HEADS[head],
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    splits = _readable(data)
+    if note := unread(config):
+        say(note, aside=True)
+        splits = replace(splits, notes=(*splits.notes, note))
+    with progress("steps") as told:
+        found = run_finetune(
+            model, splits, out, config, image_size=image_size or None, resume=resume,
+            device=device or None, progress=_epochs(told, config),
+        )  # fmt: skip
+    report = write_report(found, splits, out, data, config)
+    deliver(report, as_json, lambda: _show(report, splits, out))
+
+
+def _readable(data: str) -> Splits:
+    from fourm_lite.finetune.pixels import readable
+    from fourm_lite.photos.labelled import Splits, read_splits
+
+    splits = read_splits(data)
+    test = None if splits.test is None else readable(splits.test)
+    return Splits(readable(splits.train), readable(splits.val), test, splits.notes)
+
+
+def _epochs(told: Told, config: FinetuneConfig) -> Any:
+    """Steps for the bar, and a line for each epoch that has ended."""
+
+    def tell(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+        told.step(step, steps, numbers)
+        names = [n for n in ("loss", "accuracy", "val/loss", "val/accuracy") if n in numbers]
+        if "val/accuracy" in names:
+            figures = "  ".join(f"{name} {numbers[name]:.3f}" for name in names)
+            say(f"epoch {step * config.epochs // steps} of {config.epochs}: {figures}", aside=True)
+
+    return tell
+
+
+def _show(report: dict[str, Any], splits: Splits, out: Path) -> None:
+    from fourm_lite.finetune.report import skipped
+
+    low, high = report["interval"]
+    protocol = report["protocol"]
+    left_out = skipped(splits)
+    print_facts(
+        {
+            "accuracy": f"{report['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+            "measured on": f"{protocol['test_photos']} {protocol['measured_on']} photos",
+            "trained": f"{100 * protocol['backbone_trained_share']:.2f} % of the backbone",
+            "notes": "; ".join(splits.notes) or None,
+            "written to": out,
+        }
+    )
+    rows = [(n, r["photos"], _shown(r["recall"]), _shown(r["precision"])) for n, r in
+            report["table"].items()]  # fmt: skip
+    print_table(("class", "photos", "recall", "precision"), rows)
+    if left_out:
+        say(f"{len(left_out)} photos were left out:")
+        print_table(("photo", "why"), [(s["id"], s["why"]) for s in left_out[:10]])
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def calibrate(
+    model: OwnModel,
+    data: Data,
+    split: Split = "val",
+    rerank: Annotated[
+        int, typer.Option("--rerank", help="Learn to rerank this many of the first hits.", min=2)
+    ] = 100,
+    target: Target = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    as_json: Json = None,
+) -> None:
+    """Fit how a model's hits are reranked and how sure its answers are.
+
+    Both are learnt from photos with captions that the model was not trained on, and kept beside it
+    as search.json: searches and evaluations read them from there. An index may have its own
+    (fourm-lite index calibrate).
+
+    Raises:
+        FourMError: the model or the data cannot be used
+    """
+    require_model_folder(model)
+    from fourm_lite.evaluate.fit_search import fit_model, told
+    from fourm_lite.search.spaces import ModelSpace, open_space
+
+    space = open_space(model, target=target, device=device)
+    assert isinstance(space, ModelSpace)
+    with progress("photos") as shown:
+        learnt = fit_model(
+            space, data, split, depth=rerank, batch_size=batch_size, progress=shown.tell
+        )
+    facts = {"file": learnt.save(model), **told(learnt)}
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def spread(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            help="The vectors to learn from, in a folder of `fourm-lite pseudolabel`.",
+            callback=present,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--label", help="Read these vectors of it, such as mobilenet_global.")
+    ],
+    model: OwnModel,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Whiten queries in this embedding of the model; its first by default."
+        ),
+    ] = None,
+    power: Annotated[
+        float,
+        typer.Option(
+            "--power", help="Divide by the variance to this power: 0 not at all, 0.5 fully.",
+            min=0, max=1,
+        ),
+    ] = 0.3,
+    axes: Annotated[
+        int, typer.Option("--axes", help="Keep this many directions of most variance.", min=1)
+    ] = 64,
+    as_json: Json = None,
+) -> None:  # fmt: skip
+    """Learn what photos vary in most, so that queries hold less of it (partial whitening).
+
+    A query that a model predicts lies mostly in the directions that photos vary in most, and finds
+    what is common. Searches with this model divide those by their variance to a power, which is
+    chosen by `fourm-lite evaluate retrieval --spread`. Galleries stay as they are.
+
+    Raises:
+        FourMError: the labels or the model cannot be read
+    """
+    require_model_folder(model)
+    from fourm_lite.data.label_rows import read_vectors
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+    from fourm_lite.search.spaces import tokenizer_centre
+    from fourm_lite.search.whitening import fit_spread
+
+    pipe = FourMPipeline.from_pretrained(model)
+    entry = pipe.embedding_target(target)
+    ids, values = read_vectors(labels, name)
+    vectors = tokenizer_centre(pipe.tokenizers.vq(entry))(values[:, 0])
+    path = fit_spread(vectors, entry.name, axes=axes, power=power).save(model)
+    facts = {"file": path, "photos": len(ids), "target": entry.name, "axes": axes, "power": power}
+    deliver(facts, as_json, lambda: print_facts(facts))

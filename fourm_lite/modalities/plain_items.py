@@ -1,0 +1,70 @@
+"""Items as people write them: a sentence, the name of a photo, {"text": ..., "image": ...}."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.pictures import SUFFIXES
+
+TEXT, PICTURE = "caption", "rgb"
+ALIASES = {"text": TEXT, "words": TEXT, "image": PICTURE, "photo": PICTURE, "picture": PICTURE}
+"""What people and other libraries call the two modalities that they ask by most."""
+
+
+def as_item(value: Any) -> dict[str, Any]:
+    """A value as modality -> value: a sentence is a caption, a photo or its path is `rgb`.
+
+    Raises:
+        ConfigError: a photo's name where no file is, or nothing that an item can be
+    """
+    if isinstance(value, Mapping):
+        return _named(value)
+    if isinstance(value, str):
+        return {PICTURE: Path(value)} if _is_photo(value) else {TEXT: value}
+    if isinstance(value, Path) or hasattr(value, "convert") or _is_pixels(value):
+        return {PICTURE: value}
+    raise ConfigError(
+        "an item is a sentence, a photo (a path or a picture), or a dict of modalities and their "
+        f"values, such as {{'rgb': 'photo.jpg'}}; got a {type(value).__name__}: {value!r:.80}"
+    )
+
+
+def is_one_item(inputs: Any) -> bool:
+    """Whether it is one item, and no list of items."""
+    alone = isinstance(inputs, (Mapping, str, bytes, Path)) or not isinstance(inputs, Iterable)
+    return alone or hasattr(inputs, "shape")
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The item under the names of modalities; a modality of that very name is itself."""
+    out: dict[str, Any] = {}
+    for name, value in item.items():
+        known = name if name in MODALITIES else ALIASES.get(name, name)
+        if known in out:
+            raise ConfigError(f"the item says '{known}' twice, as {list(item)}; leave one out")
+        out[known] = value
+    return out
+
+
+def _is_photo(text: str) -> bool:
+    """Whether a text is the path of a photo; it cannot be the name of one that is not there."""
+    if "\n" in text or Path(text).suffix.lower() not in SUFFIXES:
+        return False
+    if Path(text).expanduser().is_file():
+        return True
+    if " " in text.strip():
+        return False  # "what is on photo.jpg" is a sentence
+    raise ConfigError(
+        f"there is no photo at {text!r}; did you mean another path? A sentence that is called so "
+        "is {'caption': ...}"
+    )
+
+
+def _is_pixels(value: Any) -> bool:
+    """Whether it is an array of height x width x 3 bytes, as PIL and OpenCV give them."""
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    return len(shape) == 3 and shape[-1] == 3 and str(getattr(value, "dtype", "")) == "uint8"
