@@ -12,9 +12,11 @@ from fourm_lite.add_embedding.extraction import Floats, Vectors
 from fourm_lite.add_embedding.tuning import Sources
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
+from fourm_lite.evaluate.tokenizers import code_use, neighbours_kept
 from fourm_lite.metrics.ranking import caption_retrieval
-from fourm_lite.progress import StageProgress
+from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.spaces import PICTURE, ModelSpace
+from fourm_lite.search.whitening import unit
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank")
@@ -64,11 +66,8 @@ def _pack(vectors: Vectors, chosen: Any) -> CaptionPack:
 
 def _model_queries(space: ModelSpace, pack: CaptionPack, tell: StageProgress) -> Floats:
     items, _ = caption_items(pack, space)
-
-    def told(done: int, total: int) -> None:
-        tell("measuring captions", done, total)
-
-    return space.embed_items(items, batch_size=BATCH, progress=told)
+    progress = of_stage(tell, "measuring captions")
+    return space.embed_items(items, batch_size=BATCH, progress=progress)
 
 
 def _ridge_queries(train: Vectors, pack: CaptionPack, mean: Any) -> Floats:
@@ -103,7 +102,6 @@ def _pixel_figures(
     }
 
 
-NEIGHBOURS = 10
 _BATCH = 512
 
 
@@ -135,15 +133,14 @@ def tokenizer_figures(tokenizer: VQTokenizer, train: Floats, held_out: Floats) -
     codes, _ = tokenized(tokenizer, train)
     _, made = tokenized(tokenizer, held_out)
     raw, back = unit(held_out - mean), unit(made - mean)
-    raw_scores, mixed = _without_self(raw @ raw.T), _without_self(raw @ back.T)
-    k = min(NEIGHBOURS, len(raw) - 1)
-    nearest = raw_scores.argmax(axis=1)
+    use = [code_use(column, tokenizer.vocab_size) for column in codes.T]
+    nearest, mixed = _without_self(raw @ raw.T).argmax(axis=1), _without_self(raw @ back.T)
     ranks = (mixed > mixed[np.arange(len(raw)), nearest][:, None]).sum(axis=1)
     found = {
         "cosine": float((unit(held_out) * unit(made)).sum(axis=1).mean()),
         "cosine_centred": float((raw * back).sum(axis=1).mean()),
-        **code_use(codes, tokenizer.vocab_size),
-        "neighbours_kept": _overlap(raw_scores, _without_self(back @ back.T), k),
+        **{name: float(np.mean([one[name] for one in use])) for name in use[0]},
+        "neighbours_kept": neighbours_kept(back, raw),
         "nearest_R@1": float((ranks < 1).mean()),
         "nearest_R@10": float((ranks < 10).mean()),
         "own_photo_R@1": float(((raw @ back.T).argmax(axis=1) == np.arange(len(raw))).mean()),
@@ -151,30 +148,7 @@ def tokenizer_figures(tokenizer: VQTokenizer, train: Floats, held_out: Floats) -
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def code_use(codes: npt.NDArray[np.int64], size: int) -> dict[str, float]:
-    """Share of used entries, and the perplexity of their use, over all code books."""
-    shares, perplexities = [], []
-    for column in codes.T:
-        p = np.bincount(column, minlength=size) / len(column)
-        shares.append(float((p > 0).mean()))
-        perplexities.append(float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum())))
-    return {"codes_used": float(np.mean(shares)), "perplexity": float(np.mean(perplexities))}
-
-
-def unit(vectors: Floats) -> Floats:
-    """Vectors of length 1; a zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-    return scaled
-
-
 def _without_self(scores: Floats) -> Floats:
     scores = scores.copy()
     np.fill_diagonal(scores, -np.inf)
     return scores
-
-
-def _overlap(one: Floats, other: Floats, k: int) -> float:
-    first, second = (np.argsort(-s, axis=1, kind="stable")[:, :k] for s in (one, other))
-    shared = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(first, second, strict=True)]
-    return float(np.mean(shared)) / k

@@ -8,14 +8,13 @@ from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.io.recipe import from_dict
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FORMAT, FourMConfig
 from fourm_lite.nn.blocks import BlockConfig
 
 Pool = Literal["avg", "attentive", "none"]
 MAX_LAYERS = 64
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)

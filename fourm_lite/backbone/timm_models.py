@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.backbone.config import IMAGENET_MEAN, IMAGENET_STD, HeadConfig, ViTConfig
+from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.fitting import HEAD, OWN, fit
 from fourm_lite.backbone.load import vit_config
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import PRESETS
 from fourm_lite.nn.blocks import BlockConfig

@@ -23,6 +23,7 @@ from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.data.tar_samples import read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.crops import cut_image, from_settings
 from fourm_lite.photos.ids import places_of
 from fourm_lite.photos.records import Record
@@ -34,9 +35,6 @@ _CAPTIONS = 1 << 16  # whose tokens are kept, about 20 MB
 Array = npt.NDArray[Any]
 Writer = Callable[[int, int, RandomSource], Chunks | None]
 """What a sequence modality says of record i, crop k, as chunks of token ids; None: nothing."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def write_tokens(

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from fourm_lite.embedders.image_transforms import ImagePreprocess, one_size
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.pictures import PictureSource, decode
 
-IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 CLIP: dict[str, Any] = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, Crop
 from fourm_lite.modalities.crops import CropPolicy, random_crop
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.photos.labelled import LabelledSet, Photo, Skip
@@ -161,7 +161,7 @@ def _auto_augmented(image: Any, policy: str, seed: int) -> Any:
     from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
 
     make = rand_augment_transform if policy.startswith("rand") else auto_augment_transform
-    fill = tuple(round(255 * m) for m in (0.485, 0.456, 0.406))
+    fill = tuple(round(255 * m) for m in IMAGENET_MEAN)
     with seeded_globals(seed):
         return make(policy, {"img_mean": fill})(image)
 

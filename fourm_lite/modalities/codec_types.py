@@ -14,6 +14,9 @@ from fourm_lite.errors import ShapeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, over ImageNet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:

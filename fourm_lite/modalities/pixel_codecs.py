@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD, Crop
 from fourm_lite.modalities.pictures import (
     MAX_PIXELS,
     Resample,
@@ -34,7 +34,7 @@ Normalization = Literal["inception", "imagenet", "none"]
 # Mean and standard deviation of red, green and blue in 0..1.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 

@@ -16,7 +16,7 @@ from tiny_pipeline import photo
 from fourm_lite.add_embedding.extraction import extract, read_vectors
 from fourm_lite.add_embedding.listing import list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.report import code_use, tokenizer_figures
+from fourm_lite.add_embedding.report import tokenizer_figures
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape
 from fourm_lite.add_embedding.widen import grow, new_modality
 from fourm_lite.data.linear import ridge_from_words
@@ -171,15 +171,6 @@ def test_a_tokenizer_that_loses_nothing_has_perfect_figures():
 
     assert found.pop("perplexity") == 4
     assert all(value == 1 for value in found.values()), found
-
-
-def test_unused_codes_are_counted():
-    codes = np.array([[0, 0], [0, 1], [0, 2], [0, 3]])
-
-    use = code_use(codes, 4)
-
-    assert use["codes_used"] == (0.25 + 1) / 2
-    assert use["perplexity"] == pytest.approx((1 + 4) / 2)
 
 
 def test_ridge_from_words_finds_what_words_mean():

@@ -7,7 +7,7 @@ import torch
 from vq_configs import diffusion_config, global_config, image_config
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.vq.inputs import STD_MEAN, STD_SCALE
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.losses import reconstruction_loss
 
@@ -201,7 +201,7 @@ def test_undo_std_takes_back_the_standardisation_of_imagenet(generator):
     plain, undoing = make(image_config()), make(image_config(undo_std=True))
     undoing.load_state_dict(plain.state_dict())
     x = torch.rand(2, 3, 16, 16, generator=generator)
-    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (STD_MEAN, STD_SCALE))
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
 
     assert torch.allclose(undoing.latents((x - mean) / std), plain.latents(2 * x - 1), atol=1e-4)
 

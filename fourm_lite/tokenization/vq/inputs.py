@@ -16,11 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ShapeError
+from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.tokenization.vq.config import TokenizerConfig
-
-# Of ImageNet: what `undo_std` takes back
-STD_MEAN = (0.485, 0.456, 0.406)
-STD_SCALE = (0.229, 0.224, 0.225)
 
 
 def as_tensor(values: Any) -> Tensor:
@@ -91,7 +88,7 @@ def one_hot(x: Tensor, classes: int) -> Tensor:
 
 def undone_std(x: Tensor) -> Tensor:
     """An ImageNet-standardised image in [-1, 1]: float[B, 3, H, W]."""
-    mean, std = (x.new_tensor(v).reshape(1, 3, 1, 1) for v in (STD_MEAN, STD_SCALE))
+    mean, std = (x.new_tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return 2 * (x * std + mean) - 1
 
 
