@@ -226,6 +226,7 @@ class _Run:
     def batches(self, start: int) -> Iterator[tuple[int, list[Any]]]:
         a = self.accelerator
         load = Batches(self.data, self.config.accumulate, a.process_index, a.num_processes)
+        # A batch follows from its number, so a resumed run asks for those that are left, no more.
         steps = range(start, self.config.steps)
         if self.config.processes:
             return zip(steps, in_processes(load, steps, self.config.processes), strict=True)
@@ -248,6 +249,7 @@ class _Run:
                     parts.setdefault(name, []).append(value.detach().float())
         numbers = self._reduced(parts)
         norm = self._update()
+        # The update is made by now, but it spoils only weights that no checkpoint holds.
         if not all(map(_is_finite, (numbers["loss"], norm))):
             raise FourMError(
                 f"step {step}: loss {numbers['loss']}, gradient norm {norm}; lower the learning "
@@ -262,6 +264,7 @@ class _Run:
     def _backward(self, batch: Any, generator: torch.Generator, *, last: bool) -> Losses:
         accelerator = self.accelerator
         moved = _to(batch, accelerator.device)
+        # Processes exchange gradients once a step, with the last of its batches.
         quiet = nullcontext() if last else accelerator.no_sync(self.model)
         with quiet, accelerator.autocast():
             losses = self.task.step(self.model, moved, generator)
@@ -274,6 +277,7 @@ class _Run:
             return own
         from accelerate.utils import gather_object
 
+        # Objects, not tensors: processes may draw other components, whose losses have other names.
         rows: list[dict[str, float]] = gather_object([own])
         names = {name for row in rows for name in row}
         return {
@@ -283,7 +287,7 @@ class _Run:
         }
 
     def _update(self) -> float:
-        limit = self.config.optim.clip or float("inf")
+        limit = self.config.optim.clip or float("inf")  # without a limit the norm is still logged
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
