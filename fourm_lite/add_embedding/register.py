@@ -23,7 +23,7 @@ from fourm_lite.add_embedding.model_folder import (
     write_model,
 )
 from fourm_lite.add_embedding.options import MIN_PHOTOS, Options
-from fourm_lite.add_embedding.report import model_figures, tokenized, tokenizer_figures
+from fourm_lite.add_embedding.report import model_metrics, tokenized, tokenizer_metrics
 from fourm_lite.add_embedding.requests import check_embedder, check_new_name
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
@@ -178,7 +178,7 @@ class _Run:
         grown = {"model": self.model, "fingerprint": fingerprint(self.source)}
         tuning = stages.run("model", grown | {n: getattr(o, n) for n in names}, self._model)
         remove_checkpoints(stages.folder / "model" / "run")
-        retrieval = stages.run("figures", {}, lambda _: self._figures())
+        retrieval = stages.run("figures", {}, lambda _: self._metrics())
         report = stages.run("report", {}, lambda _: self._report(paths, shape, tuning, retrieval))
         return AddedEmbedding(stages.out, self.entry, report, tuple(stages.skipped))
 
@@ -216,8 +216,8 @@ class _Run:
     def _tokenizer(self, place: Path) -> dict[str, Any]:
         values, held_out = self.vectors.train.values, self.vectors.held_out.values
         shape = train_tokenizer(values, self.options, place, self.tokenizer_folder, self.tell)
-        figures = tokenizer_figures(load_tokenizer(self.tokenizer_folder), values, held_out)
-        return {**shape, "figures": figures}
+        metrics = tokenizer_metrics(load_tokenizer(self.tokenizer_folder), values, held_out)
+        return {**shape, "figures": metrics}
 
     def _model(self, place: Path) -> dict[str, Any]:
         tokenizer = load_tokenizer(self.tokenizer_folder)
@@ -242,11 +242,11 @@ class _Run:
             keep_learnt(self.pipe.folder, out)
         return facts
 
-    def _figures(self) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         space = open_space(FourMPipeline.from_pretrained(self.stages.out), target=self.name)
         assert isinstance(space, ModelSpace)
         found = self.vectors
-        return model_figures(space, self.sources, found.train, found.held_out, self.tell)
+        return model_metrics(space, self.sources, found.train, found.held_out, self.tell)
 
     def _extra(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         extra = dict(self.source.extra)

@@ -24,7 +24,7 @@ MAX_PICTURES = 200
 BATCH = 32
 
 
-def model_figures(
+def model_metrics(
     space: ModelSpace, sources: Sources, train: Vectors, held_out: Vectors, tell: StageProgress
 ) -> dict[str, Any]:
     """Retrieval by captions in raw and tokenized galleries, and how near pixels come.
@@ -53,7 +53,7 @@ def model_figures(
         }
         found["queries"], found["photos"] = len(pack.captions), len(chosen)
     if sources.pixels is not None:
-        found["pixels"] = _pixel_figures(space, held_out, galleries["tokenized"], tell)
+        found["pixels"] = _pixel_metrics(space, held_out, galleries["tokenized"], tell)
     return found
 
 
@@ -81,7 +81,7 @@ def _measured(queries: Floats, gallery: Floats, pack: CaptionPack) -> dict[str, 
     return {name: round(float(report[name]), 4) for name in MEASURES}
 
 
-def _pixel_figures(
+def _pixel_metrics(
     space: ModelSpace, held_out: Vectors, made: Floats, tell: StageProgress
 ) -> dict[str, float]:
     """Centred cosine of what the model reads from pixels, and of the tokenizer's own bound."""
@@ -117,7 +117,7 @@ def tokenized(tokenizer: VQTokenizer, values: Floats) -> tuple[npt.NDArray[np.in
     return np.concatenate(codes).astype(np.int64), np.concatenate(made)
 
 
-def tokenizer_figures(tokenizer: VQTokenizer, train: Floats, held_out: Floats) -> dict[str, float]:
+def tokenizer_metrics(tokenizer: VQTokenizer, train: Floats, held_out: Floats) -> dict[str, float]:
     """The figures of a tokenizer; all but the use of the codes are of held-out photos.
 
     Units:

@@ -201,9 +201,9 @@ def tune(
     from fourm_lite.model.load import load_model
 
     tuned = load_model(run / "final")
-    book = result.ledger
-    facts |= {"steps": book.step, "samples": book.samples}
-    facts |= {"passes": round(book.epoch, 2), "seconds": round(book.seconds)}
+    ledger = result.ledger
+    facts |= {"steps": ledger.step, "samples": ledger.samples}
+    facts |= {"passes": round(ledger.epoch, 2), "seconds": round(ledger.seconds)}
     return tuned, facts
 
 

@@ -20,7 +20,7 @@ from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.photos.labelled import LabelledSet
 from fourm_lite.training.loop import Losses
 
-BOOK = "best.json"
+RECORD = "best.json"
 
 
 class EarlyStop(Exception):
@@ -107,19 +107,20 @@ class FinetuneTask:
             EarlyStop: the last `patience` validations brought nothing
         """
         logits, labels = predict(self.model, self.val, self.size, self.batch_size), self.val.labels
-        figures = {
+        metrics = {
             "accuracy": accuracy(logits, labels),
             "loss": float(classification_loss(logits, labels)),
         }
         # A run that was killed before its checkpoint comes by this step a second time.
         before = [(at, value) for at, value in Validations.read(self.keep).seen if at < step]
-        book = Validations((*before, (step, figures["accuracy"])))
-        if book.best_at == step:
+        record = Validations((*before, (step, metrics["accuracy"])))
+        if record.best_at == step:
             self.write(self.keep)
-        book.write(self.keep)
-        if self.patience and book.since_best >= self.patience:
-            raise EarlyStop(f"no better since step {book.best_at}, {book.since_best} validations")
-        return figures
+        record.write(self.keep)
+        if self.patience and record.since_best >= self.patience:
+            since = f"{record.since_best} validations"
+            raise EarlyStop(f"no better since step {record.best_at}, {since}")
+        return metrics
 
     def write(self, folder: Path) -> None:
         """Writes the model for use."""
@@ -148,7 +149,7 @@ class Validations:
         Raises:
             FourMError: the file is damaged
         """
-        path = folder / BOOK
+        path = folder / RECORD
         if not path.is_file():
             return cls()
         try:
@@ -165,7 +166,7 @@ class Validations:
     def write(self, folder: Path) -> None:
         """Writes them into the folder of the best weights."""
         remove_leftovers(folder)
-        write_json(folder / BOOK, {"seen": self.seen, "best": self.best, "at": self.best_at})
+        write_json(folder / RECORD, {"seen": self.seen, "best": self.best, "at": self.best_at})
 
     @property
     def best(self) -> float:

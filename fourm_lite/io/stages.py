@@ -1,4 +1,4 @@
-"""The book of a run of several stages: which are done, with which settings, what they found.
+"""The record of a run of several stages: which are done, with which settings, what they found.
 
 A second call skips what is done. A stage whose settings changed is made anew, and all after it; a
 stage that was killed goes on from what it left in its own folder.
@@ -18,7 +18,7 @@ from fourm_lite.io.files import remove_folder, storage_errors, write_json
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.names import check_name
 
-BOOK, WORK = "stages.json", "work"
+RECORD, WORK = "stages.json", "work"
 FORMAT = 1
 
 
@@ -36,12 +36,12 @@ class Stages:
 
     @classmethod
     def open(cls, out: Path) -> Stages:
-        """The book of a folder; a folder without one must be empty or absent.
+        """The record of a folder; a folder without one must be empty or absent.
 
         Raises:
-            ConfigError: the folder holds something else, or a book of another format
+            ConfigError: the folder holds something else, or a record of another format
         """
-        path = out / BOOK
+        path = out / RECORD
         if not path.is_file():
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise ConfigError(
@@ -50,10 +50,10 @@ class Stages:
                 )
             return cls(out)
         try:
-            book = read_json_object(path)
-            if book["format"] != FORMAT:
-                raise ConfigError(f"{path} is of format {book['format']}; update fourm_lite")
-            return cls(out, _checked(book["stages"], path))
+            record = read_json_object(path)
+            if record["format"] != FORMAT:
+                raise ConfigError(f"{path} is of format {record['format']}; update fourm_lite")
+            return cls(out, _checked(record["stages"], path))
         except ConfigError:
             raise
         except (FourMError, ValueError, KeyError, TypeError) as error:
@@ -89,7 +89,7 @@ class Stages:
         settings: Mapping[str, Any],
         work: Callable[[Path], Mapping[str, Any]],
     ) -> Mapping[str, Any]:
-        """What a stage found: read from the book, or worked out in `work/<name>`."""
+        """What a stage found: read from the record, or worked out in `work/<name>`."""
         wanted = json.loads(json.dumps(settings))
         entry = self.entries.get(name)
         if entry is not None and entry["settings"] != wanted:
@@ -115,16 +115,16 @@ class Stages:
         gone = names[names.index(name) :]
         for later in gone:
             del self.entries[later]
-        self._write()  # first: the book must not say done of what is being removed
+        self._write()  # first: the record must not say done of what is being removed
         for later in gone:
             remove_folder(self.folder / later)
 
     def _write(self) -> None:
-        write_json(self.out / BOOK, {"format": FORMAT, "stages": self.entries})
+        write_json(self.out / RECORD, {"format": FORMAT, "stages": self.entries})
 
 
 def _checked(stages: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a book; their names become folders that are emptied.
+    """The entries of a record; their names become folders that are emptied.
 
     Raises:
         ConfigError: a name is none, or an entry is not of the form that `run` writes

@@ -25,8 +25,8 @@ from fourm_lite.io.writing import write_file
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
-BOOK, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
-FILES = (BOOK, MODEL, OPTIMIZER)
+STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+FILES = (STATE, MODEL, OPTIMIZER)
 """Of a checkpoint; what lacks one is none of ours and is never removed."""
 MARK = ".made_by_fourm_lite"
 _MODEL = ("config.json", "config.json.next", "model.safetensors")
@@ -40,7 +40,7 @@ KEPT = "the checkpoints of before are unchanged, and the run goes on from the ne
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """The book of a run.
+    """What a run has done.
 
     Units:
         step: optimiser steps done; samples: over all processes; seconds: spent training
@@ -54,7 +54,7 @@ class Ledger:
     data: str = ""
 
     def after(self, samples: int, epoch: float, seconds: float) -> Ledger:
-        """The book one step later."""
+        """The same one step later."""
         return replace(
             self,
             step=self.step + 1,
@@ -127,13 +127,13 @@ def save_state(
     target = Path(folder) / f"step-{ledger.step:08d}"
     if _is_writer():
         moments = cast("Mapping[str, Mapping[str, Any]]", state["state"])
-        book = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
+        record = {"ledger": asdict(ledger), "ema_updates": ema.updates if ema else None}
         with replacing_folder(target, kept=KEPT) as draft:
             write_file(draft / MODEL, cast("Any", weights), metadata=None)
             write_file(draft / OPTIMIZER, _flat(moments), metadata=None)
             if ema is not None:
                 write_file(draft / "ema.safetensors", average, metadata=None)
-            write_json(draft / BOOK, book)
+            write_json(draft / STATE, record)
     return target
 
 
@@ -150,7 +150,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
     )
 
     try:
-        book = json.loads((path / BOOK).read_text())
+        record = json.loads((path / STATE).read_text())
         weights = load_file(path / MODEL)
         tensors = load_file(path / OPTIMIZER)
         everything = StateDictOptions(full_state_dict=True)
@@ -161,8 +161,8 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
         set_optimizer_state_dict(model, optimizer, cast("Any", state), options=partly)
         _forget_untouched(model, optimizer, {str(name) for name in _nested(tensors)})
         if ema is not None:
-            _load_average(path / "ema.safetensors", model, ema, int(book["ema_updates"]))
-        return Ledger(**book["ledger"])
+            _load_average(path / "ema.safetensors", model, ema, int(record["ema_updates"]))
+        return Ledger(**record["ledger"])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"cannot go on from {path}: {error}; start afresh in another folder, or without resume"
@@ -198,7 +198,7 @@ def remove_checkpoints(folder: Path) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints; 0 keeps all."""
     if keep and _is_writer():
-        ours = [path for path in checkpoints(folder) if (path / BOOK).is_file()]
+        ours = [path for path in checkpoints(folder) if (path / STATE).is_file()]
         for path in ours[:-keep]:
             remove_folder(path)
 

@@ -198,8 +198,8 @@ class JointSpaceTask:
         images = self.model.embed_images(pairs.images[:, 0])
         bags = self.words.bags(pairs.captions) if self.words.words else None
         rank = ranks(self.model.embed_texts(pairs.sentences, bags) @ images.T, pairs.owner)
-        figures = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
-        return {**figures, "median_rank": float(rank.float().median())}
+        metrics = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
+        return {**metrics, "median_rank": float(rank.float().median())}
 
     def save(self, folder: Path) -> None:
         """Writes what `joint:FOLDER` opens."""

@@ -72,7 +72,7 @@ class Task(Protocol):
         ...
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures on the validation data after a step, if the task has any; else nothing.
+        """Metrics on the validation data after a step, if the task has any; else nothing.
 
         A run that was killed validates the steps since its last checkpoint again.
         """
@@ -312,15 +312,15 @@ class _Run:
             progress(step, config.steps, {**numbers, **figures})
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures of the averaged weights, or of the weights if there is no average."""
+        """Metrics of the averaged weights, or of the weights if there is no average."""
         averaged = self.ema.applied(self.model) if self.ema else nullcontext()
         self.model.eval()
         # a sharded model computes on all processes or on none
         takes_part = self.is_main or is_sharded(self.accelerator)
         with averaged, torch.no_grad():
-            figures = self.task.validate(step) if takes_part else {}
+            metrics = self.task.validate(step) if takes_part else {}
         self.model.train()
-        return {f"val/{name}": value for name, value in figures.items()}
+        return {f"val/{name}": value for name, value in metrics.items()}
 
     def save(self, ledger: Ledger) -> None:
         save_state(self.config.out, self.model, self.plain_optimizer, self.ema, ledger)

@@ -24,7 +24,7 @@ from fourm_lite.training.recipe_data import check_sources, in_order, read_of, re
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tasks import PretrainTask
 from fourm_lite.training.tokenizer_recipes import tokenizer_of
-from fourm_lite.training.validation import SearchFigures, ValRecipe
+from fourm_lite.training.validation import SearchMetrics, ValRecipe
 
 MAP_BATCHES = 24  # that the map of start.convolutions is solved from
 
@@ -64,7 +64,7 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
         tokenizers={name: tokenizer_of(entries[name]) for name in judged},
     )
     if recipe.val is not None:
-        task.figures = _figures(recipe.val, model, text)
+        task.metrics = _metrics(recipe.val, model, text)
     return task, stream
 
 
@@ -91,10 +91,10 @@ def _hints(
     return found
 
 
-def _figures(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchFigures:
+def _metrics(recipe: ValRecipe, model: FourM, text: TextTokenizer) -> SearchMetrics:
     found = read_labels(recipe.labels, recipe.label)
     records = usable(read_records(recipe.captions, split=recipe.split), set(found[0]))
     values = aligned(*in_order([r.id for r in records], found))
     gallery = torch.from_numpy(values[:, 0]).float()
     tokenizer = tokenizer_of(model.modality(recipe.target))
-    return SearchFigures(model, tokenizer, text, records, gallery, recipe)
+    return SearchMetrics(model, tokenizer, text, records, gallery, recipe)

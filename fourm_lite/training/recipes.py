@@ -60,7 +60,7 @@ class ModelRecipe:
         model: keyword arguments of `FourMConfig`
         data: the source that components read unless they say another, by the name of "train"
         sources: further ones, by the names that components give as their `source`
-        val: figures on unseen photos, at each `train.eval_every`
+        val: metrics on unseen photos, at each `train.eval_every`
         added: components beside `components`, which are those of the base
         changes: name of a component -> what of it differs; a weight of 0 leaves it out. So a recipe
             changes a mixture that its base describes.

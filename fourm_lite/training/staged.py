@@ -15,7 +15,7 @@
 
 A stage runs a verb of the command line with its options, or trains what its own `recipe` says. A
 name in braces is a place: of `[places]`, or the folder of a stage. What runs a stage is handed in,
-since this part knows no verbs. Done stages are skipped; `io.stages` keeps the book.
+since this part knows no verbs. Done stages are skipped; `io.stages` keeps the record.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class StagedRecipe:
     """Stages in their order.
 
     Units:
-        out: folder of the book and of all stages
+        out: folder of the record and of all stages
         places: name -> path, for stages to name in braces
         title, sources, remarks: for the card that is written at the end; "" writes none
     """
@@ -138,13 +138,13 @@ def run_stages(recipe: StagedRecipe, run: Run) -> tuple[dict[str, Mapping[str, A
         ConfigError: the folder holds something else
         and what the stages themselves raise; what was done before is kept
     """
-    book = Stages.open(recipe.out)
+    stages = Stages.open(recipe.out)
     found = {}
     for stage in recipe.stages:
         filled = recipe.filled(stage)
         settings = {"verb": stage.verb, "options": filled.options, "recipe": filled.recipe}
-        found[stage.name] = book.run(stage.name, settings, partial(run, filled))
-    return found, book.skipped
+        found[stage.name] = stages.run(stage.name, settings, partial(run, filled))
+    return found, stages.skipped
 
 
 def card(recipe: StagedRecipe, found: Mapping[str, Mapping[str, Any]]) -> str:

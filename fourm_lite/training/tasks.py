@@ -28,7 +28,7 @@ from fourm_lite.training.losses import (
     whole_rows,
 )
 
-Figures = Callable[[], dict[str, float]]
+Metrics = Callable[[], dict[str, float]]
 
 
 def _nothing() -> dict[str, float]:
@@ -41,12 +41,12 @@ class TokenizerTask:
 
     Units:
         loss: a name of `training.losses.LOSSES`
-        figures: measures the model on validation data
+        metrics: measures the model on validation data
     """
 
     model: VQTokenizer
     loss: str = "mse"
-    figures: Figures = field(default=_nothing)
+    metrics: Metrics = field(default=_nothing)
 
     def step(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> Losses:
         """Loss of the reconstruction and of the quantizer."""
@@ -58,8 +58,8 @@ class TokenizerTask:
         return Losses(main + out.quantized.loss, parts, len(batch))
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures on the validation data."""
-        return self.figures()
+        """Metrics on the validation data."""
+        return self.metrics()
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer."""
@@ -113,7 +113,7 @@ class PretrainTask:
 
     model: FourM
     losses: LossRecipe = field(default_factory=LossRecipe)
-    figures: Figures = field(default=_nothing)
+    metrics: Metrics = field(default=_nothing)
     extra: Mapping[str, Any] = field(default_factory=dict)
     soft: Mapping[str, Tensor] = field(default_factory=dict)
     tokenizers: Mapping[str, VQTokenizer] = field(default_factory=dict)
@@ -188,8 +188,8 @@ class PretrainTask:
         return sum(weights[k] * v for k, v in shown.items()), shown
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures on the validation data."""
-        return self.figures()
+        """Metrics on the validation data."""
+        return self.metrics()
 
     def save(self, folder: Path) -> None:
         """Writes the model."""

@@ -1,4 +1,4 @@
-"""Quick figures of a model while it trains: does search work, and does the model know the teacher.
+"""Quick metrics of a model while it trains: does search work, and does the model know the teacher.
 
 They choose a checkpoint and a recipe. What is reported of a finished model comes from
 `fourm-lite evaluate`, which knows protocols, galleries and intervals.
@@ -50,7 +50,7 @@ def ranks(scores: Tensor, owner: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SearchFigures:
+class SearchMetrics:
     """Recall of captions among the teacher's embeddings, and the cosine that photos reach.
 
     Shapes:
@@ -74,12 +74,12 @@ class SearchFigures:
         said = self._directions(self._texts([c for r in self.records for c in r.captions]))
         seen = self._directions(self._photos())
         rank = ranks(said @ gallery.T, owner.to(device))
-        figures = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
-        figures["median_rank"] = float(rank.float().median())
+        metrics = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
+        metrics["median_rank"] = float(rank.float().median())
         own = ranks(said @ seen.T, owner.to(device))
-        figures["pixel_gallery_R@10"] = float((own <= 10).float().mean())
-        figures["pixels_cosine"] = float((seen * gallery).sum(dim=1).mean())
-        return figures
+        metrics["pixel_gallery_R@10"] = float((own <= 10).float().mean())
+        metrics["pixels_cosine"] = float((seen * gallery).sum(dim=1).mean())
+        return metrics
 
     def _centered(self, vectors: Tensor) -> Tensor:
         mean = self.tokenizer.input_mean if self.tokenizer.config.mean is not None else 0.0

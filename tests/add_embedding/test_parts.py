@@ -16,7 +16,7 @@ from tiny_pipeline import photo
 from fourm_lite.add_embedding.extraction import extract, read_vectors
 from fourm_lite.add_embedding.listing import list_photos, read_listing, source_paths
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.report import tokenizer_figures
+from fourm_lite.add_embedding.report import tokenizer_metrics
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape
 from fourm_lite.add_embedding.widen import grow, new_modality
 from fourm_lite.data.linear import ridge_from_words
@@ -167,7 +167,7 @@ def test_a_tokenizer_that_loses_nothing_has_perfect_figures():
 
     values = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
 
-    found = tokenizer_figures(Lossless(), values, values)
+    found = tokenizer_metrics(Lossless(), values, values)
 
     assert found.pop("perplexity") == 4
     assert all(value == 1 for value in found.values()), found

@@ -19,7 +19,7 @@ from fourm_lite.cli import main
 from fourm_lite.embedders import image_configs
 from fourm_lite.embedders.former import former_texts
 from fourm_lite.errors import ConfigError
-from fourm_lite.finetune.task import BOOK, Validations
+from fourm_lite.finetune.task import RECORD, Validations
 from fourm_lite.search.dual_encoder import TwinSpace
 from fourm_lite.search.engine import require_same_space
 from fourm_lite.search.gallery import index_photos, open_index
@@ -195,7 +195,7 @@ def test_training_of_before_ends_as_if_it_had_not_been_stopped(stored, tmp_path)
 
 def test_validations_of_a_finetuning_of_before_count(tmp_path):
     text = '{"best": 0.75, "at": 2, "seen": [0.5, 0.75, 0.25]}'  # as commit 249b6e1 wrote it
-    (tmp_path / BOOK).write_text(text)
+    (tmp_path / RECORD).write_text(text)
 
     found = Validations.read(tmp_path)
 
