@@ -170,7 +170,7 @@ def search(
     hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
     facts |= {"query": query.title, "compose": query.way}
-    deliver(_as_json(facts, hits), as_json, lambda: _print_hits(hits))
+    deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
 
 
 def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -287,17 +287,6 @@ def _query_picture(query: Query) -> Any:
 
     value = query.item.get("rgb")
     return open_rgb(read_photo(value)) if isinstance(value, Path) else None
-
-
-def _as_json(facts: dict[str, Any], hits: Hits) -> dict[str, Any]:
-    rows = [{k: _number(v) for k, v in row.items()} for row in hits.to_rows()]
-    facts |= {"p_right": hits.p_right, "p_means": hits.p_means, "good_match": hits.good_match}
-    return {**facts, "hits": rows}
-
-
-def _number(value: Any) -> Any:
-    """JSON has no NaN: a score behind the rerank depth is none."""
-    return None if isinstance(value, float) and value != value else value
 
 
 def _print_hits(hits: Hits) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
@@ -28,12 +30,13 @@ from fourm_lite.search.calibrate import (
 )
 from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
 from fourm_lite.search.index.confidence import RELEVANCE, Calibration, with_confidence
+from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest
 from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
 from fourm_lite.search.parts import Given, Weights
-from fourm_lite.search.query import Query
+from fourm_lite.search.query import Query, query_vectors
 from fourm_lite.search.relevance import Vocabulary
 from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
@@ -45,6 +48,23 @@ PLACES = ("tokenizers", "text_tokenizer")
 """Options of a model, kept in a manifest, that name a place."""
 INSIDE = ("id", "vector", "content_hash", "row_hash")
 """Columns that are nobody's answer."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One of several questions; the fields are the arguments of `Search`."""
+
+    query: Query
+    k: int = 10
+    where: str | None = None
+    rerank: int = 0
+    weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.rerank < 0:
+            raise ConfigError(
+                f"k is at least 1 and rerank at least 0, got {self.k} and {self.rerank}"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,19 +139,45 @@ class Search:
         Raises:
             FourMError: the query cannot be carried out
         """
-        if k < 1 or rerank < 0:
-            raise ConfigError(f"k is at least 1 and rerank at least 0, got {k} and {rerank}")
-        check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
         asked = query if isinstance(query, Query) else Query.of({**as_item(query or {}), **given})
-        vector = asked.vector(self.space)
-        columns = [n for n in self.index.columns if n not in INSIDE]
-        hits = self.index.search(vector, max(k, rerank, FIRST), where, columns=columns)
-        hits = self._confident(asked, hits)
-        if reranker is not None:
-            hits = self._matched(asked, hits, rerank, as_reranker(reranker))
-        elif rerank and len(hits):
-            hits = self._reranked(asked, hits, rerank, weights, rerank_given)
+        ask = Ask(asked, k, where, rerank, weights)
+        check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
+        hits = self._first([ask], where)[0]
+        if reranker is None:
+            return self._finished(ask, hits, rerank_given)
+        hits = self._matched(asked, hits, rerank, as_reranker(reranker))
         return _without_codes(hits.take(range(min(k, len(hits)))))
+
+    def many(self, asks: Sequence[Ask]) -> list[Hits]:
+        """The answer to each of several questions; their model's passes and products are shared.
+
+        Raises:
+            FourMError: one of the queries cannot be carried out
+        """
+        vectors = query_vectors([ask.query for ask in asks], self.space)
+        found: dict[int, Hits] = {}
+        for where in dict.fromkeys(ask.where for ask in asks):
+            places = [i for i, ask in enumerate(asks) if ask.where == where]
+            hits = self._first([asks[i] for i in places], where, [vectors[i] for i in places])
+            found |= dict(zip(places, hits, strict=True))
+        return [self._finished(ask, found[i]) for i, ask in enumerate(asks)]
+
+    def _first(
+        self, asks: Sequence[Ask], where: str | None, vectors: Sequence[Floats] | None = None
+    ) -> list[Hits]:
+        """The nearest rows, as many as reranking and confidence need."""
+        if vectors is None:
+            vectors = query_vectors([ask.query for ask in asks], self.space)
+        columns = [n for n in self.index.columns if n not in INSIDE]
+        depths = [max(ask.k, ask.rerank, FIRST) for ask in asks]
+        hits = self.index.search_many(np.stack(vectors), max(depths), where, columns=columns)
+        cut = [h.take(range(min(d, len(h)))) for h, d in zip(hits, depths, strict=True)]
+        return self._confident([ask.query for ask in asks], cut)
+
+    def _finished(self, ask: Ask, hits: Hits, given: Given | None = None) -> Hits:
+        if ask.rerank and len(hits):
+            hits = self._reranked(ask.query, hits, ask.rerank, ask.weights, given)
+        return _without_codes(hits.take(range(min(ask.k, len(hits)))))
 
     def _matched(self, asked: Query, hits: Hits, depth: int, reranker: Reranker) -> Hits:
         _require_wish(asked)
@@ -179,23 +225,38 @@ class Search:
             codes = rerank_choice(self.index.manifest.extra, self.space, "codes")
             return self._in_order(asked, hits, depth, codes, "codes")
 
-    def _confident(self, asked: Query, hits: Hits) -> Hits:
+    def _confident(self, asked: Sequence[Query], hits: Sequence[Hits]) -> list[Hits]:
         """The hits with their confidence, where it reads evidence that needs the model."""
         calibration = Calibration.of(self.index.manifest.calibration)
         if calibration is not None and calibration.meaning == RELEVANCE:
             return self._relevant(asked, hits, calibration)
         if calibration is None or not {LIKELIHOOD, SPREAD} & set(calibration.names):
-            return hits
-        return self._sure(asked, hits, calibration, {})
+            return list(hits)
+        return [
+            one if query.has_row else self._sure(query, one, calibration, {})
+            for query, one in zip(asked, hits, strict=True)
+        ]
 
-    def _relevant(self, asked: Query, hits: Hits, calibration: Calibration) -> Hits:
+    def _relevant(
+        self, asked: Sequence[Query], hits: Sequence[Hits], calibration: Calibration
+    ) -> list[Hits]:
         """The hits with the probability that they show what was asked for in words."""
-        question = Question.of(asked.item) if len(asked.wishes) == 1 else None
-        if question is None or not len(hits):
-            return with_confidence(hits, calibration) if question is not None else hits
-        words = Vocabulary(**self.index.manifest.extra[VOCABULARY])
-        found = evidence_of_answers(self.space, calibration.names, [question], [hits], words)
-        return with_confidence(hits, calibration, **{n: float(v[0]) for n, v in found.items()})
+        out = list(hits)
+        questions = [Question.of(q.item) if len(q.wishes) == 1 else None for q in asked]
+        places = [i for i, question in enumerate(questions) if question is not None]
+        told = [i for i in places if len(hits[i])]
+        for i in set(places) - set(told):
+            out[i] = with_confidence(hits[i], calibration)
+        if told:
+            words = Vocabulary(**self.index.manifest.extra[VOCABULARY])
+            few = [question for i in told if (question := questions[i]) is not None]
+            found = evidence_of_answers(
+                self.space, calibration.names, few, [hits[i] for i in told], words
+            )
+            for row, i in enumerate(told):
+                own = {name: float(values[row]) for name, values in found.items()}
+                out[i] = with_confidence(hits[i], calibration, **own)
+        return out
 
     def _sure(
         self, asked: Query, hits: Hits, calibration: Calibration | None, more: dict[str, float]

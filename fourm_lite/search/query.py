@@ -34,6 +34,9 @@ BESIDE_PICTURE = 1.5
 """How much words count beside a picture, where nothing is said: the answer has then gained more
 than half of what the words alone would, and kept more than half of what the picture alone has."""
 
+ROW = "row"
+"""The name of a wish whose value is a vector float32[E] of the space: more like this row."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -122,6 +125,11 @@ class Query:
         return "arithmetic" if self._needs_arithmetic or self._has_picture else "conditioning"
 
     @property
+    def has_row(self) -> bool:
+        """Whether a row of the index is among the wishes."""
+        return any(w.name == ROW for w in self.wishes)
+
+    @property
     def _has_picture(self) -> bool:
         """Whether a picture is wanted together with something else."""
         pictures = [_is_picture(w) for w in self.wishes if not w.negative]
@@ -137,10 +145,10 @@ class Query:
 
     @property
     def item(self) -> dict[str, Any]:
-        """What is wanted, as one item: of several values of a modality the first."""
+        """What is wanted, as one item: of several values of a modality the first, of rows none."""
         out: dict[str, Any] = {}
         for wish in self.wishes:
-            if not wish.negative:
+            if not wish.negative and wish.name != ROW:
                 out.setdefault(wish.name, wish.value)
         return out
 
@@ -155,20 +163,59 @@ class Query:
         Raises:
             FourMError: a value is not of its modality, or the wishes cancel out
         """
+        return query_vectors([self], space)[0]
+
+    def items(self, space: Space) -> list[dict[str, Any]]:
+        """What is embedded, an item a vector: what is wanted first, then what is not."""
         wanted = [w for w in self.wishes if not w.negative]
+        alone = [{w.name: w.value} for w in self.wishes if w.negative]
+        if self._one_each(space):
+            return [*({w.name: w.value} for w in wanted), *alone]
+        return [self.item] * bool(wanted) + alone
+
+    def composed(self, vectors: Floats, space: Space) -> Floats:
+        """The vector of the query from those of its `items`.
+
+        Shapes:
+            vectors: float32[items, E]
+        """
         unwanted = [w for w in self.wishes if w.negative]
-        twin = isinstance(space, TwinSpace) and self.compose is None
-        one_each = twin or self.way == "arithmetic"
-        items = [{w.name: w.value} for w in wanted] if one_each else [self.item] * bool(wanted)
-        if not unwanted and len(items) == 1:
-            return space.embed_items(items)[0]
-        vectors = space.embed_items([*items, *({w.name: w.value} for w in unwanted)])
+        if not unwanted and len(vectors) == 1:
+            return vectors[0]
+        count = len(vectors) - len(unwanted)
         return compose(
-            vectors[: len(items)],
-            self._weights if one_each else None,
-            negatives=vectors[len(items) :],
+            vectors[:count],
+            self._weights if self._one_each(space) else None,
+            negatives=vectors[count:],
             negative_weights=[NEGATIVE_WEIGHT if w.weight is None else w.weight for w in unwanted],
         )
+
+    def _one_each(self, space: Space) -> bool:
+        twin = isinstance(space, TwinSpace) and self.compose is None
+        return twin or self.way == "arithmetic" or self.has_row
+
+
+def query_vectors(queries: Sequence[Query], space: Space) -> list[Floats]:
+    """The vector of each query; items of one make are embedded together.
+
+    Raises:
+        FourMError: a value is not of its modality, or the wishes of a query cancel out
+    """
+    items = [query.items(space) for query in queries]
+    flat = [item for own in items for item in own]
+    made: dict[tuple[str, ...], list[int]] = {}
+    for place, item in enumerate(flat):
+        made.setdefault(tuple(sorted(item)), []).append(place)
+    vectors = np.empty((len(flat), space.width), np.float32)
+    for names, places in made.items():
+        if names == (ROW,):
+            vectors[places] = unit_vectors(
+                np.stack([flat[i][ROW] for i in places]), len(places), space.width
+            )
+        else:
+            vectors[places] = space.embed_items([flat[i] for i in places])
+    parts = np.split(vectors, np.cumsum([len(own) for own in items])[:-1])
+    return [q.composed(own, space) for q, own in zip(queries, parts, strict=True)]
 
 
 def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -181,7 +228,7 @@ def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _is_picture(wish: Wish) -> bool:
-    return wish.name.partition("@")[0] == PICTURE
+    return wish.name == ROW or wish.name.partition("@")[0] == PICTURE
 
 
 def _is_numbers(value: Sequence[Any]) -> bool:

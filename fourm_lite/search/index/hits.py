@@ -72,3 +72,16 @@ class Hits(Sequence[Hit]):
             {**hit.columns, "rank": rank, "id": hit.id, "score": round(hit.score, 6)}
             for rank, hit in enumerate(self, start=1)
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a program is told: the rows, and how sure the answer is.
+
+        JSON has no NaN: the score of a hit behind the rerank depth is null.
+        """
+        rows = [{name: _number(v) for name, v in row.items()} for row in self.to_rows()]
+        sure = {"p_right": self.p_right, "p_means": self.p_means, "good_match": self.good_match}
+        return {**sure, "hits": rows}
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and value != value else value

@@ -296,7 +296,7 @@ class Index:
             condition = None if where is None else filter_sql(where, reader.rows.with_nan)
             wide = k if calibration is None else max(k, 2)  # the margin needs a second hit
             found = reader.nearest(queries, wide, condition, engine=engine, ann=ann)
-            hits = [with_confidence(reader.hits(one, columns), calibration) for one in found]
+            hits = [with_confidence(one, calibration) for one in reader.hits(found, columns)]
             return [one.take(range(min(k, len(one)))) for one in hits]
 
         return self._handle.read(search)

@@ -152,7 +152,7 @@ class _Run:
             data = item.read()
         except OSError as error:
             return Skipped(item.uri, f"cannot be read: {error.strerror or error}")
-        content, row = _hash(data), _row_hash(item)
+        content, row = content_hash(data), _row_hash(item)
         known = self._known.get(item.id)
         if known is not None and known[0] == content:
             state = "unchanged" if known[1] == row else "updated"
@@ -373,7 +373,8 @@ def _columns(rows: Sequence[_Loaded]) -> dict[str, Any]:
     return own
 
 
-def _hash(data: bytes) -> int:
+def content_hash(data: bytes) -> int:
+    """A hash of a photo's bytes, as its row keeps it in the column of that name."""
     digest = hashlib.blake2b(data, digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -381,4 +382,4 @@ def _hash(data: bytes) -> int:
 def _row_hash(item: Item) -> int:
     """A hash of everything in a row but the picture: where it lies and its columns."""
     text = json.dumps([item.uri, dict(item.columns)], sort_keys=True, default=str)
-    return _hash(text.encode("utf-8", "replace"))
+    return content_hash(text.encode("utf-8", "replace"))

@@ -7,6 +7,7 @@ over the rows in bounded memory, decoding codes as it goes; ``ann`` asks Lance. 
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -133,15 +134,22 @@ class Reader:
             )
         return self._decode
 
-    def hits(self, found: Nearest, columns: Sequence[str] | None) -> Hits:
-        """The ids, scores and columns of rows that were found."""
+    def hits(self, found: Sequence[Nearest], columns: Sequence[str] | None) -> list[Hits]:
+        """The ids, scores and columns of rows that were found, fetched for all answers at once."""
         names = [name for name in self.columns(columns) if name != "id"]
-        held = None if names else self._ids_held(found.row_ids)
-        if held is not None:
-            return Hits(held, found.scores)
-        table = self.rows.take(found.row_ids, ["id", *names])
+        if not names and self._held is not None:
+            return [Hits(self._ids_held(one.row_ids) or [], one.scores) for one in found]
+        each = [one.row_ids for one in found]
+        row_ids, places = np.unique(np.concatenate(each), return_inverse=True)
+        table = self.rows.take(row_ids, ["id", *names])
+        ids = table.column("id").to_pylist()
         values = {name: self._plain(name, table.column(name)) for name in names}
-        return Hits(table.column("id").to_pylist(), found.scores, values)
+        all_rows = Hits(ids, np.zeros(len(ids), np.float32), values)
+        parts = np.split(places, np.cumsum([len(one) for one in each])[:-1])
+        return [
+            dataclasses.replace(all_rows.take(part.tolist()), scores=one.scores)
+            for one, part in zip(found, parts, strict=True)
+        ]
 
     def places(self, ids: Sequence[Id]) -> dict[Id, int]:
         """The row id of each of these ids that is in the index."""

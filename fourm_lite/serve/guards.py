@@ -1,0 +1,149 @@
+"""What stands before every route: who may ask, how large a body may be, and what is counted.
+
+A server on the own machine is reached by every page that the browser shows: requests that another
+site makes are refused, and so are names of hosts that are not the server's (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fourm_lite.serve.errors import Refused
+from fourm_lite.serve.limits import Limits
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = ("/", "/docs", "/healthz", "/openapi.json", "/favicon.ico")
+"""What needs no token: pages without data."""
+HEADERS = {
+    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
+    b"img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+
+
+class Door:
+    """An ASGI middleware.
+
+    Args:
+        app: what stands behind
+        limits: how large a body may be
+        token: what a request must bear
+        hosts: how the server may be called; "*" for any
+        answered: told path, status and seconds of each request
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        limits: Limits,
+        token: str | None,
+        hosts: tuple[str, ...],
+        answered: Callable[[str, int, float], None],
+    ) -> None:
+        self._app, self._limits, self._token = app, limits, token
+        self._hosts, self._answered = hosts, answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or lets it through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), [500]
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status[0] = message["status"]
+                known = {name for name, _ in message["headers"]}
+                more = [pair for pair in HEADERS.items() if pair[0] not in known]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await _refuse(refusal, told)
+            else:
+                await self._app(scope, _counted(receive, self._limits.body), told)
+        finally:
+            self._answered(_name(scope), status[0], time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> Refused | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = _host(headers.get(b"host", ""))
+        if "*" not in self._hosts and host not in self._hosts:
+            return Refused(
+                421, f"this server is not called {host[:80]!r}; start it with --allow-host, if it is"
+            )
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+            return Refused(403, "requests of other sites are not answered")
+        length = headers.get(b"content-length", "0")
+        if length.isdigit() and int(length[:20]) > self._limits.body:
+            return _too_large(self._limits.body)
+        path = scope["path"]
+        if self._token is None or path in OPEN or path.startswith("/static/"):
+            return None
+        given = headers.get(b"authorization", "")
+        expected = f"Bearer {self._token}"
+        if hmac.compare_digest(given.encode("latin-1"), expected.encode("utf-8")):
+            return None
+        return Refused(401, "this server wants its token: Authorization: Bearer TOKEN")
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"a body should have at most {most} bytes; shrink the pictures")
+
+
+def _counted(receive: Receive, most: int) -> Receive:
+    """The parts of a body, up to a limit."""
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _host(value: str) -> str:
+    """The name in a Host header, without its port."""
+    name, colon, port = value.rpartition(":")
+    plain = name if colon and port.isdigit() else value
+    return plain.strip("[]").lower()
+
+
+def _name(scope: Scope) -> str:
+    """The route of a path, so that what clients invent makes no new counters."""
+    path = scope["path"]
+    if path.startswith("/items/"):
+        return "/items/{id}/thumbnail"
+    if path.startswith("/static/"):
+        return "/static"
+    known = (*OPEN, "/search", "/embed", "/generate", "/info", "/metrics")
+    return path if path in known else "other"
+
+
+async def _refuse(refusal: Refused, send: Send) -> None:
+    body = json.dumps({"error": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
