@@ -40,7 +40,7 @@ FLOORS = (
     ("finetune", "search"),
     ("show",),
     ("evaluate",),
-    ("add_embedding", "demo"),
+    ("add_embedding", "demo", "serve", "client"),
     ("cli",),
     ("__init__", "__main__"),
 )

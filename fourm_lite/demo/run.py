@@ -32,9 +32,11 @@ from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import decode
 from fourm_lite.photos.records import Record
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.reading.regular import read_photo
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import open_index
 from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.ingest import content_hash
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.show.page import Card, Section, render
@@ -182,7 +184,11 @@ def _index(path: Path, shown: Sequence[Photo], space: ModelSpace) -> Index:
     index = open_index(path, space)
     vectors, codes = space.embed_pictures([p.picture for p in shown])
     uris = [str(p.path.resolve()) for p in shown]
-    index.add([str(i) for i in range(len(shown))], vectors, codes=codes, uri=uris)
+    marks = [content_hash(read_photo(p.path)) for p in shown]
+    index.add(
+        [str(i) for i in range(len(shown))], vectors, codes=codes, uri=uris, content_hash=marks,
+        caption=[p.caption for p in shown], credit=[p.note for p in shown],
+    )  # fmt: skip
     return index
 
 

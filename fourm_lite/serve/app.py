@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fourm_lite.errors import FourMError, StorageError
 from fourm_lite.io.strict_json import as_object, parse_json
-from fourm_lite.search.index.storage import UnreadableError
+from fourm_lite.search.index.lance_calls import UnreadableError
 from fourm_lite.serve.errors import Refused, busy, too_late
 from fourm_lite.serve.fields import IMAGE_NAMES
 from fourm_lite.serve.guards import Door
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Endpoint = Callable[["Request"], Awaitable["Response"]]
+REPEATED = ("text", "not_text", "like", "not_like", "targets")
+JSON_PARTS = ("k", "rerank", "seed", "given", "weights", "stream", "items")
+"""Parts of a form that may stand several times, and those that are JSON."""
 DECODERS = 2
 """Photos that are decoded at once: each may take a quarter of a gigabyte."""
 
@@ -69,7 +72,10 @@ def build_app(
         *page_routes(),
     ]
     return Starlette(
-        routes=routes, middleware=[guards], exception_handlers=_handlers(), lifespan=_closing(service)
+        routes=routes,
+        middleware=[guards],
+        exception_handlers=_handlers(),
+        lifespan=_closing(service),
     )
 
 
@@ -221,19 +227,20 @@ async def _form(request: Request) -> dict[str, Any]:
         for name, part in form.multi_items():
             if isinstance(part, UploadFile):
                 if name not in IMAGE_NAMES:
-                    raise Refused(400, f"a file is one of {', '.join(IMAGE_NAMES)}, got {name!r:.60}")
+                    raise Refused(
+                        400, f"a file is one of {', '.join(IMAGE_NAMES)}, got {name!r:.60}"
+                    )
                 found.setdefault(name, []).append(await part.read())
             elif name == "body":
                 found |= as_object(parse_json(part, "the part 'body'"), "the part 'body'")
-            elif name in ("k", "rerank", "seed", "given", "weights", "stream"):
+            elif name in JSON_PARTS:
                 found[name] = parse_json(part, f"the part {name!r}")
-            elif name in ("text", "not_text", "like", "not_like", "targets"):
+            elif name in REPEATED:
                 found.setdefault(name, []).append(part)
             else:
                 found[name] = part
-    several = (*IMAGE_NAMES, "text", "not_text", "like", "not_like", "targets")
-    alone = {n: found[n][0] for n in several if isinstance(found.get(n), list) and len(found[n]) == 1}
-    return found | alone
+    several = (n for n in (*IMAGE_NAMES, *REPEATED) if isinstance(found.get(n), list))
+    return found | {n: found[n][0] for n in several if len(found[n]) == 1}
 
 
 async def _answer(future: Any, seconds: float) -> Any:
@@ -283,9 +290,12 @@ def _handlers() -> dict[Any, Any]:
             status = 503
         return _json({"error": str(error)}, status, headers)
 
-    async def by_starlette(_: Request, error: Exception) -> Response:
+    async def by_starlette(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _json({"error": error.detail}, error.status_code, error.headers)
+        told = error.detail
+        if error.status_code in (404, 405):
+            told = f"there is no {request.method} {request.url.path[:80]} here; /docs tells what is"
+        return _json({"error": told}, error.status_code, error.headers)
 
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("%s failed", request.url.path, exc_info=error)

@@ -48,7 +48,7 @@ SEARCH: dict[str, Field] = {
     "rerank": Field("count", "Put so many of the first in order by likelihood.", "rerank"),
 }  # fmt: skip
 EMBED: dict[str, Field] = {
-    "items": Field("items", "A list of items: {\"text\": ...}, {\"image\": ...}, any modality."),
+    "items": Field("items", 'A list of items: {"text": ...}, {"image": ...}, any modality.'),
 }
 GENERATE: dict[str, Field] = {
     "text": Field("text", "Words that are given."),
@@ -104,7 +104,9 @@ def _several(one: Check) -> Check:
     def read(name: str, value: Any, field: Field, limits: Limits) -> list[Any]:
         values = value if isinstance(value, list) else [value]
         if not values or len(values) > limits.values:
-            raise ConfigError(f"'{name}' should hold 1 to {limits.values} values, got {len(values)}")
+            raise ConfigError(
+                f"'{name}' should hold 1 to {limits.values} values, got {len(values)}"
+            )
         return [one(name, v, field, limits) for v in values]
 
     return read

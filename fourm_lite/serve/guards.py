@@ -85,9 +85,13 @@ class Door:
         host = _host(headers.get(b"host", ""))
         if "*" not in self._hosts and host not in self._hosts:
             return Refused(
-                421, f"this server is not called {host[:80]!r}; start it with --allow-host, if it is"
+                421,
+                f"this server is not called {host[:80]!r}; start it with --allow-host, if it is",
             )
-        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") in (
+            "cross-site",
+            "same-site",
+        ):
             return Refused(403, "requests of other sites are not answered")
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length[:20]) > self._limits.body:

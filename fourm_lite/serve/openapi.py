@@ -46,7 +46,7 @@ def document(limits: Limits) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "fourm_lite search", "version": "1"},
         "paths": {
-            "/search": _post("Search by words, pictures, rows, or several together.", SEARCH, HITS, limits),
+            "/search": _post("Words, pictures, rows, or several together.", SEARCH, HITS, limits),
             "/embed": _post("Unit vectors in the space of the index.", EMBED, _OBJECT, limits),
             "/generate": _post("Any modalities from any others.", GENERATE, _OBJECT, limits),
             "/items/{id}/thumbnail": _thumbnail(),
@@ -54,7 +54,7 @@ def document(limits: Limits) -> dict[str, Any]:
             "/healthz": _get("Whether the index can be read.", "application/json"),
             "/metrics": _get("Counters for Prometheus.", "text/plain"),
         },
-    }  # fmt: skip
+    }
 
 
 def _post(

@@ -19,8 +19,8 @@ from fourm_lite.search.engine import Ask, Search
 from fourm_lite.search.query import ROW, Query
 from fourm_lite.search.space import PICTURE, TEXT
 from fourm_lite.search.spaces import ModelSpace, Space
-from fourm_lite.serve.fields import Fields, picture, required
 from fourm_lite.serve.fields import Field as _Field
+from fourm_lite.serve.fields import Fields, picture, required
 from fourm_lite.serve.limits import Limits
 
 NAMES = {"text": TEXT, "image": PICTURE, "like": ROW}
@@ -100,7 +100,9 @@ def _model_value(name: str, value: Any, space: Space, limits: Limits) -> Any:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"'{name}' should be a text that says something, got {str(value)[:60]!r}")
     if len(value) > limits.letters:
-        raise ConfigError(f"'{name}' should have at most {limits.letters} letters, got {len(value)}")
+        raise ConfigError(
+            f"'{name}' should have at most {limits.letters} letters, got {len(value)}"
+        )
     return value
 
 

@@ -73,8 +73,8 @@ def require_packages() -> None:
         ConfigError: it names the command
     """
     try:
-        import python_multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:

@@ -52,13 +52,16 @@ class Service:
         self.seen: Callable[[int], None] = lambda _: None
         self._manifest: Manifest | None = None
         self._lock = threading.Lock()
-        one = {"window": 0.0, "most": 1}
-        many = {"window": self.limits.window, "most": self.limits.batch}
+        most, window = self.limits.batch, self.limits.window
         self._searches: Batcher[Ask, Hits] = Batcher(
-            self._hits, seen=lambda n: self.seen(n), **many
-        )  # type: ignore[arg-type]
-        self._embeddings: Batcher[list[dict[str, Any]], Floats] = Batcher(self._vectors, **many)  # type: ignore[arg-type]
-        self._generations: Batcher[Work, dict[str, Any]] = Batcher(self._generated, **one)  # type: ignore[arg-type]
+            self._hits, most=most, window=window, seen=lambda n: self.seen(n)
+        )
+        self._embeddings: Batcher[list[dict[str, Any]], Floats] = Batcher(
+            self._vectors, most=most, window=window
+        )
+        self._generations: Batcher[Work, dict[str, Any]] = Batcher(
+            self._generated, most=1, window=0.0
+        )
 
     def warm_up(self) -> None:
         """One query, so that the first client does not wait for files to be opened.
