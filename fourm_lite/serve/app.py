@@ -100,8 +100,7 @@ class Endpoints:
         """`POST /search`."""
         async with self._place():
             ask = await self._thread(self.service.question, await self._body(request))
-            hits = await _answer(self.service.hits(ask), self.service.limits.seconds)
-            return await self._thread(lambda: _json(self.service.told(ask, hits)))
+            return _json(await _answer(self.service.hits(ask), self.service.limits.seconds))
 
     async def embed(self, request: Request) -> Response:
         """`POST /embed`."""

@@ -15,7 +15,6 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.search.engine import Ask, Search, require_same_space
 from fourm_lite.search.index.exact import Floats
-from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import Manifest
 from fourm_lite.search.spaces import ModelSpace
 from fourm_lite.serve.batches import Batcher
@@ -25,6 +24,7 @@ from fourm_lite.serve.limits import Limits
 from fourm_lite.serve.photos import Photos
 from fourm_lite.serve.questions import NAMES, model_values, search_question
 
+Told = dict[str, Any]
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -53,7 +53,7 @@ class Service:
         self._manifest: Manifest | None = None
         self._lock = threading.Lock()
         most, window = self.limits.batch, self.limits.window
-        self._searches: Batcher[Ask, Hits] = Batcher(
+        self._searches: Batcher[Ask, Told] = Batcher(
             self._hits, most=most, window=window, seen=lambda n: self.seen(n)
         )
         self._embeddings: Batcher[list[dict[str, Any]], Floats] = Batcher(
@@ -81,21 +81,19 @@ class Service:
         """The question of a body; see `search_question`."""
         return search_question(read_fields(body, SEARCH, self.limits), self.search, self.limits)
 
-    def hits(self, ask: Ask) -> Future[Hits]:
-        """The answer to come."""
+    def hits(self, ask: Ask) -> Future[Told]:
+        """The answer to come, as `fourm-lite search --json` prints it."""
         return self._searches.submit(ask)
 
-    def _hits(self, asks: Sequence[Ask]) -> Sequence[Hits]:
+    def _hits(self, asks: Sequence[Ask]) -> list[Told]:
         self._require_space()
-        return self.search.many(asks)
-
-    def told(self, ask: Ask, hits: Hits) -> dict[str, Any]:
-        """An answer as `fourm-lite search --json` prints it."""
+        found = self.search.many(asks)
         index = self.search.index
-        return {
-            "index": index.path, "space": index.manifest.space, "rows": len(index),
-            "query": ask.query.title, "compose": ask.query.way, **hits.to_json(),
-        }  # fmt: skip
+        facts = {"index": index.path, "space": index.manifest.space, "rows": len(index)}
+        return [
+            {**facts, "query": ask.query.title, "compose": ask.query.way, **hits.to_json()}
+            for ask, hits in zip(asks, found, strict=True)
+        ]
 
     def _require_space(self) -> None:
         """Refuses an index that was made anew by another model while it is served."""
