@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,10 +28,15 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     log: list[str]
+    reader: threading.Thread
 
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(timeout=30)
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        ended = self.process.wait(timeout=30)
+        self.reader.join(timeout=10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return ended
 
 
 def start(*words: str, verb: str = "serve", **environment: str) -> Server:
@@ -38,7 +44,7 @@ def start(*words: str, verb: str = "serve", **environment: str) -> Server:
     command = [sys.executable, "-m", "fourm_lite", verb, *words, "--port", "0"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
     log: list[str] = []
@@ -48,8 +54,9 @@ def start(*words: str, verb: str = "serve", **environment: str) -> Server:
             break
     else:
         pytest.fail(f"the server ended with {process.wait()}: {log}")
-    threading.Thread(target=lambda: log.extend(process.stderr), daemon=True).start()
-    return Server(process, log[-1], log)
+    reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)
+    reader.start()
+    return Server(process, log[-1], log, reader)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_image_serves_an_index_and_finds_itself_well(image, index, tmp_path)
     run(image / "bin" / "python", "-c", code.replace("8000", port), cwd=tmp_path)
 
     process.terminate()
-    process.wait(timeout=30)
+    process.communicate(timeout=30)
 
 
 def test_the_port_of_the_image_is_the_usual_one():

@@ -40,7 +40,7 @@ def page(browser, server):
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("request", lambda r: hosts.add(urlsplit(r.url).hostname))
     opened.goto(server.url)
-    opened.wait_for_function("document.getElementById('rows').textContent !== ''")
+    playwright.expect(opened.locator("#rows")).to_have_text("12 photos")
     yield opened
     context.close()
     assert not faults
@@ -53,7 +53,7 @@ def hits_of(page) -> list[str]:
 
 
 def wait_for_answer(page) -> None:
-    page.wait_for_function("/ ms/.test(document.getElementById('status').textContent)")
+    playwright.expect(page.locator("#status")).to_contain_text(" ms", timeout=15_000)
 
 
 def ask(page, words: str) -> list[str]:
@@ -89,8 +89,9 @@ def test_words_bring_photos_with_scores(page):
 
     assert len(hits) == 12
     assert "1. " in page.inner_text(".hit")
-    loaded = "[...document.querySelectorAll('.hit img')].slice(0, 2).every(i => i.naturalWidth > 0)"
-    page.wait_for_function(loaded)
+    for place in range(2):
+        image = page.locator(".hit img").nth(place)
+        playwright.expect(image).to_have_js_property("naturalWidth", 60)
 
 
 def test_a_dropped_picture_finds_itself_and_words_may_join_it(page):
@@ -167,7 +168,7 @@ def test_one_photo_becomes_every_modality(page):
 
     page.click("#any-go")
 
-    page.wait_for_function("document.getElementById('any-status').textContent === 'Done.'")
+    playwright.expect(page.locator("#any-status")).to_have_text("Done.", timeout=30_000)
     names = page.eval_on_selector_all("#made b", "nodes => nodes.map(n => n.textContent)")
     assert names == ["given", "tok_semseg@32", "tok_vector_global", "color_palette"]
 

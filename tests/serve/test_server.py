@@ -366,8 +366,7 @@ def test_a_full_server_says_so_and_a_killed_one_starts_again(index):
 
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(ask, range(40)))
-    running.process.send_signal(signal.SIGKILL)
-    running.process.wait()
+    running.stop(signal.SIGKILL)
 
     assert found <= {10, 503}
     assert 10 in found
