@@ -65,24 +65,34 @@ class TwinSpace:
             UnknownNameError: another modality
             FourMError: several at once; twin encoders compose by arithmetic only
         """
-        vectors = []
-        for number, item in enumerate(items):
-            if len(item) != 1:
-                raise FourMError(
-                    f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
-                    "them with compose='arithmetic'"
-                )
-            ((name, value),) = item.items()
-            vectors.append(self._one(name, value))
-            if progress is not None:
-                progress(number + 1, len(items))
-        return np.concatenate(vectors) if vectors else np.empty((0, self.width), np.float32)
+        made: dict[str, list[int]] = {"text": [], "image": []}
+        for place, item in enumerate(items):
+            made[self._kind(item)].append(place)
+        vectors = np.empty((len(items), self.width), np.float32)
+        done = 0
+        for kind, places in made.items():
+            embed = self.embedder.embed_text if kind == "text" else self.embedder.embed_image
+            for start in range(0, len(places), batch_size):
+                part = places[start : start + batch_size]
+                values = [next(iter(items[place].values())) for place in part]
+                given = [str(v) for v in values] if kind == "text" else values
+                vectors[part] = embed(given, batch_size)
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(items))
+        return vectors
 
-    def _one(self, name: str, value: Any) -> Floats:
+    def _kind(self, item: Item) -> str:
+        if len(item) != 1:
+            raise FourMError(
+                f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
+                "them with compose='arithmetic'"
+            )
+        name = next(iter(item))
         if name in (TEXT, "text"):
-            return self.embedder.embed_text([str(value)])
+            return "text"
         if name in (PICTURE, "image"):
-            return self.embedder.embed_image([value])
+            return "image"
         raise UnknownNameError(
             f"'{self.embedder.name}' embeds '{PICTURE}' and '{TEXT}', got {name!r}; other "
             "modalities need a 4M model"
