@@ -24,6 +24,7 @@ from fourm_lite.cli import (
     prepare,
     pseudolabel,
     search,
+    serve,
     train,
 )
 from fourm_lite.cli.output import say
@@ -51,6 +52,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "demo": Verb(models.demo),
     "search": Verb(search.search),
+    "serve": Verb(serve.serve, "a server holds nothing that could be lost"),
     "index": Verb(
         index.index,
         "photos that were committed are kept, and the same command goes on behind them",

@@ -305,17 +305,33 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Write the page into this folder.")
     ] = Path("demo"),
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Then serve a page to search in, over the same photos."),
+    ] = False,
+    port: Annotated[
+        int,
+        typer.Option("--port", help="Serve at this port; 0 takes one that is free.", max=65535),
+    ] = 8000,
     as_json: Json = None,
 ) -> None:
     """Embed, index, search and generate on a folder of pictures, and show it on one page.
 
-    The last line that is printed is the page's path.
+    The last line that is printed is the page's path; with --serve the process goes on and serves.
 
     Raises:
         FourMError: the folder holds no picture that can be read
     """
     require_folder(out, "--out")
+    if serve:
+        from fourm_lite.serve.run import require_packages
+
+        require_packages()
     from fourm_lite.demo.run import run_demo
 
     page = run_demo(photos, out, say=lambda text: say(text, aside=True)).absolute()
     deliver({"page": page}, as_json, lambda: say(page))
+    if serve:
+        from fourm_lite.cli.serve import serve_demo
+
+        serve_demo(out, port)

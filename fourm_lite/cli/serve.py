@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from fourm_lite.cli.output import say
-from fourm_lite.cli.search_options import (
+import typer
+
+from fourm_lite.cli.options import (
     Device,
     IndexModel,
     IndexPath,
@@ -15,8 +16,9 @@ from fourm_lite.cli.search_options import (
     Texts,
     TextTokenizer,
     Tokenizers,
+    present,
 )
-from fourm_lite.cli.words import Option
+from fourm_lite.cli.output import say
 from fourm_lite.errors import ConfigError
 from fourm_lite.reading.regular import read_text
 
@@ -26,27 +28,49 @@ TOKEN = "FOURM_LITE_TOKEN"
 def serve(
     index: IndexPath,
     host: Annotated[
-        str, Option("--host", help="Address to listen at; others reach only 0.0.0.0 or their own.")
+        str,
+        typer.Option("--host", help="Listen at this address; other machines reach 0.0.0.0."),
     ] = "127.0.0.1",
-    port: Annotated[int, Option("--port", help="0: any that is free.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int,
+        typer.Option("--port", help="Listen at this port; 0 takes one that is free.", max=65535),
+    ] = 8000,
     token_file: Annotated[
         Path | None,
-        Option("--token-file", help=f"File with the token that requests must bear (or {TOKEN})."),
+        typer.Option(
+            "--token-file",
+            help=f"Answer only requests that bear the token in this file ({TOKEN} holds one, too).",
+            callback=present,
+        ),
     ] = None,
     allow_host: Annotated[
-        Texts, Option("--allow-host", help="A name by which the server is called. Repeatable.")
+        Texts,
+        typer.Option(
+            "--allow-host", help="Answer to this name of the server, too. May be repeated."
+        ),
     ] = None,
     model: IndexModel = None,
     target: Target = None,
     tokenizers: Tokenizers = None,
     text_tokenizer: TextTokenizer = None,
     device: Device = None,
-    max_body: Annotated[int, Option("--max-body", help="MiB of a request.", min=1)] = 16,
-    max_k: Annotated[int, Option("--max-k", help="Hits of a request.", min=1)] = 1000,
+    max_body: Annotated[
+        int, typer.Option("--max-body", help="Refuse requests of more MiB than this.", min=1)
+    ] = 16,
+    max_k: Annotated[
+        int, typer.Option("--max-k", help="Refuse requests for more hits than this.", min=1)
+    ] = 1000,
     max_waiting: Annotated[
-        int, Option("--max-waiting", help="Requests at once; more are told to come again.", min=1)
+        int,
+        typer.Option(
+            "--max-waiting",
+            help="Hold this many requests at once; others are told to come again.",
+            min=1,
+        ),
     ] = 64,
-    seconds: Annotated[float, Option("--seconds", help="For an answer.", min=0.1)] = 30.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Give up an answer after this time.", min=0.1)
+    ] = 30.0,
 ) -> None:
     """Serve an index over HTTP, with a page to search in.
 
@@ -77,6 +101,25 @@ def serve(
         lambda: Search.open(index, model, **options), host=host, port=port, token=token,
         hosts=tuple(allow_host or ()), limits=limits, ready=lambda url: say(url, aside=True),
     )  # fmt: skip
+
+
+def serve_demo(out: Path, port: int) -> None:
+    """Serves the page over what a demo indexed.
+
+    Raises:
+        ConfigError: the address cannot be had
+    """
+    from fourm_lite.demo.models import example_model
+    from fourm_lite.demo.run import INDEX
+    from fourm_lite.search.engine import Search
+    from fourm_lite.serve.run import serve as run
+
+    model = example_model(out / "random_model")
+    run(
+        lambda: Search.open(out / INDEX, model),
+        port=port,
+        ready=lambda url: say(url, aside=True),
+    )
 
 
 def _token(file: Path | None) -> str | None:
