@@ -16,7 +16,7 @@ from fourm_lite.serve.service import Service
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-INSTALL = "install what serving needs: pip install 'PATH_OR_NAME[serve]' (starlette, uvicorn)"
+INSTALL = "serving needs: pip install starlette uvicorn python-multipart prometheus_client"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
