@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import threading
+import queue
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ class SearchClient:
         )
         self._start = parts.path.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._held = threading.local()
+        self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def close(self) -> None:
+        """Closes what is open; a later request opens anew."""
+        _close_all(self._idle)
 
     def search(
         self,
@@ -114,19 +120,25 @@ class SearchClient:
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of an answer; a connection that the server closed meanwhile is made anew."""
         try:
-            status, data = self._once(method, path, body)
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._new()
+        try:
+            status, data = self._once(connection, method, path, body)
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            self._held.connection = None
-            status, data = self._once(method, path, body)
+            connection = self._new()
+            status, data = self._once(connection, method, path, body)
+        self._idle.put(connection)
         if status != 200:
             raise ServerError(status, _sentence(status, data))
         return data
 
-    def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = getattr(self._held, "connection", None)
-        if connection is None:
-            connection = self._kind(self._host, self._port, timeout=self._timeout)
-            self._held.connection = connection
+    def _new(self) -> http.client.HTTPConnection:
+        return self._kind(self._host, self._port, timeout=self._timeout)
+
+    def _once(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
+    ) -> tuple[int, bytes]:
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -136,8 +148,12 @@ class SearchClient:
             return answer.status, answer.read()
         except BaseException:
             connection.close()
-            self._held.connection = None
             raise
+
+
+def _close_all(idle: queue.LifoQueue[http.client.HTTPConnection]) -> None:
+    while not idle.empty():
+        idle.get_nowait().close()
 
 
 def _pictures(given: Any) -> Any:

@@ -6,6 +6,8 @@ site makes are refused, and so are names of hosts that are not the server's (DNS
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -23,6 +25,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/docs", "/healthz", "/openapi.json", "/favicon.ico")
 """What needs no token: pages without data."""
+DRAINED = 8
+"""How many times the largest body is read away before a refusal."""
 HEADERS = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
     b"img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -62,9 +66,12 @@ class Door:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), [500]
+        body = _Body(receive, self._limits.body)
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if scope["method"] == "POST":
+                    await body.drain(self._limits.seconds)
                 status[0] = message["status"]
                 known = {name for name, _ in message["headers"]}
                 more = [pair for pair in HEADERS.items() if pair[0] not in known]
@@ -76,7 +83,7 @@ class Door:
             if refusal is not None:
                 await _refuse(refusal, told)
             else:
-                await self._app(scope, _counted(receive, self._limits.body), told)
+                await self._app(scope, body, told)
         finally:
             self._answered(_name(scope), status[0], time.perf_counter() - start)
 
@@ -110,19 +117,30 @@ def _too_large(most: int) -> Refused:
     return Refused(413, f"a body should have at most {most} bytes; shrink the pictures")
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """The parts of a body, up to a limit."""
-    total = 0
+class _Body:
+    """The parts of a body, counted up to a limit."""
 
-    async def counted() -> Message:
-        nonlocal total
-        message = await receive()
-        total += len(message.get("body", b""))
-        if total > most:
-            raise _too_large(most)
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._most, self._total, self._ended = receive, most, 0, False
+
+    async def __call__(self) -> Message:
+        message = await self._part()
+        if self._total > self._most:
+            raise _too_large(self._most)
         return message
 
-    return counted
+    async def drain(self, seconds: float) -> None:
+        """Reads what is left and forgets it: a client that still writes would not hear why not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._ended and self._total < DRAINED * self._most:
+                    await self._part()
+
+    async def _part(self) -> Message:
+        message = await self._receive()
+        self._total += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
 
 
 def _host(value: str) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 INSTALL = "serving needs: pip install starlette uvicorn python-multipart prometheus_client"
+CONNECTIONS = 256
+"""Open at once, most of them idle."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -109,6 +111,7 @@ def _run(app: Starlette, listener: socket.socket, limits: Limits) -> None:
 
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-        limit_concurrency=4 * limits.waiting, timeout_graceful_shutdown=5, proxy_headers=False,
+        limit_concurrency=CONNECTIONS + 4 * limits.waiting, timeout_graceful_shutdown=5,
+        proxy_headers=False,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
