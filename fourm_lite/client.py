@@ -146,6 +146,11 @@ class SearchClient:
             connection.request(method, self._start + path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
+        except ConnectionRefusedError as error:
+            raise ServerError(
+                0, f"no server answers at {self._host}, port {self._port}; is it started? "
+                "(fourm-lite serve IDX)",
+            ) from error  # fmt: skip
         except BaseException:
             connection.close()
             raise
