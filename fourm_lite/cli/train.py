@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,8 +97,7 @@ def train(
         print_facts({**facts, "left out": len(left_out) or None})
         say_left_out(left_out)
 
-    if os.environ.get("RANK", "0") == "0":  # of the processes of `accelerate launch` one speaks
-        deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
+    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
 
 
 def run_stage(stage: Stage, place: Path) -> Mapping[str, Any]:

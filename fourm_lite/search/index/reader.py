@@ -136,6 +136,8 @@ class Reader:
 
     def hits(self, found: Sequence[Nearest], columns: Sequence[str] | None) -> list[Hits]:
         """The ids, scores and columns of rows that were found, fetched for all answers at once."""
+        if not found:
+            return []
         names = [name for name in self.columns(columns) if name != "id"]
         if not names and self._held is not None:
             return [Hits(self._ids_held(one.row_ids) or [], one.scores) for one in found]

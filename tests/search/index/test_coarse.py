@@ -97,3 +97,16 @@ def test_a_filter_is_exact_and_remembered_until_rows_change(tmp_path, monkeypatc
     index.upsert([9], -vectors[9:10], n=[9])
 
     assert 9 not in index.search(vectors[9], k=5, where="n % 3 = 0").ids
+
+
+def test_answers_of_many_queries_are_those_of_one_by_one(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((50, 8))
+    index = Index.create(tmp_path / "idx", space="toy")
+    index.add(range(50), vectors, n=list(range(50)))
+
+    many = index.search_many(vectors[:7], k=4, where="n != 3")
+
+    assert [hits.to_rows() for hits in many] == [
+        index.search(v, k=4, where="n != 3").to_rows() for v in vectors[:7]
+    ]
+    assert index.search_many(np.empty((0, 8), np.float32)) == []
