@@ -269,12 +269,13 @@ def convert(
         str | None,
         typer.Option("--part", help="Take the network under this key, if the file holds several."),
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store floats as float16.")] = False,
     as_json: Json = None,
 ) -> None:
     """Turn a published file or folder into one of ours: safetensors with what belongs to it.
 
-    Read are ImageBind's and DINOv2's files, folders of MMT-Retrieval, Oscar, UNITER and M3P,
-    MobileCLIP's and TerraMind's files, and region features of detectors (.tsv, .pt, .npz).
+    Read are ImageBind's, DINOv2's and EfficientNet-Lite's files, folders of MMT-Retrieval, Oscar,
+    UNITER and M3P, MobileCLIP's and TerraMind's files, and region features (.tsv, .pt, .npz).
 
     Raises:
         FourMError: the file needs more than tensors and plain options to be read, is damaged, or
@@ -282,7 +283,7 @@ def convert(
     """
     from fourm_lite.embedders.conversion import convert as convert_source
 
-    done = convert_source(file, out, family=family, part=part)
+    done = convert_source(file, out, family=family, part=part, half=half)
     facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
     names = ", ".join(done.left_out[:3]) + ", ..." * (len(done.left_out) > 3)
     told = f"{len(done.left_out)} tensors: {names}" if done.left_out else None

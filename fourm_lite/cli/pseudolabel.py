@@ -74,6 +74,14 @@ def pseudolabel(
             callback=present,
         ),
     ] = None,
+    sentences: Annotated[
+        Texts,
+        typer.Option(
+            "--sentences",
+            help="Label every caption, each a text by itself, by the vector of this network: "
+            "NAME=SPEC, such as minilm=sentence:FOLDER. No photo is read. May be repeated.",
+        ),
+    ] = None,
     words: Annotated[
         str | None,
         typer.Option(
@@ -141,6 +149,8 @@ def pseudolabel(
     require_folder(out, "--out")
     if words is not None:
         return _texts(photos, split, words, (model, share, spread), out, as_json)
+    if sentences:
+        return _sentences(photos, split, sentences, out, as_json)
     from fourm_lite.data.labellers import Labeller, formulas, onnx_teachers
     from fourm_lite.data.pseudolabel import LabelRun
     from fourm_lite.modalities.crops import CropPolicy
@@ -235,6 +245,23 @@ def _texts(
     _tell({**facts, "labels": [name]}, [], as_json)
 
 
+def _sentences(
+    texts: Path, split: str | None, words: Sequence[str], out: Path, as_json: str | None
+) -> None:
+    """Labels captions by what networks say of texts."""
+    from fourm_lite.data.text_labels import label_by_encoder
+    from fourm_lite.photos.records import read_spoken
+
+    records = read_spoken(texts, split=split)
+    made = [_network(word, "text") for word in words]
+    _check([labeller.name for labeller in made])
+    with progress("captions") as told:
+        for labeller in made:
+            label_by_encoder(records, labeller, out, progress=told.of(labeller.name))
+    facts = {"folder": out, "texts": len(records), "labels": [la.name for la in made]}
+    _tell(facts, [], as_json)
+
+
 def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
     """What a model predicts of texts, of the embedding whose tokenizer is `name`.
 
@@ -280,6 +307,10 @@ def _network(word: str, kind: str) -> Any:
         raise ConfigError(f"an embedder is written NAME=SPEC, such as dino=timm:..., got {word!r}")
     opened = load_embedder(spec)
     told = f"{kind} of {spec}"
+    if kind == "text":
+        return NetworkLabeller(
+            name, lambda texts: opened.embed_text(texts, normalize=False), spec=told
+        )
     if kind == "map":
         return NetworkLabeller(name, opened.embed_patches, spec=told)
     return NetworkLabeller(

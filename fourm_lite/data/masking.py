@@ -102,7 +102,12 @@ def closed_chunks(
 
 
 def mask_features(
-    value: Tensor, *, max_tokens: int, input_budget: int, source: RandomSource
+    value: Tensor,
+    *,
+    max_tokens: int,
+    input_budget: int,
+    source: RandomSource,
+    keep: KeepScheme = "random",
 ) -> MaskedTokens:
     """Foreign embeddings of which some are given; every run of hidden ones becomes a zero vector.
 
@@ -112,7 +117,9 @@ def mask_features(
     total = min(len(value), max_tokens)
     # Places stand for the rows, negative numbers for the spans between them.
     spans = Marks(pad=0, eos=0, sentinels=tuple(-k for k in range(1, total + 4)))
-    drawn = draw_spans([[i] for i in range(total)], budget=input_budget, marks=spans, source=source)
+    drawn = draw_spans(
+        [[i] for i in range(total)], budget=input_budget, marks=spans, source=source, keep=keep
+    )
     rows = torch.tensor(drawn.inputs, dtype=torch.int64)
     laid = value.new_zeros(max_tokens, *value.shape[1:])
     shown = rows >= 0
@@ -223,7 +230,11 @@ class Masker:
         assert isinstance(value, Tensor)
         if modality.kind == "features":
             return mask_features(
-                value, max_tokens=modality.max_tokens, input_budget=given, source=source
+                value,
+                max_tokens=modality.max_tokens,
+                input_budget=given,
+                source=source,
+                keep=mixture.keep.get(name, "random"),
             )
         return mask_grid(value, _places(modality, value), given, wanted, source)
 

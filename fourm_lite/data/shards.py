@@ -153,6 +153,7 @@ class AlignedSamples:
         texts: sequence modality -> what it says
         pixels: pixel modality -> side in pixels
         labels: what a teacher says: name -> [N, crops, ...], read where it is asked for
+        features: of a features modality: name -> [N, crops, E] or [N, crops, L, E]
     """
 
     records: Sequence[Record]
@@ -161,11 +162,13 @@ class AlignedSamples:
     texts: Mapping[str, Writer] = field(default_factory=dict)
     pixels: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, LabelRows] = field(default_factory=dict)
+    features: Mapping[str, LabelRows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that all tables agree."""
         counts = {name: values.shape[:2] for name, values in self.tokens.items()}
-        counts |= {name: values.shape[:2] for name, values in self.labels.items()}
+        rows = {**self.labels, **self.features}
+        counts |= {name: values.shape[:2] for name, values in rows.items()}
         if self.settings is not None:
             counts[CROPS] = self.settings.shape[:2]
         if len(set(counts.values())) > 1 or any(c[0] != len(self.records) for c in counts.values()):
@@ -179,7 +182,7 @@ class AlignedSamples:
     @property
     def fingerprint(self) -> str:
         """A hash of the ids and of what is known of them."""
-        names = sorted((*self.tokens, *self.texts, *self.pixels, *self.labels))
+        names = sorted((*self.tokens, *self.texts, *self.pixels, *self.labels, *self.features))
         text = "\n".join([*names, str(self.num_crops), *(r.id for r in self.records)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -187,12 +190,13 @@ class AlignedSamples:
     def names(self) -> frozenset[str]:
         """The modalities that some of the samples have."""
         pixels = self.pixels if any(r.has_photo for r in self.records) else ()
-        return frozenset((*self.tokens, *self.texts, *pixels, *self.labels))
+        return frozenset((*self.tokens, *self.texts, *pixels, *self.labels, *self.features))
 
     @property
     def num_crops(self) -> int:
         """Crops of each photo."""
-        tables: list[Any] = [*self.tokens.values(), *self.labels.values()]
+        rows = (*self.labels.values(), *self.features.values())
+        tables: list[Any] = [*self.tokens.values(), *rows]
         tables += [] if self.settings is None else [self.settings]
         return tables[0].shape[1] if tables else 1
 
@@ -211,6 +215,9 @@ class AlignedSamples:
                 out |= {} if text is None else {name: text}
             elif name in self.pixels and self.records[index].has_photo:
                 out[name] = normalized(self.photo(index, crop, self.pixels[name]))
+            elif name in self.features:
+                value = torch.from_numpy(self.features[name].at(index, crop)).float()
+                out[name] = value[None] if value.ndim == 1 else value
             elif name in self.labels:
                 out[name] = torch.from_numpy(self.labels[name].at(index, crop)).float()
         return out

@@ -226,5 +226,7 @@ def label_by_encoder(
             values = labeller.run(texts).astype(np.float32)[:, None]
             ids = np.array([r.id for r in part])
             write_npz(path, {"ids": ids, "values": values, CONTENT: now})
+            whole = np.zeros((len(part), 1, 5), np.int64)
+            write_npz(Path(out) / CROPS / path.name, {"ids": ids, "values": whole})
         if progress is not None:
             progress(start + len(part), len(records))

@@ -71,11 +71,16 @@ class Kind:
 
 
 def convert(
-    source: str | Path, folder: str | Path, *, family: str | None = None, part: str | None = None
+    source: str | Path,
+    folder: str | Path,
+    *,
+    family: str | None = None,
+    part: str | None = None,
+    half: bool = False,
 ) -> Converted:
     """Writes `folder` from a published file or folder; its kind is found unless it is told.
 
-    `part` names the place in a training script's file to read, as in `convert_pth`.
+    `part` and `half` are as in `convert_pth`, for files of weights that it reads.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be read
@@ -88,17 +93,24 @@ def convert(
     if family is not None and family not in known:
         raise ConfigError(f"family is one of {known}, got '{family}'.{suggest(family, known)}")
     opened = Source(path)
+    if half and (family in KINDS or _kind_of(opened, family, part) is not None):
+        raise ConfigError(f"'{path}' keeps its own numbers; `half` is for files of plain weights")
     if family in KINDS:
         return KINDS[family].write(opened, Path(folder))
-    if family is None and part is None:
-        kind = next((kind for kind in KINDS.values() if kind.fits(opened)), None)
-        if kind is not None:
-            return kind.write(opened, Path(folder))
+    if (kind := _kind_of(opened, family, part)) is not None:
+        return kind.write(opened, Path(folder))
     if path.is_dir():
         raise ConfigError(
             f"'{path}' is no folder of a known kind ({', '.join(KINDS)}); give the file of weights"
         )
-    return convert_pth(path, folder, family=family, part=part)
+    return convert_pth(path, folder, family=family, part=part, half=half)
+
+
+def _kind_of(opened: Source, family: str | None, part: str | None) -> Kind | None:
+    """The kind that a source is found to be of, where nobody says it."""
+    if family is not None or part is not None:
+        return None
+    return next((kind for kind in KINDS.values() if kind.fits(opened)), None)
 
 
 def _is_features(source: Source) -> bool:

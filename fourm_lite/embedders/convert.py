@@ -57,12 +57,18 @@ class Converted:
 
 
 def convert_pth(
-    source: str | Path, folder: str | Path, *, family: str | None = None, part: str | None = None
+    source: str | Path,
+    folder: str | Path,
+    *,
+    family: str | None = None,
+    part: str | None = None,
+    half: bool = False,
 ) -> Converted:
     """Writes `folder`/model.safetensors (and config.json, where the family has one).
 
     `family` is one of `CONVERSIONS`; left out, it is found by the keys, else all keys stay as they
     are ("plain"). `part` names the place in the file to read, where it holds several networks.
+    `half` stores floats as float16.
 
     Raises:
         CheckpointError: the file needs more than tensors to be read, is damaged, or holds no
@@ -88,7 +94,8 @@ def convert_pth(
         log.info("left out %d tensors of %s", len(left_out), source)
     notes = (*found.notes, *([f"'{prefix}' was taken off the names"] if prefix else []))
     config = _config(conversion, kept, source)
-    write_file(Path(folder) / WEIGHTS, kept, metadata=None)
+    stored = {k: v.half() if half and v.is_floating_point() else v for k, v in kept.items()}
+    write_file(Path(folder) / WEIGHTS, stored, metadata=None)
     if config:
         write_json(Path(folder) / CONFIG, config, indent=2)
     return Converted(Path(folder), name, len(kept), left_out, notes)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONFIG, HEADS, FORMAT = "joint_space.json", "heads.safetensors", 1
+KEPT = (".json", ".safetensors", ".onnx", ".txt", ".model")
+"""Files of an encoder's folder that are copied: weights and settings, and no code."""
 OUTSIDE = ""
 """Where the encoder of a side is to be told by whoever opens the folder."""
 
@@ -191,7 +193,11 @@ def _copied(spec: str, target: Path) -> str:
     if source is None or options:
         return OUTSIDE
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        for file in source.rglob("*"):
+            if file.suffix in KEPT:
+                place = target / file.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, place)
         return f"{family}:{target.name}"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target / source.name)

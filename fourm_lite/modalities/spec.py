@@ -47,7 +47,8 @@ class Modality:
     Units:
         image_size, patch_size: pixels; grid: token rows, token columns
         max_tokens: tokens of one sample
-        raw: name of the modality that its tokenizer reads, where that is registered
+        raw: name of the modality that its tokenizer reads, where that is registered; of features:
+            the texts that its sentence encoder (`tokenizer`) reads, so that they come with a text
         text_format: how a sequence says its value: a name of `tokenization.words.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
         convolutions: of pixels: MobileNetV2's blocks see them too, beside the encoder's blocks

@@ -122,7 +122,9 @@ class Reader:
         return ids
 
     def features(self, entry: Modality, value: Any) -> Tokens:
-        """Embeddings float[L, E] of at most the modality's length."""
+        """Embeddings float[L, E] of at most the modality's length, or a text that has them."""
+        if entry.raw is not None and isinstance(value, str):
+            return self._sentence(entry, value)
         array = (
             FeatureCodec(channels=entry.channels).read(_bytes(value)) if _is_file(value) else value
         )
@@ -133,6 +135,23 @@ class Reader:
                 f"got {list(rows.shape)}"
             )
         return Tokens.given(rows[None], length=rows.shape[0])
+
+    def _sentence(self, entry: Modality, text: str) -> Tokens:
+        """The vector that a text has from the modality's sentence encoder."""
+        encoder = self.tokenizers.sentences(entry)
+        if encoder is None:
+            raise FourMError(self.tokenizers.lacks(entry))
+        rows = torch.from_numpy(encoder.embed_text(text, normalize=False))
+        if rows.shape[1] != entry.channels:
+            raise ShapeError(
+                f"'{entry.name}' expects vectors of width {entry.channels}, '{encoder.name}' gives "
+                f"{rows.shape[1]}: it belongs to another model"
+            )
+        return Tokens.given(rows[None], length=1)
+
+    def knows(self, entry: Modality, text: str) -> bool:
+        """Whether the model's vocabulary holds a word of a text; texts of other forms it says."""
+        return entry.text_format != "text" or not _all_unknown(text, self.tokenizers.text())
 
     def _raw(self, entry: Modality, tokenizer: VQTokenizer, value: Any) -> Tensor:
         codec = raw_codec(entry, tokenizer)
@@ -262,14 +281,19 @@ def as_picture(value: Any, name: str) -> Any:
 
 def _refuse_unknown(entry: Modality, text: str, tokenizer: TextTokenizer) -> None:
     """Refuses a text of which the model understands nothing; a part of it is told."""
-    unknown, count = tokenizer.unknown_words(text)
-    if (count and len(unknown) == count) or set(tokenizer.encode(text)) == {tokenizer.unk}:
+    if _all_unknown(text, tokenizer):
         raise FourMError(
             f"'{entry.name}': the model's vocabulary holds no word of {text!r:.80}; say it in "
             "other words, in the language of the captions that it learnt from"
         )
-    if unknown:
+    if unknown := tokenizer.unknown_words(text)[0]:
         log.warning("'%s': the model does not know %s", entry.name, ", ".join(map(repr, unknown)))
+
+
+def _all_unknown(text: str, tokenizer: TextTokenizer) -> bool:
+    """Whether a vocabulary holds no word of a text."""
+    unknown, count = tokenizer.unknown_words(text)
+    return bool(count and len(unknown) == count) or (set(tokenizer.encode(text)) == {tokenizer.unk})
 
 
 def _said(entry: Modality, value: Any) -> str:

@@ -82,7 +82,8 @@ def read_samples(
     """The samples of one source: its photos, captions, tokens and labels.
 
     Units:
-        labels: names of what a teacher says, which losses ask for
+        labels: names of what a teacher says, which losses ask for; features are read from the
+            label of their encoder's name, of captions in a source with `texts = true`
     Raises:
         FourMError: tokens or labels of a modality are missing, or lack a photo
         ConfigError: tokens and labels were cut at different places
@@ -102,6 +103,11 @@ def read_samples(
         texts=_writers(records, data, modalities, text),
         pixels={m.name: m.image_size or 224 for m in modalities.values() if m.kind == "pixels"},
         labels={name: _label_rows(data, name, ids) for name in sorted(labels)},
+        features={
+            m.name: _label_rows(data, m.tokenizer or m.stem, ids)
+            for m in modalities.values()
+            if m.kind == "features" and data.labels is not None
+        },
     )
 
 

@@ -241,3 +241,15 @@ def test_a_file_like_efficientnet_lite_is_converted_and_opens(tmp_path, photos):
     torch.save({**state, "_blocks.1._se.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match="no tensor of EfficientNet-Lite"):
         convert_pth(tmp_path / "other.pth", tmp_path / "other")
+
+
+def test_floats_are_halved_where_that_is_asked_for(tmp_path):
+    weights = {"a.weight": torch.linspace(-2, 2, 12).reshape(3, 4), "a.count": torch.arange(3)}
+    torch.save(weights, tmp_path / "net.pth")
+
+    convert_pth(tmp_path / "net.pth", tmp_path / "out", half=True)
+
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found["a.weight"].dtype == torch.float16
+    assert torch.allclose(found["a.weight"].float(), weights["a.weight"], atol=1e-3)
+    assert torch.equal(found["a.count"], weights["a.count"])

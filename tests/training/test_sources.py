@@ -8,12 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_spaces import save_photos, save_sentences
 from tiny_training import read_recipe
 
 from fourm_lite.cli import main
 from fourm_lite.data.labellers import MetadataLabeller
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.data.shards import write_tokens
+from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.training.loop import fit
@@ -298,3 +300,88 @@ def test_what_training_leaves_out_is_told_to_programs_too(root, capsys):
     assert not stopped.value.code
     left_out = json.loads(capsys.readouterr().out)["left_out"]
     assert [one["uri"].rpartition("/")[2] for one in left_out] == ["0.png", "x.1"]
+
+
+SPOKEN = """
+text = "text_mini"
+inputs = ["caption", "caption_vector"]
+outputs = ["tok_mobilenet_global"]
+[[modalities]]
+name = "caption_vector"
+kind = "features"
+channels = 32
+max_tokens = 1
+directions = ["in"]
+raw = "caption"
+tokenizer = "tiny_sentences"
+[[modalities]]
+name = "caption"
+kind = "sequence"
+vocab_size = 5120
+max_tokens = 48
+vocab = "text"
+[[modalities]]
+name = "tok_mobilenet_global"
+kind = "grid"
+vocab_size = 1024
+grid = [4, 4]
+max_tokens = 16
+pos_embed = "learned"
+tokenizer = "mobilenet_global"
+[model]
+dim = 16
+num_heads = 2
+encoder_depth = 1
+decoder_depth = 1
+[data]
+captions = "{root}/captions.jsonl"
+labels = "{root}/said"
+tokens = "{root}/said_tokens"
+texts = true
+[train]
+steps = 8
+out = "{root}/spoken"
+log_every = 1
+[[components]]
+name = "words"
+inputs = {{ caption = 1, caption_vector = 1 }}
+targets = {{ tok_mobilenet_global = 1 }}
+input_budget = [9, 9]
+target_budget = [16, 16]
+keep = {{ caption = "all", caption_vector = "all" }}
+batch_size = 4
+"""
+
+
+def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
+    photos = tmp_path / "photos"
+    rows = [json.loads(line) for line in save_photos(photos).read_text().splitlines()]
+    spoken = [{**row, "file": str(photos / row["file"])} for row in rows]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, spoken)))
+    folder, *_ = save_sentences(tmp_path / "sentences")
+
+    run_verb("pseudolabel", tmp_path / "captions.jsonl", "--split", "train", "--sentences",
+             f"tiny_sentences=sentence:{folder}", "-o", tmp_path / "said")  # fmt: skip
+    ids = [f"{row['id']}#{k}" for row in rows if row["split"] == "train" for k in range(2)]
+    codes = np.random.default_rng(0).integers(0, 1024, (len(ids), 1, 16))
+    write_tokens(tmp_path / "said_tokens", "tok_mobilenet_global", ids, codes)
+    write_tokens(tmp_path / "said_tokens", "crop_settings", ids, np.zeros((len(ids), 1, 5), int))
+    recipe = read_recipe(tmp_path, SPOKEN)
+    _, stream = pretraining(ModelRecipe.read(recipe))
+    batch = stream.batch(0)
+    run_verb("train", recipe)
+
+    texts = sorted({c for row in rows for c in row["captions"]})
+    said = load_embedder(f"sentence:{folder}").embed_text(texts)
+    vectors = batch.batch["caption_vector"]
+    near = vectors.value[:, 0].numpy() @ said.T
+    assert vectors.inputs.all()
+    assert np.allclose(near.max(axis=1), 1, atol=1e-4)  # each is that of one of the captions
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "spoken/log.jsonl").open()]
+    assert np.isfinite(losses).all()
+
+
+def run_verb(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert not stopped.value.code
