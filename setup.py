@@ -13,7 +13,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = ("tokenizers", "generation")
-SUFFIXES = {".toml", ".md", ".json", ".safetensors"}
+SUFFIXES = {".toml", ".md", ".json", ".safetensors", ".onnx"}
 
 
 class BuildWithAssets(build_py):

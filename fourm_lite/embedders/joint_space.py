@@ -195,9 +195,9 @@ def _copied(spec: str, target: Path) -> str:
     if source.is_dir():
         for file in source.rglob("*"):
             if file.suffix in KEPT:
-                place = target / file.relative_to(source)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, place)
+                copied = target / file.relative_to(source)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, copied)
         return f"{family}:{target.name}"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target / source.name)

@@ -1,14 +1,19 @@
-"""The two rivals of `mini` at caption <-> photo, on the teacher's frozen features.
+"""The rivals of `mini` at caption <-> photo, on a teacher's frozen features, in one table.
 
     OMP_NUM_THREADS=1 nice -n 10 python tests/benchmarks/baselines.py --split val --json OUT.json
+    ... --teacher timm:ENCODER --sentences sentence:ENCODER --model mini   # stronger eyes and words
 
-1. Ridge regression from the TF-IDF weights of a caption's words to the teacher's embedding; its
-   alpha is chosen on `val`. One row with centred cosine, one without centring, and one to vectors
-   that are whitened in part (`whitening`), as the ones are that `mini` learns from texts.
+1. Ridge regression from the TF-IDF weights of a caption's words, and with `--sentences` from its
+   sentence vector too, to the teacher's embedding; its alpha is chosen on `val`. One row with
+   centred cosine, one without centring, and some to vectors that are whitened in part
+   (`whitening`), as the ones are that `mini` learns from texts.
 2. A contrastive dual encoder: a 2-layer transformer over words, a linear map of the embedding,
    InfoNCE, 6 epochs. Its settings were chosen on `val` by `--tune`, which prints every trial.
+3. Linear contrastive heads on the same features, as `joint:` spaces have them: 512 numbers, 6
+   passes over the captions.
+4. With `--model`: a 4M model in one pass, its own gallery.
 
-Both learn from the split `train` alone and are measured as `fourm-lite evaluate retrieval` measures
+All learn from the split `train` alone and are measured as `fourm-lite evaluate retrieval` measures
 `mini` with the teacher's gallery: every caption is a query, the centre is the mean of the training
 photos. The library uses none of this.
 """
@@ -16,12 +21,13 @@ photos. The library uses none of this.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +37,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fourm_lite.data.text_labels import whitening
+from fourm_lite.embedders.joint_heads import JointHeads, WordWeights
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluate.caption_sets import CaptionPack
+from fourm_lite.evaluate.retrieval import evaluate_retrieval
 from fourm_lite.io.files import remove_leftovers, replacing, write_json
 from fourm_lite.metrics.ranking import caption_retrieval
+from fourm_lite.search.spaces import open_space
 from fourm_lite.search.whitening import unit
+from fourm_lite.training.joint_space import (
+    JointSpaceRecipe,
+    JointSpaceTask,
+    Pairs,
+    PairStream,
+    SpaceRecipe,
+)
+from fourm_lite.training.loop import TrainConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHAS = (0.3, 1.0, 3.0, 10.0)
-SPREAD = 0.3
+SPREADS = (0.3, 0.8)
 TRIALS = {
     "width": (256, 512),
     "rate": (5e-4, 1e-3, 2e-3),
@@ -63,7 +80,8 @@ class Part:
 def read_part(data: Path, split: str, teacher: str, cache: Path) -> Part:
     """A split; its embeddings are computed once and kept in `cache`."""
     pack = CaptionPack.read(data, split)
-    path = cache / f"baselines_{split}_{len(pack.photos)}.npy"
+    who = hashlib.sha256(teacher.encode()).hexdigest()[:8]
+    path = cache / f"baselines_{split}_{len(pack.photos)}_{who}.npy"
     if path.is_file():
         return Part(pack, np.load(path, allow_pickle=False))
     embedder = load_embedder(teacher)
@@ -83,9 +101,34 @@ def figures(report: dict[str, Any], way: str = "text_to_image") -> list[float]:
     return [round(100 * row[f"R@{k}"], 1) for k in (1, 5, 10)] + [row["median_rank"]]
 
 
+@dataclass
+class Features:
+    """What a caption is told by: TF-IDF weights of its words, and perhaps its sentence vector."""
+
+    words: Any
+    sentences: Any = None
+    _known: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+
+    def vectors(self, captions: tuple[str, ...]) -> np.ndarray | None:
+        """Sentence vectors float32[T, S], computed once; None without an encoder."""
+        if self.sentences is None:
+            return None
+        if captions not in self._known:
+            self._known[captions] = self.sentences.embed_text(captions)
+        return self._known[captions]
+
+    def transform(self, captions: tuple[str, ...]) -> Any:
+        """A sparse matrix float32[T, V + S]."""
+        from scipy.sparse import csr_matrix, hstack
+
+        weights = self.words.transform(captions).astype(np.float32)
+        vectors = self.vectors(captions)
+        return weights if vectors is None else hstack([weights, csr_matrix(vectors)], "csr")
+
+
 @dataclass(frozen=True)
 class Ridge:
-    """A linear map of a caption's TF-IDF weights to an embedding.
+    """A linear map of what a caption is told by to an embedding.
 
     Shapes:
         weights: float32[V, E]; words_mean: float32[1, V]; bias, centre: float32[E]
@@ -104,13 +147,11 @@ class Ridge:
         return measure(texts, part.images - self.centre, part, facts)
 
 
-def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
+def ridge(train: Part, val: Part, asked: Part, words: Features) -> dict[str, Any]:
     """Ridge regressions with and without centring, each with the alpha that is best on `val`."""
     from scipy.linalg import cho_factor, cho_solve
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(sublinear_tf=True, min_df=3, token_pattern=r"(?u)\b\w+\b")
-    x = words.fit_transform(train.pack.captions).astype(np.float32)
+    x = words.transform(train.pack.captions)
     x_mean = np.asarray(x.mean(axis=0), np.float32)
     gram = (x.T @ x).toarray() - x.shape[0] * x_mean.T @ x_mean
     mean = train.images.mean(axis=0)
@@ -118,8 +159,7 @@ def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
     goals = {  # name -> (what is predicted of each photo, what photos are centred by)
         "ridge": (centred, mean),
         "ridge, not centred": (train.images, np.zeros_like(mean)),
-        "ridge, spread": (centred @ whitening(centred, SPREAD), mean),
-    }
+    } | {f"ridge, spread {p}": (centred @ whitening(centred, p), mean) for p in SPREADS}
     y = np.concatenate([goal for goal, _ in goals.values()], axis=1)[train.pack.owner]
     right = x.T @ y - x_mean.T @ y.sum(axis=0, keepdims=True)
     solved = {a: cho_solve(cho_factor(gram + a * np.eye(len(gram), dtype=np.float32)), right)
@@ -135,6 +175,56 @@ def ridge(train: Part, val: Part, asked: Part) -> dict[str, Any]:
         facts = {"split": asked.pack.split, "alpha": best, "val R@10 by alpha": on_val}
         found[name] = maps[best].report(asked, facts)
     return found
+
+
+def heads(train: Part, asked: Part, words: Features, seed: int = 0) -> dict[str, Any]:
+    """Linear contrastive heads, trained as those of a `joint:` space are, settings of the issue."""
+    recipe = JointSpaceRecipe(
+        joint_space=SpaceRecipe(image="", captions=Path(), labels=Path(), dropout=0.1),
+        train=TrainConfig(out=Path()),
+    )
+    pairs = _pairs(train, words)
+    known = WordWeights.of(pairs.captions, recipe.joint_space.least)
+    width = 0 if pairs.sentences is None else pairs.sentences.shape[1]
+    model = JointHeads(pairs.images.shape[-1], width, len(known.words), recipe.joint_space.width)
+    model.init_weights(torch.Generator().manual_seed(seed))
+    model.image.measure(pairs.images[:, 0])
+    if model.text is not None:
+        model.text.measure(pairs.sentences)
+    task = JointSpaceTask(model, known, recipe)
+    stream = PairStream(pairs, known, recipe.joint_space.batch_size, seed)
+    steps = 6 * len(pairs.captions) // stream.size
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.1)
+    torch.manual_seed(seed)
+    for step in range(steps):
+        loss = task.step(model, stream.batch(step), torch.Generator()).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    others = _pairs(asked, words)
+    with torch.no_grad():
+        texts = model.embed_texts(others.sentences, known.bags(others.captions))
+        images = model.embed_images(others.images[:, 0])
+    return measure(texts.numpy(), images.numpy(), asked, {"split": asked.pack.split})
+
+
+def _pairs(part: Part, words: Features) -> Pairs:
+    counts = np.bincount(part.pack.owner, minlength=len(part.images))
+    vectors = words.vectors(part.pack.captions)
+    return Pairs(
+        torch.from_numpy(part.images)[:, None],
+        part.pack.captions,
+        None if vectors is None else torch.from_numpy(vectors),
+        torch.from_numpy(np.concatenate([[0], counts.cumsum()])),
+    )
+
+
+def model_report(model: str, data: Path, split: str) -> dict[str, Any]:
+    """A 4M model in one pass, with the gallery that it makes from pixels."""
+    space = open_space(model)
+    return evaluate_retrieval(space, data, split, rerank=0)
 
 
 @dataclass(frozen=True)
@@ -287,6 +377,13 @@ def tune(train: Part, val: Part, device: str, kept: Path) -> Settings:
     return best
 
 
+def _fitted_words(train: Part) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True, min_df=3, token_pattern=r"(?u)\b\w+\b")
+    return words.fit(train.pack.captions)
+
+
 def main() -> None:
     words = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -298,7 +395,9 @@ def main() -> None:
     words.add_argument(
         "--tune", action="store_true", help="try settings of the dual encoder on val"
     )
-    words.add_argument("--only", choices=("ridge", "dual"), help="one of the two")
+    words.add_argument("--only", choices=("ridge", "dual", "heads"), help="one of them")
+    words.add_argument("--sentences", help="sentence:FOLDER, for the ridge and the heads")
+    words.add_argument("--model", help="a 4M model, measured beside them")
     words.add_argument("--device", default="cpu", help="where the dual encoder is trained")
     words.add_argument("--json", type=Path)
     args = words.parse_args()
@@ -308,8 +407,13 @@ def main() -> None:
         for split in ("train", "val", args.split)
     )
     print(f"embeddings {time.perf_counter() - start:.0f} s", flush=True)
-    reports = {} if args.only == "dual" else ridge(train, val, asked)
-    if args.only != "ridge":
+    told = Features(_fitted_words(train), load_embedder(args.sentences) if args.sentences else None)
+    reports = ridge(train, val, asked, told) if args.only in (None, "ridge") else {}
+    if args.only in (None, "heads"):
+        reports["contrastive heads"] = heads(train, asked, told)
+    if args.model:
+        reports[args.model] = model_report(args.model, args.data, args.split)
+    if args.only in (None, "dual"):
         kept = args.cache / "dual_trials.jsonl"
         settings = tune(train, val, args.device, kept) if args.tune else Settings()
         reports["dual encoder"] = dual_report(

@@ -367,9 +367,9 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
     write_tokens(tmp_path / "said_tokens", "tok_mobilenet_global", ids, codes)
     write_tokens(tmp_path / "said_tokens", "crop_settings", ids, np.zeros((len(ids), 1, 5), int))
     recipe = read_recipe(tmp_path, SPOKEN)
-    _, stream = pretraining(ModelRecipe.read(recipe))
+    _, stream = pretraining(recipe)
     batch = stream.batch(0)
-    run_verb("train", recipe)
+    run_verb("train", tmp_path / "recipe.toml")
 
     texts = sorted({c for row in rows for c in row["captions"]})
     said = load_embedder(f"sentence:{folder}").embed_text(texts)
