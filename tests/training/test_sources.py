@@ -374,8 +374,9 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
     texts = sorted({c for row in rows for c in row["captions"]})
     said = load_embedder(f"sentence:{folder}").embed_text(texts)
     vectors = batch.batch["caption_vector"]
-    near = vectors.value[:, 0].numpy() @ said.T
-    assert vectors.inputs.all()
+    given = vectors.inputs[:, 0]  # a budget may leave it out
+    near = vectors.value[given, 0].numpy() @ said.T
+    assert given.any()
     assert np.allclose(near.max(axis=1), 1, atol=1e-4)  # each is that of one of the captions
     losses = [json.loads(line)["loss"] for line in (tmp_path / "spoken/log.jsonl").open()]
     assert np.isfinite(losses).all()
