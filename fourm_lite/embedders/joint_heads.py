@@ -34,6 +34,10 @@ class Bags:
     weights: Tensor
     starts: Tensor
 
+    def to(self, device: torch.device | str) -> Bags:
+        """The same on another device."""
+        return Bags(self.ids.to(device), self.weights.to(device), self.starts.to(device))
+
     @classmethod
     def joined(cls, rows: Sequence[tuple[Tensor, Tensor]]) -> Bags:
         """The bags of some texts, each (ids, weights)."""
@@ -151,6 +155,10 @@ class JointHeads(nn.Module):
             parts.append(self.words(bags.ids, bags.starts, per_sample_weights=weights))
         return F.normalize(torch.stack(parts).sum(0), dim=-1)
 
-    def logits(self, texts: Tensor, images: Tensor) -> Tensor:
-        """Scaled cosines of unit vectors: float[B, G]."""
-        return self.scale.exp().clamp(max=100.0) * texts @ images.T
+    def forward(
+        self, images: Tensor, sentences: Tensor | None, bags: Bags | None, dropout: float = 0.0
+    ) -> Tensor:
+        """Scaled cosines of all texts of a batch to all its pictures: float[B, B]."""
+        found = self.embed_images(images, dropout)
+        texts = self.embed_texts(sentences, bags, dropout)
+        return self.scale.exp().clamp(max=100.0) * texts @ found.T

@@ -178,7 +178,7 @@ def save_joint_space(
         facts: what else joint_space.json says, such as what it was trained on
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().half() for name, value in heads.state_dict().items()}
+    state = {name: value.detach().cpu().half() for name, value in heads.state_dict().items()}
     write_file(folder / HEADS, state, metadata=None)
     copied = {side: _copied(spec, folder / side) for side, spec in encoders.items()}
     told = {"format": FORMAT, "width": heads.image.linear.out_features, **copied, **facts}

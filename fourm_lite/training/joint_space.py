@@ -128,6 +128,12 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same on another device."""
+        sentences = None if self.sentences is None else self.sentences.to(device)
+        bags = None if self.bags is None else self.bags.to(device)
+        return PairBatch(self.images.to(device), sentences, bags)
+
 
 class PairStream:
     """Batches of photos, each with one of its captions; every pass takes the next caption."""
@@ -180,14 +186,11 @@ class JointSpaceTask:
 
     def step(self, model: nn.Module, batch: PairBatch, generator: torch.Generator) -> Losses:
         """InfoNCE of one batch: each row finds its own column, each column its own row."""
-        heads = self.model
         dropout = self.recipe.joint_space.dropout
-        images = heads.embed_images(batch.images, dropout)
-        texts = heads.embed_texts(batch.sentences, batch.bags, dropout)
-        logits = heads.logits(texts, images)
+        logits = model(batch.images, batch.sentences, batch.bags, dropout)
         right = torch.arange(len(batch), device=logits.device)
         loss = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-        return Losses(loss, {"scale": heads.scale.exp()}, len(batch))
+        return Losses(loss, {"scale": self.model.scale.exp()}, len(batch))
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -195,9 +198,11 @@ class JointSpaceTask:
         pairs = self.held_out
         if pairs is None:
             return {}
-        images = self.model.embed_images(pairs.images[:, 0])
         bags = self.words.bags(pairs.captions) if self.words.words else None
-        rank = ranks(self.model.embed_texts(pairs.sentences, bags) @ images.T, pairs.owner)
+        asked = PairBatch(pairs.images[:, 0], pairs.sentences, bags).to(self.model.scale.device)
+        images = self.model.embed_images(asked.images)
+        texts = self.model.embed_texts(asked.sentences, asked.bags)
+        rank = ranks((texts @ images.T).cpu(), pairs.owner)
         metrics = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
         return {**metrics, "median_rank": float(rank.float().median())}
 

@@ -11,6 +11,7 @@ from tiny_networks import SMALL
 from tiny_pipeline import PIXELS, VECTOR, save_pipeline, sequence, text_tokenizer
 from tiny_spaces import save_sentences
 
+from fourm_lite.cli import main
 from fourm_lite.errors import FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
@@ -98,6 +99,13 @@ def test_a_missing_library_leaves_the_vector_out_and_says_so(folder, monkeypatch
 
     assert set(batch) == {"caption"}
     assert caplog.text.count("pip install onnxruntime") == 1
+
+
+def test_the_encoder_is_listed_among_what_belongs_to_the_model(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["info", str(folder), "--json"])
+
+    assert "tiny_sentences" in capsys.readouterr().out
 
 
 def test_an_encoder_of_another_width_is_refused(folder, tmp_path):
