@@ -27,7 +27,7 @@ import json
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +107,18 @@ class Features:
 
     words: Any
     sentences: Any = None
-    _known: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+    cache: Path = Path()
 
     def vectors(self, captions: tuple[str, ...]) -> np.ndarray | None:
         """Sentence vectors float32[T, S], computed once; None without an encoder."""
         if self.sentences is None:
             return None
-        if captions not in self._known:
-            self._known[captions] = self.sentences.embed_text(captions)
-        return self._known[captions]
+        told = "\n".join([self.sentences.name, *captions])
+        path = self.cache / f"sentences_{hashlib.sha256(told.encode()).hexdigest()[:16]}.npy"
+        if not path.is_file():
+            with replacing(path) as draft, draft.open("wb") as file:
+                np.save(file, self.sentences.embed_text(captions))
+        return np.load(path, allow_pickle=False)
 
     def transform(self, captions: tuple[str, ...]) -> Any:
         """A sparse matrix float32[T, V + S]."""
@@ -407,7 +410,8 @@ def main() -> None:
         for split in ("train", "val", args.split)
     )
     print(f"embeddings {time.perf_counter() - start:.0f} s", flush=True)
-    told = Features(_fitted_words(train), load_embedder(args.sentences) if args.sentences else None)
+    encoder = load_embedder(args.sentences) if args.sentences else None
+    told = Features(_fitted_words(train), encoder, args.cache)
     reports = ridge(train, val, asked, told) if args.only in (None, "ridge") else {}
     if args.only in (None, "heads"):
         reports["contrastive heads"] = heads(train, asked, told)
