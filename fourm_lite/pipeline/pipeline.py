@@ -150,7 +150,7 @@ class FourMPipeline:
     def _read_item(self, item: Item) -> dict[str, Tokens]:
         reader, entries = Reader(self.tokenizers), {m.name: m for m in self.model.config.inputs}
         given = {find_modality(key, entries, role="input"): v for key, v in item.items()}
-        beside = self._vectors_of_texts(given, entries)
+        beside = reader.vectors_of_texts(given, entries)
         heard = {entries[name].raw for name in beside}
         out: dict[str, Tokens] = {}
         for name, value in (given | beside).items():
@@ -158,17 +158,6 @@ class FourMPipeline:
             if name not in heard or reader.knows(entries[name], value):
                 out[name] = reader.read(entries[name], value)
         return out
-
-    def _vectors_of_texts(self, given: Item, entries: Mapping[str, Modality]) -> dict[str, Any]:
-        """The features that come with the texts of an item: name -> the text."""
-        texts = {m.name: given.get(m.raw or "") for m in entries.values() if m.kind == "features"}
-        return {
-            name: text
-            for name, text in texts.items()
-            if name not in given
-            and isinstance(text, str)
-            and self.tokenizers.sentences(entries[name]) is not None
-        }
 
     def plan(
         self, targets: Sequence[str | Target] | str | Target, plan: Plan | None = None

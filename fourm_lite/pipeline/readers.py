@@ -149,6 +149,19 @@ class Reader:
             )
         return Tokens.given(rows[None], length=1)
 
+    def vectors_of_texts(
+        self, given: Mapping[str, Any], entries: Mapping[str, Modality]
+    ) -> dict[str, str]:
+        """The features that come with the texts of an item: name -> the text."""
+        texts = {m.name: given.get(m.raw or "") for m in entries.values() if m.kind == "features"}
+        return {
+            name: text
+            for name, text in texts.items()
+            if name not in given
+            and isinstance(text, str)
+            and self.tokenizers.sentences(entries[name]) is not None
+        }
+
     def knows(self, entry: Modality, text: str) -> bool:
         """Whether the model's vocabulary holds a word of a text; texts of other forms it says."""
         return entry.text_format != "text" or not _all_unknown(text, self.tokenizers.text())
