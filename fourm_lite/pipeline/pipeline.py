@@ -26,6 +26,7 @@ from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import load_model
+from fourm_lite.pipeline.caption_vectors import all_unknown, given_texts
 from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
@@ -150,12 +151,12 @@ class FourMPipeline:
     def _read_item(self, item: Item) -> dict[str, Tokens]:
         reader, entries = Reader(self.tokenizers), {m.name: m for m in self.model.config.inputs}
         given = {find_modality(key, entries, role="input"): v for key, v in item.items()}
-        beside = reader.vectors_of_texts(given, entries)
+        beside = given_texts(self.tokenizers.source, given, entries)
         heard = {entries[name].raw for name in beside}
         out: dict[str, Tokens] = {}
         for name, value in (given | beside).items():
             # Words that the vocabulary lacks are left to the sentence encoder that has heard them
-            if name not in heard or reader.knows(entries[name], value):
+            if name not in heard or not all_unknown(value, self.tokenizers.text()):
                 out[name] = reader.read(entries[name], value)
         return out
 

@@ -26,6 +26,7 @@ from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
 from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.reading.regular import read_bytes
@@ -124,7 +125,10 @@ class Reader:
     def features(self, entry: Modality, value: Any) -> Tokens:
         """Embeddings float[L, E] of at most the modality's length, or a text that has them."""
         if entry.raw is not None and isinstance(value, str):
-            return self._sentence(entry, value)
+            encoder = sentence_encoder(entry, self.tokenizers.source)
+            if encoder is None:
+                raise FourMError(self.tokenizers.lacks(entry))
+            return vector_of_text(encoder, entry, value)
         array = (
             FeatureCodec(channels=entry.channels).read(_bytes(value)) if _is_file(value) else value
         )
@@ -135,36 +139,6 @@ class Reader:
                 f"got {list(rows.shape)}"
             )
         return Tokens.given(rows[None], length=rows.shape[0])
-
-    def _sentence(self, entry: Modality, text: str) -> Tokens:
-        """The vector that a text has from the modality's sentence encoder."""
-        encoder = self.tokenizers.sentences(entry)
-        if encoder is None:
-            raise FourMError(self.tokenizers.lacks(entry))
-        rows = torch.from_numpy(encoder.embed_text(text, normalize=False))
-        if rows.shape[1] != entry.channels:
-            raise ShapeError(
-                f"'{entry.name}' expects vectors of width {entry.channels}, '{encoder.name}' gives "
-                f"{rows.shape[1]}: it belongs to another model"
-            )
-        return Tokens.given(rows[None], length=1)
-
-    def vectors_of_texts(
-        self, given: Mapping[str, Any], entries: Mapping[str, Modality]
-    ) -> dict[str, str]:
-        """The features that come with the texts of an item: name -> the text."""
-        texts = {m.name: given.get(m.raw or "") for m in entries.values() if m.kind == "features"}
-        return {
-            name: text
-            for name, text in texts.items()
-            if name not in given
-            and isinstance(text, str)
-            and self.tokenizers.sentences(entries[name]) is not None
-        }
-
-    def knows(self, entry: Modality, text: str) -> bool:
-        """Whether the model's vocabulary holds a word of a text; texts of other forms it says."""
-        return entry.text_format != "text" or not _all_unknown(text, self.tokenizers.text())
 
     def _raw(self, entry: Modality, tokenizer: VQTokenizer, value: Any) -> Tensor:
         codec = raw_codec(entry, tokenizer)
@@ -294,19 +268,13 @@ def as_picture(value: Any, name: str) -> Any:
 
 def _refuse_unknown(entry: Modality, text: str, tokenizer: TextTokenizer) -> None:
     """Refuses a text of which the model understands nothing; a part of it is told."""
-    if _all_unknown(text, tokenizer):
+    if all_unknown(text, tokenizer):
         raise FourMError(
             f"'{entry.name}': the model's vocabulary holds no word of {text!r:.80}; say it in "
             "other words, in the language of the captions that it learnt from"
         )
     if unknown := tokenizer.unknown_words(text)[0]:
         log.warning("'%s': the model does not know %s", entry.name, ", ".join(map(repr, unknown)))
-
-
-def _all_unknown(text: str, tokenizer: TextTokenizer) -> bool:
-    """Whether a vocabulary holds no word of a text."""
-    unknown, count = tokenizer.unknown_words(text)
-    return bool(count and len(unknown) == count) or (set(tokenizer.encode(text)) == {tokenizer.unk})
 
 
 def _said(entry: Modality, value: Any) -> str:

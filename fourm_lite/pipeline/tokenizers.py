@@ -7,15 +7,12 @@ Where several places name one, the first of these counts: the user, the model's 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import (
     CheckpointError,
     ConfigError,
@@ -37,8 +34,6 @@ from fourm_lite.tokenization.words.text import (
     find_text_tokenizer,
     load_text_tokenizer,
 )
-
-log = logging.getLogger(__name__)
 
 TEXT = "text"
 Sources = Mapping[str, Any]
@@ -70,7 +65,6 @@ class Tokenizers:
         self._model, self._device = model, device
         self._vq: dict[tuple[int, str], VQTokenizer] = {}
         self._text: TextTokenizer | None = None
-        self._sentences: dict[str, NetworkEmbedder | None] = {}
 
     @classmethod
     def of_model(
@@ -140,27 +134,6 @@ class Tokenizers:
         if entry.kind == "grid":
             _require_fit(entry, tokenizer, key[1])
         return tokenizer
-
-    def sentences(self, entry: Modality) -> NetworkEmbedder | None:
-        """The sentence encoder of features that come with a text; None: it is not at hand.
-
-        Raises:
-            CheckpointError: what is named for it is none
-        """
-        source = None if entry.raw is None else self.source(entry)
-        if source is None or isinstance(source, NetworkEmbedder):
-            return source
-        if entry.name not in self._sentences:
-            try:
-                self._sentences[entry.name] = load_embedder(f"sentence:{source}")
-            except CheckpointError:
-                raise
-            except FourMError as error:  # the library that runs it is not installed
-                log.warning(
-                    "'%s' is left out, texts are read by their words: %s", entry.name, error
-                )
-                self._sentences[entry.name] = None
-        return self._sentences[entry.name]
 
     def open(self, entries: Iterable[Modality]) -> None:
         """Opens the tokenizers that will be needed at the end, so that a wrong one is told now.

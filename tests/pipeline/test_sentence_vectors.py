@@ -16,6 +16,8 @@ from fourm_lite.errors import FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.pipeline import caption_vectors
+from fourm_lite.pipeline.caption_vectors import sentence_encoder
 from fourm_lite.pipeline.pipeline import FourMPipeline
 
 SENTENCE = Modality(
@@ -52,7 +54,7 @@ def pipe(folder):
 
 def test_a_caption_brings_its_sentence_vector(pipe):
     batch = pipe.read({"caption": "a dog"})
-    given = pipe.tokenizers.sentences(SENTENCE).embed_text("a dog")
+    given = sentence_encoder(SENTENCE, pipe.tokenizers.source).embed_text("a dog")
 
     assert set(batch) == {"caption", "caption_vector"}
     np.testing.assert_allclose(batch["caption_vector"].value[0].numpy(), given, atol=1e-5)
@@ -88,14 +90,14 @@ def test_words_that_the_vocabulary_lacks_are_left_to_the_encoder(pipe, folder, t
 
 
 def test_a_missing_library_leaves_the_vector_out_and_says_so(folder, monkeypatch, caplog):
-    import fourm_lite.pipeline.tokenizers as module
-
     def refuse(spec):
         raise FourMError("this sentence encoder needs onnxruntime: pip install onnxruntime")
 
-    monkeypatch.setattr(module, "load_embedder", refuse)
+    monkeypatch.setattr(caption_vectors, "load_embedder", refuse)
+    caption_vectors._opened.cache_clear()
 
     batch = FourMPipeline.from_pretrained(folder).read([{"caption": "a dog"}] * 2)
+    caption_vectors._opened.cache_clear()
 
     assert set(batch) == {"caption"}
     assert caplog.text.count("pip install onnxruntime") == 1
