@@ -129,9 +129,10 @@ def build_app(verbs: Mapping[str, Verb] = VERBS, asked: Sequence[str] | None = N
         former = name.replace(" ", "-")
         is_asked = asked is None or not {first, former, words}.isdisjoint(asked)
         run = verb.run if is_asked else _listed
-        parent.command(name, help=help_of(verb.run))(run)
+        text = help_of(verb.run)
+        parent.command(name, help=text, short_help=text.split("\n")[0])(run)
         if former != name:
-            app.command(former, help=help_of(verb.run), hidden=True)(run)
+            app.command(former, help=text, hidden=True)(run)
     for name, group in groups.items():
         app.add_typer(group, name=name)
     command = get_command(app)

@@ -124,10 +124,14 @@ def _jobs(inputs: Sequence[str], items: Path | None, out: Path) -> list[Job]:
     Raises:
         ConfigError: an item cannot be read, two items have one folder, or a folder cannot be made
     """
+    from fourm_lite.modalities.plain_items import is_photo
     from fourm_lite.show.generated import read_items
 
     if items is None:
-        jobs = [(out, dict(pair(text, "--input") for text in inputs))]
+        item = dict(pair(text, "--input") for text in inputs)
+        for value in item.values():
+            is_photo(value)  # one that is not there is told before the model is opened
+        jobs: list[Job] = [(out, dict(item))]
     elif inputs:
         raise ConfigError("give --input or --items, not both")
     elif not items.is_file():

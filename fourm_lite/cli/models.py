@@ -262,7 +262,7 @@ def convert(
         typer.Option(
             "--family",
             help="Read it as this: features, mmt, mobileclip, terramind, terramind_tokenizer, "
-            "imagebind, dinov2 or plain; by default it is found out.",
+            "imagebind, dinov2, efficientnet_lite or plain; by default it is found out.",
         ),
     ] = None,
     part: Annotated[

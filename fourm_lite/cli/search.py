@@ -48,7 +48,7 @@ def search(
     words: Annotated[
         Texts,
         typer.Argument(
-            metavar="[QUERY]",
+            metavar="QUERY",
             help="What is looked for: words in quotation marks, or the name of a picture. The "
             "same as --caption or --image.",
         ),

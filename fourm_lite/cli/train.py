@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,7 +98,8 @@ def train(
         print_facts({**facts, "left out": len(left_out) or None})
         say_left_out(left_out)
 
-    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of `accelerate launch` one speaks
+        deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
 
 
 def run_stage(stage: Stage, place: Path) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ def as_item(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return _named(value)
     if isinstance(value, str):
-        return {PICTURE: Path(value)} if _is_photo(value) else {TEXT: value}
+        return {PICTURE: Path(value)} if is_photo(value) else {TEXT: value}
     if isinstance(value, Path) or hasattr(value, "convert") or _is_pixels(value):
         return {PICTURE: value}
     raise ConfigError(
@@ -50,8 +50,12 @@ def _named(item: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _is_photo(text: str) -> bool:
-    """Whether a text is the path of a photo; it cannot be the name of one that is not there."""
+def is_photo(text: str) -> bool:
+    """Whether a text is the path of a photo.
+
+    Raises:
+        ConfigError: it is the name of a photo, and no file is there
+    """
     if "\n" in text or Path(text).suffix.lower() not in SUFFIXES:
         return False
     if Path(text).expanduser().is_file():
