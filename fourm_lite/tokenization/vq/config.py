@@ -220,11 +220,11 @@ def parse_config(raw: Mapping[str, Any], keys: Iterable[str] = ()) -> TokenizerC
         )
     if unknown:
         log.debug("config keys without a meaning here: %s", ", ".join(unknown))
-    values = {
-        name: convert(hints[name], _number(raw[name], hints[name]), name)
-        for name in hints.keys() & raw.keys()
-        if name != "kind" and not (raw[name] is None and _has_default(name))
-    }
+    given = [n for n in hints.keys() & raw.keys() if not (raw[n] is None and _has_default(n))]
+    try:
+        values = {n: convert(hints[n], _number(raw[n], hints[n]), n) for n in given if n != "kind"}
+    except ConfigError as error:
+        raise ConfigError(f"a tokenizer's config: {error}") from error
     return TokenizerConfig(kind=_kind(raw, keys), **values)
 
 
