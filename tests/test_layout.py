@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -27,7 +28,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Ground first. A file imports from a lower floor or from its own part only.
 FLOORS = (
     ("errors", "former_paths", "progress"),
-    ("names",),
+    ("names", "unit"),
     ("reading",),
     ("nn",),
     ("io",),
@@ -48,6 +49,19 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 LIGHT = {"torch", "numpy", "einops", "safetensors", "fourm_lite"}
 MAX_FUNCTION, MAX_FILE = 60, 400
 LARGE = 500_000
+# Names that several rooms may use for a file, because they mean the same in each.
+SHARED_NAMES = {
+    "__init__": "a package",
+    "base": "what the networks, or the families, of a room have in common",
+    "catalog": "a room's own modalities",
+    "config": "the frozen settings of a network",
+    "convert": "one family's files as ours",
+    "joint_space": "a space of two encoders: its network, and its training",
+    "layers": "torch modules of one kind of network",
+    "load": "a folder or file as a network",
+    "report": "the metrics of what a room makes",
+    "terramind": "what a fork of 4M has that 4M has not",
+}
 
 
 def module_name(path: Path) -> str:
@@ -205,6 +219,30 @@ def test_files_and_functions_stay_short(path):
 
     assert not long, f"functions of more than {MAX_FUNCTION} lines: {long}"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+
+
+def test_a_name_of_a_file_stands_once_unless_it_means_the_same_everywhere():
+    """A verb's file bears the name of what it calls, so the command line is left out."""
+    library = [path for path in SOURCES if "cli" not in path.relative_to(PACKAGE).parts]
+
+    twice = {name for name, count in Counter(path.stem for path in library).items() if count > 1}
+
+    assert twice <= SHARED_NAMES.keys(), "two ideas under one name; name each for what it holds"
+    assert SHARED_NAMES.keys() <= twice, "a name that stands once needs no leave"
+
+
+def reading_list() -> list[Path]:
+    """The files that docs/architecture.md tells a newcomer to read."""
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page.split("## What to read first")[1].split("What can be left alone")[0]
+    return [PACKAGE / name for name in re.findall(r"`([\w/]+\.py)`", table)]
+
+
+def test_what_a_newcomer_reads_is_there_and_about_as_long_as_the_page_says():
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in reading_list())
+
+    assert len(reading_list()) > 40
+    assert 10_000 <= lines <= 12_000
 
 
 @pytest.mark.parametrize("folder", ["tokenizers", "generation"])

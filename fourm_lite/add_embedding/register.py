@@ -39,7 +39,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import Given
 from fourm_lite.progress import StageProgress
-from fourm_lite.search.spaces import ModelSpace, open_space
+from fourm_lite.search.spaces import open_model_space
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.training.checkpoints import remove_checkpoints
 
@@ -243,8 +243,7 @@ class _Run:
         return facts
 
     def _metrics(self) -> dict[str, Any]:
-        space = open_space(FourMPipeline.from_pretrained(self.stages.out), target=self.name)
-        assert isinstance(space, ModelSpace)
+        space = open_model_space(FourMPipeline.from_pretrained(self.stages.out), target=self.name)
         found = self.vectors
         return model_metrics(space, self.sources, found.train, found.held_out, self.tell)
 

@@ -12,12 +12,12 @@ from fourm_lite.add_embedding.extraction import Floats, Vectors
 from fourm_lite.add_embedding.tuning import Sources
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
-from fourm_lite.evaluate.tokenizers import code_use, neighbours_kept
+from fourm_lite.evaluate.tokenizer_report import code_use, neighbours_kept
 from fourm_lite.metrics.ranking import caption_retrieval
 from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.spaces import PICTURE, ModelSpace
-from fourm_lite.search.whitening import unit
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
+from fourm_lite.unit import unit
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank")
 MAX_PICTURES = 200
@@ -67,7 +67,7 @@ def _pack(vectors: Vectors, chosen: Any) -> CaptionPack:
 def _model_queries(space: ModelSpace, pack: CaptionPack, tell: StageProgress) -> Floats:
     items, _ = caption_items(pack, space)
     progress = of_stage(tell, "measuring captions")
-    return space.embed_items(items, batch_size=BATCH, progress=progress)
+    return space.encode_query(items, batch_size=BATCH, progress=progress)
 
 
 def _ridge_queries(train: Vectors, pack: CaptionPack, mean: Any) -> Floats:
@@ -92,7 +92,7 @@ def _pixel_metrics(
     for start in range(0, count, BATCH):
         part = held_out.records[start : start + min(BATCH, count - start)]
         items = [{PICTURE: r.image} for r in part]
-        parts.append(space.embed_items(items, batch_size=BATCH))
+        parts.append(space.encode_query(items, batch_size=BATCH))
         tell("measuring pixels", start + len(part), count)
     seen = unit(np.concatenate(parts))
     return {

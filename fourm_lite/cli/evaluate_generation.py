@@ -123,7 +123,7 @@ def tokenizers(
     Raises:
         FourMError: the model, the data or a teacher cannot be used
     """
-    from fourm_lite.evaluate.tokenizers import evaluate_tokenizers
+    from fourm_lite.evaluate.tokenizer_report import evaluate_tokenizers
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
     pipe = FourMPipeline.from_pretrained(model, names, device=device)

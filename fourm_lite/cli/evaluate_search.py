@@ -109,7 +109,7 @@ def retrieval(
     if plot is not None and depths is None:
         raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
     from fourm_lite.evaluate.retrieval import Reranking, evaluate_retrieval
-    from fourm_lite.search.spaces import open_space, spread_of
+    from fourm_lite.search.spaces import open_space
 
     how = Reranking(
         rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
@@ -121,10 +121,12 @@ def retrieval(
         seed=seed, center=center, spread=spread, tokenizers=tokenizers,
         text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
+    held = space.whitening
+    protocol = {"data": str(data), "query_spread": 0.0 if held is None else held.power}
     with progress("photos") as told:
         report = evaluate_retrieval(
             space, data, split, center=center, rerank=how, batch_size=batch_size,
-            facts={"data": str(data), **spread_of(space)}, progress=told.tell,
+            facts=protocol, progress=told.tell,
         )  # fmt: skip
     if plot is not None:
         _draw(report, plot)
@@ -246,14 +248,12 @@ def steps(
         FourMError: the model or the data cannot be used
     """
     from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
-    from fourm_lite.search.spaces import ModelSpace, open_space
+    from fourm_lite.search.spaces import open_model_space
 
-    space = open_space(
+    space = open_model_space(
         model, target=target, gallery=gallery, center=center, seed=seed, tokenizers=tokenizers,
         text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
-    if not isinstance(space, ModelSpace):
-        raise ConfigError("a twin encoder has no decoding steps; give a 4M model")
     with progress("photos") as told:
         report = evaluate_steps(
             space, data, split, steps=counts(passes, "--steps"), decodes=decodes.split(","),  # type: ignore[arg-type]

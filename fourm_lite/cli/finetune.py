@@ -237,10 +237,9 @@ def calibrate(
     """
     require_model_folder(model)
     from fourm_lite.evaluate.fit_search import fit_model, told
-    from fourm_lite.search.spaces import ModelSpace, open_space
+    from fourm_lite.search.spaces import open_model_space
 
-    space = open_space(model, target=target, device=device)
-    assert isinstance(space, ModelSpace)
+    space = open_model_space(model, target=target, device=device)
     with progress("photos") as shown:
         learnt = fit_model(
             space, data, split, depth=rerank, batch_size=batch_size, progress=shown.tell
@@ -292,12 +291,12 @@ def spread(
     from fourm_lite.data.label_rows import read_vectors
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.search.spaces import tokenizer_centre
-    from fourm_lite.search.whitening import fit_spread
+    from fourm_lite.search.whitening import fit_whitening
 
     pipe = FourMPipeline.from_pretrained(model)
     entry = pipe.embedding_target(target)
     ids, values = read_vectors(labels, name)
     vectors = tokenizer_centre(pipe.tokenizers.vq(entry))(values[:, 0])
-    path = fit_spread(vectors, entry.name, axes=axes, power=power).save(model)
+    path = fit_whitening(vectors, entry.name, axes=axes, power=power).save(model)
     facts = {"file": path, "photos": len(ids), "target": entry.name, "axes": axes, "power": power}
     deliver(facts, as_json, lambda: print_facts(facts))

@@ -271,20 +271,19 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
 
     from fourm_lite.pipeline.pipeline import FourMPipeline
     from fourm_lite.pipeline.readers import Reader
-    from fourm_lite.search.spaces import ModelSpace, open_space
+    from fourm_lite.search.spaces import open_model_space
 
     pipe = FourMPipeline.from_pretrained(model)
     found = [m.name for m in pipe.model.config.outputs if m.tokenizer == name]
     if not found:
         raise ConfigError(f"{model} predicts no embedding whose tokenizer is {name!r}")
-    space = open_space(pipe, target=found[0])
-    assert isinstance(space, ModelSpace)
+    space = open_model_space(pipe, target=found[0])
     reader, entry = Reader(pipe.tokenizers), pipe.model.modality("caption")
     items = [{"caption": reader.text_ids(entry, text)[: entry.max_tokens]} for text in texts]
     parts = []
     with progress("texts") as told:
         for start in range(0, len(items), BATCH):
-            parts.append(space.raw_items(items[start : start + BATCH])[:, 0])
+            parts.append(space.raw_queries(items[start : start + BATCH])[:, 0])
             told.tell("texts", min(start + BATCH, len(items)), len(items))
     return np.concatenate(parts)
 

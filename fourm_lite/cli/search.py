@@ -144,8 +144,8 @@ def search(
 
     `fourm-lite search IDX "a dog on grass"` is the shortest form.
 
-    Several wishes go into the model together (conditioning), or are added as vectors
-    (arithmetic): q = unit(sum of weight * unit(wish) - sum of weight * unit(not wanted)).
+    Several terms go into the model together (conditioning), or are added as vectors
+    (arithmetic): q = unit(sum of weight * unit(term) - sum of weight * unit(not wanted)).
 
     Raises:
         FourMError: the query cannot be carried out, or is of another space than the index

@@ -21,7 +21,7 @@ import torch
 from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
-from fourm_lite.io.onnx import fold_weights, with_outputs
+from fourm_lite.io.onnx_files import fold_weights, with_outputs
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.crops import cut_labels
 from fourm_lite.photos.ids import places_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fourm_lite.demo.gallery import (
+from fourm_lite.demo.drawn_photos import (
     EXAMPLES,
     Questions,
     choose_questions,
@@ -38,7 +38,7 @@ from fourm_lite.search.gallery import open_index
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import content_hash
 from fourm_lite.search.query import Query
-from fourm_lite.search.spaces import ModelSpace, open_space
+from fourm_lite.search.spaces import ModelSpace, open_model_space
 from fourm_lite.show.page import Card, Section, render
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     if photos is None:
         shown = [_described(photo, shipped_records(gallery)) for photo in shown]
     say(f"embedding {len(shown)} pictures")
-    space = open_space(pipe)
-    assert isinstance(space, ModelSpace)
+    space = open_model_space(pipe)
     search = Search(_index(place, shown, space), space)
     say("searching")
     asked_for = Questions(EXAMPLES) if photos is not None else _questions(search, shown)
@@ -182,7 +181,7 @@ def index_place(folder: Path) -> Path:
 
 def _index(path: Path, shown: Sequence[Photo], space: ModelSpace) -> Index:
     index = open_index(path, space)
-    vectors, codes = space.embed_pictures([p.picture for p in shown])
+    vectors, codes = space.encode_document([p.picture for p in shown])
     uris = [str(p.path.resolve()) for p in shown]
     marks = [content_hash(read_photo(p.path)) for p in shown]
     index.add(

@@ -13,23 +13,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fourm_lite.embedders.outputs import as_patches, as_vectors
+from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import PictureSource, decode
 from fourm_lite.nn.threads import threads_for
+from fourm_lite.unit import lengths, unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Vectors = NDArray[np.float32]
-Item = TypeVar("Item")
+Value = TypeVar("Value")
 Reads = Literal["pictures", "regions"]
 TEXT_ROWS = 64
 """About how many tokens a text has."""
@@ -61,7 +62,7 @@ class Space:
 
 @dataclass(frozen=True)
 class LogitScale:
-    """How a twin encoder turns cosines into logits: `scale * cosine + bias`."""
+    """How a dual encoder turns cosines into logits: `scale * cosine + bias`."""
 
     scale: float
     bias: float = 0.0
@@ -74,27 +75,6 @@ class Towers:
     image: Callable[[list[Image]], Any] | None = None
     text: Callable[[list[str]], Any] | None = None
     patches: Callable[[list[Image]], Any] | None = None
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """Anything that turns pictures or words into vectors of one space."""
-
-    name: str
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-
-    @property
-    def space(self) -> Space:
-        """Name and fingerprint of the vectors' space."""
-
-    def embed_image(self, images: Any, batch_size: int = 32, *, normalize: bool = True) -> Vectors:
-        """One vector a picture, float32[N, E]."""
-
-    def embed_text(self, texts: Any, batch_size: int = 32, *, normalize: bool = True) -> Vectors:
-        """One vector a text, float32[N, E]."""
 
 
 class NetworkEmbedder:
@@ -298,7 +278,7 @@ class NetworkEmbedder:
     def _refuse(self, what: str, kind: str) -> NoReturn:
         raise FourMError(
             f"'{self.name}' cannot embed {what} ({kind}); it embeds {', '.join(self.can)}. "
-            f"Use a twin encoder (for example hf:openai/clip-vit-base-patch32), or generate the "
+            f"Use a dual encoder (for example hf:openai/clip-vit-base-patch32), or generate the "
             f"vector with a 4M model"
         )
 
@@ -309,13 +289,13 @@ def unit_length(vectors: Vectors, *, first: int = 0) -> Vectors:
     Raises:
         FourMError: a vector is zero and has no direction
     """
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    if (norms == 0).any():
+    zero = lengths(vectors) == 0
+    if zero.any():
         raise FourMError(
-            f"the vector of item {first + int((norms == 0).argmax())} is zero and has no "
+            f"the vector of item {first + int(zero.argmax())} is zero and has no "
             f"direction; ask for raw vectors with normalize=False or leave the item out"
         )
-    return (vectors / norms).astype(np.float32)
+    return unit(vectors)
 
 
 def fingerprint_module(module: nn.Module) -> str:
@@ -353,7 +333,7 @@ def _listed(images: Any) -> Iterable[Any]:
     return images
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _chunks(items: Iterable[Value], size: int) -> Iterator[list[Value]]:
     check_most(1 << 20, batch_size=size)
     if size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {size}")

@@ -1,6 +1,6 @@
-"""Embedders from transformers: twin encoders (CLIP, SigLIP, ALIGN, MOFI), DINOv2/v3 and others.
+"""Embedders from transformers: dual encoders (CLIP, SigLIP, ALIGN, MOFI), DINOv2/v3 and others.
 
-A twin encoder is any model with `get_image_features`; everything else is an image network whose
+A dual encoder is any model with `get_image_features`; everything else is an image network whose
 class token (or pooled map) is the vector. Weights are read from safetensors only and code from the
 Hub is never run.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, by_size, from_transformers, preset
-from fourm_lite.embedders.outputs import as_patches, as_vectors
 from fourm_lite.embedders.text_inputs import check_texts, tokenize
+from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 
@@ -208,7 +208,7 @@ def read_preprocess(source: str, revision: str | None = None) -> Preprocess | No
 
 
 def logit_scale(model: Any) -> LogitScale | None:
-    """The scale and bias that a twin encoder applies to cosines before its softmax."""
+    """The scale and bias that a dual encoder applies to cosines before its softmax."""
     if hasattr(model, "logit_scale"):
         bias = getattr(model, "logit_bias", None)
         return LogitScale(_number(model.logit_scale.exp()), 0.0 if bias is None else _number(bias))

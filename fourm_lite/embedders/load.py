@@ -16,7 +16,7 @@ Spec = str | Callable[..., Any] | NetworkEmbedder
 
 # family -> module and function; imported when first used, as each may need its library
 FAMILIES = {
-    "timm": ("timm_models", "load_timm"),
+    "timm": ("timm_networks", "load_timm"),
     "hf": ("hf", "load_hf"),
     "onnx": ("onnx", "load_onnx"),
     "imagebind": ("imagebind", "load_imagebind"),

@@ -25,7 +25,7 @@ from fourm_lite.embedders.image_configs import (
 )
 from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
-from fourm_lite.io.onnx import fold_weights
+from fourm_lite.io.onnx_files import fold_weights
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.reading.regular import read_bytes
 

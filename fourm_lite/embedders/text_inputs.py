@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.outputs import as_vectors
+from fourm_lite.embedders.tower_outputs import as_vectors
 from fourm_lite.errors import CheckpointError
 
 # What each model was trained with; the others pad to the longest text of the batch.

@@ -1,4 +1,4 @@
-"""Zero-shot classification with a twin encoder: photos against sentences made from labels.
+"""Zero-shot classification with a dual encoder: photos against sentences made from labels.
 
 The probabilities are a softmax of `scale * cosine + bias` with the network's own scale. A label may
 have several names and each name goes through several templates; their unit vectors are averaged.
@@ -51,7 +51,7 @@ class Classification:
 
 
 class ZeroShotClassifier:
-    """A twin encoder with the vectors of its labels computed once."""
+    """A dual encoder with the vectors of its labels computed once."""
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import StageProgress
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
-from fourm_lite.search.whitening import unit
 from fourm_lite.tokenization.words.sequences import FORMATS
+from fourm_lite.unit import unit
 
 SOURCES: tuple[tuple[str, ...], ...] = (
     ("pixels",), ("caption",), ("segmentation",), ("edges",), ("embedding",),
@@ -88,7 +88,7 @@ def evaluate_any2any(
         value, interval, and chance; "protocol"
     """
     how = how or How()
-    photos = CaptionPack.read(folder, split).spread(limit)
+    photos = CaptionPack.read(folder, split).subsample(limit)
     if len(photos) < 2:
         raise ConfigError("chance needs at least two photos")
     known = read_references(photos, pipe, teachers, batch_size=how.batch_size)

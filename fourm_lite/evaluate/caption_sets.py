@@ -6,12 +6,11 @@ query of its own; a caption that is longer than the model reads is cut and count
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +21,19 @@ from fourm_lite.photos.content import read_file
 from fourm_lite.photos.records import Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.progress import StageProgress, of_stage
-from fourm_lite.search.answers import Question, text_items
-from fourm_lite.search.calibrate import Truth
-from fourm_lite.search.confidence import Captioned
+from fourm_lite.search.calibrate import Judgements
+from fourm_lite.search.caption_confidence import Captioned
+from fourm_lite.search.confidence_features import Question
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import Judge, Vocabulary
-from fourm_lite.search.spaces import Codes, Item, ModelSpace, Space
-from fourm_lite.search.whitening import Floats, gallery_centre, unit
+from fourm_lite.search.space import Codes, Inputs, Space
+from fourm_lite.search.whitening import Floats, gallery_centre
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAPTIONS = "captions.jsonl"
-"""Called with (what is done, done, in all)."""
+AnySpace = TypeVar("AnySpace", bound=Space)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class CaptionPack:
         left_out = len(records) - len(photos)
         return cls(tuple(photos), tuple(texts), np.array(owner), split, left_out)
 
-    def spread(self, limit: int | None) -> tuple[Record, ...]:
+    def subsample(self, limit: int | None) -> tuple[Record, ...]:
         """At most `limit` of the photos, drawn evenly; all of them for None."""
         if limit is None or limit >= len(self.photos):
             return self.photos
@@ -111,7 +110,7 @@ class Embedded:
     images: Floats
     texts: Floats
     codes: Codes | None
-    items: tuple[Item, ...]
+    items: tuple[Inputs, ...]
     cut: int
 
 
@@ -132,38 +131,33 @@ def embed_pack(
     )
     items, cut = caption_items(pack, space)
     told = of_stage(progress, "captions")
-    texts = space.embed_items(items, batch_size=batch_size, progress=told)
+    texts = space.encode_query(items, batch_size=batch_size, progress=told)
     return Embedded(pack, space, images, texts, codes, items, cut)
 
 
 def embed_photos(
     pack: CaptionPack,
-    space: Space,
+    space: AnySpace,
     *,
     center: bool = True,
     batch_size: int = 32,
     progress: StageProgress | None = None,
-) -> tuple[Space, Floats, Codes | None]:
+) -> tuple[AnySpace, Floats, Codes | None]:
     """The gallery of a pack, and the space with the centre that was used."""
     parts: list[Floats] = []
     for pictures in pack.read_by(space.reads, batch_size):
-        if isinstance(space, ModelSpace):
-            parts.append(space.raw_pictures(pictures))
-        else:
-            parts.append(space.embed_pictures(pictures, batch_size=batch_size)[0])
+        parts.append(space.raw_documents(pictures))
         if progress is not None:
             progress("photos", sum(map(len, parts)), len(pack.photos))
     raw = np.concatenate(parts)
-    if not isinstance(space, ModelSpace):
-        return space, raw, None
-    if center and space.centre.mean is None:
-        space = dataclasses.replace(space, centre=gallery_centre(raw.mean(axis=1)))
-    return space, unit(space.centre(raw).mean(axis=1)), space.codes(raw.mean(axis=1))
+    if center and space.takes_centre and space.centre.mean is None:
+        space = space.with_centre(gallery_centre(raw.mean(axis=1)))
+    return space, space.compared(raw), space.codes(raw.mean(axis=1))
 
 
-def caption_items(pack: CaptionPack, space: Space) -> tuple[tuple[Item, ...], int]:
+def caption_items(pack: CaptionPack, space: Space) -> tuple[tuple[Inputs, ...], int]:
     """A query for each caption, and how many captions were too long and cut."""
-    return text_items(pack.captions, space)
+    return space.query_texts(pack.captions)
 
 
 def protocol_of(data: Embedded, center: bool) -> dict[str, Any]:
@@ -175,7 +169,7 @@ def protocol_of(data: Embedded, center: bool) -> dict[str, Any]:
         "photos": len(pack.photos),
         "photos_without_caption": pack.without_caption,
         "captions_cut": data.cut,
-        "center": center and isinstance(space, ModelSpace),
+        "center": center and space.takes_centre,
         **space_facts(space),
     }
 
@@ -184,21 +178,10 @@ def space_facts(space: Space) -> dict[str, Any]:
     """Who made the vectors, and how they are compared."""
     facts: dict[str, Any] = {"space": space.name}
     facts |= {k: v for k, v in space.provenance().items() if k in ("model", "tokenizer")}
-    if not isinstance(space, ModelSpace):
-        return {**facts, "gallery": "model", "decode": None}
-    plain = space.centre.mean is None
-    return {
-        **facts,
-        "gallery": space.names.get("gallery", "model"),
-        "decode": space.decode,
-        "steps": space.steps,
-        "samples": space.samples,
-        "centre": space.centre.source,
-        "score": "cosine" if plain else f"centred cosine, mean of the {space.centre.source}",
-    }
+    return {**facts, **space.comparison()}
 
 
-def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> Truth:
+def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> Judgements:
     """The captions of one split whose photos are rows of the index.
 
     A photo is found by its id, or by the place of its file below the folder, with as many folders
@@ -214,7 +197,7 @@ def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> T
     found = [(item, rows[i]) for item, i in zip(items, pack.owner, strict=True) if rows[i]]
     if not found:
         raise ConfigError(_none_indexed(pack, split, known))
-    return Truth([item for item, _ in found], [[row] for _, row in found])
+    return Judgements([item for item, _ in found], [[row] for _, row in found])
 
 
 def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Captioned:

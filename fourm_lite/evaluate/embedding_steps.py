@@ -20,7 +20,7 @@ from fourm_lite.evaluate.caption_sets import (
 )
 from fourm_lite.pipeline.embedding import Decode
 from fourm_lite.progress import StageProgress
-from fourm_lite.search.spaces import ModelSpace
+from fourm_lite.search.model_space import ModelSpace
 from fourm_lite.search.whitening import Floats
 
 STEPS = (1, 2, 4, 8, 16)
@@ -62,7 +62,6 @@ def evaluate_steps(
     fitted, images, _ = embed_photos(
         pack, space, center=center, batch_size=batch_size, progress=progress
     )
-    assert isinstance(fitted, ModelSpace)
     items, cut = caption_items(pack, fitted)
     chosen = _evenly(len(items), most)
     points = []
@@ -70,7 +69,7 @@ def evaluate_steps(
     for number, (decode, count) in enumerate(settings):
         asked = dataclasses.replace(fitted, decode=decode, steps=count)
         start = time.perf_counter()
-        texts = asked.embed_items([items[i] for i in chosen], batch_size=batch_size)
+        texts = asked.encode_query([items[i] for i in chosen], batch_size=batch_size)
         seconds = (time.perf_counter() - start) / len(chosen)
         measured = _text_to_image(texts, images, pack.owner[chosen], draws)
         points.append({"decode": decode, "steps": count, "seconds_per_query": seconds, **measured})

@@ -19,16 +19,16 @@ from fourm_lite.evaluate.caption_sets import (
 from fourm_lite.evaluate.retrieval import Reranking, best_given, fits_of
 from fourm_lite.photos.records import read_caption_list
 from fourm_lite.progress import StageProgress
-from fourm_lite.search.confidence import (
+from fourm_lite.search.caption_confidence import (
     Transferable,
     foreign_texts,
     lessons_of,
-    spread_over,
+    median_and_deviation,
 )
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.parts import DIRECTIONS, Given, Weights
 from fourm_lite.search.relevance import Vocabulary, stems
-from fourm_lite.search.search_file import Learnt
+from fourm_lite.search.search_file import FittedSearch
 from fourm_lite.search.spaces import ModelSpace
 
 TRAIN, DIGITS, MOST = "train", 4, 5000
@@ -43,7 +43,7 @@ def fit_model(
     depth: int = 100,
     batch_size: int = 32,
     progress: StageProgress | None = None,
-) -> Learnt:
+) -> FittedSearch:
     """Weights of the reranker for both directions, and what captions are best said from.
 
     Args:
@@ -63,7 +63,7 @@ def fit_model(
         given: dict(zip(DIRECTIONS, (_short(fit.weights) for fit in both), strict=True))
         for given, both in found.items()
     }
-    return Learnt(
+    return FittedSearch(
         space.target.name, _words(data, folder), weights, best_given(log_p), calibration.to_dict()
     )
 
@@ -89,7 +89,7 @@ def _confidence(data: Embedded, folder: str | Path) -> Transferable:
             asked = replace(asked, questions=[replace(q, own=frozenset()) for q in asked.questions])
         lessons, foreign = lessons_of(index, space, asked, foreign_texts())
     whole = lessons.fit(np.ones(len(lessons.right), bool))
-    return Transferable(whole, asked.vocabulary, spread_over(foreign))
+    return Transferable(whole, asked.vocabulary, median_and_deviation(foreign))
 
 
 def _words(data: Embedded, folder: str | Path) -> str:
@@ -104,7 +104,7 @@ def _short(weights: Weights) -> dict[str, float]:
     return {name: float(f"{value:.{DIGITS}g}") for name, value in weights.items() if value}
 
 
-def told(learnt: Learnt) -> dict[str, Any]:
+def told(learnt: FittedSearch) -> dict[str, Any]:
     """What was fitted, for people."""
     by = {
         f"{given} {direction}": ", ".join(f"{n} {w:g}" for n, w in weights.items())

@@ -18,7 +18,7 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError
 from fourm_lite.metrics.ranking import Rescore
 from fourm_lite.progress import StageProgress, of_stage
-from fourm_lite.search.likelihood import (
+from fourm_lite.search.likelihood_scores import (
     Candidates,
     Likelihood,
     Pictures,
@@ -33,7 +33,7 @@ from fourm_lite.search.rerank_weights import (
     weighted,
     words_share,
 )
-from fourm_lite.search.spaces import Codes, Item
+from fourm_lite.search.spaces import Codes, Inputs
 from fourm_lite.search.whitening import Floats
 
 Ints = npt.NDArray[np.int64]
@@ -98,7 +98,7 @@ class PairScores:
     def of(
         cls,
         space: Any,
-        items: Sequence[Item],
+        items: Sequence[Inputs],
         codes: Codes | None,
         texts: Floats,
         images: Floats,
@@ -111,7 +111,7 @@ class PairScores:
         """Embeds nothing anew; one forward pass a caption and one a photo.
 
         Raises:
-            ConfigError: the space is a twin encoder's
+            ConfigError: the space is a dual encoder's
         """
         likelihood = Likelihood.of(space)
         if codes is None:

@@ -1,7 +1,7 @@
 """Figures of search on photos with captions, in both directions, plain and reranked.
 
 Every caption is a query of its own (`evaluate.caption_sets`). What the measures mean stands in
-`metrics.ranking`, the centre in `search.whitening`, reranking in `search.likelihood`.
+`metrics.ranking`, the centre in `search.whitening`, reranking in `search.likelihood_scores`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from fourm_lite.evaluate.caption_sets import CaptionPack, Embedded, embed_pack, 
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.metrics.ranking import caption_retrieval, curve
 from fourm_lite.progress import StageProgress
+from fourm_lite.search.likelihood_scores import Likelihood
 from fourm_lite.search.parts import DIRECTIONS, GIVEN, Given, Weights, check_given, check_weights
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
     NOTHING_FITTED,
     Fit,
-    learnt_choice,
+    fitted_choice,
 )
-from fourm_lite.search.spaces import PICTURE, ModelSpace, Space, learnt_of
+from fourm_lite.search.space import PICTURE, Space
 
 log = logging.getLogger(__name__)
 WORTH = 0.02
@@ -123,7 +124,7 @@ def evaluate_retrieval(
     pairs = _pairs(data, how.caption_depth, chosen.given)
     protocol |= {
         "caption_depth": how.caption_depth,
-        "score": "weighted sum of cosine, codes, caption and prior; see search.likelihood",
+        "score": "weighted sum of cosine, codes, caption and prior; see search.likelihood_scores",
         "rerank_weights": dict(
             zip(DIRECTIONS, map(dict, (chosen.forward, chosen.back)), strict=True)
         ),
@@ -186,9 +187,9 @@ def _chosen(
 
     `embed` gives the fit split as the measured one was: centred by its own mean, or not at all.
     """
-    learnt = learnt_of(data.space)
+    learnt = data.space.fitted
     given = None if how.given == "auto" else how.given
-    forward, back = (learnt_choice(learnt, given, direction) for direction in DIRECTIONS)
+    forward, back = (fitted_choice(learnt, given, direction) for direction in DIRECTIONS)
     if how.weights is not None:
         check_weights(how.weights)
         return Chosen(how.weights, how.weights, forward.given, "given")
@@ -246,6 +247,6 @@ def fits_of(
 
 def _possible(space: Space) -> tuple[Given, ...]:
     """What of a photo this model can read."""
-    assert isinstance(space, ModelSpace)
-    inputs = {m.name.partition("@")[0] for m in space.pipe.model.config.inputs}
+    model = Likelihood.of(space).space.pipe.model
+    inputs = {m.name.partition("@")[0] for m in model.config.inputs}
     return GIVEN if PICTURE in inputs else ("codes",)

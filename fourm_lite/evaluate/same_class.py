@@ -85,7 +85,7 @@ def _embedded(
     parts = []
     for start in range(0, len(rows), batch_size):
         some = [photos.photos[i].record.open_image() for i in rows[start : start + batch_size]]
-        parts.append(space.embed_pictures(some, batch_size=batch_size)[0])
+        parts.append(space.encode_document(some, batch_size=batch_size)[0])
         if progress is not None:
             progress("photos", start + len(some), len(rows))
     return np.concatenate(parts)

@@ -1,6 +1,6 @@
 """Zero-shot classification: photos against sentences made from labels, by any model.
 
-A twin encoder compares its own vectors. A 4M model has two ways. "embedding": the vectors that it
+A dual encoder compares its own vectors. A 4M model has two ways. "embedding": the vectors that it
 expects of a photo and of a sentence are compared, both with the tokenizer's mean taken off.
 "likelihood": how much more probable the photo makes the words.
 """
@@ -31,8 +31,8 @@ from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import StageProgress
 from fourm_lite.search.space import PICTURE, TEXT
-from fourm_lite.search.spaces import ModelSpace, is_embedder, open_space
-from fourm_lite.search.whitening import unit
+from fourm_lite.search.spaces import ModelSpace, is_embedder, open_model_space
+from fourm_lite.unit import unit
 
 # Fitted with `evaluate zeroshot`: on 100 photos of val `mini` has its least loss at 0.107
 # (flowers5) and 0.099 (clothing10). Log-probabilities are nats already.
@@ -68,7 +68,7 @@ def open_judge(
     device: str | None = None,
     **options: str | None,
 ) -> Judge:
-    """What judges pictures by words: a twin encoder, or a 4M model in one of its ways.
+    """What judges pictures by words: a dual encoder, or a 4M model in one of its ways.
 
     Args:
         model: a 4M model or an embedder's specification
@@ -89,11 +89,11 @@ def open_judge(
         return _model_judge(model, labels, templates, by or WAYS[0], temperature, device, options)
     given = [f"--{n.replace('_', '-')}" for n, v in {"by": by, **options}.items() if v]
     if given:
-        raise ConfigError(f"{', '.join(given)}: for 4M models; '{model}' is a twin encoder")
+        raise ConfigError(f"{', '.join(given)}: for 4M models; '{model}' is a dual encoder")
     embedder = load_embedder(model, **({"device": device} if device else {}))
     scale = None if temperature is None else 1 / temperature
-    twin = ZeroShotClassifier(embedder, labels, templates=templates, scale=scale)
-    return Judge(twin, 1 / twin.logit_scale.scale)
+    classifier = ZeroShotClassifier(embedder, labels, templates=templates, scale=scale)
+    return Judge(classifier, 1 / classifier.logit_scale.scale)
 
 
 def _model_judge(
@@ -107,8 +107,7 @@ def _model_judge(
 ) -> Judge:
     if by not in WAYS:
         raise ConfigError(f"--by is one of {', '.join(WAYS)}, got '{by}'")
-    space = open_space(model, device=device, **options)  # type: ignore[arg-type]
-    assert isinstance(space, ModelSpace)
+    space = open_model_space(model, device=device, **options)  # type: ignore[arg-type]
     if by == "likelihood":
         warmth = temperature or LIKELIHOOD_TEMPERATURE
         return Judge(
@@ -143,13 +142,13 @@ def classify_by_embedding(
 def _label_vectors(space: ModelSpace, labels: Labels, templates: Sequence[str]) -> Any:
     prompts = label_prompts(labels, templates)
     sentences = [{TEXT: text} for group in prompts.values() for text in group]
-    return unit(mean_by_label(space.embed_items(sentences), prompts).astype(np.float32))
+    return unit(mean_by_label(space.encode_query(sentences), prompts).astype(np.float32))
 
 
 def _by_cosine(
     space: ModelSpace, pictures: Sequence[Any], labels: Labels, words: Any, temperature: float
 ) -> Classification:
-    photos, _ = space.embed_pictures(pictures)
+    photos, _ = space.encode_document(pictures)
     return by_softmax(tuple(labels), photos.astype(np.float64) @ words.T / temperature)
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.io.file_metadata import read_metadata
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.keys import check_keys, near
 from fourm_lite.io.layout import Parts, find_parts
-from fourm_lite.io.metadata import read_metadata
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.tensor_info import TensorInfo
 from fourm_lite.io.weights_file import WeightsFile

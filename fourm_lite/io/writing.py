@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.io.file_metadata import OWN_KEY
 from fourm_lite.io.files import flush, remove_leftovers, replacing, storage_errors, write_whole
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
-from fourm_lite.io.metadata import OWN_KEY
 from fourm_lite.io.strict_json import dump_json, read_json_object
 from fourm_lite.io.tensor_info import TYPES, TensorInfo
 from fourm_lite.names import is_name

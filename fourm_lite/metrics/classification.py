@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.io.files import replacing
 from fourm_lite.metrics.bootstrap import interval
+from fourm_lite.unit import lengths, unit_doubles
 
 Ints = npt.NDArray[np.int64]
 CELL = 36
@@ -282,7 +283,7 @@ def _units(vectors: Any) -> npt.NDArray[np.float64]:
     array = np.asarray(vectors, np.float64)
     if array.ndim != 2:
         raise ShapeError(f"vectors are [N, E], got {list(array.shape)}")
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or not norms.all():
+    found = lengths(array)
+    if not np.isfinite(found).all() or not found.all():
         raise ConfigError("a vector is not finite or is zero")
-    return array / norms
+    return unit_doubles(array)

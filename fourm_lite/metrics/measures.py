@@ -24,7 +24,7 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, ShapeError
 
 Array = npt.NDArray[np.float64]
-Truth = npt.NDArray[np.bool_]
+Relevant = npt.NDArray[np.bool_]
 Ranks = npt.NDArray[np.int64]
 
 
@@ -122,7 +122,7 @@ def summary(ranks: Any, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
     }
 
 
-def _checked(scores: Any, relevant: Any) -> tuple[Array, Truth]:
+def _checked(scores: Any, relevant: Any) -> tuple[Array, Relevant]:
     table, truth = np.asarray(scores), np.asarray(relevant) > 0
     if table.ndim != 2 or table.shape != truth.shape:
         raise ShapeError(
@@ -147,7 +147,7 @@ def _groups(scores: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], 
     return order, group, np.bincount(group).astype(np.float64)
 
 
-def _average_precision(scores: Array, truth: Truth) -> float:
+def _average_precision(scores: Array, truth: Relevant) -> float:
     order, group, size = _groups(scores)
     right = np.bincount(group, weights=truth[order])
     precision = np.cumsum(right) / np.cumsum(size)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.metrics import measures as metrics
 from fourm_lite.metrics.bootstrap import interval
+from fourm_lite.unit import lengths, unit
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -58,7 +59,7 @@ def caption_retrieval(
         ``{"text_to_image": {"R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP",
         "interval"}, "image_to_text": {...}, "protocol": {...}}``
     """
-    text, image = unit(texts), unit(images)
+    text, image = directions(texts), directions(images)
     photo = _check_owner(owner, len(text), len(image))
     here, there = (
         (None, None) if rerank is None else ((rerank[0], rerank[1]), (rerank[0], rerank[2]))
@@ -98,7 +99,7 @@ def same_class_retrieval(
     Source:
         Schall et al. 2022, GPR1200: mAP over all queries
     """
-    units = unit(vectors)
+    units = directions(vectors)
     names, classes = np.unique(np.asarray(labels), return_inverse=True)
     if classes.shape != (len(units),):
         raise ShapeError(f"{len(units)} vectors came with labels of shape {list(classes.shape)}")
@@ -192,7 +193,7 @@ def curve(
     }
 
 
-def unit(vectors: Any) -> Floats:
+def directions(vectors: Any) -> Floats:
     """The vectors float32[N, E] with unit length.
 
     Raises:
@@ -202,11 +203,11 @@ def unit(vectors: Any) -> Floats:
     array = np.asarray(vectors, np.float32)
     if array.ndim != 2 or not len(array):
         raise ShapeError(f"vectors are [N, E] with N of at least 1, got {list(array.shape)}")
-    norms = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+    norms = lengths(array)[:, 0]
     if not np.isfinite(norms).all() or not norms.all():
-        bad = int(np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))[0])
+        bad = int(np.flatnonzero(~np.isfinite(norms) | (norms == 0))[0])
         raise ConfigError(f"vector {bad} is zero or not finite; it has no direction")
-    return (array / norms).astype(np.float32)
+    return unit(array)
 
 
 def _check_owner(owner: Any, texts: int, images: int) -> Ints:

@@ -17,7 +17,6 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 LINE_ENDINGS = (".jsonl", ".ndjson")
 TEXT_ENDINGS = (".txt", ".txt.gz")
-LANCE_ENDING = ".lance"
 
 
 def suffix_of(name: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.photos.columns import captions_of
 from fourm_lite.photos.content import FileContent
 from fourm_lite.photos.endings import stem_of
-from fourm_lite.photos.values import captions_of
 
 # What a row has already, and the arguments of ``Index.add``.
 TAKEN = frozenset(

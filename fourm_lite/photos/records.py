@@ -21,14 +21,14 @@ from typing import Any
 from fourm_lite.errors import FourMError, UnknownNameError, suggest
 from fourm_lite.modalities.pictures import ENDINGS as _PICTURES
 from fourm_lite.modalities.pictures import open_rgb
+from fourm_lite.photos.columns import captions_of, text_of
 from fourm_lite.photos.content import FileContent, read_file
 from fourm_lite.photos.endings import LINE_ENDINGS, PARQUET_ENDINGS, TEXT_ENDINGS, is_tar
 from fourm_lite.photos.item import Item, Skipped, Stream
 from fourm_lite.photos.lists import text_lines
 from fourm_lite.photos.mix import KEY, Mix, mix_of
 from fourm_lite.photos.sources import folder_items, reader_of
-from fourm_lite.photos.tables import Naming, is_lance
-from fourm_lite.photos.values import captions_of, text_of
+from fourm_lite.photos.table_rows import Naming, is_lance
 
 log = logging.getLogger(__name__)
 
@@ -154,11 +154,6 @@ def read_caption_list(
         raise FourMError(f"expected a caption list (.jsonl or .parquet), found no file at {path}")
     naming = _naming(id_key, image_key)
     return _told(_list(path, naming, captions_key).of_split(split), path)
-
-
-def splits_of(path: Path) -> set[str]:
-    """The splits that a list names."""
-    return {record.split for record in list_records(path).records}
 
 
 def list_records(path: Path) -> Listing:

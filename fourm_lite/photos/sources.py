@@ -25,7 +25,7 @@ from fourm_lite.photos.endings import (
     why_unread,
 )
 from fourm_lite.photos.item import Item, Skipped, Stream, file_item, printable, split_uri
-from fourm_lite.photos.tables import (
+from fourm_lite.photos.table_rows import (
     USUAL,
     Naming,
     is_lance,

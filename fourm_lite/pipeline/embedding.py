@@ -80,7 +80,8 @@ def embed_batch(
     Raises:
         FourMError: the prediction is not finite
     """
-    mean = unit(unit(sample_vectors(model, batch, plan, seeds, marks)).mean(dim=1))
+    drawn = functional.normalize(sample_vectors(model, batch, plan, seeds, marks), dim=-1)
+    mean = functional.normalize(drawn.mean(dim=1), dim=-1)
     if not bool(torch.isfinite(mean).all()):
         raise FourMError(
             "the embedding holds numbers that are not finite; were the weights or inputs damaged?"
@@ -129,12 +130,7 @@ def _collect(probs: Tensor, result: StepResult, undecided: Tensor) -> Tensor:
     return torch.where(offered[..., None], now, probs)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Vectors of length 1 along the last dimension; a zero vector stays zero."""
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-
-
-def spread(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def dispersion(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """How ambiguous a query is: 1 minus the length of the mean of its sampled unit vectors.
 
     Shapes:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.embedders.base import unit_length
@@ -33,7 +34,6 @@ from fourm_lite.pipeline.embedding import (
     embed_batch,
     require_vector,
     sample_vectors,
-    unit,
 )
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
 from fourm_lite.pipeline.readers import Reader, collate, find_modality, read_entries, vq_entries
@@ -47,8 +47,8 @@ from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.words.spans import Marks
 
-Item = Mapping[str, Any]
-Items = Item | str | Path | Sequence[Item | str | Path]
+Inputs = Mapping[str, Any]
+Items = Inputs | str | Path | Sequence[Inputs | str | Path]
 OnStep = Callable[[StepResult, int, int], None]
 """Called after each step with (result, step number from 1, number of steps)."""
 
@@ -148,7 +148,7 @@ class FourMPipeline:
             raise FourMError("nothing is given: every item needs at least one modality")
         return collate([self._read_item(item) for item in items]).to(self.model.device)
 
-    def _read_item(self, item: Item) -> dict[str, Tokens]:
+    def _read_item(self, item: Inputs) -> dict[str, Tokens]:
         reader, entries = Reader(self.tokenizers), {m.name: m for m in self.model.config.inputs}
         given = {find_modality(key, entries, role="input"): v for key, v in item.items()}
         beside = given_texts(self.tokenizers.source, given, entries)
@@ -354,7 +354,7 @@ class FourMPipeline:
     def embed_samples(
         self, inputs: Items, samples: int, *, target: str | None = None, seed: Seed = 0
     ) -> npt.NDArray[np.float32]:
-        """Several sampled unit vectors an item; `spread` tells how much they differ.
+        """Several sampled unit vectors an item; `dispersion` tells how much they differ.
 
         Shapes:
             returns: float32[N, samples, E]
@@ -363,7 +363,7 @@ class FourMPipeline:
         seeds = item_seeds(seed, batch.size)
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), "sample", 1, samples)
         vectors = sample_vectors(self.model, batch, plan, seeds, self.marks)
-        return unit(vectors).cpu().numpy()
+        return functional.normalize(vectors, dim=-1).cpu().numpy()
 
     def embedding_target(self, target: str | None = None) -> Any:
         """The entry of a global embedding, never of a map: the named one, or the model's first."""
@@ -381,7 +381,7 @@ class FourMPipeline:
         return learned[0]
 
 
-def _items(inputs: Items) -> list[Item]:
+def _items(inputs: Items) -> list[Inputs]:
     """The items of a request, each as modality -> value.
 
     Raises:

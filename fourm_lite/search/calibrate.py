@@ -1,8 +1,8 @@
 """Learns from queries with known answers how sure an index is, and how it is best reranked.
 
 What is learnt is written into the index's manifest: the probability that an answer is relevant
-(`search.confidence`), or, from queries with ids alone, that the first hit is one of them; and the
-weights of the reranker.
+(`search.caption_confidence`), or, from queries with ids alone, that the first hit is one of them;
+and the weights of the reranker.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.confidence import (
+from fourm_lite.search.caption_confidence import (
     Captioned,
     RelevanceReport,
     Transferable,
-    foreign_evidence,
+    foreign_features,
     foreign_texts,
     lessons_of,
-    spread_over,
+    median_and_deviation,
 )
-from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, spreads
+from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD, SAMPLES
 from fourm_lite.search.index.confidence import Calibration
 from fourm_lite.search.index.confidence_fit import CalibrationReport, learn
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker, codes_of, pictures_of
+from fourm_lite.search.likelihood_scores import (
+    Likelihood,
+    LikelihoodReranker,
+    codes_of,
+    pictures_of,
+)
 from fourm_lite.search.parts import Given, check_weights
 from fourm_lite.search.rerank import rerank
 from fourm_lite.search.rerank_weights import (
@@ -40,10 +45,10 @@ from fourm_lite.search.rerank_weights import (
     Choice,
     Floats,
     fit_cascade,
-    learnt_choice,
+    fitted_choice,
     words_share,
 )
-from fourm_lite.search.spaces import Item, ModelSpace, Space, learnt_of
+from fourm_lite.search.space import Inputs, Space
 
 RERANK, GIVEN_KEY, DEPTH_KEY = "rerank", "rerank_given", "rerank_depth"
 RERANKED, SAMPLES_KEY, VOCABULARY = "rerank_calibration", "spread_samples", "vocabulary"
@@ -53,7 +58,7 @@ ENCODED = 512
 
 
 @dataclass(frozen=True)
-class Truth:
+class Judgements:
     """Queries whose right answers are known.
 
     Args:
@@ -61,13 +66,13 @@ class Truth:
         right: for each the ids that are right
     """
 
-    items: Sequence[Item]
+    items: Sequence[Inputs]
     right: Sequence[Sequence[Any]]
 
-    def some(self, most: int) -> Truth:
+    def some(self, most: int) -> Judgements:
         """At most so many of them, drawn evenly."""
         places = np.linspace(0, len(self.items) - 1, min(len(self.items), most)).astype(int)
-        return Truth([self.items[i] for i in places], [self.right[i] for i in places])
+        return Judgements([self.items[i] for i in places], [self.right[i] for i in places])
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,9 @@ def calibrate_answers(
     extra = {n: v for n, v in index.manifest.extra.items() if n not in dropped}
     extra[VOCABULARY] = captioned.vocabulary.to_dict()
     if depth:
-        truth = Truth([q.item for q in captioned.questions], [[i] for i in captioned.owner])
-        usual = learnt_choice(learnt_of(space), given).given
-        weights, order, some = _reranked(index, space, truth, depth, usual)
+        judged = Judgements([q.item for q in captioned.questions], [[i] for i in captioned.owner])
+        usual = fitted_choice(space.fitted, given).given
+        weights, order, some = _reranked(index, space, judged, depth, usual)
         extra |= {RERANK: weights, GIVEN_KEY: usual, DEPTH_KEY: depth}
         asked = captioned.some(len(some.items))
         done = dataclasses.replace(done, weights=weights, share_reranked=asked.share(order))
@@ -131,14 +136,14 @@ def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) ->
     Raises:
         ConfigError: none is kept beside this model
     """
-    learnt = learnt_of(space)
-    if learnt is None or learnt.calibration is None:
+    fitted = space.fitted
+    if fitted is None or fitted.calibration is None:
         raise ConfigError(
             "no confidence is kept beside this model; calibrate with captions of photos of the "
             "index (--data FOLDER), or fit the model's own first (fourm-lite calibrate)"
         )
-    kept = Transferable.of(learnt.calibration)
-    moved = kept.moved_to(spread_over(foreign_evidence(index, space, foreign_texts())))
+    kept = Transferable.of(fitted.calibration)
+    moved = kept.moved_to(median_and_deviation(foreign_features(index, space, foreign_texts())))
     moved = dataclasses.replace(moved, threshold=threshold)
     extra = {n: v for n, v in index.manifest.extra.items() if n != RERANKED}
     extra[VOCABULARY] = kept.vocabulary.to_dict()
@@ -149,7 +154,7 @@ def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) ->
 def calibrate_index(
     index: Index,
     space: Space,
-    truth: Truth,
+    judged: Judgements,
     *,
     threshold: float = 0.5,
     samples: int = SAMPLES,
@@ -161,34 +166,34 @@ def calibrate_index(
     With `depth` also how its hits are reranked. For queries in words of which captions are known,
     see `calibrate_answers`.
 
-    The evidence is the first hit's cosine and its margin to the second; with a 4M model also the
-    spread of sampled vectors of the query and, where the model can say the queries' texts, the
+    The features are the first hit's cosine and its margin to the second; with a 4M model also the
+    dispersion of sampled vectors of the query and, where the model can say the queries' texts, the
     likelihood of the text given the first hit's codes.
 
     Args:
         index: its manifest keeps the result
         space: embeds the queries
-        truth: queries with their answers
+        judged: queries with their answers
         threshold: below this probability an answer is "no good match"
-        samples: vectors drawn for the spread; fewer than 2: it is left out
+        samples: vectors drawn for the dispersion; fewer than 2: it is left out
         depth: how many hits are reranked; 0: nothing is learnt about that
         given: what of a hit texts are said from when it is reranked; by default as the model does
     """
-    vectors = space.embed_items(truth.items)
+    vectors = space.encode_query(judged.items)
     more: dict[str, Any] = {}
-    if isinstance(space, ModelSpace) and samples > 1:
-        more[SPREAD] = spreads(space, truth.items, samples)
-    if isinstance(space, ModelSpace) and "codes" in index.info()["columns"]:
-        said = _said_of_first(index, space, truth, vectors)
+    if (drawn := space.dispersion(judged.items, samples)) is not None:
+        more[DISPERSION] = drawn
+    if space.predictor is not None and "codes" in index.info()["columns"]:
+        said = _said_of_first(index, space, judged, vectors)
         more |= {} if said is None else {LIKELIHOOD: said}
     hits = index.search_many(vectors, 2, columns=[])
-    calibration, report = learn(hits, truth.right, more=more, threshold=threshold)
+    calibration, report = learn(hits, judged.right, more=more, threshold=threshold)
     extra = {**index.manifest.extra, SAMPLES_KEY: samples}
     done = Calibrated(report)
     if depth:
-        usual = learnt_choice(learnt_of(space), given).given
-        found, learnt = _learn_reranking(index, space, truth, (depth, usual, samples, threshold))
-        done, extra = dataclasses.replace(found, report=report), {**extra, **learnt}
+        usual = fitted_choice(space.fitted, given).given
+        found, stored = _learn_reranking(index, space, judged, (depth, usual, samples, threshold))
+        done, extra = dataclasses.replace(found, report=report), {**extra, **stored}
     index.set_calibration(calibration, extra=extra)
     return done
 
@@ -201,15 +206,15 @@ def rerank_choice(extra: Mapping[str, Any], space: Space, given: Given | None = 
     stored, usual = extra.get(RERANK), extra.get(GIVEN_KEY, "codes")
     if isinstance(stored, Mapping) and given in (None, usual):
         return Choice(check_weights(stored), usual, "the index")
-    return learnt_choice(learnt_of(space), given)
+    return fitted_choice(space.fitted, given)
 
 
 def _said_of_first(
-    index: Index, space: ModelSpace, truth: Truth, vectors: Any
+    index: Index, space: Space, judged: Judgements, vectors: Any
 ) -> npt.NDArray[np.float32] | None:
     """Mean log p(query's text | first hit's codes), float32[Q]; None where a query has no text."""
     likelihood = Likelihood.of(space)
-    texts = _texts(likelihood, truth.items)
+    texts = _texts(likelihood, judged.items)
     if any(text is None for text in texts):
         return None
     hits = index.search_many(vectors, 1, columns=["codes"])
@@ -217,33 +222,32 @@ def _said_of_first(
 
 
 def _learn_reranking(
-    index: Index, space: Space, truth: Truth, how: tuple[int, Given, int, float]
+    index: Index, space: Space, judged: Judgements, options: tuple[int, Given, int, float]
 ) -> tuple[Calibrated, dict[str, Any]]:
     """Weights for reranking, and the confidence of the order that they give."""
-    depth, given, samples, threshold = how
-    weights, order, some = _reranked(index, space, truth, depth, given)
+    depth, given, samples, threshold = options
+    weights, order, some = _reranked(index, space, judged, depth, given)
     more: dict[str, Any] = {"cosine": [float(one.columns["cosine"][0]) for one in order]}
-    if samples > 1:
-        assert isinstance(space, ModelSpace)
-        more[SPREAD] = spreads(space, some.items, samples)
+    if (drawn := space.dispersion(some.items, samples)) is not None:
+        more[DISPERSION] = drawn
     calibration, report = learn(order, some.right, more=more, threshold=threshold)
-    learnt = {
+    stored = {
         RERANK: weights,
         GIVEN_KEY: given,
         DEPTH_KEY: depth,
         RERANKED: calibration.to_dict(),
     }
-    return Calibrated(report, weights, report), learnt
+    return Calibrated(report, weights, report), stored
 
 
 def _reranked(
-    index: Index, space: Space, truth: Truth, depth: int, given: Given
-) -> tuple[dict[str, float], list[Hits], Truth]:
+    index: Index, space: Space, judged: Judgements, depth: int, given: Given
+) -> tuple[dict[str, float], list[Hits], Judgements]:
     """Weights for reranking, and the order that they give to the hits of some queries."""
     likelihood = Likelihood.of(space)
-    some = truth.some(FIT_QUERIES)
+    some = judged.some(FIT_QUERIES)
     columns = [n for n in ("codes", "uri") if n in index.columns]
-    hits = index.search_many(space.embed_items(some.items), depth, columns=columns)
+    hits = index.search_many(space.encode_query(some.items), depth, columns=columns)
     weights = _fit(likelihood, some, hits, given)
     reranker = LikelihoodReranker(likelihood, weights, given=given)
     order = [
@@ -253,16 +257,16 @@ def _reranked(
 
 
 def _fit(
-    likelihood: Likelihood, truth: Truth, hits: Sequence[Hits], given: Given
+    likelihood: Likelihood, judged: Judgements, hits: Sequence[Hits], given: Given
 ) -> dict[str, float]:
     """Weights of a cascade over the hits of each query."""
     cheap = LikelihoodReranker(likelihood)
-    rows = [cheap.cheap(item, one) for item, one in zip(truth.items, hits, strict=True)]
+    rows = [cheap.cheap(item, one) for item, one in zip(judged.items, hits, strict=True)]
     parts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     right = np.array(
-        [[i in set(ids) for i in h.ids] for h, ids in zip(hits, truth.right, strict=True)]
+        [[i in set(ids) for i in h.ids] for h, ids in zip(hits, judged.right, strict=True)]
     )
-    texts = [t for t in _texts(likelihood, truth.items) if t is not None]
+    texts = [t for t in _texts(likelihood, judged.items) if t is not None]
 
     def say(top: npt.NDArray[np.int64]) -> dict[str, Floats]:
         first = [one.take(row.tolist()) for one, row in zip(hits, top, strict=True)]
@@ -272,7 +276,7 @@ def _fit(
     return fit_cascade(parts, right, CAPTION_DEPTH, say if speaks else None).weights
 
 
-def _texts(likelihood: Likelihood, items: Sequence[Item], batch: int = 64) -> list[Tensor | None]:
+def _texts(likelihood: Likelihood, items: Sequence[Inputs], batch: int = 64) -> list[Tensor | None]:
     read = likelihood.space.pipe.read
     parts = (items[start : start + batch] for start in range(0, len(items), batch))
     return [text for part in parts for text in likelihood.texts(read(part))]

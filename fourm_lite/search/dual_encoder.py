@@ -1,26 +1,39 @@
-"""Twin encoders (CLIP, ALIGN, MOFI, ...) behind the face of a space."""
+"""Dual encoders (CLIP, ALIGN, MOFI, ...) behind the face of a space.
+
+Their vectors are compared as the network gives them: no centre, no codes, nothing predicted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fourm_lite.embedders.base import NetworkEmbedder, Reads
 from fourm_lite.errors import FourMError, UnknownNameError
 from fourm_lite.progress import Progress
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Item
-from fourm_lite.search.whitening import Floats
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, FormerVerbs, Inputs
+from fourm_lite.search.whitening import Centre, Floats
 
 
 @dataclass(frozen=True)
-class TwinSpace:
-    """The space of a twin encoder: one picture or one text a vector."""
+class DualEncoderSpace(FormerVerbs):
+    """The space of a dual encoder: one picture or one text a vector."""
 
     embedder: NetworkEmbedder
     source: str = ""
+
+    joins: ClassVar[bool] = False
+    codebook_size: ClassVar[None] = None
+    decoder: ClassVar[None] = None
+    predictor: ClassVar[None] = None
+    fitted: ClassVar[None] = None
+    whitening: ClassVar[None] = None
+    centre: ClassVar[Centre] = Centre()
+    takes_centre: ClassVar[bool] = False
+    wants_centre: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -38,11 +51,6 @@ class TwinSpace:
         return self.embedder.reads
 
     @property
-    def codebook_size(self) -> int | None:
-        """Its vectors have no codes."""
-        return None
-
-    @property
     def identity(self) -> dict[str, str]:
         """Hash of weights and preprocessing."""
         return {"network": self.embedder.space.fingerprint[:16]}
@@ -56,14 +64,22 @@ class TwinSpace:
         """Those of the same pixels under the fields that preprocessing had."""
         return tuple(space.fingerprint[:16] for space in self.embedder.former_spaces)
 
-    def embed_items(
-        self, items: Sequence[Item], *, batch_size: int = 32, progress: Progress | None = None
+    def with_centre(self, centre: Centre) -> Self:
+        """The same: nothing is taken off."""
+        return self
+
+    def query_texts(self, texts: Sequence[str]) -> tuple[tuple[Inputs, ...], int]:
+        """The network's own tokenizer cuts what is too long."""
+        return tuple({TEXT: text} for text in texts), 0
+
+    def encode_query(
+        self, items: Sequence[Inputs], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:
         """Unit vectors float32[N, E]; every item is one picture or one text.
 
         Raises:
             UnknownNameError: another modality
-            FourMError: several at once; twin encoders compose by arithmetic only
+            FourMError: several at once; dual encoders compose by arithmetic only
         """
         made: dict[str, list[int]] = {"text": [], "image": []}
         for place, item in enumerate(items):
@@ -82,10 +98,10 @@ class TwinSpace:
                     progress(done, len(items))
         return vectors
 
-    def _kind(self, item: Item) -> str:
+    def _kind(self, item: Inputs) -> str:
         if len(item) != 1:
             raise FourMError(
-                f"a twin encoder embeds one picture or one text, got {sorted(item)}; compose "
+                f"a dual encoder embeds one picture or one text, got {sorted(item)}; compose "
                 "them with compose='arithmetic'"
             )
         name = next(iter(item))
@@ -98,7 +114,7 @@ class TwinSpace:
             "modalities need a 4M model"
         )
 
-    def embed_pictures(
+    def encode_document(
         self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
     ) -> tuple[Floats, None]:
         """Unit vectors float32[N, E] of pictures; there are no codes."""
@@ -110,6 +126,23 @@ class TwinSpace:
 
         return self.embedder.embed_image(pictures, batch_size, progress=told), None
 
+    def raw_documents(self, pictures: Sequence[Any]) -> Floats:
+        """Vectors float32[N, 1, E], of unit length already."""
+        return self.encode_document(pictures)[0][:, None]
+
+    def compared(self, raw: Floats) -> Floats:
+        """As they are."""
+        return raw[:, 0]
+
+    def codes(self, raw: Floats) -> None:
+        """There are none."""
+
+    def dispersion(self, items: Sequence[Inputs], samples: int) -> None:
+        """Nothing is sampled."""
+
+    def check_gallery(self) -> None:
+        """The network makes its own gallery."""
+
     def provenance(self) -> dict[str, Any]:
         """Fields of a manifest."""
         return {
@@ -117,3 +150,7 @@ class TwinSpace:
             "preprocessing": repr(self.embedder.preprocess),
             "extra": {"gallery": MODEL, "centre": "none"},
         }
+
+    def comparison(self) -> dict[str, Any]:
+        """Plain cosines of the network's own vectors."""
+        return {"gallery": MODEL, "decode": None}

@@ -20,7 +20,6 @@ from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.search.allowed import allow, require_allowed
-from fourm_lite.search.answers import FIRST, Question, evidence_of_answers
 from fourm_lite.search.calibrate import (
     DEPTH_KEY,
     RERANKED,
@@ -28,26 +27,34 @@ from fourm_lite.search.calibrate import (
     VOCABULARY,
     rerank_choice,
 )
-from fourm_lite.search.evidence import LIKELIHOOD, SAMPLES, SPREAD, query_evidence
+from fourm_lite.search.confidence_features import (
+    DISPERSION,
+    FIRST,
+    LIKELIHOOD,
+    SAMPLES,
+    Question,
+    answer_features,
+    first_hit_features,
+)
 from fourm_lite.search.index.confidence import RELEVANCE, Calibration, with_confidence
 from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest
-from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
+from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker
 from fourm_lite.search.parts import Given, Weights
 from fourm_lite.search.query import Query, query_vectors
 from fourm_lite.search.relevance import Vocabulary
 from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
-from fourm_lite.search.spaces import ModelSpace, Space, is_embedder, open_space
+from fourm_lite.search.spaces import Space, is_embedder, open_space
 
 log = logging.getLogger(__name__)
 
 PLACES = ("tokenizers", "text_tokenizer")
 """Options of a model, kept in a manifest, that name a place."""
 INSIDE = ("id", "vector", "content_hash", "row_hash")
-"""Columns that are nobody's answer."""
+"""Columns that an index needs and a hit does not show."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Search:
 
         Args:
             path: where the index is
-            model: a 4M model or twin encoder; by default the one that made the index
+            model: a 4M model or dual encoder; by default the one that made the index
             options: as `open_space`; `target`, `decode`, `tokenizers` are the index's by default
 
         Raises:
@@ -103,8 +110,8 @@ class Search:
             )
         space = space_of(index.manifest, model, **options)
         require_same_space(index.manifest, space)
-        if index.manifest.kind == "codes" and isinstance(space, ModelSpace):
-            index = Index.open(path, decode=space.decode_codes)
+        if index.manifest.kind == "codes" and space.decoder is not None:
+            index = Index.open(path, decode=space.decoder)
         return cls(index, space)
 
     def __call__(
@@ -180,7 +187,7 @@ class Search:
         return _without_codes(hits.take(range(min(ask.k, len(hits)))))
 
     def _matched(self, asked: Query, hits: Hits, depth: int, reranker: Reranker) -> Hits:
-        _require_wish(asked)
+        _require_wanted(asked)
         return rerank(asked.item, hits, reranker, depth=depth) if len(hits) else hits
 
     def _reranked(
@@ -191,7 +198,7 @@ class Search:
         weights: Weights | None,
         given: Given | None,
     ) -> Hits:
-        _require_wish(asked)
+        _require_wanted(asked)
         extra = self.index.manifest.extra
         choice = rerank_choice(extra, self.space, given)
         if weights is not None:
@@ -226,11 +233,11 @@ class Search:
             return self._in_order(asked, hits, depth, codes, "codes")
 
     def _confident(self, asked: Sequence[Query], hits: Sequence[Hits]) -> list[Hits]:
-        """The hits with their confidence, where it reads evidence that needs the model."""
+        """The hits with their confidence, where it reads features that need the model."""
         calibration = Calibration.of(self.index.manifest.calibration)
         if calibration is not None and calibration.meaning == RELEVANCE:
             return self._relevant(asked, hits, calibration)
-        if calibration is None or not {LIKELIHOOD, SPREAD} & set(calibration.names):
+        if calibration is None or not {LIKELIHOOD, DISPERSION} & set(calibration.names):
             return list(hits)
         return [
             one if query.has_row else self._sure(query, one, calibration, {})
@@ -242,7 +249,7 @@ class Search:
     ) -> list[Hits]:
         """The hits with the probability that they show what was asked for in words."""
         out = list(hits)
-        questions = [Question.of(q.item) if len(q.wishes) == 1 else None for q in asked]
+        questions = [Question.of(q.item) if len(q.terms) == 1 else None for q in asked]
         places = [i for i, question in enumerate(questions) if question is not None]
         told = [i for i in places if len(hits[i])]
         for i in set(places) - set(told):
@@ -250,7 +257,7 @@ class Search:
         if told:
             words = Vocabulary(**self.index.manifest.extra[VOCABULARY])
             few = [question for i in told if (question := questions[i]) is not None]
-            found = evidence_of_answers(
+            found = answer_features(
                 self.space, calibration.names, few, [hits[i] for i in told], words
             )
             for row, i in enumerate(told):
@@ -265,7 +272,7 @@ class Search:
             return hits
         samples = self.index.manifest.extra.get(SAMPLES_KEY, SAMPLES)
         first = hits.take([0])
-        found = query_evidence(self.space, asked.item, first, calibration.names, samples)
+        found = first_hit_features(self.space, asked.item, first, calibration.names, samples)
         return hits if found is None else with_confidence(hits, calibration, **more, **found)
 
 
@@ -286,7 +293,7 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
         raise ConfigError(
             f"the index of the space '{manifest.space}' names no model; give one (--model)"
         )
-    if is_embedder(source):  # what the manifest says of a 4M model is nothing to a twin encoder
+    if is_embedder(source):  # what the manifest says of a 4M model is nothing to a dual encoder
         return open_space(source, **given)
     usual = {
         name: extra[name]
@@ -316,7 +323,7 @@ def require_same_space(manifest: Manifest, space: Space) -> None:
             )
 
 
-def _require_wish(asked: Query) -> None:
+def _require_wanted(asked: Query) -> None:
     if not asked.item:
         raise ConfigError("reranking needs something that is wanted, not only what is not")
 

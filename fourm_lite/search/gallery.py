@@ -16,23 +16,18 @@ from fourm_lite.embedders.feature_files import found_in
 from fourm_lite.errors import ConfigError
 from fourm_lite.photos.item import Stream
 from fourm_lite.photos.sources import open_sources
-from fourm_lite.pipeline.teacher import require_width
 from fourm_lite.search.allowed import allow
 from fourm_lite.search.index.feature_items import open_feature_sources, open_features
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import IngestReport, index_items
 from fourm_lite.search.index.manifest import read_manifest
-from fourm_lite.search.spaces import ModelSpace, Space
+from fourm_lite.search.space import Space
 
 SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
     "pictures": (open_sources, None),
     "regions": (open_feature_sources, open_features),
 }
 """By what a space reads: what lists its items, and what opens their bytes."""
-RERANK = "rerank"
-"""Where the manifest's `extra` keeps fitted weights."""
-LIKELIHOOD = "likelihood"
-"""Evidence of a calibration: mean log p(query's text | first hit)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ def open_index(
         ShapeError: the gallery's network gives vectors of another width than the target's
     """
     manifest = read_manifest(str(Path(path).expanduser()) if "://" not in str(path) else str(path))
-    decode = space.decode_codes if isinstance(space, ModelSpace) else None
+    decode = space.decoder
     if manifest is not None:
         manifest.require_space(space.name)
         manifest.require_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
@@ -67,8 +62,7 @@ def open_index(
         return Index.open(path, decode=decode)
     if codes_only and space.codebook_size is None:
         raise ConfigError(f"'{space.name}' has no codes; a codes-only index needs a 4M model")
-    if isinstance(space, ModelSpace) and (teacher := space.teacher) is not None:
-        require_width(teacher, teacher.dim, space.target, space.width)
+    space.check_gallery()
     facts = space.provenance()
     extra = facts.get("extra", {})
     allow([facts.get("model"), extra.get("tokenizers"), extra.get("text_tokenizer")])
@@ -105,7 +99,7 @@ def index_photos(
     only_codes = index.manifest.kind == "codes"
 
     def embed(pictures: list[Any]) -> Any:
-        vectors, codes = space.embed_pictures(pictures, batch_size=how.batch_size)
+        vectors, codes = space.encode_document(pictures, batch_size=how.batch_size)
         if codes is None:
             return vectors
         return codes if only_codes else (vectors, codes)

@@ -1,11 +1,11 @@
 """What a person asks for, and how it becomes one vector.
 
-A query is wishes: values of modalities, each with a weight, some of them negative. Two ways:
+A query is made of terms: values of modalities, each with a weight, some of them negative. Two ways:
 
 - ``conditioning``: all positive values go into the model together, one forward pass, as one item;
   q = embed({caption, rgb, ...}). Negatives are taken off by the formula below.
-- ``arithmetic``: every wish is embedded alone, q = unit(sum_i w_i unit(x_i) - sum_j v_j unit(y_j))
-  (`search.query`). Weights and several wishes of one modality need this one.
+- ``arithmetic``: every term is embedded alone, q = unit(sum_i w_i unit(x_i) - sum_j v_j unit(y_j))
+  (`search.query`). Weights and several terms of one modality need this one.
 
 A picture beside something else is composed by arithmetic unless it is said otherwise, the other
 counting `BESIDE_PICTURE`: pixels tell a model so much that, in one pass, words are hardly heard
@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.search.index.exact import Floats, unit_vectors
-from fourm_lite.search.spaces import PICTURE, Space, TwinSpace
+from fourm_lite.search.space import PICTURE, Space
+from fourm_lite.unit import unit_doubles
 
 Compose = Literal["conditioning", "arithmetic"]
 COMPOSE: tuple[Compose, ...] = ("conditioning", "arithmetic")
@@ -35,11 +36,11 @@ BESIDE_PICTURE = 1.5
 than half of what the words alone would, and kept more than half of what the picture alone has."""
 
 ROW = "row"
-"""The name of a wish whose value is a vector float32[E] of the space: more like this row."""
+"""The name of a term whose value is a vector float32[E] of the space: more like this row."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class QueryTerm:
     """One value of one modality; `weight` None is the usual one."""
 
     name: str
@@ -50,17 +51,17 @@ class Wish:
 
 @dataclass(frozen=True)
 class Query:
-    """Wishes and how they are put together; None chooses by what the wishes need."""
+    """Terms and how they are put together; None chooses by what the terms need."""
 
-    wishes: tuple[Wish, ...]
+    terms: tuple[QueryTerm, ...]
     compose: Compose | None = None
 
     def __post_init__(self) -> None:
-        if not self.wishes:
+        if not self.terms:
             raise ConfigError("nothing is asked for: give a caption, a picture or another modality")
-        for wish in self.wishes:
-            if isinstance(wish.value, str) and not wish.value.strip():
-                raise ConfigError(f"'{wish.name}' is empty; say in words what is asked for")
+        for term in self.terms:
+            if isinstance(term.value, str) and not term.value.strip():
+                raise ConfigError(f"'{term.name}' is empty; say in words what is asked for")
         if self.compose is not None and self.compose not in COMPOSE:
             raise ConfigError(
                 f"compose is one of {', '.join(COMPOSE)}, got {self.compose!r}."
@@ -94,45 +95,45 @@ class Query:
         Raises:
             ConfigError: nothing is asked for, or a weight belongs to nothing
         """
-        wishes = [(n, v, False) for n, v in _flat({**(given or {}), **more})]
-        wishes += [(n, v, True) for n, v in _flat(without or {})]
-        keys = {f"not-{n}" if negative else n for n, _, negative in wishes}
+        terms = [(n, v, False) for n, v in _flat({**(given or {}), **more})]
+        terms += [(n, v, True) for n, v in _flat(without or {})]
+        keys = {f"not-{n}" if negative else n for n, _, negative in terms}
         for name in weights or {}:
             if name not in keys:
                 raise ConfigError(
-                    f"there is a weight for {name!r} and no such wish.{suggest(name, keys)}"
+                    f"there is a weight for {name!r} and no such term.{suggest(name, keys)}"
                 )
         plain = weights or {}
         return cls(
             tuple(
-                Wish(n, v, plain.get(f"not-{n}" if negative else n), negative)
-                for n, v, negative in wishes
+                QueryTerm(n, v, plain.get(f"not-{n}" if negative else n), negative)
+                for n, v, negative in terms
             ),
             compose,
         )
 
     @property
     def _needs_arithmetic(self) -> bool:
-        wanted = [w for w in self.wishes if not w.negative]
+        wanted = [w for w in self.terms if not w.negative]
         names = [w.name for w in wanted]
         return len(set(names)) < len(names) or any(w.weight is not None for w in wanted)
 
     @property
     def way(self) -> Compose:
-        """How the wishes are put together."""
+        """How the terms are put together."""
         if self.compose is not None:
             return self.compose
         return "arithmetic" if self._needs_arithmetic or self._has_picture else "conditioning"
 
     @property
     def has_row(self) -> bool:
-        """Whether a row of the index is among the wishes."""
-        return any(w.name == ROW for w in self.wishes)
+        """Whether a row of the index is among the terms."""
+        return any(w.name == ROW for w in self.terms)
 
     @property
     def _has_picture(self) -> bool:
         """Whether a picture is wanted together with something else."""
-        pictures = [_is_picture(w) for w in self.wishes if not w.negative]
+        pictures = [_is_picture(w) for w in self.terms if not w.negative]
         return any(pictures) and not all(pictures)
 
     @property
@@ -140,35 +141,35 @@ class Query:
         """Of what is wanted."""
         plain = self.compose is None and self._has_picture and not self._needs_arithmetic
         usual = {True: 1.0, False: BESIDE_PICTURE if plain else 1.0}
-        wanted = [w for w in self.wishes if not w.negative]
+        wanted = [w for w in self.terms if not w.negative]
         return [usual[_is_picture(w)] if w.weight is None else w.weight for w in wanted]
 
     @property
     def item(self) -> dict[str, Any]:
         """What is wanted, as one item: of several values of a modality the first, of rows none."""
         out: dict[str, Any] = {}
-        for wish in self.wishes:
-            if not wish.negative and wish.name != ROW:
-                out.setdefault(wish.name, wish.value)
+        for term in self.terms:
+            if not term.negative and term.name != ROW:
+                out.setdefault(term.name, term.value)
         return out
 
     @property
     def title(self) -> str:
         """The query in words."""
-        return ", ".join(_words(w) for w in self.wishes)
+        return ", ".join(_words(w) for w in self.terms)
 
     def vector(self, space: Space) -> Floats:
         """The unit vector float32[E] to search by.
 
         Raises:
-            FourMError: a value is not of its modality, or the wishes cancel out
+            FourMError: a value is not of its modality, or the terms cancel out
         """
         return query_vectors([self], space)[0]
 
     def items(self, space: Space) -> list[dict[str, Any]]:
         """What is embedded, an item a vector: what is wanted first, then what is not."""
-        wanted = [w for w in self.wishes if not w.negative]
-        alone = [{w.name: w.value} for w in self.wishes if w.negative]
+        wanted = [w for w in self.terms if not w.negative]
+        alone = [{w.name: w.value} for w in self.terms if w.negative]
         if self._one_each(space):
             return [*({w.name: w.value} for w in wanted), *alone]
         return [self.item] * bool(wanted) + alone
@@ -179,7 +180,7 @@ class Query:
         Shapes:
             vectors: float32[items, E]
         """
-        unwanted = [w for w in self.wishes if w.negative]
+        unwanted = [w for w in self.terms if w.negative]
         if not unwanted and len(vectors) == 1:
             return vectors[0]
         count = len(vectors) - len(unwanted)
@@ -191,15 +192,15 @@ class Query:
         )
 
     def _one_each(self, space: Space) -> bool:
-        twin = isinstance(space, TwinSpace) and self.compose is None
-        return twin or self.way == "arithmetic" or self.has_row
+        apart = not space.joins and self.compose is None
+        return apart or self.way == "arithmetic" or self.has_row
 
 
 def query_vectors(queries: Sequence[Query], space: Space) -> list[Floats]:
     """The vector of each query; items of one make are embedded together.
 
     Raises:
-        FourMError: a value is not of its modality, or the wishes of a query cancel out
+        FourMError: a value is not of its modality, or the terms of a query cancel out
     """
     items = [query.items(space) for query in queries]
     flat = [item for own in items for item in own]
@@ -213,13 +214,13 @@ def query_vectors(queries: Sequence[Query], space: Space) -> list[Floats]:
                 np.stack([flat[i][ROW] for i in places]), len(places), space.width
             )
         else:
-            vectors[places] = space.embed_items([flat[i] for i in places])
+            vectors[places] = space.encode_query([flat[i] for i in places])
     parts = np.split(vectors, np.cumsum([len(own) for own in items])[:-1])
     return [q.composed(own, space) for q, own in zip(queries, parts, strict=True)]
 
 
 def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Lists of texts, paths and pictures as several wishes; a list of numbers is one value."""
+    """Lists of texts, paths and pictures as several terms; a list of numbers is one value."""
     out: list[tuple[str, Any]] = []
     for name, value in given.items():
         many = isinstance(value, list | tuple) and not _is_numbers(value)
@@ -227,19 +228,19 @@ def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return out
 
 
-def _is_picture(wish: Wish) -> bool:
-    return wish.name == ROW or wish.name.partition("@")[0] == PICTURE
+def _is_picture(term: QueryTerm) -> bool:
+    return term.name == ROW or term.name.partition("@")[0] == PICTURE
 
 
 def _is_numbers(value: Sequence[Any]) -> bool:
     return bool(value) and all(isinstance(v, int | float | list | tuple) for v in value)
 
 
-def _words(wish: Wish) -> str:
-    sign = "not " if wish.negative else ""
-    value = str(wish.value) if isinstance(wish.value, str) or _is_path(wish.value) else "(given)"
-    weight = "" if wish.weight is None else f" x {wish.weight:g}"
-    return f"{sign}{wish.name}: {value}{weight}"
+def _words(term: QueryTerm) -> str:
+    sign = "not " if term.negative else ""
+    value = str(term.value) if isinstance(term.value, str) or _is_path(term.value) else "(given)"
+    weight = "" if term.weight is None else f" x {term.weight:g}"
+    return f"{sign}{term.name}: {value}{weight}"
 
 
 def _is_path(value: Any) -> bool:
@@ -257,7 +258,7 @@ def compose(
     negatives: Any = None,
     negative_weights: Sequence[float] | None = None,
 ) -> Floats:
-    """The query vector of several wishes, by the formula at the head of this file.
+    """The query vector of several terms, by the formula at the head of this file.
 
     Shapes:
         vectors: float[N, E], N may be 0 if there are negatives
@@ -265,7 +266,7 @@ def compose(
         negatives: float[M, E], with their own weights
         returns: float32[E], unit length
     Raises:
-        ConfigError: a negative weight, nothing to compose, or wishes that cancel out
+        ConfigError: a negative weight, nothing to compose, or terms that cancel out
         ShapeError: widths or counts differ
 
     >>> compose([[1.0, 0.0], [0.0, 1.0]], [3, 4]).round(3).tolist()
@@ -299,7 +300,7 @@ def _signed(
     array = np.asarray(vectors, np.float64)
     array = array[None] if array.ndim == 1 else array
     unit_vectors(array, None, None)  # refuses what has no direction
-    units = array / np.linalg.norm(array, axis=1, keepdims=True)
+    units = unit_doubles(array)
     given = np.ones(len(units)) if weights is None else np.asarray(weights, np.float64)
     if given.shape != (len(units),):
         raise ShapeError(f"{len(units)} vectors came with weights of shape {list(given.shape)}")

@@ -7,9 +7,9 @@ of one query; they are put in its order, and the hits behind them keep theirs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ from fourm_lite.embedders.base import Reads
 from fourm_lite.embedders.features import read_place
 from fourm_lite.embedders.pairs import PairReranker
 from fourm_lite.embedders.rerankers import load_reranker
-from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.search.likelihood import pictures_of
+from fourm_lite.search.likelihood_scores import pictures_of
 from fourm_lite.search.parts import UnseenError
-from fourm_lite.search.space import TEXT, Item
+from fourm_lite.search.space import TEXT, Inputs
 from fourm_lite.search.whitening import Floats
 
 log = logging.getLogger(__name__)
@@ -94,53 +94,6 @@ def _checked(scores: Any, head: Hits) -> npt.NDArray[np.float32]:
     return new
 
 
-@dataclass(frozen=True)
-class WeightedReranker:
-    """Ranks by a weighted sum of score columns of the hits.
-
-    score = sum over columns c of weight_c * scaled(value_c), where ``standard`` scales by the mean
-    and deviation over the candidates (columns of different units then weigh alike) and ``none``
-    takes values as they are. The name ``score`` means the search's own score.
-    """
-
-    weights: Mapping[str, float]
-    scale: Literal["standard", "none"] = "standard"
-
-    def __post_init__(self) -> None:
-        if not self.weights or not all(np.isfinite(w) for w in self.weights.values()):
-            raise ConfigError(f"weights are finite numbers by column, got {dict(self.weights)}")
-        if self.scale not in ("standard", "none"):
-            raise ConfigError(f"scale is 'standard' or 'none', got {self.scale!r}")
-
-    def __call__(self, query: Any, candidates: Hits) -> npt.NDArray[np.float32]:
-        """The weighted sum of every candidate, float32[K]; the query is not looked at."""
-        total = np.zeros(len(candidates))
-        for name, weight in self.weights.items():
-            total += weight * self._scaled(_column(candidates, name))
-        return total.astype(np.float32)
-
-    def _scaled(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if self.scale == "none" or not len(values):
-            return values
-        deviation = values.std()
-        return (values - values.mean()) / (deviation if deviation > 0 else 1.0)
-
-
-def _column(hits: Hits, name: str) -> npt.NDArray[np.float64]:
-    known = ["score", *hits.columns]
-    if name not in known:
-        raise ConfigError(f"the hits have no column '{name}'.{suggest(name, known)}")
-    values = hits.scores if name == "score" and name not in hits.columns else hits.columns[name]
-    try:
-        numbers = np.array([np.nan if v is None else v for v in values], np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"column '{name}' does not hold numbers") from error
-    if not np.isfinite(numbers).all():
-        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise ConfigError(f"column '{name}' has no number for hit {hits.ids[place]!r}")
-    return numbers
-
-
 PHOTOS = 16
 """How many photos are open at once."""
 
@@ -169,7 +122,7 @@ class PhotoMatching:
 
     encoder: PairReranker
 
-    def __call__(self, query: Item, candidates: Hits) -> Floats:
+    def __call__(self, query: Inputs, candidates: Hits) -> Floats:
         """One score a candidate, float32[K]: BLIP's probability of a match, others' logit.
 
         Raises:

@@ -1,8 +1,8 @@
 """How the parts of a reranker's score are weighed, and how weights are fitted.
 
-The score of a candidate is a weighted sum of its parts (see `search.likelihood`). Costly parts are
-asked for the first candidates by the cheap ones only. Weights are fitted where right answers are
-known, by the likelihood of the right candidate under a softmax over the candidates.
+The score of a candidate is a weighted sum of its parts (see `search.likelihood_scores`). Costly
+parts are asked for the first candidates by the cheap ones only. Weights are fitted where right
+answers are known, by the likelihood of the right candidate under a softmax over the candidates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.parts import DIRECTIONS, Given, Weights, check_weights
-from fourm_lite.search.search_file import Learnt
+from fourm_lite.search.search_file import FittedSearch
 
 Floats = npt.NDArray[np.float32]
 Parts = Mapping[str, npt.NDArray[Any]]
@@ -94,8 +94,8 @@ class Choice:
     source: str = ""
 
 
-def learnt_choice(
-    learnt: Learnt | None, given: Given | None = None, direction: str = DIRECTIONS[0]
+def fitted_choice(
+    learnt: FittedSearch | None, given: Given | None = None, direction: str = DIRECTIONS[0]
 ) -> Choice:
     """The weights that are kept beside a model; the cosine alone where none were fitted."""
     usual = given or (learnt.given if learnt is not None else "codes")

@@ -30,16 +30,16 @@ class RetrieveRerank:
 
     def __init__(
         self,
-        twin: NetworkEmbedder,
+        dual: NetworkEmbedder,
         cross: PairReranker,
         pictures: Sequence[Any],
         *,
         batch_size: int = 32,
     ) -> None:
         """`pictures` are what both networks read: ids of a feature store, or photos."""
-        self.twin, self.cross, self.pictures = twin, cross, list(pictures)
+        self.dual, self.cross, self.pictures = dual, cross, list(pictures)
         self.batch_size = batch_size
-        self._vectors = twin.embed_image(self.pictures, batch_size)
+        self._vectors = dual.embed_image(self.pictures, batch_size)
 
     def __call__(self, text: str, *, k: int = 10, retrieve: int = 100) -> list[tuple[Any, float]]:
         """The k best pictures for a text with their scores, out of the `retrieve` nearest.
@@ -49,7 +49,7 @@ class RetrieveRerank:
         """
         if min(k, retrieve) < 1:
             raise ConfigError(f"k and retrieve are at least 1, got {k} and {retrieve}")
-        cosines = (self.twin.embed_text([text]) @ self._vectors.T)[0]
+        cosines = (self.dual.embed_text([text]) @ self._vectors.T)[0]
         near = np.argsort(-cosines, kind="stable")[: max(k, retrieve)]
         return self.cross.rank(
             text,
@@ -61,7 +61,7 @@ class RetrieveRerank:
 
 
 def caption_measures(
-    twin: NetworkEmbedder,
+    dual: NetworkEmbedder,
     cross: PairReranker | None,
     pictures: Sequence[Any],
     captions: Sequence[str],
@@ -76,7 +76,7 @@ def caption_measures(
     """Both directions as MMT-Retrieval measures them, with mR, the mean recall of all.
 
     Args:
-        twin: gives vectors
+        dual: gives vectors
         cross: scores pairs; not needed for retrieve=0
         pictures: ids or photos
         captions: all captions
@@ -93,7 +93,7 @@ def caption_measures(
         raise ConfigError(f"scoring is logit or combination, got '{scoring}'")
     if retrieve and cross is None:
         raise ConfigError("reranking needs a cross-encoder; give one, or retrieve=0")
-    cosines = twin.embed_text(captions, batch_size) @ twin.embed_image(pictures, batch_size).T
+    cosines = dual.embed_text(captions, batch_size) @ dual.embed_image(pictures, batch_size).T
 
     def judge(texts: Ints, images: Ints) -> Vectors:
         assert cross is not None

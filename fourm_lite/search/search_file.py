@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Learnt:
+class FittedSearch:
     """What was fitted for one embedding of a model.
 
     Args:
@@ -51,7 +51,7 @@ class Learnt:
         return write_json(Path(folder) / FILE, {**told, "calibration": self.calibration})
 
 
-def read_learnt(folder: Path | None, target: str, config: Any = None) -> Learnt | None:
+def read_fitted(folder: Path | None, target: str, config: Any = None) -> FittedSearch | None:
     """What is kept beside a model for an embedding; None where nothing is.
 
     Args:
@@ -74,14 +74,14 @@ def read_learnt(folder: Path | None, target: str, config: Any = None) -> Learnt 
     return found if found.target == target else None
 
 
-def _of_file(told: Mapping[str, Any]) -> Learnt:
+def _of_file(told: Mapping[str, Any]) -> FittedSearch:
     if told["format"] != FORMAT:
         raise CheckpointError(f"expected format {FORMAT}, got {told['format']!r}")
     weights = {check_given(name): _by_direction(told["rerank"][name]) for name in told["rerank"]}
     calibration = told["calibration"]
     if not isinstance(calibration, Mapping | None):
         raise CheckpointError(f"expected a calibration of named values, got {calibration!r:.80}")
-    return Learnt(
+    return FittedSearch(
         str(told["target"]), str(told["fitted_on"]), weights, check_given(told["given"]),
         calibration,
     )  # fmt: skip
@@ -93,9 +93,9 @@ def _by_direction(told: Any) -> dict[str, Weights]:
     return {name: check_weights(told[name]) for name in DIRECTIONS if name in told}
 
 
-def _of_config(config: Any, target: str) -> Learnt | None:
+def _of_config(config: Any, target: str) -> FittedSearch | None:
     if not isinstance(config, Mapping):
         return None
     given = check_given(config.get("given", "codes"))
     weights = _by_direction(config)
-    return Learnt(target, "what the model's config tells", {given: weights}, given)
+    return FittedSearch(target, "what the model's config tells", {given: weights}, given)

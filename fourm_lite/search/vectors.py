@@ -1,14 +1,13 @@
 """Vectors that somebody made earlier, in a file of their own, searched by anything a model reads.
 
 The file is only read. Its vectors must be of the network whose embedding the model predicts (or of
-the twin encoder that asks); the width is checked, the rest is the user's word. Rows are compared by
+the dual encoder that asks); the width is checked, the rest is the user's word. Rows are compared by
 centred cosine: with the tokenizer's mean where the vectors are raw, as the network gives them, with
 their own mean where they have unit length (the raw scale is then lost) or the tokenizer has none.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.plain_items import as_item
-from fourm_lite.photos.tables import opened_lance
+from fourm_lite.photos.table_rows import opened_lance
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.budget import budget
 from fourm_lite.reading.regular import check_size, read_text
@@ -30,8 +29,9 @@ from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import FILE as MANIFEST
 from fourm_lite.search.index.manifest import is_remote
 from fourm_lite.search.query import Query
-from fourm_lite.search.spaces import CENTRED, ModelSpace, Space
-from fourm_lite.search.whitening import Centre, Floats, unit
+from fourm_lite.search.spaces import CENTRED, Space
+from fourm_lite.search.whitening import Centre, Floats
+from fourm_lite.unit import unit
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
 IDS = ("ids", "id", "names", "files", "uri", "path")
@@ -178,7 +178,7 @@ class VectorSearch:
     @property
     def info(self) -> dict[str, Any]:
         """What the file holds and how it is compared."""
-        centre = self._centre
+        centre = self.space.centre
         return {
             "path": str(self.file.path),
             "rows": len(self.file),
@@ -205,23 +205,18 @@ class VectorSearch:
         columns = {n: [values[r] for r in rows] for n, values in self.file.columns.items()}
         return Hits([self.file.ids[r] for r in rows], found.scores, columns)
 
-    @property
-    def _centre(self) -> Centre:
-        return self.space.centre if isinstance(self.space, ModelSpace) else Centre()
-
     def _block(self, start: int) -> Block:
-        vectors = self._centre(self.file.rows(start))
+        vectors = self.space.centre(self.file.rows(start))
         return Block(np.arange(start, start + len(vectors), dtype=np.uint64), vectors)
 
 
 def _fitted(file: VectorFile, space: Space) -> Space:
     """The space with the centre that fits the file's vectors."""
-    if not isinstance(space, ModelSpace) or space.centre.source == "gallery":
+    if space.centre.source == "gallery" or not space.wants_centre:
         return space
-    wants_centre = space.centre.mean is not None or space.names.get("center", True)
-    if not wants_centre or (space.centre.mean is not None and not file.has_unit_length()):
+    if space.centre.mean is not None and not file.has_unit_length():
         return space
-    return dataclasses.replace(space, centre=_mean_of(file))
+    return space.with_centre(_mean_of(file))
 
 
 def _mean_of(file: VectorFile) -> Centre:

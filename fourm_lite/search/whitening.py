@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -25,12 +24,13 @@ from fourm_lite.errors import CheckpointError, ConfigError, ShapeError
 from fourm_lite.io.layout import SPREAD
 from fourm_lite.io.writing import write_file
 from fourm_lite.reading.regular import check_size
+from fourm_lite.unit import Floats, lengths, unit
 
 AXES, POWER = 64, 0.3
 
 
 @dataclass(frozen=True)
-class Spread:
+class QueryWhitening:
     """How queries are spread.
 
     Shapes:
@@ -77,7 +77,9 @@ class Spread:
         return path
 
 
-def fit_spread(vectors: Floats, target: str, *, axes: int = AXES, power: float = POWER) -> Spread:
+def fit_whitening(
+    vectors: Floats, target: str, *, axes: int = AXES, power: float = POWER
+) -> QueryWhitening:
     """The principal axes of photos' centred unit vectors float32[N, E].
 
     Raises:
@@ -92,10 +94,10 @@ def fit_spread(vectors: Floats, target: str, *, axes: int = AXES, power: float =
     first = slice(-1, -axes - 1, -1)
     # At least a billionth of the largest, as axes without any variance divide by nothing.
     kept = np.maximum(variance[first], 1e-9 * max(variance[-1], 1e-30)).astype(np.float32)
-    return Spread(target, found.T[first].astype(np.float32), kept, power)
+    return QueryWhitening(target, found.T[first].astype(np.float32), kept, power)
 
 
-def read_spread(folder: Path | None, target: str) -> Spread | None:
+def read_whitening(folder: Path | None, target: str) -> QueryWhitening | None:
     """The spread beside a model, or None where there is none for this target.
 
     Raises:
@@ -112,14 +114,13 @@ def read_spread(folder: Path | None, target: str) -> Spread | None:
                 return None
             axes = file.get_tensor("axes").astype(np.float32)
             variance = file.get_tensor("variance").astype(np.float32)
-        return Spread(target, axes, variance, float(json.loads(told["power"])))
+        return QueryWhitening(target, axes, variance, float(json.loads(told["power"])))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; make it again (fourm-lite spread) or remove it"
         ) from error
 
 
-Floats = npt.NDArray[np.float32]
 Source = Literal["tokenizer", "gallery", "none"]
 
 UNIT_TOLERANCE = 1e-3
@@ -166,11 +167,4 @@ def gallery_centre(raw: Floats) -> Centre:
 
 def has_unit_length(raw: Floats) -> bool:
     """Whether all vectors are of length 1, up to rounding."""
-    norms = np.linalg.norm(raw.astype(np.float64), axis=-1)
-    return bool(np.all(np.abs(norms - 1) < UNIT_TOLERANCE))
-
-
-def unit(x: Floats) -> Floats:
-    """Vectors of length 1 along the last axis; a zero vector stays zero."""
-    norms = np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
-    return (x / np.maximum(norms, 1e-12)).astype(np.float32)
+    return bool(np.all(np.abs(lengths(raw) - 1) < UNIT_TOLERANCE))

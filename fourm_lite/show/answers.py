@@ -6,9 +6,6 @@ anew as small JPEGs and embedded, so a page needs nothing beside it and leads no
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,7 @@ from fourm_lite.photos.sources import read_uri
 from fourm_lite.search.index.confidence import sureness
 from fourm_lite.search.index.hits import Hit, Hits
 from fourm_lite.show.contact_sheet import Cell, contact_sheet
+from fourm_lite.show.page import data_address, fill
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +39,24 @@ img { max-width: 100%; display: block; margin: 0 0 6px } li img { margin: 0 auto
 dl { margin: 6px 0 0; font-size: 13px; color: #555 } dt { font-weight: 600 } dd { margin: 0 0 4px }
 .none { color: #a00 } .score { color: #1f6fb4 }
 """
+PAGE = """{% extends "frame" %}{% block body %}
+{% for answer in answers %}
+{% set lines = heading(answer) %}
+<section><h1>{{ lines[0] }}</h1>
+{%- if answer.query_image is not none %}<img alt="" src="{{ asked(answer) }}">{% endif %}
+{%- for note in lines[1:] %}
+<p{% if answer.hits.good_match is false %} class="none"{% endif %}>{{ note }}</p>{% endfor %}
+<ol>
+{% for hit in answer.hits %}
+{% set shown = picture(hit) %}
+<li>{% if shown is string %}<p class="none">{{ shown }}</p>
+{%- else %}<img alt="" src="{{ address(shown) }}">{% endif -%}
+{{ loop.index }}. {{ hit.id }} <span class="score">{{ score(hit) }}</span><dl>
+{%- for name, words in facts(hit) %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl></li>
+{% endfor %}
+</ol></section>
+{% endfor %}
+{% endblock %}"""
 
 
 @dataclass(frozen=True)
@@ -83,39 +99,21 @@ def score_words(hit: Hit) -> str:
 
 def html_page(answers: Sequence[Answer], *, side: int = SIDE, read: Reader = read_uri) -> str:
     """One HTML page with all answers; it loads nothing and runs nothing."""
-    sections = "\n".join(_section(answer, side, read) for answer in answers)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Search results</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{sections}\n</body></html>\n"
-    )
+    return fill(
+        PAGE, title="Search results", style=STYLE, answers=answers, heading=_heading, facts=_facts,
+        score=score_words, picture=lambda hit: _picture(hit, side, read),
+        asked=lambda answer: _address(thumbnail(answer.query_image, side)), address=_address,
+    )  # fmt: skip
 
 
-def _section(answer: Answer, side: int, read: Reader) -> str:
-    title, *notes = _heading(answer)
-    asked = "" if answer.query_image is None else _image_tag(thumbnail(answer.query_image, side))
-    mark = ' class="none"' if answer.hits.good_match is False else ""
-    told = "".join(f"<p{mark}>{html.escape(note)}</p>" for note in notes)
-    cells = "\n".join(_cell(rank, hit, side, read) for rank, hit in enumerate(answer.hits, 1))
-    return f"<section><h1>{html.escape(title)}</h1>{asked}{told}\n<ol>\n{cells}\n</ol></section>"
+def _address(picture: Image.Image) -> str:
+    return data_address(picture, 85)
 
 
-def _cell(rank: int, hit: Hit, side: int, read: Reader) -> str:
-    picture = _picture(hit, side, read)
-    if isinstance(picture, str):
-        shown = f'<p class="none">{html.escape(picture)}</p>'
-    else:
-        shown = _image_tag(picture)
-    facts = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(_words(value))}</dd>"
-        for name, value in sorted(hit.columns.items(), key=lambda pair: pair[0] == "uri")
-        if value is not None and name not in HIDDEN
-    )
-    score = f'<span class="score">{html.escape(score_words(hit))}</span>'
-    return f"<li>{shown}{rank}. {html.escape(str(hit.id))} {score}<dl>{facts}</dl></li>"
+def _facts(hit: Hit) -> list[tuple[str, str]]:
+    """What is known of a hit, its address last."""
+    shown = ((n, v) for n, v in hit.columns.items() if v is not None and n not in HIDDEN)
+    return [(n, _words(v)) for n, v in sorted(shown, key=lambda pair: pair[0] == "uri")]
 
 
 def _heading(answer: Answer) -> list[str]:
@@ -134,13 +132,6 @@ def _picture(hit: Hit, side: int, read: Reader) -> Image.Image | str:
         return thumbnail(open_rgb(read(uri)), side)
     except (FourMError, OSError) as error:
         return str(error)
-
-
-def _image_tag(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="" src="data:image/jpeg;base64,{data}">'
 
 
 def _words(value: Any) -> str:

@@ -1,13 +1,16 @@
-"""One self-contained HTML page: headings, commands, pictures, words. It loads and runs nothing."""
+"""Self-contained HTML pages: headings, commands, pictures, words. They load and run nothing.
+
+Every text is escaped by the template engine, wherever it stands; a page's own style and its
+pictures' addresses are the only things that go in as they are.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +32,30 @@ blockquote { margin: 0; font-size: 13px; min-height: 40px; overflow-wrap: anywhe
              white-space: pre-line }
 """
 _LEAST = 160  # pixels that a card shows
+_FRAME = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>{{ style | safe }}</style></head>
+<body>{% block body %}{% endblock %}</body></html>
+"""
+_PAGE = """{% extends "frame" %}{% block body %}<h1>{{ title }}</h1>
+{% if warning %}<p class="warning">{{ warning }}</p>{% endif %}
+{%- if text %}<p class="text">{{ text }}</p>{% endif %}
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+{% if section.text %}<p>{{ section.text }}</p>
+{% endif %}{% if section.command %}<pre>{{ section.command }}</pre>
+{% endif %}{% if section.cards %}<ul>
+{% for card in section.cards %}
+<li>{% if card.content is string %}<blockquote>{{ card.content or "(empty)" }}</blockquote>
+{%- else %}<img alt="{{ card.title }}" src="{{ embedded(card.content) }}">{% endif -%}
+<b>{{ card.title }}</b>{% if card.note %}<small>{{ card.note }}</small>{% endif %}</li>
+{% endfor %}
+</ul>{% endif %}
+{% endfor %}
+{% endblock %}"""
 
 
 @dataclass(frozen=True)
@@ -52,37 +79,28 @@ class Section:
 
 def render(title: str, sections: Sequence[Section], *, text: str = "", warning: str = "") -> str:
     """The page; every text is escaped, pictures are embedded."""
-    banner = f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
-    banner += f'<p class="text">{html.escape(text)}</p>' if text else ""
-    body = "\n".join(_section(s) for s in sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n{banner}\n{body}\n</body></html>\n"
-    )
+    return fill(
+        _PAGE, title=title, style=_STYLE, sections=sections, text=text, warning=warning,
+        embedded=_embedded,
+    )  # fmt: skip
 
 
-def _section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
-    if section.text:
-        parts.append(f"<p>{html.escape(section.text)}</p>")
-    if section.command:
-        parts.append(f"<pre>{html.escape(section.command)}</pre>")
-    if section.cards:
-        parts.append("<ul>" + "\n".join(_card(c) for c in section.cards) + "</ul>")
-    return "\n".join(parts)
+def fill(template: str, **values: Any) -> str:
+    """A page from a template whose block `body` stands in the frame that all pages have."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    engine = Environment(
+        autoescape=True, loader=DictLoader({"frame": _FRAME, "page": template}),
+        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return engine.get_template("page").render(**values)
 
 
-def _card(card: Card) -> str:
-    if isinstance(card.content, str):
-        shown = f"<blockquote>{html.escape(card.content) or '(empty)'}</blockquote>"
-    else:
-        shown = f'<img alt="{html.escape(card.title, quote=True)}" src="{_embedded(card.content)}">'
-    note = f"<small>{html.escape(card.note)}</small>" if card.note else ""
-    return f"<li>{shown}<b>{html.escape(card.title)}</b>{note}</li>"
+def data_address(picture: Image, quality: int) -> str:
+    """A picture drawn anew as a JPEG that stands in the page itself."""
+    data = io.BytesIO()
+    picture.convert("RGB").save(data, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
 
 
 def _embedded(picture: Image) -> str:
@@ -94,6 +112,4 @@ def _embedded(picture: Image) -> str:
     if (times := _LEAST // max(small.size)) > 1:
         size = (small.width * times, small.height * times)
         small = small.resize(size, Image.Resampling.NEAREST)
-    data = io.BytesIO()
-    small.save(data, "JPEG", quality=86)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return data_address(small, 86)

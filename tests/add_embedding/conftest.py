@@ -4,14 +4,14 @@ import pytest
 from growth_pack import pixels_4x4, write_pack
 from tiny_pipeline import save_pipeline
 
-from fourm_lite.search.search_file import Learnt
+from fourm_lite.search.search_file import FittedSearch
 
 
 @pytest.fixture(scope="session")
 def grown_from(tmp_path_factory):
     folder = save_pipeline(tmp_path_factory.mktemp("base") / "tiny")
     weights = {"codes": {"text_to_image": {"cosine": 5.0, "codes": 1.0}}}
-    Learnt("tok_vector_global", "drawn photos", weights).save(folder)
+    FittedSearch("tok_vector_global", "drawn photos", weights).save(folder)
     return folder
 
 

@@ -59,9 +59,9 @@ def test_old_weights_stay_as_they_were_bit_for_bit(added, grown_from):
     assert {name.split(".")[1] for name in set(new) - set(old)} == {"net"}
     # and so does what was fitted for searches of the old embedding, for that one alone
     spaces = [open_space(folder, target="vector_global") for folder in (grown_from, added.folder)]
-    assert spaces[0].learnt is not None
-    assert spaces[0].learnt == spaces[1].learnt
-    assert open_space(added.folder, target="net").learnt is None
+    assert spaces[0].fitted is not None
+    assert spaces[0].fitted == spaces[1].fitted
+    assert open_space(added.folder, target="net").fitted is None
 
 
 def test_everything_is_trained_when_it_is_asked_for(tmp_path, grown_from, pack, network):
@@ -71,7 +71,7 @@ def test_everything_is_trained_when_it_is_asked_for(tmp_path, grown_from, pack, 
 
     old, new = load_model(grown_from).state_dict(), load_model(out).state_dict()
     assert not torch.equal(old["decoder.0.mlp.fc1.weight"], new["decoder.0.mlp.fc1.weight"])
-    assert open_space(out, target="vector_global").learnt is None
+    assert open_space(out, target="vector_global").fitted is None
 
 
 class KilledError(BaseException):
@@ -153,7 +153,7 @@ def test_the_network_itself_may_embed_the_gallery(pipe, network):
 
     space = open_space(pipe, target="net", gallery=load_embedder(network))
 
-    vectors, codes = space.embed_pictures([photo(1), photo(2)])
+    vectors, codes = space.encode_document([photo(1), photo(2)])
     assert vectors.shape == (2, 48)
     assert codes.shape == (2, 4)
     raw = network([photo(1)])[0] - space.centre.mean

@@ -44,7 +44,6 @@ from fourm_lite.evaluate.retrieval import evaluate_retrieval
 from fourm_lite.io.files import remove_leftovers, replacing, write_json
 from fourm_lite.metrics.ranking import caption_retrieval
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.whitening import unit
 from fourm_lite.training.joint_space import (
     JointSpaceRecipe,
     JointSpaceTask,
@@ -53,6 +52,7 @@ from fourm_lite.training.joint_space import (
     SpaceRecipe,
 )
 from fourm_lite.training.loop import TrainConfig
+from fourm_lite.unit import unit
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHAS = (0.3, 1.0, 3.0, 10.0)

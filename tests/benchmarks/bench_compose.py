@@ -76,7 +76,7 @@ def tell(name, values):  # type: ignore[no-untyped-def]
 def queries(space, pack, images, photo, word):  # type: ignore[no-untyped-def]
     """The vector of each way."""
     picture = pack.photos[photo].open_image()
-    text = space.embed_items([{"caption": word}])[0]
+    text = space.encode_query([{"caption": word}])[0]
     out = {"photo alone": images[photo], "word alone": text}
     for name, how in WAYS.items():
         if how is None:

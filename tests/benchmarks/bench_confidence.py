@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from fourm_lite.evaluate.caption_sets import CaptionPack, captioned
-from fourm_lite.search.answers import evidence_of_answers
 from fourm_lite.search.calibrate import VOCABULARY, calibrate_answers, calibrate_by_model
-from fourm_lite.search.confidence import answers_to, questions_of
+from fourm_lite.search.caption_confidence import answers_to, questions_of
+from fourm_lite.search.confidence_features import answer_features
 from fourm_lite.search.index.confidence import Calibration
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import Vocabulary
@@ -97,7 +97,7 @@ def made(place, space, data, splits):  # type: ignore[no-untyped-def]
         pack = CaptionPack.read(data, split)
         for start in range(0, len(pack.photos), 64):
             part = slice(start, start + 64)
-            vectors, codes = space.embed_pictures(pack.pictures_at(part))
+            vectors, codes = space.encode_document(pack.pictures_at(part))
             index.add([photo.id for photo in pack.photos[part]], vectors, codes=codes)
     return index
 
@@ -108,7 +108,7 @@ def told(name, index, space, found):  # type: ignore[no-untyped-def]
     words = Vocabulary(**index.manifest.extra[VOCABULARY])
     shares = []
     for questions, hits in found.values():
-        evidence = evidence_of_answers(space, calibration.names, questions, hits, words)
+        evidence = answer_features(space, calibration.names, questions, hits, words)
         p = calibration.p_right(evidence)
         shares.append(f"{100 * np.mean(p < calibration.threshold):.1f}")
     print(f"| {name} | " + " | ".join(shares) + " |", flush=True)

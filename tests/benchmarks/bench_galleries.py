@@ -19,9 +19,8 @@ import torch
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.photos.labelled import read_labelled
-from fourm_lite.search.answers import text_items
-from fourm_lite.search.rerank_weights import learnt_choice
-from fourm_lite.search.spaces import learnt_of, open_space
+from fourm_lite.search.rerank_weights import fitted_choice
+from fourm_lite.search.spaces import open_space
 
 DEPTH = 100
 SENTENCES = ("{}", "a photo of {}", "a picture of {}")
@@ -51,11 +50,11 @@ def main() -> None:
 
 def told(name: str, space: Any, pictures: Sequence[Any], texts: Sequence[str], right: Any) -> None:
     """One line of the table."""
-    images, codes = space.embed_pictures(pictures)
-    items, _ = text_items(texts, space)
-    choice = learnt_choice(learnt_of(space))
+    images, codes = space.encode_document(pictures)
+    items, _ = space.query_texts(texts)
+    choice = fitted_choice(space.fitted)
     pairs = PairScores.of(
-        space, items, codes, space.embed_items(items), images, given=choice.given,
+        space, items, codes, space.encode_query(items), images, given=choice.given,
         pictures=lambda part: pictures[part],
     )  # fmt: skip
     score = pairs.rescore(choice.weights, Direction(np.zeros(len(texts), int), True), DEPTH)

@@ -56,7 +56,7 @@ space = open_space(place + "/model", target="tok_dinov2_global", tokenizers=name
 opened, modules, seconds = time.process_time(), list(sys.modules), []
 for _ in range(4):
     start = time.process_time()
-    space.embed_items([{"caption": "a dog runs on the beach"}])
+    space.encode_query([{"caption": "a dog runs on the beach"}])
     seconds.append(time.process_time() - start)
 print(json.dumps({"opened": opened, "first": seconds[0], "later": min(seconds[1:]),
                   "peak": peak(), "modules": modules}))

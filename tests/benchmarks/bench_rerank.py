@@ -12,7 +12,7 @@ import torch
 
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.model.likelihood import sequence_logits
-from fourm_lite.search.likelihood import Likelihood
+from fourm_lite.search.likelihood_scores import Likelihood
 from fourm_lite.search.spaces import open_space
 
 pytestmark = pytest.mark.bench

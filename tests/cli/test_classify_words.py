@@ -1,4 +1,4 @@
-"""`classify --labels`: twin encoders, 4M models both ways, and requests that cannot be answered."""
+"""`classify --labels`: dual encoders, 4M models both ways, and requests that cannot be answered."""
 
 from __future__ import annotations
 
@@ -171,14 +171,14 @@ def test_a_part_of_the_photos_and_other_words_can_be_asked(capsys, twin, labelle
 
 def test_a_models_centre_is_taken_off(model, paths):
     space = open_space(model)
-    mean = space.raw_items([{"caption": "two birds"}]).mean(axis=(0, 1))
+    mean = space.raw_queries([{"caption": "two birds"}]).mean(axis=(0, 1))
     centred = replace(space, centre=Centre(mean, "test"))
 
     plain = classify_by_embedding(space, paths, LABELS)
     other = classify_by_embedding(centred, paths, LABELS)
 
-    words = centred.embed_items([{"caption": label} for label in LABELS])
-    photos = centred.embed_items([{"rgb": path} for path in paths])
+    words = centred.encode_query([{"caption": label} for label in LABELS])
+    photos = centred.encode_query([{"rgb": path} for path in paths])
     assert np.allclose(other.logits, photos @ words.T / EMBEDDING_TEMPERATURE, atol=1e-4)
     assert not np.allclose(other.logits, plain.logits, atol=1e-2)
     with pytest.raises(ConfigError, match="above 0"):
@@ -233,7 +233,7 @@ def test_an_image_only_network_and_a_twin_with_a_models_options_are_refused(
 
     for words, message in [
         (("--model", f"hf:{tmp_path / 'net'}"), "text"),
-        (("--model", f"hf:{twin}", "--by", "likelihood"), "is a twin encoder"),
+        (("--model", f"hf:{twin}", "--by", "likelihood"), "is a dual encoder"),
     ]:
         code, _, err = run(capsys, "classify", paths[0], *labels, *words)
         assert code == 2

@@ -397,11 +397,11 @@ def test_calibration_answers_with_a_probability_or_says_that_all_are_wrong(
 KILLED = """
 import sys, time
 from fourm_lite.search import spaces
-slow = spaces.ModelSpace.embed_pictures
+slow = spaces.ModelSpace.encode_document
 def embed(self, pictures, **more):
     time.sleep(0.15)
     return slow(self, pictures, **more)
-spaces.ModelSpace.embed_pictures = embed
+spaces.ModelSpace.encode_document = embed
 from fourm_lite.cli import main
 main(sys.argv[1:])
 """

@@ -20,7 +20,7 @@ from fourm_lite.embedders import image_configs
 from fourm_lite.embedders.former import former_texts
 from fourm_lite.errors import ConfigError
 from fourm_lite.finetune.task import RECORD, Validations
-from fourm_lite.search.dual_encoder import TwinSpace
+from fourm_lite.search.dual_encoder import DualEncoderSpace
 from fourm_lite.search.engine import require_same_space
 from fourm_lite.search.gallery import index_photos, open_index
 from fourm_lite.search.index.index import Index
@@ -85,8 +85,8 @@ def test_an_index_of_before_is_continued_without_embedding_its_photos_again(
     space, place = space_for(name, stored), stored / "idx" / name
     decode = space.decode_codes if isinstance(space, ModelSpace) else None
     before = vectors_of(Index.open(place, decode=decode))
-    kind = ModelSpace if isinstance(space, ModelSpace) else TwinSpace
-    monkeypatch.setattr(kind, "embed_pictures", refuse)
+    kind = ModelSpace if isinstance(space, ModelSpace) else DualEncoderSpace
+    monkeypatch.setattr(kind, "encode_document", refuse)
 
     index = open_index(place, space, codes_only=name == "codes")
     report = index_photos([stored / INDEXES[name]], index, space)
@@ -148,7 +148,7 @@ def test_an_index_of_before_takes_the_queries_of_today(stored):
     photo = stored / "six" / "drawing_003.png"
 
     require_same_space(index.manifest, space)
-    hits = index.search(space.embed_items([{"rgb": photo}])[0], k=1)
+    hits = index.search(space.encode_query([{"rgb": photo}])[0], k=1)
 
     assert hits.ids == ["drawing_003.png"]
     assert hits.scores[0] == pytest.approx(1, abs=1e-5)

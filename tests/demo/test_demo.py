@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.demo.gallery import choose_questions, make_gallery, pictures, shipped_records
+from fourm_lite.demo.drawn_photos import choose_questions, make_gallery, pictures, shipped_records
 from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.pictures import png
@@ -143,9 +143,9 @@ def test_commands_on_the_page_can_be_pasted_whatever_the_folder_is_called(tmp_pa
 
     page = run_demo(photos, tmp_path / "out", say=lambda text: None).read_text()
 
-    quoted = f"&#x27;{photos}&#x27;"
+    quoted = f"&#39;{photos}&#39;"
     assert f"fourm-lite index {quoted} -o IDX" in page
-    assert f"--input &#x27;rgb={photos}/drawing_000.png&#x27;" in page
+    assert f"--input &#39;rgb={photos}/drawing_000.png&#39;" in page
     for title in ("Reranked", "Colour palette", "Canny edges", "Semantic segmentation", "Caption"):
         assert title in page
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
+from documented import example
+from safetensors.torch import save_file
 from torch import nn
 
-from fourm_lite.embedders.base import Embedder, unit_length
-from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.outputs import as_patches, as_vectors
+from fourm_lite.embedders.base import NetworkEmbedder, Towers, unit_length
+from fourm_lite.embedders.image_configs import pixels_of, preset
+from fourm_lite.embedders.load import FAMILIES, load_embedder
+from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.io.weights_file import load_tensors
 
 
 def colours(images) -> np.ndarray:
@@ -28,7 +37,7 @@ def test_any_callable_is_an_embedder(photos):
 
     vectors = embedder.embed_image(photos)
 
-    assert isinstance(embedder, Embedder)
+    assert isinstance(embedder, NetworkEmbedder)
     assert vectors.shape == (4, 3)
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -179,3 +188,23 @@ def test_what_holds_no_pictures_or_texts_is_refused():
             embedder.embed_image(bad)
         with pytest.raises(ConfigError, match="expected one picture or text"):
             embedder.embed_text(bad)
+
+
+def test_the_documented_family_is_one_function_and_one_row(tmp_path, monkeypatch, photos):
+    module = ModuleType("fourm_lite.embedders.linear_map")
+    module.load_linear_map = example(
+        "load_linear_map",
+        Path=Path, Towers=Towers, NetworkEmbedder=NetworkEmbedder, load_tensors=load_tensors,
+        pixels_of=pixels_of, preset=preset, sha256=sha256,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(FAMILIES, "linear_map", ("linear_map", "load_linear_map"))
+    weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0))
+    save_file({"weight": weight}, tmp_path / "map.safetensors")
+
+    embedder = load_embedder(f"linear_map:{tmp_path / 'map.safetensors'}")
+
+    pixels = pixels_of(preset("unit", size=8), photos)
+    want = torch.nn.functional.normalize(pixels.flatten(1) @ weight.T, dim=-1)
+    assert np.allclose(embedder.embed_image(photos), want, atol=1e-5)
+    assert embedder.space.name == "linear_map"

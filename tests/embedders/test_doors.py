@@ -11,7 +11,7 @@ from fourm_lite import FourMPipeline
 from fourm_lite.embedders.image_configs import PRESETS, from_timm, from_transformers
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.modalities.pictures import decode, open_rgb
-from fourm_lite.search.dual_encoder import TwinSpace
+from fourm_lite.search.dual_encoder import DualEncoderSpace
 
 pytest.importorskip("torchvision")
 
@@ -56,7 +56,7 @@ def doors(tmp_path_factory):
         "embed_image": lambda form: (embedder.embed_image(form), seen[-1])[1],
         "embed_image of a list": lambda form: (embedder.embed_image([form]), seen[-1])[1],
         "a twin's query": lambda form: (
-            TwinSpace(embedder).embed_items([{"rgb": form}]), seen[-1]
+            DualEncoderSpace(embedder).encode_query([{"rgb": form}]), seen[-1]
         )[1],
         "a preset": PRESETS["imagenet"],
         "transformers": processor,

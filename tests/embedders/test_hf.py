@@ -24,7 +24,7 @@ TWINS = {"clip": clip, "siglip": siglip, "siglip2": siglip2, "align": align}
 
 @pytest.fixture(scope="module")
 def twin_folders(tmp_path_factory):
-    """Each twin encoder once, with random weights, saved by its own library."""
+    """Each dual encoder once, with random weights, saved by its own library."""
     folders = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -303,7 +303,7 @@ def test_text_for_an_image_only_network_is_refused_with_advice(tmp_path, photos)
     pixels.save_pretrained(tmp_path)
     embedder = load_embedder(f"hf:{tmp_path}")
 
-    with pytest.raises(FourMError, match=r"cannot embed text.*twin encoder"):
+    with pytest.raises(FourMError, match=r"cannot embed text.*dual encoder"):
         embedder.embed_text("a cat")
     assert embedder.can == ("image", "patches")
 
@@ -356,7 +356,7 @@ def test_the_files_that_a_processor_nests_are_read_too(twin_folders):
 
 
 def text_network(folder, model_type, *, image=None):
-    """A twin encoder whose texts go through a tower of that kind, with 34 rows of positions."""
+    """A dual encoder whose texts go through a tower of that kind, with 34 rows of positions."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     config = transformers.AutoConfig.for_model(

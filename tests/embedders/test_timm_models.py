@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny_networks import save_timm
 
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.timm_models import _output
+from fourm_lite.embedders.timm_networks import _output
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 
 from .conftest import unit

@@ -171,12 +171,14 @@ def vit(draw: random.Random, place: Path) -> Any:
 
 @door
 def spread(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.search.whitening import Spread, read_spread
+    from fourm_lite.search.whitening import QueryWhitening, read_whitening
 
-    Spread("vector", np.eye(4, 6, dtype=np.float32), np.arange(4, 0, -1.0, np.float32)).save(place)
+    QueryWhitening(
+        "vector", np.eye(4, 6, dtype=np.float32), np.arange(4, 0, -1.0, np.float32)
+    ).save(place)
     file = place / "spread.safetensors"
     file.write_bytes(damaged_bytes(draw, file.read_bytes()))
-    found = read_spread(place, "vector")
+    found = read_whitening(place, "vector")
     return found and found(np.ones((2, 6), np.float32))
 
 
@@ -505,7 +507,7 @@ def searched_folder() -> Path:
 
     space = open_space(ground() / "model")
     index = open_index(ground() / "searched", space)
-    found, codes = space.embed_pictures([photo(0), photo(1)])
+    found, codes = space.encode_document([photo(0), photo(1)])
     index.add(["a", "b"], found, codes=codes, uri=["a.png", "b.png"])
     return ground() / "searched"
 

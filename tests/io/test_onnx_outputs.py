@@ -7,7 +7,7 @@ import pytest
 
 from fourm_lite.data.labellers import Cuts, onnx_teachers
 from fourm_lite.errors import ConfigError
-from fourm_lite.io.onnx import message_field, with_outputs
+from fourm_lite.io.onnx_files import message_field, with_outputs
 
 pytest.importorskip("onnxruntime")
 

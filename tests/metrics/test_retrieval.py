@@ -10,8 +10,8 @@ from fourm_lite.metrics.ranking import (
     curve,
     measure,
     same_class_retrieval,
-    unit,
 )
+from fourm_lite.unit import unit
 
 
 @pytest.fixture

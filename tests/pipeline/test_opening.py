@@ -55,7 +55,7 @@ OPENED = {
     "a pipeline": (FourMPipeline.from_pretrained, {MODEL}),
     "a space": (open_space, {MODEL, VECTOR}),
     "a space that is named": (lambda folder: open_space(str(folder)), {MODEL, VECTOR}),
-    "a query": (lambda f: open_space(f).embed_items([{"caption": "a red circle"}]),
+    "a query": (lambda f: open_space(f).encode_query([{"caption": "a red circle"}]),
                 {MODEL, VECTOR}),
 }  # fmt: skip
 

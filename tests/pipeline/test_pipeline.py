@@ -14,7 +14,7 @@ from fourm_lite import FourMPipeline, Target
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.values import Box, PointQuery, Segment
-from fourm_lite.pipeline.embedding import spread
+from fourm_lite.pipeline.embedding import dispersion
 from fourm_lite.pipeline.outputs import Generated
 from fourm_lite.tokenization.words.sequences import FORMATS
 
@@ -216,8 +216,8 @@ def test_samples_differ_and_their_spread_is_theirs_alone(pipe):
     assert samples.shape == (2, 8, 10)
     np.testing.assert_allclose(np.linalg.norm(samples, axis=2), 1, atol=1e-5)
     np.testing.assert_allclose(samples[1:], alone, atol=1e-5)
-    assert (spread(samples) > 0.01).all()
-    np.testing.assert_allclose(spread(samples[:, :1]), 0, atol=1e-6)
+    assert (dispersion(samples) > 0.01).all()
+    np.testing.assert_allclose(dispersion(samples[:, :1]), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

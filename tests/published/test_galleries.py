@@ -86,7 +86,7 @@ def test_a_short_name_opens_the_network_of_its_embedding_as_4m_fed_it(
 
     assert np.allclose(found, expected(networks, name, photos), atol=1e-6)
     assert space.target.name == f"tok_{name}_global"
-    assert np.allclose(space.embed_pictures(sorted(photos.iterdir()))[0], found, atol=1e-6)
+    assert np.allclose(space.encode_document(sorted(photos.iterdir()))[0], found, atol=1e-6)
 
 
 def test_words_are_searched_among_the_networks_own_vectors(fetched, photos, tmp_path, capsys):

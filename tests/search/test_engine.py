@@ -9,15 +9,15 @@ from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluate.caption_sets import captions_of
-from fourm_lite.search.calibrate import RERANKED, Truth, calibrate_index
+from fourm_lite.search.calibrate import RERANKED, Judgements, calibrate_index
+from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD
 from fourm_lite.search.engine import Search
-from fourm_lite.search.evidence import LIKELIHOOD, SPREAD, spreads
 from fourm_lite.search.gallery import Ingest, index_photos, open_index
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.likelihood import Likelihood
+from fourm_lite.search.likelihood_scores import Likelihood
 from fourm_lite.search.query import Query
 from fourm_lite.search.rerank_weights import words_share
-from fourm_lite.search.search_file import Learnt
+from fourm_lite.search.search_file import FittedSearch
 from fourm_lite.search.spaces import open_space
 
 from .conftest import CAPTIONS
@@ -85,8 +85,10 @@ def test_where_nothing_was_fitted_reranking_says_so_and_keeps_the_order(
 
 def test_the_weights_kept_beside_a_model_order_its_hits(search, caplog):
     weights = {"pixels": {"text_to_image": {"caption": 1.0}}, "codes": {}}
-    taught = replace(search.space, learnt=Learnt(search.space.target.name, "", weights, "pixels"))
-    asked = replace(search, space=replace(taught, learnt=replace(taught.learnt, fitted_on="here")))
+    taught = replace(
+        search.space, fitted=FittedSearch(search.space.target.name, "", weights, "pixels")
+    )
+    asked = replace(search, space=replace(taught, fitted=replace(taught.fitted, fitted_on="here")))
 
     found = asked(caption="two dogs", k=20, rerank=20)
 
@@ -111,8 +113,8 @@ def by_pixels(tmp_path, space):
     index = open_index(tmp_path / "idx", space)
     index_photos([folder], index, space)
     by = {"text_to_image": {"caption": 1.0}}
-    learnt = Learnt(space.target.name, "here", {"pixels": by, "codes": by}, "pixels")
-    return Search(index, replace(space, learnt=learnt)), folder
+    learnt = FittedSearch(space.target.name, "here", {"pixels": by, "codes": by}, "pixels")
+    return Search(index, replace(space, fitted=learnt)), folder
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no picture")])
@@ -184,7 +186,7 @@ def test_a_codes_only_index_is_searched_by_decoding(tmp_path, model_folder, pack
 
     assert len(hits) == 3
     pictures = [photo(i) for i in range(12)]
-    codes = space.embed_pictures(pictures)[1]
+    codes = space.encode_document(pictures)[1]
     scores = space.decode_codes(codes) @ Query.of(rgb=photo(5)).vector(space)
     assert hits.scores[0] == pytest.approx(scores.max(), abs=1e-5)
 
@@ -210,12 +212,12 @@ def test_a_calibrated_index_says_how_sure_it_is(tmp_path, space, pack):
     index_photos([pack / "captions.jsonl"], index, space)
     asked = [{"rgb": photo(i)} for i in range(8)] + [{"caption": w} for w in WORDS]
     right = [[f"val{i:02d}", f"test{i:02d}"] for i in range(8)] + [["nothing"]] * 6
-    truth = Truth(asked, right)
+    truth = Judgements(asked, right)
 
     done = calibrate_index(index, space, truth)
 
     assert (done.report.queries, done.weights, done.reranked) == (14, None, None)
-    assert index.manifest.calibration["names"] == ["score", "margin", SPREAD]
+    assert index.manifest.calibration["names"] == ["score", "margin", DISPERSION]
     found = Search(index, space)(rgb=photo(1), k=1)
     assert found.p_right > 0.5
     assert found.good_match
@@ -227,14 +229,14 @@ def test_captions_calibrate_with_the_likelihood_and_fit_weights(tmp_path, space,
     truth = captions_of(index, space, pack, "test")
     assert len(truth.items) == 24
     # half of the captions are told to be answered rightly, whatever comes first
-    first = index.search_many(space.embed_items(truth.items), 1, columns=[])
+    first = index.search_many(space.encode_query(truth.items), 1, columns=[])
     right = [h.ids if i % 2 else ["no"] for i, h in enumerate(first)]
 
-    done = calibrate_index(index, space, Truth(truth.items, right), depth=5)
+    done = calibrate_index(index, space, Judgements(truth.items, right), depth=5)
 
     manifest = Index.open(tmp_path / "idx").manifest
-    assert manifest.calibration["names"] == ["score", "margin", SPREAD, LIKELIHOOD]
-    assert manifest.extra[RERANKED]["names"] == ["score", "margin", "cosine", SPREAD]
+    assert manifest.calibration["names"] == ["score", "margin", DISPERSION, LIKELIHOOD]
+    assert manifest.extra[RERANKED]["names"] == ["score", "margin", "cosine", DISPERSION]
     assert set(done.weights) == {"cosine", "codes", "prior", "caption"}
     assert min(done.weights.values()) >= 0
     assert done.reranked.queries == 24
@@ -284,7 +286,7 @@ def test_a_photo_that_is_gone_stops_reranking_by_pixels(tmp_path, space):
 def test_the_spread_is_that_of_sampled_vectors(space):
     items = [{"caption": "two dogs"}, {"rgb": photo(1)}]
 
-    found = spreads(space, items, samples=6)
+    found = space.dispersion(items, samples=6)
 
     drawn = space.pipe.embed_samples(items, 6)
     assert np.allclose(found, 1 - np.linalg.norm(drawn.mean(axis=1), axis=-1), atol=1e-5)

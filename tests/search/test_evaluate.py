@@ -3,16 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from documented import example
 
 from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluate import retrieval as evaluate
-from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items, embed_pack
+from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items, embed_pack, protocol_of
 from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.evaluate.retrieval import Reranking, depth_lines, evaluate_retrieval
 from fourm_lite.model.likelihood import sequence_logits
-from fourm_lite.search.search_file import Learnt
+from fourm_lite.search.search_file import FittedSearch
 
 from .conftest import write_pack
 
@@ -22,8 +23,8 @@ def test_ranks_are_those_of_a_brute_force_over_centred_vectors(space, pack, pipe
 
     data = CaptionPack.read(pack, "test")
     photos = [p.open_image() for p in data.photos]
-    images = space.raw_items([{"rgb": p} for p in photos])[:, 0]
-    texts = space.raw_items([{"caption": c} for c in data.captions])[:, 0]
+    images = space.raw_queries([{"rgb": p} for p in photos])[:, 0]
+    texts = space.raw_queries([{"caption": c} for c in data.captions])[:, 0]
     mean = images.mean(axis=0)
     a = (texts - mean) / np.linalg.norm(texts - mean, axis=1, keepdims=True)
     b = (images - mean) / np.linalg.norm(images - mean, axis=1, keepdims=True)
@@ -67,10 +68,10 @@ def test_no_weights_are_fitted_unless_a_split_is_named(space, pack, caplog):
     assert "the order by cosine stays" in caplog.text
     for name in ("text_to_image", "image_to_text"):
         assert report[name] == report["before_rerank"][name]
-    kept = Learnt(
+    kept = FittedSearch(
         space.target.name, "here", {"pixels": {"text_to_image": {"codes": 1.0}}}, "pixels"
     )
-    taught = evaluate_retrieval(replace(space, learnt=kept), pack, "test", rerank=6, draws=5)
+    taught = evaluate_retrieval(replace(space, fitted=kept), pack, "test", rerank=6, draws=5)
     told = taught["protocol"]
     assert (told["rerank_weights_from"], told["rerank_given"]) == (
         "kept beside the model: here", "pixels",
@@ -107,7 +108,7 @@ def test_reranking_deeper_than_the_gallery_is_a_full_ranking_by_likelihood(space
     report = evaluate_retrieval(space, pack, "test", rerank=Reranking(99, {"codes": 1.0}), draws=5)
 
     data = CaptionPack.read(pack, "test")
-    codes = space.embed_pictures([p.open_image() for p in data.photos])[1]
+    codes = space.encode_document([p.open_image() for p in data.photos])[1]
     log_p = space.pipe.score(
         {"vector_global": [row.tolist() for row in codes]}, [{"caption": c} for c in data.captions]
     )
@@ -127,7 +128,7 @@ def test_long_captions_are_cut_and_counted(tmp_path, space):
     items, cut = caption_items(pack, space)
 
     assert cut == long.count("two dogs " * 40)
-    assert space.embed_items(items).shape == (6, 10)
+    assert space.encode_query(items).shape == (6, 10)
 
 
 def test_a_caption_that_the_model_cannot_read_is_answered_wrongly_and_stops_nothing(
@@ -205,3 +206,16 @@ def test_a_caption_that_is_likely_anyway_is_held_back_by_its_prior(space, pack):
         empty = model.encode(TokenBatch({}), batch_size=1).context
         log_p = sequence_logits(model, "caption", ids[None, :-1], empty)[0].log_softmax(dim=-1)
     assert own[0] == pytest.approx(float(log_p.gather(1, ids[1:, None]).mean()), abs=1e-4)
+
+
+def test_the_documented_evaluation_ranks_every_captions_own_photo(space, pack):
+    measure = example(
+        "evaluate_median_rank",
+        np=np, CaptionPack=CaptionPack, embed_pack=embed_pack, protocol_of=protocol_of,
+    )  # fmt: skip
+
+    found = measure(space, pack, "test")
+
+    figures = evaluate_retrieval(space, pack, "test", draws=5)["text_to_image"]
+    assert found["median_rank"] == pytest.approx(figures["median_rank"], abs=0.5)
+    assert found["protocol"]["photos"] == 12

@@ -7,12 +7,12 @@ from tiny_pipeline import photo
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import captioned
-from fourm_lite.search.answers import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
+from fourm_lite.search.confidence_features import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import index_photos, open_index
 from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, Calibration
-from fourm_lite.search.search_file import read_learnt
+from fourm_lite.search.search_file import read_fitted
 from fourm_lite.search.spaces import open_space
 
 
@@ -56,7 +56,7 @@ def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
     code = run("calibrate", "--model", folder, "--data", pack, "--split", "val")
 
     assert code == 0, capsys.readouterr().err
-    learnt = read_learnt(folder, TARGET)
+    learnt = read_fitted(folder, TARGET)
     assert set(learnt.weights) == {"codes", "pixels", "both"}
     assert "8 photos" in learnt.fitted_on
     taught = open_space(folder)
@@ -64,7 +64,7 @@ def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
     assert list(found.names) == EVIDENCE
     assert 0 <= Search(indexed, taught)(caption="two dogs", rerank=5).p_right <= 1
     with pytest.raises(ConfigError, match="no confidence is kept"):
-        calibrate_by_model(indexed, replace(taught, learnt=replace(learnt, calibration=None)))
+        calibrate_by_model(indexed, replace(taught, fitted=replace(learnt, calibration=None)))
 
 
 def test_the_verb_calibrates_with_captions_and_without(

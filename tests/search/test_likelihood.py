@@ -7,7 +7,7 @@ from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.model.packing import packed
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.search.likelihood import Likelihood, LikelihoodReranker
+from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker
 from fourm_lite.search.rerank import rerank
 from fourm_lite.search.rerank_weights import (
     USUAL_TOKENS,
@@ -104,7 +104,7 @@ def test_what_cannot_be_reranked_says_why(space, codes):
         reranker({"caption": "a"}, hits_of(codes[:, :3]))
     with pytest.raises(ConfigError, match="Did you mean 'codes'"):
         LikelihoodReranker(Likelihood.of(space), {"code": 1.0})
-    with pytest.raises(ConfigError, match="twin encoder"):
+    with pytest.raises(ConfigError, match="dual encoder"):
         Likelihood.of(open_space(load_embedder(network)))
 
 
@@ -136,7 +136,7 @@ def test_a_useless_part_gets_hardly_any_weight_and_no_right_answer_is_refused():
 
 def test_pairs_of_an_evaluation_are_those_of_single_queries(space, codes):
     items = [{"caption": t} for t in ("a red circle", "two dogs", "a")]
-    texts, images = space.embed_items(items), space.decode_codes(codes)
+    texts, images = space.encode_query(items), space.decode_codes(codes)
     pairs = PairScores.of(space, items, codes, texts, images, batch_size=2)
     weights = {"cosine": 2.0, "codes": 1.0, "caption": 1.0}
 

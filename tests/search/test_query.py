@@ -7,7 +7,7 @@ from fourm_lite.search.query import BESIDE_PICTURE, NEGATIVE_WEIGHT, Query, comp
 
 
 def vectors(space, *items):
-    return space.embed_items(list(items))
+    return space.encode_query(list(items))
 
 
 def test_conditioning_is_one_pass_on_everything(space):
@@ -89,5 +89,5 @@ def test_a_query_that_makes_no_sense_says_why(wrong, said):
 
 
 def test_a_list_of_numbers_is_one_value():
-    assert len(Query.of(vector_global=[1, 2, 3, 4]).wishes) == 1
-    assert len(Query.of(caption=["a", "b"]).wishes) == 2
+    assert len(Query.of(vector_global=[1, 2, 3, 4]).terms) == 1
+    assert len(Query.of(caption=["a", "b"]).terms) == 2

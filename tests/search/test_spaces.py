@@ -7,7 +7,8 @@ from tiny_pipeline import photo
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.search.spaces import open_space
-from fourm_lite.search.whitening import Centre, gallery_centre, unit
+from fourm_lite.search.whitening import Centre, gallery_centre
+from fourm_lite.unit import unit
 
 from .conftest import network
 
@@ -15,7 +16,7 @@ from .conftest import network
 def test_without_a_mean_the_vectors_are_those_of_the_pipeline(pipe, space):
     items = [{"rgb": photo(0)}, {"caption": "a red circle"}, {"rgb": photo(1), "caption": "dogs"}]
 
-    vectors = space.embed_items(items)
+    vectors = space.encode_query(items)
 
     assert np.allclose(vectors, pipe.embed(items), atol=1e-6)
     assert space.name == "tok_vector_global"
@@ -24,8 +25,8 @@ def test_without_a_mean_the_vectors_are_those_of_the_pipeline(pipe, space):
 def test_batches_do_not_change_vectors_or_codes(space):
     pictures = [photo(i) for i in range(5)]
 
-    vectors, codes = space.embed_pictures(pictures, batch_size=2)
-    alone = [space.embed_pictures([p]) for p in pictures]
+    vectors, codes = space.encode_document(pictures, batch_size=2)
+    alone = [space.encode_document([p]) for p in pictures]
 
     assert np.allclose(vectors, np.concatenate([v for v, _ in alone]), atol=1e-5)
     assert np.array_equal(codes, np.concatenate([c for _, c in alone]))
@@ -36,7 +37,7 @@ def test_a_gallery_by_a_network_holds_its_own_vectors_and_their_codes(pipe):
     space = open_space(pipe, gallery=teacher)
     pictures = [photo(i) for i in range(3)]
 
-    vectors, codes = space.embed_pictures(pictures)
+    vectors, codes = space.encode_document(pictures)
 
     raw = teacher.embed_image(pictures, normalize=False)
     assert np.allclose(vectors, teacher.embed_image(pictures), atol=1e-6)
@@ -59,7 +60,7 @@ def test_a_network_of_another_width_is_refused_with_both_named(pipe):
     space = open_space(pipe, gallery=load_embedder(lambda ps: np.ones((len(ps), 7), np.float32)))
 
     with pytest.raises(ShapeError, match=r"width 7.*'tok_vector_global' is of width 10"):
-        space.embed_pictures([photo()])
+        space.encode_document([photo()])
 
 
 def test_a_mean_is_taken_off_both_sides():
@@ -105,7 +106,7 @@ def test_a_twin_encoder_refuses_the_options_of_4m_models_and_takes_their_default
         "center": False, "tokenizers": None, "text_tokenizer": None, "dtype": None,
     }  # fmt: skip
 
-    with pytest.raises(ConfigError, match=rf"^{next(iter(option))}: for 4M models; .*twin"):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(option))}: for 4M models; .*dual"):
         open_space(embedder, **option)
 
     assert open_space(embedder, **usual).embedder is embedder
@@ -120,7 +121,7 @@ def test_a_twin_encoder_sees_photos_of_queries_as_indexes_do(tmp_path):
     Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
 
     for name in ("clear", "deep"):
-        open_space(embedder).embed_items([{"rgb": tmp_path / f"{name}.png"}])
+        open_space(embedder).encode_query([{"rgb": tmp_path / f"{name}.png"}])
 
     assert [picture.getpixel((0, 0)) for picture in seen] == [(255, 255, 255), (128, 128, 128)]
 
@@ -133,11 +134,11 @@ def test_a_twin_encoder_is_a_space_of_pictures_and_words():
     )
     space = open_space(embedder)
 
-    vectors = space.embed_items([{"caption": "a cat"}, {"text": "a dog"}])
+    vectors = space.encode_query([{"caption": "a cat"}, {"text": "a dog"}])
 
     assert np.allclose(vectors, [[0, 1, 0], [1, 0, 0]])
-    assert space.embed_pictures([photo()])[1] is None
+    assert space.encode_document([photo()])[1] is None
     with pytest.raises(FourMError, match="compose"):
-        space.embed_items([{"caption": "a cat", "rgb": photo()}])
+        space.encode_query([{"caption": "a cat", "rgb": photo()}])
     with pytest.raises(UnknownNameError, match="need a 4M model"):
-        space.embed_items([{"depth": photo()}])
+        space.encode_query([{"depth": photo()}])

@@ -12,7 +12,8 @@ from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import SPREAD
 from fourm_lite.model.load import load_model
 from fourm_lite.search.spaces import ModelSpace, open_space
-from fourm_lite.search.whitening import Spread, fit_spread, read_spread, unit
+from fourm_lite.search.whitening import QueryWhitening, fit_whitening, read_whitening
+from fourm_lite.unit import unit
 
 TARGET = "tok_mobilenet_global"
 
@@ -32,7 +33,7 @@ def mini_without_a_spread(root):
 
 def test_half_a_power_makes_the_variances_of_kept_axes_alike():
     rows = photos()
-    spread = fit_spread(rows, TARGET, axes=6, power=0.5)
+    spread = fit_whitening(rows, TARGET, axes=6, power=0.5)
 
     along = ((rows @ spread.axes.T) * (spread.variance / spread.variance[-1]) ** -0.5).var(axis=0)
     made = spread(rows)
@@ -49,34 +50,34 @@ def test_half_a_power_makes_the_variances_of_kept_axes_alike():
 def test_no_power_changes_nothing():
     rows = photos()
 
-    assert np.allclose(fit_spread(rows, TARGET, axes=6, power=0.0)(rows), rows, atol=1e-6)
+    assert np.allclose(fit_whitening(rows, TARGET, axes=6, power=0.0)(rows), rows, atol=1e-6)
 
 
 def test_it_is_kept_beside_a_model_and_read_for_its_target_alone(tmp_path):
-    made = fit_spread(photos(), TARGET, axes=6, power=0.25)
+    made = fit_whitening(photos(), TARGET, axes=6, power=0.25)
     made.save(tmp_path)
 
-    found = read_spread(tmp_path, TARGET)
+    found = read_whitening(tmp_path, TARGET)
 
     assert found is not None
     assert found.power == 0.25
     assert np.allclose(found(photos()), made(photos()), atol=1e-2)
-    assert read_spread(tmp_path, "tok_other") is None
-    assert read_spread(tmp_path / "none", TARGET) is None
-    assert read_spread(None, TARGET) is None
+    assert read_whitening(tmp_path, "tok_other") is None
+    assert read_whitening(tmp_path / "none", TARGET) is None
+    assert read_whitening(None, TARGET) is None
 
 
 def test_a_damaged_file_and_wrong_numbers_are_told(tmp_path):
     (tmp_path / SPREAD).write_bytes(b"nothing")
 
     with pytest.raises(CheckpointError, match="fourm-lite spread"):
-        read_spread(tmp_path, TARGET)
+        read_whitening(tmp_path, TARGET)
     with pytest.raises(ConfigError, match="fewer --axes"):
-        fit_spread(photos(count=5), TARGET, axes=6)
+        fit_whitening(photos(count=5), TARGET, axes=6)
     with pytest.raises(ConfigError, match=r"power in 0\.\.1"):
-        Spread(TARGET, np.eye(3, dtype="f4"), np.ones(3, "f4"), power=2.0)
+        QueryWhitening(TARGET, np.eye(3, dtype="f4"), np.ones(3, "f4"), power=2.0)
     with pytest.raises(ConfigError, match="K variances"):
-        Spread(TARGET, np.eye(3, dtype="f4"), np.ones(2, "f4"))
+        QueryWhitening(TARGET, np.eye(3, dtype="f4"), np.ones(2, "f4"))
 
 
 def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not(tmp_path, capsys):
@@ -93,20 +94,20 @@ def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not
     space, plain = open_space(str(folder)), open_space(str(folder), spread=0)
     assert isinstance(space, ModelSpace)
     assert isinstance(plain, ModelSpace)
-    assert (space.spread.power, plain.spread) == (0.4, None)
+    assert (space.whitening.power, plain.whitening) == (0.4, None)
     asked, other = (
-        space.embed_items([{"caption": "a dog"}]),
-        plain.embed_items([{"caption": "a dog"}]),
+        space.encode_query([{"caption": "a dog"}]),
+        plain.encode_query([{"caption": "a dog"}]),
     )
     assert not np.allclose(asked, other, atol=1e-3)
-    assert np.allclose(asked, space.spread(other), atol=1e-5)
+    assert np.allclose(asked, space.whitening(other), atol=1e-5)
     from PIL import Image
 
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))
-    assert np.array_equal(space.embed_pictures([picture])[0], plain.embed_pictures([picture])[0])
+    assert np.array_equal(space.encode_document([picture])[0], plain.encode_document([picture])[0])
     # What is seen is not spread: a photo finds itself. Items of both kinds may stand in one list.
-    both = space.embed_items([{"rgb": picture}, {"caption": "a dog"}])
-    assert np.allclose(both[0], space.embed_pictures([picture])[0][0], atol=1e-5)
+    both = space.encode_query([{"rgb": picture}, {"caption": "a dog"}])
+    assert np.allclose(both[0], space.encode_document([picture])[0][0], atol=1e-5)
     assert np.allclose(both[1], asked[0], atol=1e-5)
 
 
@@ -114,7 +115,7 @@ def test_a_spread_without_a_centre_cannot_be_asked_for():
     with pytest.raises(ConfigError, match="without centring"):
         open_space("mini", center=False, spread=0.5)
 
-    assert open_space("mini", center=False).spread is None
+    assert open_space("mini", center=False).whitening is None
 
 
 def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.evaluate.tokenizers import code_use, neighbours_kept
+from fourm_lite.evaluate.tokenizer_report import code_use, neighbours_kept
 
 
 def test_codes_in_even_use_have_the_perplexity_of_their_number():

@@ -10,7 +10,7 @@ from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.vectors import VectorSearch, open_vectors
-from fourm_lite.search.whitening import unit
+from fourm_lite.unit import unit
 
 from .conftest import network
 
@@ -85,7 +85,7 @@ def test_a_file_of_any_format_is_searched_and_left_as_it_was(tmp_path, space, ra
 
     assert digest(path) == before
     centred = raw - raw.mean(axis=0)
-    query = space.raw_items([{"caption": "a red circle"}])[0, 0] - raw.mean(axis=0)
+    query = space.raw_queries([{"caption": "a red circle"}])[0, 0] - raw.mean(axis=0)
     scores = unit(centred) @ unit(query)
     order = np.argsort(-scores, kind="stable")[:4]
     assert hits.ids == [NAMES[i] for i in order]
@@ -131,7 +131,7 @@ def test_without_centring_scores_are_plain_cosines(tmp_path, pipe, raw):
 
     hits = VectorSearch.of(open_vectors(path, **options), plain)({"caption": "two dogs"}, k=9)
 
-    scores = unit(raw) @ plain.embed_items([{"caption": "two dogs"}])[0]
+    scores = unit(raw) @ plain.encode_query([{"caption": "two dogs"}])[0]
     assert np.allclose(np.sort(hits.scores), np.sort(scores), atol=1e-5)
 
 

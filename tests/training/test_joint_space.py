@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_gives_the_same_space(place, made):
 
 
 def test_what_the_encoders_said_is_not_asked_again(place, made, monkeypatch):
-    import fourm_lite.embedders.timm_models as networks
+    import fourm_lite.embedders.timm_networks as networks
 
     def refuse(*_):
         raise AssertionError("the network was asked")

@@ -108,7 +108,7 @@ def test_a_network_of_another_kind_is_refused(tmp_path):
 def test_the_teacher_gives_what_its_own_runtime_gives(shared, generator):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from fourm_lite.io.onnx import with_outputs
+    from fourm_lite.io.onnx_files import with_outputs
 
     path = shared / "data" / "teacher" / "mobilenet_v2_imagenet.onnx"
     if not path.is_file():

@@ -66,7 +66,7 @@ class JointReranker(PairReranker):
         if not present:
             raise ConfigError(
                 f"'{name}' holds no matching head, so it cannot score pairs: it was trained as a "
-                "twin encoder or not fine-tuned. Use load_embedder, or files with a head"
+                "dual encoder or not fine-tuned. Use load_embedder, or files with a head"
             )
         self.head = head or present[0]
 

@@ -4,9 +4,9 @@ What "right" means, the calibration says: that the first hit is one of the ids t
 the query, or that the first hits show what was asked for (`RELEVANCE`), whichever photos they are.
 
 A cosine of 0.3 means nothing by itself. A calibration is fitted on queries whose right answers are
-known, and turns the evidence of an answer (its best score, the margin to the second, and whatever
+known, and turns the features of an answer (its best score, the margin to the second, and whatever
 else the caller measured, such as a likelihood) into ``p_right``. It is plain numbers, stored in the
-index. Evidence is larger where the answer is better, except for names in ``FALLING``.
+index. Features is larger where the answer is better, except for names in ``FALLING``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Method = Literal["isotonic", "logistic"]
 Array = npt.NDArray[np.float64]
 
 FALLING = frozenset({"spread"})
-"""Evidence that is smaller where the answer is better."""
+"""Features that is smaller where the answer is better."""
 
 FIRST_HIT, RELEVANCE = "first hit", "relevance"
 MEANINGS = {
@@ -43,11 +43,11 @@ NEWTON_STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted map from evidence to the probability that an answer is right.
+    """A fitted map from features to the probability that an answer is right.
 
     Units:
-        ``names`` is the evidence it reads. logistic: p = 1 / (1 + exp(-(bias + sum of weights *
-        (evidence - centres) / scales))). isotonic: one piece of evidence, p is interpolated
+        ``names`` are the features it reads. logistic: p = 1 / (1 + exp(-(bias + sum of weights *
+        (features - centres) / scales))). isotonic: one feature, p is interpolated
         between the points (xs, ys). Below ``threshold`` an answer is no good match. ``meaning`` is
         one of ``MEANINGS``; those that were stored before there were several have none
     """
@@ -84,20 +84,20 @@ class Calibration:
         else:
             fits = len(self.names) == 1 and len(self.xs) == len(self.ys) > 0
         if not fits:
-            raise ConfigError(f"the numbers of a {self.method} calibration do not fit its evidence")
+            raise ConfigError(f"the numbers of a {self.method} calibration do not fit its features")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         plain = dataclasses.asdict(self)
         return {k: _listed(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
-    def p_right(self, evidence: Mapping[str, Any]) -> Array:
+    def p_right(self, features: Mapping[str, Any]) -> Array:
         """The probability float64[Q] that each answer is right.
 
         Raises:
-            ConfigError: evidence that the calibration reads is absent
+            ConfigError: a feature that the calibration reads is absent
         """
-        table = _table(evidence, self.names)
+        table = _table(features, self.names)
         if self.method == "logistic":
             z = (table - np.array(self.centres)) / np.array(self.scales)
             return _sigmoid(z @ np.array(self.weights) + self.bias)
@@ -109,7 +109,7 @@ def _listed(values: tuple[Any, ...]) -> list[Any]:
 
 
 def fit(
-    evidence: Mapping[str, Any],
+    features: Mapping[str, Any],
     right: Any,
     *,
     method: Method = "logistic",
@@ -120,15 +120,15 @@ def fit(
     """Fits a calibration to answers whose rightness is known.
 
     Shapes:
-        evidence: float[Q] by name
+        features: float[Q] by name
         right: bool[Q]
         counts: float[Q], how much each answer counts; all alike if not given; logistic only
     Raises:
         ConfigError: all answers are right or all are wrong, or isotonic with several names
     """
-    names = tuple(evidence)
+    names = tuple(features)
     truth = np.asarray(right, dtype=bool)
-    table = _table(evidence, names)
+    table = _table(features, names)
     if len(table) != len(truth):
         raise ShapeError(f"{len(table)} answers came with {len(truth)} verdicts")
     if truth.all() or not truth.any():
@@ -144,9 +144,7 @@ def fit(
     if method != "isotonic":
         raise ConfigError(f"method is 'isotonic' or 'logistic', got {method!r}")
     if len(names) != 1:
-        raise ConfigError(
-            f"isotonic reads one piece of evidence, got {', '.join(names)}; use logistic"
-        )
+        raise ConfigError(f"isotonic reads one feature, got {', '.join(names)}; use logistic")
     sign = -1.0 if names[0] in FALLING else 1.0
     xs, ys = isotonic(sign * table[:, 0], truth.astype(np.float64))
     xs, ys = (xs, ys) if sign > 0 else (-xs[::-1], ys[::-1])
@@ -176,7 +174,7 @@ def isotonic(x: Array, y: Array) -> tuple[Array, Array]:
     return points, np.repeat([b[0] for b in blocks], [b[2] for b in blocks])
 
 
-def evidence_of(hits: Hits) -> dict[str, float]:
+def first_features(hits: Hits) -> dict[str, float]:
     """What an answer shows by itself: ``score`` of the first hit, ``margin`` to the second."""
     scores = [float(s) for s in hits.scores[:2]]
     if not scores:
@@ -187,17 +185,17 @@ def evidence_of(hits: Hits) -> dict[str, float]:
 def with_confidence(hits: Hits, calibration: Calibration | None, **more: float) -> Hits:
     """The hits with ``p_right`` and ``good_match``.
 
-    They stay unknown where there is no calibration, or where it reads evidence (such as a
+    They stay unknown where there is no calibration, or where it reads features (such as a
     likelihood) that is neither in the hits nor in ``more``. No hits are no good match.
     """
     if calibration is None:
         return hits
     if not len(hits):
         return dataclasses.replace(hits, p_right=0.0, good_match=False, p_means=calibration.meaning)
-    evidence = {**evidence_of(hits), **more}
-    if not set(calibration.names) <= set(evidence):
+    features = {**first_features(hits), **more}
+    if not set(calibration.names) <= set(features):
         return hits
-    p = float(calibration.p_right({k: [v] for k, v in evidence.items()})[0])
+    p = float(calibration.p_right({k: [v] for k, v in features.items()})[0])
     good = p >= calibration.threshold
     return dataclasses.replace(hits, p_right=p, good_match=good, p_means=calibration.meaning)
 
@@ -243,9 +241,9 @@ def calibration_error(p: Any, right: Any, *, bins: int = 10, counts: Any = None)
 def _fit_logistic(
     table: Array, truth: npt.NDArray[np.bool_], mass: Array, shared: Any
 ) -> Calibration:
-    """A logistic regression in which better evidence never lowers the probability.
+    """A logistic regression in which a better feature never lowers the probability.
 
-    Evidence that would get a weight of the wrong sign says nothing beside the others: it gets none.
+    Features that would get a weight of the wrong sign says nothing beside the others: it gets none.
     """
     centres, scales = table.mean(0), table.std(0)
     scales = np.where(scales > 0, scales, 1.0)
@@ -285,18 +283,18 @@ def _newton(table: Array, truth: npt.NDArray[np.bool_], mass: Array) -> tuple[Ar
     return weights[:-1], float(weights[-1])
 
 
-def _table(evidence: Mapping[str, Any], names: tuple[str, ...]) -> Array:
-    absent = [name for name in names if name not in evidence]
+def _table(features: Mapping[str, Any], names: tuple[str, ...]) -> Array:
+    absent = [name for name in names if name not in features]
     if absent or not names:
         raise ConfigError(
             f"the calibration reads {', '.join(names) or 'nothing'}; absent: {', '.join(absent)}"
         )
-    columns = [np.asarray(evidence[name], np.float64).reshape(-1) for name in names]
+    columns = [np.asarray(features[name], np.float64).reshape(-1) for name in names]
     if len({len(c) for c in columns}) > 1:
-        raise ShapeError(f"evidence differs in length: {[len(c) for c in columns]}")
+        raise ShapeError(f"features differ in length: {[len(c) for c in columns]}")
     table = np.column_stack(columns)
     if not np.isfinite(table).all():
-        raise ConfigError("evidence is not finite; leave out queries without an answer")
+        raise ConfigError("features are not finite; leave out queries without an answer")
     return table
 
 

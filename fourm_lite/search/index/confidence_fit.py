@@ -14,7 +14,7 @@ from fourm_lite.search.index.confidence import (
     Method,
     auroc,
     calibration_error,
-    evidence_of,
+    first_features,
     fit,
 )
 from fourm_lite.search.index.hits import Hits, Id
@@ -61,8 +61,8 @@ def calibrate(
         vectors: float[Q, E], the queries
         right: for every query the ids that are right
         method: ``isotonic`` takes one name, ``logistic`` any number
-        names: the evidence to use, among ``score``, ``margin`` and the names of ``more``
-        more: further evidence float[Q] by name, such as a likelihood or a spread
+        names: the features to use, among ``score``, ``margin`` and the names of ``more``
+        more: further features float[Q] by name, such as a likelihood or a spread
         threshold: below this probability an answer is "no good match"
         where: a SQL condition for the searches
         seed: draws the held-out half
@@ -93,12 +93,12 @@ def learn(
         raise ShapeError(f"{len(hits)} queries came with {len(right)} sets of right ids")
     if not all(len(one) for one in hits):
         raise ConfigError("the index gave no hits; add rows before calibrating")
-    evidence = _evidence(hits, names, more or {})
+    features = _features(hits, names, more or {})
     truth = np.array([one.ids[0] in set(ids) for one, ids in zip(hits, right, strict=True)])
     order = np.random.default_rng(seed).permutation(len(truth))
     seen, unseen = order[: len(order) // 2], order[len(order) // 2 :]
-    trial = fit({k: v[seen] for k, v in evidence.items()}, truth[seen], method=method)
-    p = trial.p_right({k: v[unseen] for k, v in evidence.items()})
+    trial = fit({k: v[seen] for k, v in features.items()}, truth[seen], method=method)
+    p = trial.p_right({k: v[unseen] for k, v in features.items()})
     scores = np.array([float(one.scores[0]) for one in hits])
     report = CalibrationReport(
         queries=len(truth),
@@ -108,16 +108,16 @@ def learn(
         auroc_of_score=auroc(scores[unseen], truth[unseen]),
         error=calibration_error(p, truth[unseen]),
     )
-    return fit(evidence, truth, method=method, threshold=threshold), report
+    return fit(features, truth, method=method, threshold=threshold), report
 
 
-def _evidence(
+def _features(
     hits: Sequence[Hits], names: Sequence[str], more: Mapping[str, Any]
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    own = [evidence_of(one) for one in hits]
+    own = [first_features(one) for one in hits]
     table = {name: np.array([e[name] for e in own]) for name in ("score", "margin")}
     table.update({name: np.asarray(values, np.float64) for name, values in more.items()})
     for name in names:
         if name not in table:
-            raise ConfigError(f"there is no evidence '{name}'; there is {', '.join(table)}")
+            raise ConfigError(f"there is no feature '{name}'; there is {', '.join(table)}")
     return {name: table[name] for name in [*names, *(n for n in more if n not in names)]}

@@ -9,7 +9,7 @@ from fourm_lite.search.index.confidence import (
     Calibration,
     auroc,
     calibration_error,
-    evidence_of,
+    first_features,
     fit,
     isotonic,
     with_confidence,
@@ -25,7 +25,7 @@ def rng():
 
 
 def answers(rng, count=2000):
-    """Evidence whose true probability is known."""
+    """Features whose true probability is known."""
     score, margin = rng.random(count), rng.random(count)
     p = 1 / (1 + np.exp(-(6 * score + 2 * margin - 4)))
     return {"score": score, "margin": margin}, rng.random(count) < p, p
@@ -43,11 +43,11 @@ def test_isotonic_equals_scikit_learn(rng):
 
 
 def test_logistic_equals_scikit_learn_where_the_ridge_is_small(rng):
-    evidence, right, p = answers(rng)
+    features, right, p = answers(rng)
 
-    ours = fit(evidence, right).p_right(evidence)
+    ours = fit(features, right).p_right(features)
 
-    table = np.column_stack(list(evidence.values()))
+    table = np.column_stack(list(features.values()))
     theirs = LogisticRegression(C=1e6).fit(table, right).predict_proba(table)[:, 1]
     np.testing.assert_allclose(ours, theirs, atol=0.01)
     assert np.abs(ours - p).mean() < 0.03
@@ -55,9 +55,9 @@ def test_logistic_equals_scikit_learn_where_the_ridge_is_small(rng):
 
 @pytest.mark.parametrize("method", ["logistic", "isotonic"])
 def test_told_probabilities_match_the_shares_that_are_right(rng, method):
-    evidence, right, _ = answers(rng)
+    features, right, _ = answers(rng)
     fresh, truth, _ = answers(rng)
-    names = {"score": evidence["score"]} if method == "isotonic" else evidence
+    names = {"score": features["score"]} if method == "isotonic" else features
 
     p = fit(names, right, method=method).p_right(fresh)
 
@@ -70,9 +70,9 @@ def test_told_probabilities_match_the_shares_that_are_right(rng, method):
 def test_better_evidence_never_lowers_the_probability(rng, method, name):
     score, right = rng.random(500), None
     right = rng.random(500) < score
-    evidence = {name: score if name == "score" else 1 - score}
+    features = {name: score if name == "score" else 1 - score}
 
-    made = fit(evidence, right, method=method)
+    made = fit(features, right, method=method)
 
     p = made.p_right({name: np.linspace(-0.5, 1.5, 50)})
     steps = np.diff(p) if name == "score" else -np.diff(p)
@@ -95,8 +95,8 @@ def test_evidence_that_would_count_the_wrong_way_gets_no_weight(rng):
 
 @pytest.mark.parametrize("method", ["logistic", "isotonic"])
 def test_a_calibration_returns_from_json_as_it_was(rng, method):
-    evidence, right, _ = answers(rng, 100)
-    made = fit({"score": evidence["score"]}, right, method=method, threshold=0.3)
+    features, right, _ = answers(rng, 100)
+    made = fit({"score": features["score"]}, right, method=method, threshold=0.3)
 
     assert Calibration.of(made.to_dict()) == made
 
@@ -121,7 +121,7 @@ def test_auroc_equals_scikit_learn_with_ties(rng):
 def test_what_cannot_be_calibrated_is_refused():
     with pytest.raises(ConfigError, match="all 2 are right"):
         fit({"score": [1, 2]}, [True, True])
-    with pytest.raises(ConfigError, match="one piece of evidence"):
+    with pytest.raises(ConfigError, match="one feature"):
         fit({"a": [1, 2], "b": [1, 2]}, [True, False], method="isotonic")
     with pytest.raises(ShapeError, match="2 answers came with 1"):
         fit({"score": [1, 2]}, [True])
@@ -136,8 +136,8 @@ def found(*scores):
 
 
 def test_evidence_is_the_first_score_and_the_margin():
-    assert evidence_of(found(0.75, 0.5, 0.1)) == {"score": 0.75, "margin": 0.25}
-    assert evidence_of(found()) == {}
+    assert first_features(found(0.75, 0.5, 0.1)) == {"score": 0.75, "margin": 0.25}
+    assert first_features(found()) == {}
 
 
 def test_confidence_stays_unknown_without_its_evidence_and_no_hits_are_no_match(rng):

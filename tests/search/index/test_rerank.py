@@ -3,13 +3,17 @@ import pytest
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.search.rerank import WeightedReranker, rerank
+from fourm_lite.search.rerank import rerank
 
 
 @pytest.fixture
 def hits():
     columns = {"stars": [1, 5, 3, 3, 9], "likelihood": [-3.0, -2.0, -1.0, -4.0, 0.0]}
     return Hits(list("abcde"), np.float32([0.9, 0.8, 0.7, 0.6, 0.5]), columns)
+
+
+def by_stars(query, candidates):
+    return np.array(candidates.columns["stars"])
 
 
 def test_the_first_hits_follow_the_reranker_and_the_rest_stay(hits):
@@ -30,36 +34,14 @@ def test_the_first_hits_follow_the_reranker_and_the_rest_stay(hits):
 
 
 def test_equal_scores_keep_the_order_of_the_search(hits):
-    assert rerank(None, hits, WeightedReranker({"stars": 1.0})).ids == list("ebcda")
+    assert rerank(None, hits, by_stars).ids == list("ebcda")
     assert rerank(None, hits, lambda q, c: np.zeros(5)).ids == list("abcde")
-
-
-def test_weights_combine_standardised_columns(hits):
-    reranker = WeightedReranker({"score": 2.0, "stars": 0.5})
-
-    scores = reranker(None, hits)
-
-    s, t = np.array(hits.scores, float), np.array(hits.columns["stars"], float)
-    expected = 2 * (s - s.mean()) / s.std() + 0.5 * (t - t.mean()) / t.std()
-    np.testing.assert_allclose(scores, expected, atol=1e-6)
-
-
-def test_weights_can_combine_values_as_they_are(hits):
-    scores = WeightedReranker({"score": 1.0, "likelihood": 0.1}, scale="none")(None, hits)
-
-    np.testing.assert_allclose(scores, [0.6, 0.6, 0.6, 0.2, 0.5], atol=1e-6)
-
-
-def test_a_constant_column_decides_nothing(hits):
-    same = Hits(hits.ids, hits.scores, {"c": [7] * 5})
-
-    assert WeightedReranker({"c": 3.0})(None, same).tolist() == [0] * 5
 
 
 def test_no_hits_stay_no_hits():
     empty = Hits([], np.empty(0, np.float32))
 
-    assert len(rerank(None, empty, WeightedReranker({"score": 1.0}))) == 0
+    assert len(rerank(None, empty, lambda q, c: np.zeros(0))) == 0
 
 
 def test_what_a_reranker_must_not_give_is_refused(hits):
@@ -67,13 +49,5 @@ def test_what_a_reranker_must_not_give_is_refused(hits):
         rerank(None, hits, lambda q, c: np.zeros(2))
     with pytest.raises(ConfigError, match="no number to hit 'b'"):
         rerank(None, hits, lambda q, c: np.array([1, np.nan, 1, 1, 1]))
-    with pytest.raises(ConfigError, match="Did you mean 'stars'"):
-        WeightedReranker({"star": 1})(None, hits)
-    with pytest.raises(ConfigError, match="no number for hit 'a'"):
-        WeightedReranker({"x": 1})(None, Hits(["a"], np.float32([1]), {"x": [None]}))
-    with pytest.raises(ConfigError, match="does not hold numbers"):
-        WeightedReranker({"x": 1})(None, Hits(["a"], np.float32([1]), {"x": ["y"]}))
     with pytest.raises(ConfigError, match="depth"):
-        rerank(None, hits, WeightedReranker({"score": 1}), depth=0)
-    with pytest.raises(ConfigError):
-        WeightedReranker({})
+        rerank(None, hits, by_stars, depth=0)

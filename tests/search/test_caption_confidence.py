@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.answers import Question
 from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
-from fourm_lite.search.confidence import (
+from fourm_lite.search.caption_confidence import (
     Captioned,
     Transferable,
     beginning,
-    foreign_evidence,
+    foreign_features,
     foreign_texts,
     lessons_of,
-    spread_over,
+    median_and_deviation,
 )
+from fourm_lite.search.confidence_features import Question
 from fourm_lite.search.engine import Search
 from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query
 from fourm_lite.search.relevance import Judge, Vocabulary, stems
-from fourm_lite.search.whitening import unit
+from fourm_lite.unit import unit
 
 THINGS = [f"thing{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(5)]
 DOING = [f"does{chr(97 + i)}" for i in range(8)]
@@ -41,9 +41,14 @@ class Words:
     """A text's vector is the mean of its words'; a photo's is that of what it shows, with noise."""
 
     name, width, codebook_size = "words", 48, None
+    joins, predictor, decoder, fitted = False, None, None, None
+
+    def query_texts(self, texts):
+        return tuple({"caption": text} for text in texts), 0
+
     identity = fingerprints = MappingProxyType({"network": "words"})
 
-    def embed_items(self, items, *, batch_size=32, progress=None):
+    def encode_query(self, items, *, batch_size=32, progress=None):
         rows = [np.sum([vector(w) for w in stems(item["caption"])], axis=0) for item in items]
         return unit(np.array(rows, np.float32))
 
@@ -123,12 +128,14 @@ def test_a_calibration_moves_to_a_gallery_without_captions(taught, tmp_path):
     index, asked, _ = taught
     lessons, foreign = lessons_of(index, Words(), asked, foreign_texts())
     kept = Transferable(
-        lessons.fit(np.ones(len(lessons.right), bool)), asked.vocabulary, spread_over(foreign)
+        lessons.fit(np.ones(len(lessons.right), bool)),
+        asked.vocabulary,
+        median_and_deviation(foreign),
     )
     other, others = gallery(tmp_path / "other", 1, photos=600, noise=2.5)
 
     stored = Transferable.of(json.loads(json.dumps(kept.to_dict())))
-    moved = stored.moved_to(spread_over(foreign_evidence(other, Words(), foreign_texts())))
+    moved = stored.moved_to(median_and_deviation(foreign_features(other, Words(), foreign_texts())))
 
     assert stored == kept
     assert kept.moved_to(kept.foreign) == kept.calibration

@@ -1,4 +1,4 @@
-"""A twin encoder from a saved folder through every verb: index, search, evaluate, Python."""
+"""A dual encoder from a saved folder through every verb: index, search, evaluate, Python."""
 
 import json
 
@@ -134,9 +134,9 @@ def test_a_space_embeds_items_pictures_and_opens_its_index(tmp_path, twin, pack,
     items = [{"caption": d.caption} for d in DRAWN] + [{"rgb": d.picture} for d in DRAWN]
     told = []
 
-    vectors = space.embed_items(items, batch_size=4, progress=lambda *n: told.append(n))
-    single = np.concatenate([space.embed_items([item]) for item in items])
-    gallery, codes = space.embed_pictures([d.picture for d in DRAWN], batch_size=4)
+    vectors = space.encode_query(items, batch_size=4, progress=lambda *n: told.append(n))
+    single = np.concatenate([space.encode_query([item]) for item in items])
+    gallery, codes = space.encode_document([d.picture for d in DRAWN], batch_size=4)
 
     assert vectors.shape == (12, space.width)
     assert np.allclose(vectors, single, atol=1e-5)

@@ -45,7 +45,7 @@ from fourm_lite.search.rerank_weights import (
     weighted,
     words_share,
 )
-from fourm_lite.search.spaces import PICTURE, Item, ModelSpace
+from fourm_lite.search.space import PICTURE, Inputs, Predictor, Space
 
 ROWS = 16
 Pictures = Callable[[slice], Sequence[Any]]
@@ -70,30 +70,31 @@ class Likelihood:
     """Scores pairs of queries and candidates with a model.
 
     Args:
-        space: the model and its target
+        space: the 4M model and its target
         text: the modality that queries say in words and the model can predict from codes
     """
 
-    space: ModelSpace
+    space: Predictor
     text: str | None = None
 
     @classmethod
-    def of(cls, space: Any) -> Likelihood:
+    def of(cls, space: Space) -> Likelihood:
         """The likelihoods of a space.
 
         Raises:
-            ConfigError: a twin encoder, which predicts nothing
+            ConfigError: a dual encoder, which predicts nothing
         """
-        if not isinstance(space, ModelSpace):
+        predictor = space.predictor
+        if predictor is None:
             raise ConfigError(
-                "a twin encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
+                "a dual encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
                 "(--reranker hf:FOLDER, reranker=)"
             )
-        config = space.pipe.model.config
+        config = predictor.pipe.model.config
         spoken = {m.name for m in config.outputs if m.kind == "sequence"}
         both = [m.name for m in config.inputs if m.name in spoken and m.text_format == "text"]
-        can_read = space.target.name in {m.name for m in config.inputs}
-        return cls(space, both[0] if both and can_read else None)
+        can_read = predictor.target.name in {m.name for m in config.inputs}
+        return cls(predictor, both[0] if both and can_read else None)
 
     def texts(self, batch: TokenBatch) -> list[Tensor | None]:
         """For each item its text's ids as the decoder says them whole; None without a text."""
@@ -264,7 +265,7 @@ class LikelihoodReranker:
         check_weights(self.weights)
         check_given(self.given)
 
-    def __call__(self, query: Item, candidates: Hits) -> Floats:
+    def __call__(self, query: Inputs, candidates: Hits) -> Floats:
         """One score a candidate, float32[K].
 
         Raises:
@@ -283,22 +284,22 @@ class LikelihoodReranker:
 
         return cascade(parts, self.weights, self.caption_depth, say)
 
-    def parts(self, query: Item, candidates: Hits) -> dict[str, Floats]:
+    def parts(self, query: Inputs, candidates: Hits) -> dict[str, Floats]:
         """All parts of all candidates, float32[K] each; ``caption`` for a query with a text."""
         cheap, texts = self._cheap(query, candidates)
         return {**cheap, "caption": self._caption(texts, candidates)} if texts else cheap
 
-    def cheap(self, query: Item, candidates: Hits) -> dict[str, Floats]:
+    def cheap(self, query: Inputs, candidates: Hits) -> dict[str, Floats]:
         """The parts that take one pass for all candidates."""
         return self._cheap(query, candidates)[0]
 
-    def said(self, query: Item, candidates: Hits) -> Floats | None:
+    def said(self, query: Inputs, candidates: Hits) -> Floats | None:
         """Mean log p(query's text | candidate), float32[K]; None for a query without a text."""
         texts = self._texts(self.likelihood.space.pipe.read([query]))
         return self._said(texts, candidates) if texts else None
 
     def _cheap(
-        self, query: Item, candidates: Hits, names: Sequence[str] = ("codes", "prior")
+        self, query: Inputs, candidates: Hits, names: Sequence[str] = ("codes", "prior")
     ) -> tuple[dict[str, Floats], list[Tensor]]:
         """The cosine and the named parts, and the query's text."""
         batch = self.likelihood.space.pipe.read([query])

@@ -1,4 +1,6 @@
-"""What tells whether an answer to words is relevant; the same for calibration and for searches.
+"""What tells how sure an answer is; the same features for calibration and for searches.
+
+Of answers to words, the probability that they are relevant:
 
 - ``level``: mean cosine of the first ten hits. One hit alone says little: the best of many photos
   always has some cosine, but where a thing is there, several photos come near.
@@ -6,26 +8,33 @@
 - ``likelihood``: mean log p(words | first hit), low for words that the model seldom or never read
 - ``known``: the share of the words that captions of such photos have (`search.relevance`)
 
-A twin encoder has the level and the known words.
+A dual encoder has the level and the known words.
+
+Of the first hit of any query, the probability that it is the right one, beside its cosine and its
+margin to the second:
+
+- ``likelihood``: as above
+- ``spread``: the dispersion of sampled vectors of the query; a vague query has a large one
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.search.likelihood import Likelihood, codes_of
+from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker, codes_of
 from fourm_lite.search.relevance import Vocabulary
-from fourm_lite.search.space import TEXT, Item
-from fourm_lite.search.spaces import ModelSpace, Space
+from fourm_lite.search.space import TEXT, Inputs, Space
 
 LEVEL, CODES, LIKELIHOOD, KNOWN = "level", "codes", "likelihood", "known"
+DISPERSION = "spread"  # as stored calibrations name it
+SAMPLES = 8
+"""Vectors drawn for the dispersion of a query."""
 FIRST = 10
 """Hits that make an answer: what a person looks at."""
 BATCH = 32
@@ -43,7 +52,7 @@ class Question:
     """
 
     text: str
-    item: Item
+    item: Inputs
     own: frozenset[str] = frozenset()
 
     @classmethod
@@ -54,27 +63,27 @@ class Question:
 
 
 def names_for(space: Space, *, has_codes: bool) -> tuple[str, ...]:
-    """The evidence that a space can give on the rows of an index."""
-    if not isinstance(space, ModelSpace) or not has_codes:
+    """The features that a space can give on the rows of an index."""
+    if space.predictor is None or not has_codes:
         return (LEVEL, KNOWN)
     says = Likelihood.of(space).text is not None
     return (LEVEL, CODES, *([LIKELIHOOD] if says else []), KNOWN)
 
 
-def evidence_of_answers(
+def answer_features(
     space: Space,
     names: Sequence[str],
     questions: Sequence[Question],
     hits: Sequence[Hits],
     vocabulary: Vocabulary,
 ) -> Table:
-    """The named evidence of some answers, float64[Q] each.
+    """The named features of some answers, float64[Q] each.
 
     Args:
         space: embedded the questions
         names: of `names_for`
         questions: as many as answers
-        hits: at least one each; with codes where the evidence reads them
+        hits: at least one each; with codes where the features read them
         vocabulary: what counts as known
     """
     found: Table = {LEVEL: np.array([float(one.scores[:FIRST].mean()) for one in hits])}
@@ -109,24 +118,29 @@ def _by_model(
     return found
 
 
-def text_items(texts: Sequence[str], space: Space) -> tuple[tuple[Item, ...], int]:
-    """A query for each text, and how many were too long and cut.
+def first_hit_features(
+    space: Space, item: Inputs, first: Hits, names: Collection[str], samples: int = SAMPLES
+) -> dict[str, float] | None:
+    """The named features of one query with its first hit; None where they cannot be had.
 
-    None is refused: one that the model cannot read counts as one that it answers wrongly.
+    Args:
+        space: what embedded the query
+        item: the query
+        first: its first hit, with codes
+        names: of the features; score and margin are not asked for here
+        samples: as many as the calibration was fitted with
     """
-    if not isinstance(space, ModelSpace):
-        return tuple({TEXT: text} for text in texts), 0
-    config = space.pipe.model.config
-    entry = next((m for m in config.inputs if m.name == TEXT), None)
-    if entry is None or entry.kind != "sequence":
-        raise ConfigError(
-            f"this model reads no '{TEXT}'; it reads {[m.name for m in config.inputs]}"
-        )
-    tokenizer = space.pipe.tokenizers.text()
-    items: list[Item] = []
-    cut = 0
-    for text in texts:
-        ids = tokenizer.encode(text)
-        cut += len(ids) + 1 > entry.max_tokens
-        items.append({TEXT: [*ids[: entry.max_tokens - 1], tokenizer.eos]})
-    return tuple(items), cut
+    if not item or space.predictor is None:
+        return None
+    found: dict[str, float] = {}
+    if LIKELIHOOD in names:
+        said = LikelihoodReranker(Likelihood.of(space)).said(item, first)
+        if said is None:
+            return None
+        found[LIKELIHOOD] = float(said[0])
+    if DISPERSION in names:
+        drawn = space.dispersion([item], samples)
+        if drawn is None:
+            return None
+        found[DISPERSION] = float(drawn[0])
+    return found

@@ -12,6 +12,7 @@ from typing import Any
 
 from fourm_lite.errors import suggest
 from fourm_lite.names import is_inside
+from fourm_lite.photos.columns import is_missing, without_nan
 from fourm_lite.photos.content import FileContent, HeldContent
 from fourm_lite.photos.item import (
     Item,
@@ -22,7 +23,6 @@ from fourm_lite.photos.item import (
     printable,
 )
 from fourm_lite.photos.lists import json_rows
-from fourm_lite.photos.values import is_missing, without_nan
 from fourm_lite.reading.regular import PHOTO_BYTES, allowance, open_regular
 from fourm_lite.reading.tables import check_columns, check_table, is_absurd
 

@@ -19,21 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.answers import (
+from fourm_lite.search.confidence_features import (
     CODES,
     FIRST,
     LIKELIHOOD,
     Question,
     Table,
-    evidence_of_answers,
+    answer_features,
     names_for,
-    text_items,
 )
 from fourm_lite.search.index.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import Judge, Vocabulary
-from fourm_lite.search.spaces import Space
+from fourm_lite.search.space import Space
 
 MATCH, APART = 0.25, 0.15
 """A photo whose captions hold so much of the words is relevant; one with at most so much is not."""
@@ -111,13 +110,13 @@ class Lessons:
     """Answers with what is known about them.
 
     Shapes:
-        evidence: float64[Q] by name
+        features: float64[Q] by name
         right, half: bool[Q]; the half that a trial fit sees
         kind: which of `SHARE`, Q times
         score: float64[Q] of the first hits
     """
 
-    evidence: Table
+    features: Table
     right: Bools
     half: Bools
     kind: npt.NDArray[Any]
@@ -126,7 +125,7 @@ class Lessons:
     def fit(self, rows: Bools, threshold: float = 0.5) -> Calibration:
         """A calibration of some of them."""
         return fit(
-            {name: values[rows] for name, values in self.evidence.items()}, self.right[rows],
+            {name: values[rows] for name, values in self.features.items()}, self.right[rows],
             threshold=threshold, counts=self.counts(rows), meaning=RELEVANCE,
         )  # fmt: skip
 
@@ -139,7 +138,7 @@ class Lessons:
     def report(self, threshold: float) -> RelevanceReport:
         """How a fit on one half does on the other."""
         seen, unseen = self.half, ~self.half
-        p = self.fit(seen).p_right({name: v[unseen] for name, v in self.evidence.items()})
+        p = self.fit(seen).p_right({name: v[unseen] for name, v in self.features.items()})
         right, kind = self.right[unseen], self.kind[unseen]
         flagged = {name: float((p < threshold)[kind == name].mean()) for name in set(kind)}
         return RelevanceReport(
@@ -153,7 +152,7 @@ class Lessons:
 def lessons_of(
     index: Index, space: Space, captioned: Captioned, foreign: Sequence[str]
 ) -> tuple[Lessons, Table]:
-    """Answers of an index to all three kinds of questions, and the evidence of the foreign ones.
+    """Answers of an index to all three kinds of questions, and the features of the foreign ones.
 
     Raises:
         ConfigError: no question is left of a kind that is needed
@@ -175,23 +174,23 @@ def lessons_of(
     right = both.are_right(first)
     questions = [*fitting, *strange, *(fitting[i] for i in kept)]
     hits = _with_codes(index, [*first, *others, *(lacking[i] for i in kept)])
-    evidence = evidence_of_answers(space, names, questions, hits, captioned.vocabulary)
+    features = answer_features(space, names, questions, hits, captioned.vocabulary)
     rows = {row: number for number, row in enumerate(dict.fromkeys(owner))}
     halves = [rows[row] % 2 == 0 for row in owner]
     half = [*halves, *(i % 2 == 0 for i in range(len(strange))), *(halves[i] for i in kept)]
     sizes = (len(fitting), len(strange), len(kept))
     place = slice(len(fitting), len(fitting) + len(strange))
     return Lessons(
-        evidence, np.array([*right, *[False] * (sizes[1] + sizes[2])]), np.array(half),
+        features, np.array([*right, *[False] * (sizes[1] + sizes[2])]), np.array(half),
         np.repeat(list(SHARE), sizes), np.array([float(one.scores[0]) for one in hits]),
-    ), {name: values[place] for name, values in evidence.items()}  # fmt: skip
+    ), {name: values[place] for name, values in features.items()}  # fmt: skip
 
 
 def questions_of(
     texts: Sequence[str], space: Space, own: Sequence[frozenset[str]] = ()
 ) -> list[Question]:
     """Questions of texts, whether the model can read them or not."""
-    items, _ = text_items(texts, space)
+    items, _ = space.query_texts(texts)
     words = own or [frozenset()] * len(texts)
     return [Question(*row) for row in zip(texts, items, words, strict=True)]
 
@@ -228,12 +227,12 @@ def _apart(question: Question, hits: Hits, judge: Judge) -> Hits:
 
 
 def answers_to(index: Index, space: Space, questions: Sequence[Question]) -> list[Hits]:
-    """The first hits of some questions, with what their evidence reads."""
+    """The first hits of some questions, with what their features reads."""
     return _with_codes(index, _search(index, space, questions, FIRST))
 
 
 def _search(index: Index, space: Space, questions: Sequence[Question], depth: int) -> list[Hits]:
-    return index.search_many(space.embed_items([q.item for q in questions]), depth, columns=[])
+    return index.search_many(space.encode_query([q.item for q in questions]), depth, columns=[])
 
 
 def _with_codes(index: Index, hits: Sequence[Hits]) -> list[Hits]:
@@ -252,8 +251,8 @@ class Transferable:
     """A calibration with what it takes to be used on another gallery without captions.
 
     Units:
-        foreign: for evidence that depends on the gallery, its median and spread (median distance
-            from that) over the foreign questions
+        foreign: for features that depend on the gallery, the median and the median distance
+            from it, over the foreign questions
     """
 
     calibration: Calibration
@@ -277,7 +276,7 @@ class Transferable:
         }
 
     def moved_to(self, foreign: Mapping[str, tuple[float, float]]) -> Calibration:
-        """The calibration of a gallery where foreign questions have other evidence."""
+        """The calibration of a gallery where foreign questions have other features."""
         centres, scales = list(self.calibration.centres), list(self.calibration.scales)
         for at, name in enumerate(self.calibration.names):
             if name in foreign and name in self.foreign:
@@ -288,8 +287,8 @@ class Transferable:
         return replace(self.calibration, centres=tuple(centres), scales=tuple(scales))
 
 
-def spread_over(foreign: Table) -> dict[str, tuple[float, float]]:
-    """Median and median distance from it, of the evidence that depends on the gallery."""
+def median_and_deviation(foreign: Table) -> dict[str, tuple[float, float]]:
+    """Median and median distance from it, of the features that depend on the gallery."""
     names = [name for name in foreign if name not in (LIKELIHOOD, "known")]
     middle = {name: float(np.median(foreign[name])) for name in names}
     return {
@@ -298,9 +297,9 @@ def spread_over(foreign: Table) -> dict[str, tuple[float, float]]:
     }
 
 
-def foreign_evidence(index: Index, space: Space, foreign: Sequence[str]) -> Table:
-    """The evidence of foreign questions on a gallery of which no captions are known."""
+def foreign_features(index: Index, space: Space, foreign: Sequence[str]) -> Table:
+    """The features of foreign questions on a gallery of which no captions are known."""
     questions = questions_of(foreign, space)
     hits = answers_to(index, space, questions)
     names = [n for n in names_for(space, has_codes="codes" in index.columns) if n == CODES]
-    return evidence_of_answers(space, ["level", *names], questions, hits, Vocabulary(0, {}))
+    return answer_features(space, ["level", *names], questions, hits, Vocabulary(0, {}))

@@ -22,7 +22,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.progress import StageProgress
-from fourm_lite.search.whitening import unit
+from fourm_lite.unit import unit
 
 NEIGHBOURS = 10
 
@@ -56,7 +56,7 @@ def evaluate_tokenizers(
         "rows": one a tokenizer: its measures with intervals and the majority's value, the share of
         codes in use, their perplexity; of embeddings also how many neighbours stay; "protocol"
     """
-    photos = CaptionPack.read(folder, split).spread(limit)
+    photos = CaptionPack.read(folder, split).subsample(limit)
     known = read_references(photos, pipe, teachers, batch_size=batch_size)
     judge = Judge.of(known, pipe)
     rows = []
