@@ -87,7 +87,8 @@ def zeroshot(
     classes: Annotated[
         str | None,
         typer.Option(
-            "--classes", help="Judge among the 1,000 classes of ImageNet, by their names: imagenet."
+            "--classes",
+            help="Judge among the 1,000 classes of ImageNet, by their names: imagenet.",
         ),
     ] = None,
     by: Annotated[
@@ -115,7 +116,11 @@ def zeroshot(
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.evaluate.zero_shot import evaluate_zeroshot, labelled_photos, open_named_judge
+    from fourm_lite.evaluate.zero_shot import (
+        evaluate_zeroshot,
+        labelled_photos,
+        open_named_classifier,
+    )
 
     photos = labelled_photos(data, split, limit)
     templates = _sentences(templates, template_set)
@@ -125,7 +130,7 @@ def zeroshot(
     }  # fmt: skip
     if classes is None:
         words = _words(photos.classes, labels or [], data)
-        judge = open_named_judge(model, words, templates, temperature, **options)
+        judge = open_named_classifier(model, words, templates, temperature, **options)
     else:
         photos, judge = _imagenet(photos, classes, labels, model, templates, temperature, options)
     facts = {"model": model, "data": str(data), "split": split, "by": by,
@@ -276,7 +281,7 @@ def _imagenet(
 ) -> tuple[Any, Any]:
     """The photos among all of ImageNet's classes, and what judges by their names."""
     from fourm_lite.evaluate.imagenet import CLASSES, as_imagenet, imagenet_names
-    from fourm_lite.evaluate.zero_shot import open_judge
+    from fourm_lite.evaluate.zero_shot import open_classifier
 
     if classes not in CLASSES:
         raise ConfigError(
@@ -286,7 +291,7 @@ def _imagenet(
     if labels:
         raise ConfigError("--classes imagenet brings its own names; leave out --labels")
     names = imagenet_names()
-    judge = open_judge(
+    judge = open_classifier(
         model, names, templates=tuple(templates or ("{}",)), temperature=temperature, **options
     )
     return as_imagenet(photos, names), judge

@@ -92,7 +92,7 @@ def evaluate_any2any(
     if len(photos) < 2:
         raise ConfigError("chance needs at least two photos")
     known = read_references(photos, pipe, teachers, batch_size=how.batch_size)
-    judge = Judge.of(known, pipe)
+    judge = TargetMeasures.of(known, pipe)
     rows = []
     todo = list(cells(pipe, known))
     for number, (source, target) in enumerate(todo):
@@ -190,7 +190,7 @@ def _texts(
 
 
 @dataclass(frozen=True)
-class Judge:
+class TargetMeasures:
     """Compares values with the photos' own."""
 
     known: References
@@ -198,7 +198,7 @@ class Judge:
     classes: int
 
     @classmethod
-    def of(cls, known: References, pipe: FourMPipeline) -> Judge:
+    def of(cls, known: References, pipe: FourMPipeline) -> TargetMeasures:
         """What all comparisons share."""
         entry = roles(pipe.model.config.outputs, pipe).get("segmentation")
         classes = 0 if entry is None else pipe.tokenizers.vq(entry).config.n_labels or 0
@@ -253,25 +253,25 @@ class Judge:
         return said[int(np.argmax(scores))]
 
 
-def _mean_palette(judge: Judge, right: Any) -> Any:
+def _mean_palette(judge: TargetMeasures, right: Any) -> Any:
     from fourm_lite.data.palette import palette
 
     colors = np.array([c for p in right for c in p], np.uint8)
     return palette(colors[None])
 
 
-_MEASURES: dict[str, Callable[[Judge, Any, Any], dict[str, Measured]]] = {
-    "caption": Judge.caption,
-    "embedding": Judge.embedding,
-    "features": Judge.features,
-    "numbers": Judge.numbers,
+_MEASURES: dict[str, Callable[[TargetMeasures, Any, Any], dict[str, Measured]]] = {
+    "caption": TargetMeasures.caption,
+    "embedding": TargetMeasures.embedding,
+    "features": TargetMeasures.features,
+    "numbers": TargetMeasures.numbers,
     "segmentation": lambda j, a, b: {"mIoU": measures.mean_iou(a, b, j.classes)},
-    "edges": Judge.edges,
+    "edges": TargetMeasures.edges,
     "palette": lambda j, a, b: {"palette distance": measures.palette_distances(a, b)},
     "rgb": lambda j, a, b: {"PSNR": measures.psnr(a, b)},
 }
-_GUESSES: dict[str, Callable[[Judge, Any], Any]] = {
-    "caption": Judge.medoid,
+_GUESSES: dict[str, Callable[[TargetMeasures, Any], Any]] = {
+    "caption": TargetMeasures.medoid,
     "embedding": lambda j, right: right.mean(axis=0),
     "features": lambda j, right: right.mean(axis=0),
     "numbers": lambda j, right: right.mean(axis=0),
@@ -285,7 +285,7 @@ _GUESSES: dict[str, Callable[[Judge, Any], Any]] = {
 
 
 def _row(
-    source: str, target: str, judge: Judge, found: Any, draws: int, *, chance: bool = True
+    source: str, target: str, judge: TargetMeasures, found: Any, draws: int, *, chance: bool = True
 ) -> dict[str, Any]:
     own = judge(target, found)
     others = [judge(target, found, order) for order in _shuffles(len(judge.known)) if chance]

@@ -25,7 +25,7 @@ from fourm_lite.search.calibrate import Judgements
 from fourm_lite.search.caption_confidence import Captioned
 from fourm_lite.search.confidence_features import Question
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.relevance import Judge, Vocabulary
+from fourm_lite.search.relevance import CaptionRelevance, Vocabulary
 from fourm_lite.search.space import Codes, Inputs, Space
 from fourm_lite.search.whitening import Floats, gallery_centre
 
@@ -217,7 +217,7 @@ def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Cap
         for row, record in zip(places, records, strict=True)
         if row is not None and record.captions
     }
-    judge = Judge.of(captions)
+    judge = CaptionRelevance.of(captions)
     words = Vocabulary.of([judge.words_of(row) for row in captions], gallery=len(captions))
     items, _ = caption_items(pack, space)
     rows = _rows([(photo.id, photo.image) for photo in pack.photos], known)

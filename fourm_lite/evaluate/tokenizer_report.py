@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.evaluate.any_to_any import LESS_IS_BETTER, Judge, shaped
+from fourm_lite.evaluate.any_to_any import LESS_IS_BETTER, TargetMeasures, shaped
 from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.references import References, Teachers, read_references, roles
 from fourm_lite.metrics.generation import Measured
@@ -58,7 +58,7 @@ def evaluate_tokenizers(
     """
     photos = CaptionPack.read(folder, split).subsample(limit)
     known = read_references(photos, pipe, teachers, batch_size=batch_size)
-    judge = Judge.of(known, pipe)
+    judge = TargetMeasures.of(known, pipe)
     rows = []
     todo = [(role, entry) for role, entry in _judged(pipe) if role in known.values]
     for number, (role, entry) in enumerate(todo):
@@ -94,7 +94,12 @@ def _tokens(
 
 
 def _row(
-    pipe: FourMPipeline, judge: Judge, role: str, entry: Modality, tokens: torch.Tensor, draws: int
+    pipe: FourMPipeline,
+    judge: TargetMeasures,
+    role: str,
+    entry: Modality,
+    tokens: torch.Tensor,
+    draws: int,
 ) -> dict[str, Any]:
     found = _decoded(pipe, role, entry, tokens)
     majority = judge(role, judge.majority(role))

@@ -43,7 +43,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Judge:
+class WordClassifier:
     """Tells classes in words apart.
 
     Units:
@@ -58,7 +58,7 @@ class Judge:
         return self.judge(pictures)
 
 
-def open_judge(
+def open_classifier(
     model: str,
     labels: Labels,
     *,
@@ -67,7 +67,7 @@ def open_judge(
     temperature: float | None = None,
     device: str | None = None,
     **options: str | None,
-) -> Judge:
+) -> WordClassifier:
     """What judges pictures by words: a dual encoder, or a 4M model in one of its ways.
 
     Args:
@@ -86,17 +86,19 @@ def open_judge(
     label_prompts(labels, templates)  # before a large model is loaded
     _check(temperature)
     if not is_embedder(model):
-        return _model_judge(model, labels, templates, by or WAYS[0], temperature, device, options)
+        return _model_classifier(
+            model, labels, templates, by or WAYS[0], temperature, device, options
+        )
     given = [f"--{n.replace('_', '-')}" for n, v in {"by": by, **options}.items() if v]
     if given:
         raise ConfigError(f"{', '.join(given)}: for 4M models; '{model}' is a dual encoder")
     embedder = load_embedder(model, **({"device": device} if device else {}))
     scale = None if temperature is None else 1 / temperature
     classifier = ZeroShotClassifier(embedder, labels, templates=templates, scale=scale)
-    return Judge(classifier, 1 / classifier.logit_scale.scale)
+    return WordClassifier(classifier, 1 / classifier.logit_scale.scale)
 
 
-def _model_judge(
+def _model_classifier(
     model: str,
     labels: Labels,
     templates: Sequence[str],
@@ -104,13 +106,13 @@ def _model_judge(
     temperature: float | None,
     device: str | None,
     options: dict[str, str | None],
-) -> Judge:
+) -> WordClassifier:
     if by not in WAYS:
         raise ConfigError(f"--by is one of {', '.join(WAYS)}, got '{by}'")
     space = open_model_space(model, device=device, **options)  # type: ignore[arg-type]
     if by == "likelihood":
         warmth = temperature or LIKELIHOOD_TEMPERATURE
-        return Judge(
+        return WordClassifier(
             lambda pictures: classify_by_likelihood(
                 space.pipe, pictures, labels, templates=templates, temperature=warmth
             ),
@@ -118,7 +120,9 @@ def _model_judge(
         )
     warmth = temperature or EMBEDDING_TEMPERATURE
     words = _label_vectors(space, labels, templates)
-    return Judge(lambda pictures: _by_cosine(space, pictures, labels, words, warmth), warmth)
+    return WordClassifier(
+        lambda pictures: _by_cosine(space, pictures, labels, words, warmth), warmth
+    )
 
 
 def classify_by_embedding(
@@ -196,24 +200,24 @@ def classify_by_words(
             the model has no use for
         FourMError: the network reads no text
     """
-    judge = open_named_judge(model, labels, templates, temperature, **options)
+    judge = open_named_classifier(model, labels, templates, temperature, **options)
     results: list[dict[str, Any]] = []
     for start in range(0, len(photos), BATCH):
         results += _judged(judge, photos[start : start + BATCH], top)
     return results
 
 
-def open_named_judge(
+def open_named_classifier(
     model: str,
     labels: Sequence[str],
     templates: Sequence[str] | None,
     temperature: float | None,
     **options: Any,
-) -> Judge:
+) -> WordClassifier:
     """What judges by the classes of a command line.
 
     Raises:
-        ConfigError: fewer than two labels, two equal ones, or what `open_judge` refuses
+        ConfigError: fewer than two labels, two equal ones, or what `open_classifier` refuses
     """
     named = label_names(labels)
     if len(named) < 2 or len(named) < len(labels):
@@ -224,7 +228,7 @@ def open_named_judge(
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"--temperature is above 0, got {temperature}")
     forms = tuple(templates or ("{}",))
-    return open_judge(model, named, templates=forms, temperature=temperature, **options)
+    return open_classifier(model, named, templates=forms, temperature=temperature, **options)
 
 
 def label_names(labels: Sequence[str]) -> dict[str, list[str]]:
@@ -236,7 +240,7 @@ def label_names(labels: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
-def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any]]:
+def _judged(judge: WordClassifier, photos: Sequence[str], top: int) -> list[dict[str, Any]]:
     """Results in the form of a trained classifier's."""
     results: list[dict[str, Any]] = [{"photo": photo} for photo in photos]
     pictures = []
@@ -258,7 +262,7 @@ def _judged(judge: Judge, photos: Sequence[str], top: int) -> list[dict[str, Any
 
 
 def evaluate_zeroshot(
-    judge: Judge,
+    judge: WordClassifier,
     photos: LabelledSet,
     *,
     draws: int = 1000,

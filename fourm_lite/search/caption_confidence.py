@@ -31,7 +31,7 @@ from fourm_lite.search.confidence_features import (
 from fourm_lite.search.index.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.relevance import Judge, Vocabulary
+from fourm_lite.search.relevance import CaptionRelevance, Vocabulary
 from fourm_lite.search.space import Space
 
 MATCH, APART = 0.25, 0.15
@@ -81,7 +81,7 @@ class Captioned:
 
     questions: Sequence[Question]
     owner: Sequence[Any]
-    judge: Judge
+    judge: CaptionRelevance
     vocabulary: Vocabulary
 
     def some(self, most: int) -> Captioned:
@@ -208,18 +208,18 @@ def foreign_texts() -> list[str]:
     return files(__package__).joinpath("foreign.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _is_there(text: str, judge: Judge) -> bool:
+def _is_there(text: str, judge: CaptionRelevance) -> bool:
     """Whether a photo's captions hold most of a text."""
     matches = (judge.match(text, photo) or 0.0 for photo in judge.captions)
     return any(match > 0.5 for match in matches)
 
 
-def _is_relevant(question: Question, owner: Any, hits: Hits, judge: Judge) -> bool:
+def _is_relevant(question: Question, owner: Any, hits: Hits, judge: CaptionRelevance) -> bool:
     matches = (judge.match(question.text, row) or 0.0 for row in hits.ids)
     return owner in hits.ids or any(match >= MATCH for match in matches)
 
 
-def _apart(question: Question, hits: Hits, judge: Judge) -> Hits:
+def _apart(question: Question, hits: Hits, judge: CaptionRelevance) -> Hits:
     """The first hits that surely do not match; what has no captions might."""
     matches = ((at, judge.match(question.text, row)) for at, row in enumerate(hits.ids))
     apart = [at for at, match in matches if match is not None and match <= APART]

@@ -40,7 +40,7 @@ def stems(text: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Judge:
+class CaptionRelevance:
     """Judges photos by their captions.
 
     Units:
@@ -52,7 +52,7 @@ class Judge:
     counts: Counter[str] = field(repr=False)
 
     @classmethod
-    def of(cls, captions: Mapping[Any, Iterable[str]]) -> Judge:
+    def of(cls, captions: Mapping[Any, Iterable[str]]) -> CaptionRelevance:
         """A judge of photos with captions."""
         words = {photo: [stems(text) for text in texts] for photo, texts in captions.items()}
         counts = Counter(w for some in words.values() for w in frozenset().union(*some))

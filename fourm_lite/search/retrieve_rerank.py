@@ -19,7 +19,7 @@ from fourm_lite.metrics.measures import ranked_measures
 
 Scoring = Literal["logit", "combination"]
 Ints = npt.NDArray[np.int64]
-Judge = Callable[[Ints, Ints], Vectors]
+ScorePairs = Callable[[Ints, Ints], Vectors]
 """Numbers of texts and of pictures, as pairs -> scores, larger is better."""
 CROSS = -1
 """As `retrieve`: every pair is scored by the cross-encoder."""
@@ -115,7 +115,7 @@ def caption_measures(
     return {**found, "mR": float(np.mean(recalls))}
 
 
-def _rankings(cosines: Vectors, judge: Judge, depth: int) -> list[Ints]:
+def _rankings(cosines: Vectors, judge: ScorePairs, depth: int) -> list[Ints]:
     """Candidates of every query, the best first."""
     found = []
     for query, row in enumerate(cosines):

@@ -17,7 +17,7 @@ import torch
 
 from fourm_lite.evaluate.caption_sets import CaptionPack, embed_photos
 from fourm_lite.search.query import Query
-from fourm_lite.search.relevance import Judge, stem
+from fourm_lite.search.relevance import CaptionRelevance, stem
 from fourm_lite.search.spaces import open_space
 
 WORDS = (
@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pack = CaptionPack.read(args.data, args.split)
     space, images, _ = embed_photos(pack, open_space(args.model))
-    judge = Judge.of({i: photo.captions for i, photo in enumerate(pack.photos)})
+    judge = CaptionRelevance.of({i: photo.captions for i, photo in enumerate(pack.photos)})
     held = [frozenset().union(*words) for words in judge.captions.values()]
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in WAYS}
     rng = np.random.default_rng(0)

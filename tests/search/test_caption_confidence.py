@@ -25,7 +25,7 @@ from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query
-from fourm_lite.search.relevance import Judge, Vocabulary, stems
+from fourm_lite.search.relevance import CaptionRelevance, Vocabulary, stems
 from fourm_lite.unit import unit
 
 THINGS = [f"thing{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(5)]
@@ -63,7 +63,7 @@ def gallery(place, seed, photos=150, noise=1.5):
         vectors.append(row + noise * rng.normal(size=48))
     index = Index.create(place, space="words", width=48)
     index.add(list(texts), unit(np.array(vectors, np.float32)))
-    judge = Judge.of(texts)
+    judge = CaptionRelevance.of(texts)
     words = Vocabulary.of([judge.words_of(row) for row in texts], gallery=photos)
     asked = [
         (Question(text, {"caption": text}, judge.words_of(row)), row)

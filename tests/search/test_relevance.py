@@ -1,6 +1,6 @@
 import pytest
 
-from fourm_lite.search.relevance import Judge, Vocabulary, stem, stems
+from fourm_lite.search.relevance import CaptionRelevance, Vocabulary, stem, stems
 
 CAPTIONS = {
     "dogs": ["Two dogs run on grass.", "A brown dog is running after a white dog."],
@@ -12,7 +12,7 @@ CAPTIONS = {
 
 @pytest.fixture
 def judge():
-    return Judge.of(CAPTIONS)
+    return CaptionRelevance.of(CAPTIONS)
 
 
 def test_words_match_whatever_their_endings():
@@ -28,7 +28,9 @@ def test_a_caption_matches_photos_that_show_the_same_and_not_others(judge):
 
 
 def test_rare_words_count_more_and_those_of_every_photo_nothing(judge):
-    everywhere = Judge.of({name: [*texts, "a photo"] for name, texts in CAPTIONS.items() if texts})
+    everywhere = CaptionRelevance.of(
+        {name: [*texts, "a photo"] for name, texts in CAPTIONS.items() if texts}
+    )
 
     assert judge.match("dog lake", "boat") > judge.match("dog lake", "dog")
     assert everywhere.match("photo", "boat") is None
