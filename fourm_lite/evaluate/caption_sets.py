@@ -27,7 +27,8 @@ from fourm_lite.search.confidence_features import Question
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.relevance import CaptionRelevance, Vocabulary
 from fourm_lite.search.space import Codes, Inputs, Space
-from fourm_lite.search.whitening import Floats, gallery_centre
+from fourm_lite.search.whitening import gallery_centre
+from fourm_lite.unit import Floats
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -21,7 +21,7 @@ from fourm_lite.evaluate.caption_sets import (
 from fourm_lite.pipeline.embedding import Decode
 from fourm_lite.progress import StageProgress
 from fourm_lite.search.model_space import ModelSpace
-from fourm_lite.search.whitening import Floats
+from fourm_lite.unit import Floats
 
 STEPS = (1, 2, 4, 8, 16)
 DECODES: tuple[Decode, ...] = ("argmax", "sample", "expected")

@@ -34,7 +34,7 @@ from fourm_lite.search.rerank_weights import (
     words_share,
 )
 from fourm_lite.search.spaces import Codes, Inputs
-from fourm_lite.search.whitening import Floats
+from fourm_lite.unit import Floats
 
 Ints = npt.NDArray[np.int64]
 Weights = Mapping[str, float]

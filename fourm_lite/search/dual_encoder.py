@@ -15,7 +15,8 @@ from fourm_lite.embedders.base import NetworkEmbedder, Reads
 from fourm_lite.errors import FourMError, UnknownNameError
 from fourm_lite.progress import Progress
 from fourm_lite.search.space import MODEL, PICTURE, TEXT, FormerVerbs, Inputs
-from fourm_lite.search.whitening import Centre, Floats
+from fourm_lite.search.whitening import Centre
+from fourm_lite.unit import Floats
 
 
 @dataclass(frozen=True)

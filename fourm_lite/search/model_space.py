@@ -32,9 +32,9 @@ from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.progress import Progress
 from fourm_lite.search.search_file import FittedSearch
 from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, FormerVerbs, Inputs
-from fourm_lite.search.whitening import Centre, Floats, QueryWhitening
+from fourm_lite.search.whitening import Centre, QueryWhitening
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
-from fourm_lite.unit import unit
+from fourm_lite.unit import Floats, unit
 
 CENTRED = ":centred"
 """The end of the name of a space whose vectors have a mean taken off."""

@@ -23,7 +23,7 @@ from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.likelihood_scores import pictures_of
 from fourm_lite.search.parts import UnseenError
 from fourm_lite.search.space import TEXT, Inputs
-from fourm_lite.search.whitening import Floats
+from fourm_lite.unit import Floats
 
 log = logging.getLogger(__name__)
 

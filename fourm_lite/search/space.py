@@ -17,7 +17,8 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import Progress
 from fourm_lite.search.search_file import FittedSearch
-from fourm_lite.search.whitening import Centre, Floats, QueryWhitening
+from fourm_lite.search.whitening import Centre, QueryWhitening
+from fourm_lite.unit import Floats
 
 Inputs = Mapping[str, Any]
 """One query: modality -> value."""

@@ -30,8 +30,8 @@ from fourm_lite.search.index.manifest import FILE as MANIFEST
 from fourm_lite.search.index.manifest import is_remote
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import CENTRED, Space
-from fourm_lite.search.whitening import Centre, Floats
-from fourm_lite.unit import unit
+from fourm_lite.search.whitening import Centre
+from fourm_lite.unit import Floats, unit
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
 IDS = ("ids", "id", "names", "files", "uri", "path")
