@@ -17,8 +17,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.pipeline.readers import find_modality
 from fourm_lite.search.engine import Ask, Search
 from fourm_lite.search.query import ROW, Query
-from fourm_lite.search.space import PICTURE, TEXT
-from fourm_lite.search.spaces import ModelSpace, Space
+from fourm_lite.search.space import PICTURE, TEXT, Space
 from fourm_lite.serve.fields import Field as _Field
 from fourm_lite.serve.fields import Fields, picture, required
 from fourm_lite.serve.limits import Limits
@@ -107,9 +106,9 @@ def _model_value(name: str, value: Any, space: Space, limits: Limits) -> Any:
 
 
 def _is_text(name: str, space: Space) -> bool:
-    if not isinstance(space, ModelSpace):
+    if space.predictor is None:
         return name in (TEXT, "text")
-    entries = {m.name: m for m in space.pipe.model.config.inputs}
+    entries = {m.name: m for m in space.predictor.pipe.model.config.inputs}
     return entries[find_modality(name, entries, role="input")].kind == "sequence"
 
 

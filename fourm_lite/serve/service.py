@@ -16,7 +16,7 @@ from fourm_lite.modalities.pictures import png
 from fourm_lite.search.engine import Ask, Search, require_same_space
 from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.manifest import Manifest
-from fourm_lite.search.spaces import ModelSpace
+from fourm_lite.search.space import Predictor
 from fourm_lite.serve.batches import Batcher
 from fourm_lite.serve.errors import Refused
 from fourm_lite.serve.fields import EMBED, GENERATE, SEARCH, read_fields, required
@@ -121,7 +121,7 @@ class Service:
 
     def _vectors(self, many: Sequence[list[dict[str, Any]]]) -> list[Floats]:
         flat = [item for items in many for item in items]
-        vectors = self.search.space.embed_items(flat)
+        vectors = self.search.space.encode_query(flat)
         return np.split(vectors, np.cumsum([len(items) for items in many])[:-1])
 
     # Generation --------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Service:
     def work(self, body: Mapping[str, Any], tell: Tell) -> Work:
         """What a body asks to generate; `tell` hears of each step."""
         fields = read_fields(body, GENERATE, self.limits)
-        space = self._model_space()
+        space = self._model()
         given = dict(fields.get("given", {}))
         given |= {n: fields[n] for n in ("text",) if n in fields}
         given |= {n: fields[n][0] for n in ("image",) if n in fields}
@@ -145,16 +145,17 @@ class Service:
         """The outputs to come, name -> what `Generated.to_json` gives and its picture."""
         return self._generations.submit(work)
 
-    def _model_space(self) -> ModelSpace:
-        if not isinstance(self.search.space, ModelSpace):
+    def _model(self) -> Predictor:
+        model = self.search.space.predictor
+        if model is None:
             raise ConfigError(
                 "the model of this index embeds and does not generate; serve an index that a 4M "
                 "model made"
             )
-        return self.search.space
+        return model
 
     def _generated(self, many: Sequence[Work]) -> list[dict[str, Any]]:
-        pipe = self._model_space().pipe
+        pipe = self._model().pipe
         return [self._one(pipe, work) for work in many]
 
     def _one(self, pipe: Any, work: Work) -> dict[str, Any]:
@@ -180,7 +181,8 @@ class Service:
     def facts(self) -> dict[str, Any]:
         """What a page needs to know: rows, columns, what the model reads and makes, the limits."""
         index, space = self.search.index, self.search.space
-        config = space.pipe.model.config if isinstance(space, ModelSpace) else None
+        model = space.predictor
+        config = None if model is None else model.pipe.model.config
         hidden = {"vector", "codes", "content_hash", "row_hash"}
         return {
             "rows": len(index),

@@ -43,7 +43,7 @@ def make_index(folder: Path, model: Path) -> Path:
     """Rows whose vectors are drawn around those of the words, so that answers differ."""
     space = open_space(model)
     rng = np.random.default_rng(0)
-    centres = space.embed_items([{"caption": w} for w in WORDS])
+    centres = space.encode_query([{"caption": w} for w in WORDS])
     vectors = centres[rng.integers(0, len(WORDS), ROWS)]
     vectors = vectors + rng.normal(0, 0.05, vectors.shape).astype(np.float32)
     index = open_index(folder / "rows.idx", space)

@@ -166,7 +166,7 @@ def test_the_answer_is_that_of_search_json(server, index, capsys):
 def test_vectors_are_those_of_the_space(client, search):
     vectors = client.embed([{"text": "two dogs"}, {"image": as_png(photo(2))}])
 
-    wanted = search.space.embed_items([{"caption": "two dogs"}, {"rgb": photo(2)}])
+    wanted = search.space.encode_query([{"caption": "two dogs"}, {"rgb": photo(2)}])
     assert np.allclose(vectors, wanted, atol=1e-5)
 
 
@@ -300,7 +300,7 @@ def test_rows_that_are_indexed_meanwhile_are_found(tmp_path, model, photos):
     assert client.info()["rows"] == 12
 
     search = Search.open(path)
-    vectors, codes = search.space.embed_pictures([photo(77)])
+    vectors, codes = search.space.encode_document([photo(77)])
     search.index.add(["new"], vectors, codes=codes)
 
     hits = client.search(image=as_png(photo(77)), k=1)
