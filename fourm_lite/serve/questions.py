@@ -23,7 +23,7 @@ from fourm_lite.serve.fields import Fields, picture, required
 from fourm_lite.serve.limits import Limits
 
 NAMES = {"text": TEXT, "image": PICTURE, "like": ROW}
-"""A request's name of a field and the query's name of a wish."""
+"""A request's name of a field and the query's name of a term."""
 _PICTURE = _Field("pictures", "")
 
 

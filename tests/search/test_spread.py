@@ -121,7 +121,7 @@ def test_a_spread_without_a_centre_cannot_be_asked_for():
 def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
     folder = mini_without_a_spread(tmp_path)
 
-    with pytest.raises(FourMError, match="none is kept beside the model"):
+    with pytest.raises(FourMError, match="nothing to whiten them by is kept beside the model"):
         open_space(str(folder), spread=0.3)
 
 
