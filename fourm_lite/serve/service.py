@@ -129,16 +129,16 @@ class Service:
     def work(self, body: Mapping[str, Any], tell: Tell) -> Work:
         """What a body asks to generate; `tell` hears of each step."""
         fields = read_fields(body, GENERATE, self.limits)
-        space = self._model()
+        config = self._model().pipe.model.config
         given = dict(fields.get("given", {}))
         given |= {n: fields[n] for n in ("text",) if n in fields}
         given |= {n: fields[n][0] for n in ("image",) if n in fields}
         if not given:
             required({}, *NAMES, "given")
-        item = model_values(given, space, self.limits)
-        known = {m.name: m for m in space.pipe.model.config.inputs}
+        item = model_values(given, self.search.space, self.limits)
+        known = {m.name: m for m in config.inputs}
         read = {_stem(key, known) for key in item}
-        usual = [m.name for m in space.pipe.model.config.outputs if _short(m.name) not in read]
+        usual = [m.name for m in config.outputs if _short(m.name) not in read]
         return Work(item, fields.get("targets", usual), fields.get("seed", 0), tell)
 
     def generated(self, work: Work) -> Future[dict[str, Any]]:
