@@ -165,7 +165,8 @@ def knn(
     """
     from fourm_lite.evaluate.photo_classes import by_neighbours, features_of
 
-    found = features_of(model, data, test_data, features)
+    with progress("photos") as told:
+        found = features_of(model, data, test_data, features, progress=told.tell)
     _deliver(by_neighbours(found, k=k, temperature=temperature), as_json)
 
 
@@ -185,7 +186,9 @@ def probe(
     """
     from fourm_lite.evaluate.photo_classes import by_linear_map, features_of
 
-    _deliver(by_linear_map(features_of(model, data, test_data, features)), as_json)
+    with progress("photos") as told:
+        found = features_of(model, data, test_data, features, progress=told.tell)
+    _deliver(by_linear_map(found), as_json)
 
 
 def fewshot(
@@ -214,7 +217,8 @@ def fewshot(
     numbers = counts(shots, "--shots")
     from fourm_lite.evaluate.photo_classes import by_few_photos, features_of
 
-    found = features_of(model, data, test_data, features)
+    with progress("photos") as told:
+        found = features_of(model, data, test_data, features, progress=told.tell)
     _deliver(by_few_photos(found, numbers, draws=draws, seed=seed), as_json)
 
 

@@ -175,9 +175,12 @@ def _readable(data: str) -> Splits:
 
 
 def _epochs(told: Told, config: FinetuneConfig) -> Any:
-    """Steps for the bar, and a line for each epoch that has ended."""
+    """Photos, then steps, for the bar; and a line for each epoch that has ended."""
 
     def tell(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+        if not numbers:  # features of photos, for the linear head
+            told.tell("photos", step, steps)
+            return
         told.step(step, steps, numbers)
         names = [n for n in ("loss", "accuracy", "val/loss", "val/accuracy") if n in numbers]
         if "val/accuracy" in names:

@@ -26,6 +26,7 @@ from fourm_lite.photos.labelled import (
     read_labelled,
     read_training,
 )
+from fourm_lite.progress import Progress, StageProgress, of_stage
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
 
 _FEW_SHOT_L2 = 0.1  # fixed: there are no photos left to choose it on
@@ -118,7 +119,14 @@ def _with_validation(found: Features) -> tuple[tuple[Tensor, Tensor], tuple[Tens
     return (x[parts[0]], y[parts[0]]), (x[parts[1]], y[parts[1]])
 
 
-def features_of(model: str, data: str, test_data: str, features: str = "") -> Features:
+def features_of(
+    model: str,
+    data: str,
+    test_data: str,
+    features: str = "",
+    *,
+    progress: StageProgress | None = None,
+) -> Features:
     """Features of the photos that a protocol needs.
 
     Of `--data` the photos of the split "train" are learnt from (those of no split, where there are
@@ -150,15 +158,15 @@ def features_of(model: str, data: str, test_data: str, features: str = "") -> Fe
         "skipped": [vars(s) for part in (train, test) for s in part.skipped],
     }
     return Features(
-        (embed(train), train.labels),
-        None if val is None else (embed(val), val.labels),
-        (embed(test), test.labels),
+        (embed(train, of_stage(progress, "training photos")), train.labels),
+        None if val is None else (embed(val, of_stage(progress, "validation photos")), val.labels),
+        (embed(test, of_stage(progress, "test photos")), test.labels),
         (train, test),
         protocol,
     )
 
 
-Embed = Callable[[LabelledSet], Tensor]
+Embed = Callable[[LabelledSet, Progress | None], Tensor]
 
 
 def feature_function(model: str, features: str = "") -> tuple[Embed, str]:
@@ -174,20 +182,29 @@ def feature_function(model: str, features: str = "") -> tuple[Embed, str]:
     if features not in ("", "encoder"):
         raise ConfigError(f"--features of a 4M model is encoder or embedding, got {features!r}")
     vit = FMViT.from_pretrained(model, head=HeadConfig(num_classes=0))
-    return lambda part: photo_features(vit, part), "mean of the encoder's tokens, normed"
+    embed: Embed = lambda part, progress: photo_features(vit, part, progress=progress)  # noqa: E731
+    return embed, "mean of the encoder's tokens, normed"
 
 
 def _network_features(model: str, tokenizer: str) -> tuple[Embed, str]:
     embedder = load_embedder(model)
 
-    def embed(part: LabelledSet) -> Tensor:
+    def embed(part: LabelledSet, progress: Progress | None) -> Tensor:
         pictures = (photo.record.open_image() for photo in part.photos)
-        return torch.from_numpy(embedder.embed_image(pictures, normalize=False))
+
+        def tell(done: int) -> None:
+            if progress is not None:
+                progress(done, len(part))
+
+        return torch.from_numpy(embedder.embed_image(pictures, normalize=False, progress=tell))
 
     if tokenizer in ("", "raw"):
         return embed, "the embedder's vectors, raw"
     codes = open_tokenizer(tokenizer)
-    decoded: Embed = lambda part: codes.detokenize(codes.tokenize(embed(part)))  # noqa: E731
+
+    def decoded(part: LabelledSet, progress: Progress | None) -> Tensor:
+        return codes.detokenize(codes.tokenize(embed(part, progress)))
+
     return decoded, f"the embedder's vectors, tokenized and decoded by {tokenizer}"
 
 
@@ -196,8 +213,8 @@ def _generated_features(model: str) -> Embed:
 
     pipe = FourMPipeline.from_pretrained(model)
 
-    def embed(part: LabelledSet) -> Tensor:
+    def embed(part: LabelledSet, progress: Progress | None) -> Tensor:
         pictures = [{"rgb": photo.record.open_image()} for photo in part.photos]
-        return torch.from_numpy(pipe.embed(pictures))
+        return torch.from_numpy(pipe.embed(pictures, progress=progress))
 
     return embed

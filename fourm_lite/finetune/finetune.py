@@ -181,7 +181,7 @@ def _finetune(
         check_fresh(out / "run")  # before anything of it is touched
     model = classifier(source, data.train, config, image_size=image_size).to(where)
     if config.mode == "probe" and config.head.is_linear:
-        found = _probe(model, data, out, config)
+        found = _probe(model, data, out, config, progress)
     else:
         found = _train(model, data, out, config, resume, progress, asked)
     found.model.save(out, extra={"finetuned": _told(config, data)})
@@ -220,10 +220,20 @@ def _class_weights(data: LabelledSet, config: FinetuneConfig) -> Tensor | None:
     return class_weights(data.counts) if config.balance == "loss" else None
 
 
-def _probe(model: FMViT, data: Splits, out: Path, config: FinetuneConfig) -> Finetuned:
+def _probe(
+    model: FMViT,
+    data: Splits,
+    out: Path,
+    config: FinetuneConfig,
+    progress: StepProgress | None = None,
+) -> Finetuned:
+    """Solves the linear head; `progress` is told of photos whose features are there."""
     model.eval()
+    tell = None if progress is None else lambda done, total: progress(done, total, {})
     sets = [data.train, data.val]
-    parts = [(photo_features(model, s, cache=out / "features"), s.labels) for s in sets]
+    parts = [
+        (photo_features(model, s, cache=out / "features", progress=tell), s.labels) for s in sets
+    ]
     weights = _class_weights(data.train, config)
     linear = choose_linear(parts[0], parts[1], model.num_classes, weights=weights)
     set_linear_head(model, linear)
@@ -242,7 +252,7 @@ def _train(
 ) -> Finetuned:
     run = out / "run"
     if config.probe_first and config.head.is_linear and not config.from_scratch:
-        _probe(model, data, out, config)
+        _probe(model, data, out, config, progress)
     if config.mode == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)

@@ -258,3 +258,23 @@ def test_every_function_of_a_verb_names_its_types():
         hints = typing.get_type_hints(verb.run)
 
         assert set(inspect.signature(verb.run).parameters) <= set(hints)
+
+
+def test_arguments_are_checked_before_torch_is_imported(tmp_path):
+    lines = [line for line in MISSING if not line.startswith(("generate -m mini -i", "search"))]
+    lines += ["search", "index x", "evaluate retrieval", "finetune x --epochs many", "info"]
+    code = (
+        "import sys\n"
+        "from fourm_lite.cli import main\n"
+        f"for line in {lines!r}:\n"
+        "    try: main(line.split())\n"
+        "    except SystemExit as end: assert end.code == 2, line\n"
+        "    assert 'torch' not in sys.modules, line\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
