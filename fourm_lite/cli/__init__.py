@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments, asked = _without_flags(list(sys.argv[1:] if argv is None else argv))
     arguments = arranged(arguments)
     set_loudness(-1 if "quiet" in asked else int("loud" in asked))
-    left = kept(arguments)
+    left = kept(arguments[_verb_at(arguments) :])
     try:
         with stoppable(left):
             build_app(asked=_asked(arguments)).main(args=arguments, prog_name="fourm-lite")
@@ -80,7 +80,16 @@ def _asked(arguments: list[str]) -> list[str] | None:
 
 def arranged(arguments: list[str]) -> list[str]:
     """The line as typer reads it: tools of `index`, several `--labels`, `--json` with a file."""
-    return _with_json(_with_labels(_with_tool(arguments)))
+    start = _verb_at(arguments)
+    return arguments[:start] + _with_json(_with_labels(_with_tool(arguments[start:])))
+
+
+def _verb_at(arguments: list[str]) -> int:
+    """Where the verb stands, behind the options of all verbs."""
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        place += 2 if arguments[place] == "--max-bytes" else 1
+    return min(place, len(arguments))
 
 
 def _with_tool(arguments: list[str]) -> list[str]:

@@ -113,6 +113,9 @@ def test_json_is_printed_alone_or_written_beside_the_text(capsys, tmp_path):
         ("index info -o IDX", "index info -o IDX"),
         ("index info other --out=IDX", "index info other --out=IDX"),
         ("index PHOTOS -o IDX", "index PHOTOS -o IDX"),
+        ("--max-bytes 2GB index info IDX", "--max-bytes 2GB index|info IDX"),
+        ("--max-bytes=2GB evaluate knn --json out", "--max-bytes=2GB evaluate knn --json=out"),
+        ("--max-bytes", "--max-bytes"),
     ],
 )
 def test_a_line_is_read_as_it_is_meant(line, read):
