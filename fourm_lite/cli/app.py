@@ -178,8 +178,8 @@ def root(
 ) -> None:
     """Any-to-any generation, embedding and search with 4M models.
 
-    All verbs take --json: it prints the result as one JSON value and nothing else on stdout; with a
-    file name behind it, the value is written there.
+    All verbs that end with a result take --json: it prints the result as one JSON value and nothing
+    else on stdout; with a file name behind it, the value is written there.
     """
     asked = max_bytes or os.environ.get(VARIABLE)
     if asked:

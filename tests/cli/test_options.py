@@ -18,6 +18,7 @@ from fourm_lite.cli.app import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = app.build_app()
+ENDLESS = {"serve"}  # a server answers over HTTP and has no result of its own
 NO_SENTENCE = ("Of ", "In ", "With ", "From ", "For ", "By ", "Instead ", "Which ", "Who ", "How ")
 
 
@@ -59,7 +60,7 @@ def test_the_help_of_a_verb_begins_with_what_it_does(words):
     assert first.split()[0] not in ("A", "An", "The")
 
 
-@pytest.mark.parametrize("words", VERBS)
+@pytest.mark.parametrize("words", [words for words in VERBS if words not in ENDLESS])
 def test_json_means_the_same_in_every_verb(words):
     (option,) = [p for p in command(words).params if "--json" in p.opts]
 
