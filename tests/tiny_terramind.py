@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,24 @@ def terramind(seed: int = 0, **rules: Any) -> FourM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FourM(config).init_weights().eval()
+
+
+def save_tiles(root: Path) -> Path:
+    """Two classes of Sentinel-2 tiles, of which one is bright in the infrared."""
+    import rasterio
+
+    rng = np.random.default_rng(0)
+    for name, level in (("forest", 5000), ("water", 300)):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            values = rng.integers(200, 600, (12, 48, 40)).astype("int16")
+            values[7:9] += level
+            with rasterio.open(
+                root / name / f"{number}.tif", "w", driver="GTiff", count=12, height=48, width=40,
+                dtype="int16", transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
+            ) as raster:  # fmt: skip
+                raster.write(values)
+    return root
 
 
 def terramind_weights() -> dict[str, Tensor]:

@@ -145,10 +145,10 @@ def classifier(source: str) -> FMViT:
 
 def classified(vit: FMViT, photo: str, top: int) -> dict[str, Any]:
     """The most probable classes of one photo, or why it cannot be read."""
-    from fourm_lite.finetune.pixels import one_photo, read_pixels
+    from fourm_lite.finetune.pixels import codec_for, one_photo, read_pixels
 
     try:
-        pixels = read_pixels(one_photo(photo), vit.input_size[1:])
+        pixels = read_pixels(one_photo(photo), vit.input_size[1:], codec_for(vit))
     except FourMError as error:
         return {"photo": photo, "error": str(error)}
     chances = vit.probabilities(vit(pixels[None]))[0]

@@ -107,6 +107,12 @@ def finetune(
             help="Stop after this many epochs that brought nothing, 0 never; by default 5."
         ),
     ] = None,
+    input: Annotated[
+        str,
+        typer.Option(
+            "--input", help="Read the photos as this modality, where a model reads several: S2L2A."
+        ),
+    ] = "",
     image_size: Annotated[
         int, typer.Option(help="Read photos with this side in pixels; 0 takes the model's own.")
     ] = 0,
@@ -140,8 +146,9 @@ def finetune(
     from fourm_lite.finetune.finetune import FinetuneConfig, unread
     from fourm_lite.finetune.finetune import finetune as run_finetune
     from fourm_lite.finetune.pixels import PhotoAugment
-    from fourm_lite.finetune.report import write_report
+    from fourm_lite.finetune.report import begin_report, write_report
     from fourm_lite.finetune.task import MixConfig
+    from fourm_lite.photos.records import hearing
 
     given: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay,
@@ -149,29 +156,38 @@ def finetune(
     }  # fmt: skip
     config = FinetuneConfig(
         mode=mode, balance=balance, mix=MixConfig(mixup=mixup, cutmix=cutmix),  # type: ignore[arg-type]
-        augment=PhotoAugment(auto=augment), seed=seed, from_scratch=from_scratch, **HEADS[head],
+        augment=PhotoAugment(auto=augment), seed=seed, from_scratch=from_scratch, input=input,
+        **HEADS[head],
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
-    splits = _readable(data)
+    splits = _readable(data, out if resume else None, model, input)
     if note := unread(config):
         say(note, aside=True)
         splits = replace(splits, notes=(*splits.notes, note))
-    with progress("steps") as told:
+    begin_report(splits, out)
+    with progress("steps") as told, hearing() as lost:
         found = run_finetune(
             model, splits, out, config, image_size=image_size or None, resume=resume,
             device=device or None, progress=_epochs(told, config),
         )  # fmt: skip
-    report = write_report(found, splits, out, data, config)
+    report = write_report(found, splits, out, data, config, lost)
     deliver(report, as_json, lambda: _show(report, splits, out))
 
 
-def _readable(data: str) -> Splits:
-    from fourm_lite.finetune.pixels import readable
+def _readable(data: str, resumed: Path | None, model: str, input: str) -> Splits:
+    """The splits less what cannot be read; a resumed run trains on the photos it began with."""
+    from fourm_lite.backbone.vit import FMViT
+    from fourm_lite.finetune.finetune import inputs_of
+    from fourm_lite.finetune.pixels import codec_for, readable, without
+    from fourm_lite.finetune.report import left_out_before
     from fourm_lite.photos.labelled import Splits, read_splits
 
     splits = read_splits(data)
-    test = None if splits.test is None else readable(splits.test)
-    return Splits(readable(splits.train), readable(splits.val), test, splits.notes)
+    codec = codec_for(FMViT.from_pretrained(model, num_classes=0, inputs=inputs_of(input)))
+    before = None if resumed is None else left_out_before(resumed)
+    train = readable(splits.train, codec) if before is None else without(splits.train, before)
+    test = None if splits.test is None else readable(splits.test, codec)
+    return Splits(train, readable(splits.val, codec), test, splits.notes)
 
 
 def _epochs(told: Told, config: FinetuneConfig) -> Any:

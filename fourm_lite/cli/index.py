@@ -102,16 +102,23 @@ def index(
         FourMError: the model or a source cannot be opened, or the index is of another space
     """
     from fourm_lite.search.gallery import Ingest, index_photos, open_index
+    from fourm_lite.search.index.manifest import read_manifest, remove_rowless
     from fourm_lite.search.spaces import open_space
 
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
         tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
+    is_new = read_manifest(out) is None
     opened = open_index(out, space, codes_only=codes_only, licence=licence)
     how = Ingest(workers, batch_size, commit_rows, prune, prefix)
-    with progress("photos") as told:
-        report = index_photos(photos, opened, space, how, progress=_counted(told, photos))
+    try:
+        with progress("photos") as told:
+            report = index_photos(photos, opened, space, how, progress=_counted(told, photos))
+    except ConfigError:  # there was nothing to index
+        if is_new:
+            remove_rowless(opened.path)
+        raise
     facts = {"index": out, "space": space.name, "rows": len(opened), **report.to_dict()}
     deliver(facts, as_json, lambda: print_report(out, len(opened), report))
 

@@ -18,6 +18,7 @@ import torch
 
 from fourm_lite.batch import TokenBatch
 from fourm_lite.data.masking import Budget, Masker, Mixture, Sample, stack_masked
+from fourm_lite.data.unread import Replaced
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.tokenization.vq.randomness import RandomSource, TorchSource
@@ -134,6 +135,7 @@ class MaskedStream:
                 )
         self.samples, self.components, self.seed = dict(samples), list(components), seed
         self._maskers = [c.masker(modalities, marks) for c in components]
+        self._replaced = {name: Replaced(len(s)) for name, s in samples.items()}
         self._orders = [Orders(len(samples[c.source]), seed, i) for i, c in enumerate(components)]
         weights = np.array([c.weight for c in components])
         self._shares = weights / weights.sum()
@@ -177,14 +179,20 @@ class MaskedStream:
         """The batch of one process at a step."""
         which, turn = self.turn(step)
         component, masker = self.components[which], self._maskers[which]
-        samples = self.samples[component.source]
+        samples, replaced = self.samples[component.source], self._replaced[component.source]
+        names = [*component.names, *component.labels]
         rows, labels = [], []
         for slot in range(component.batch_size):
             # Each component goes through its samples pass by pass; processes take turns in it.
             place = (turn * component.batch_size + slot) * world + rank
             index = self._orders[which][place]
-            source = TorchSource.seeded(_mixed(self.seed, place, which))
-            sample = samples.sample(index, [*component.names, *component.labels], source)
+            seed = _mixed(self.seed, place, which)
+
+            def drawn(index: int, seed: int = seed) -> tuple[Sample, TorchSource]:
+                source = TorchSource.seeded(seed)
+                return samples.sample(index, names, source), source
+
+            _, (sample, source) = replaced.read(index, drawn)
             rows.append(masker(sample, source))
             labels.append([sample[name] for name in component.labels])
         batch = stack_masked(rows)
@@ -246,6 +254,11 @@ class ArrayStream:
     seed: int = 0
     augment: Any = None
     name: str = ""
+    replaced: Replaced = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Begins with nothing lost."""
+        object.__setattr__(self, "replaced", Replaced(len(self.values)))
 
     @property
     def fingerprint(self) -> str:
@@ -262,7 +275,7 @@ class ArrayStream:
         rows = []
         for slot in range(self.batch_size):
             place = (step * self.batch_size + slot) * world + rank
-            value = torch.as_tensor(self.values[order[place]])
+            value = torch.as_tensor(self.replaced.read(order[place], self.values.__getitem__)[1])
             if self.augment is not None:
                 value = self.augment(value, np.random.default_rng((self.seed, place)))
             rows.append(value)

@@ -6,17 +6,19 @@ too. Whatever is made of one shard has the same photos.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.item import Skipped
-from fourm_lite.photos.records import Record, tell_skipped
+from fourm_lite.photos.records import Record, UnreadablePhotoError, tell_skipped
 from fourm_lite.reading.arrays import open_npz
 
+T = TypeVar("T")
 LEFT_OUT, REASONS = "left_out", "reasons"
 
 
@@ -51,6 +53,57 @@ def usable(records: Sequence[Record], *known: Collection[str]) -> list[Record]:
     lost = {r.id: image for r in lacking if isinstance(image := opened(r), Skipped)}
     tell_skipped(list(lost.values()), "the photos")
     return [r for r in records if r.id not in lost]
+
+
+class Replaced:
+    """Reads what belongs to photos by number; a photo that has become unreadable is left out.
+
+    The next one that can be read takes its place, so a run goes on, and goes on alike when it is
+    resumed. Each is told once (`photos.records.tell_skipped`); threads may share an object.
+
+    Units:
+        count: photos in all; at most one in 20 of them may be lost, and one always
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.most = count, max(1, count // 20)
+        self.lost: dict[int, Skipped] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process begins with: it finds out for itself what is lost."""
+        return {"count": self.count}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A lock of its own."""
+        self.__init__(state["count"])  # type: ignore[misc]
+
+    def read(self, number: int, read: Callable[[int], T]) -> tuple[int, T]:
+        """The first number from this one on that can be read, and what `read` gives for it.
+
+        Raises:
+            FourMError: more are lost than may be
+        """
+        for other in ((number + i) % self.count for i in range(self.count)):
+            if other not in self.lost:
+                try:
+                    return other, read(other)
+                except UnreadablePhotoError as error:
+                    self._lose(other, error)
+        raise FourMError(f"none of {self.count} photos can be read")
+
+    def _lose(self, number: int, error: UnreadablePhotoError) -> None:
+        with self._lock:
+            if number in self.lost:
+                return
+            self.lost[number] = Skipped(error.id, str(error))
+            tell_skipped([self.lost[number]], "the photos")
+            if len(self.lost) > self.most:
+                raise FourMError(
+                    f"{len(self.lost)} of {self.count} photos have become unreadable while they "
+                    f"were trained on, {self.most} may; the last: {error}; bring them back and go "
+                    "on from the last checkpoint (--resume)"
+                ) from error
 
 
 def note_of_left_out(left_out: Sequence[Skipped]) -> dict[str, Any]:

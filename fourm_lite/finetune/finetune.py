@@ -9,6 +9,7 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,8 +20,8 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig, Pool
 from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, FourMError, check_most
-from fourm_lite.finetune.pixels import PhotoAugment, PhotoStream
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, check_most
+from fourm_lite.finetune.pixels import PhotoAugment, PhotoStream, codec_for
 from fourm_lite.finetune.probe import (
     accuracy,
     choose_linear,
@@ -31,9 +32,10 @@ from fourm_lite.finetune.probe import (
 from fourm_lite.finetune.task import EarlyStop, FinetuneTask, MixConfig, Validations
 from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.locks import alone
+from fourm_lite.modalities.terramind import key_of
 from fourm_lite.photos.labelled import LabelledSet, Splits
 from fourm_lite.progress import StepProgress
-from fourm_lite.training.checkpoints import begin_run, check_fresh
+from fourm_lite.training.checkpoints import begin_run, check_fresh, checkpoints
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.optim import OptimConfig
 from fourm_lite.training.processes import Device, chosen_device
@@ -74,6 +76,7 @@ class FinetuneConfig:
     balance: Balance = "none"
     lora: LoraConfig = field(default_factory=LoraConfig)
     patience: int = 5
+    input: str = ""
     drop_path: float = 0.0
     from_scratch: bool = False
     probe_first: bool = True
@@ -188,6 +191,15 @@ def _finetune(
     return found
 
 
+def inputs_of(name: str) -> list[str] | None:
+    """The modality that a name means, as its users write it ("S2L2A") or as the model does."""
+    if not name:
+        return None
+    with contextlib.suppress(UnknownNameError):
+        return [key_of(name)]
+    return [name]
+
+
 def classifier(
     source: str | Path,
     data: LabelledSet,
@@ -204,7 +216,7 @@ def classifier(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = FMViT.from_pretrained(source, head=head)
+        model = FMViT.from_pretrained(source, head=head, inputs=inputs_of(config.input))
         if config.from_scratch:
             model.init_weights()
     if image_size is not None:
@@ -251,7 +263,8 @@ def _train(
     device: Device,
 ) -> Finetuned:
     run = out / "run"
-    if config.probe_first and config.head.is_linear and not config.from_scratch:
+    goes_on = resume and bool(checkpoints(run))  # then all weights come from there
+    if config.probe_first and config.head.is_linear and not (config.from_scratch or goes_on):
         _probe(model, data, out, config, progress)
     if config.mode == "lora":
         with torch.random.fork_rng(devices=[]):
@@ -264,6 +277,7 @@ def _train(
     stream = PhotoStream(
         data=data.train, size=size, batch_size=min(config.batch_size, len(data.train)),
         augment=config.augment, balanced=config.balance == "sample", seed=config.seed,
+        codec=codec_for(model),
     )  # fmt: skip
     task = FinetuneTask(
         model, data.val, size, run / "best", smoothing=config.smoothing, mix=config.mix,

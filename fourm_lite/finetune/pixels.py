@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.backbone.vit import FMViT
+from fourm_lite.data.unread import Replaced
+from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.codec_types import IMAGENET_MEAN, Crop
+from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.crops import CropPolicy, random_crop
 from fourm_lite.modalities.pixel_codecs import ImageCodec
+from fourm_lite.modalities.raster_codec import RasterCodec
 from fourm_lite.photos.labelled import LabelledSet, Photo, Skip
+from fourm_lite.photos.records import UnreadablePhotoError
 
 CODEC = ImageCodec(normalization="imagenet")
+PhotoCodec = ImageCodec | RasterCodec
 _GLOBAL_NOISE = threading.Lock()
 _POLICY = re.compile(
     r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?|t\w*))*"
@@ -70,14 +76,47 @@ class ClassBatch:
         return len(self.labels)
 
 
-def read_pixels(photo: Photo, size: Size, crop: Crop | None = None, policy: Any = None) -> Tensor:
-    """One photo, float32[3, H, W]: its middle, or a given crop; `policy` maps PIL to PIL."""
-    image = photo.record.open_image()
-    cut = crop or Crop.center(image.height, image.width, size)
-    return CODEC.from_picture(image if policy is None else policy(image), cut)
+def codec_for(model: FMViT) -> PhotoCodec:
+    """How a model's photos become pixels: colours, or the bands of tiles."""
+    own = codec_of(model.config.pixels) if model.config.has_pixels else CODEC
+    return own if isinstance(own, RasterCodec) else CODEC
 
 
-def readable(data: LabelledSet) -> LabelledSet:
+def open_photo(photo: Photo, codec: PhotoCodec) -> Any:
+    """A picture, or the bands of a tile float32[C, H, W].
+
+    Raises:
+        UnreadablePhotoError: it is neither
+    """
+    if not isinstance(codec, RasterCodec):
+        return photo.record.open_image()
+    try:
+        return codec.read(photo.record.read())
+    except (OSError, ShapeError) as error:
+        name = photo.record.id
+        raise UnreadablePhotoError(f"cannot read the tile {name!r}: {error}", name) from error
+
+
+def cut_photo(image: Any, crop: Crop, codec: PhotoCodec) -> Tensor:
+    """A crop of what `open_photo` gave, as the model reads it."""
+    return (
+        codec.cut(image, crop)
+        if isinstance(codec, RasterCodec)
+        else codec.from_picture(image, crop)
+    )
+
+
+def _sides(image: Any) -> Size:
+    return tuple(image.shape[1:]) if isinstance(image, Tensor) else (image.height, image.width)
+
+
+def read_pixels(photo: Photo, size: Size, codec: PhotoCodec = CODEC) -> Tensor:
+    """The middle of one photo, float32[C, H, W]."""
+    image = open_photo(photo, codec)
+    return cut_photo(image, Crop.center(*_sides(image), size), codec)
+
+
+def readable(data: LabelledSet, codec: PhotoCodec = CODEC) -> LabelledSet:
     """The set without the photos that cannot be read, which are listed as skipped.
 
     Raises:
@@ -86,7 +125,7 @@ def readable(data: LabelledSet) -> LabelledSet:
     good, bad = [], list(data.skipped)
     for row, photo in enumerate(data.photos):
         try:
-            photo.record.open_image()
+            open_photo(photo, codec)
             good.append(row)
         except FourMError as error:
             bad.append(Skip(photo.record.id, str(error)))
@@ -95,11 +134,22 @@ def readable(data: LabelledSet) -> LabelledSet:
     return replace(data.rows(good), skipped=tuple(bad))
 
 
-def center_batches(data: LabelledSet, size: Size, batch_size: int) -> Iterator[Tensor]:
-    """The middles of all photos in order, float32[b, 3, H, W]."""
+def without(data: LabelledSet, left_out: Mapping[str, str]) -> LabelledSet:
+    """The set without the photos of these ids, which are listed as skipped with their reasons."""
+    good = [row for row, photo in enumerate(data.photos) if photo.record.id not in left_out]
+    bad = [photo.record.id for photo in data.photos if photo.record.id in left_out]
+    return replace(
+        data.rows(good), skipped=(*data.skipped, *(Skip(name, left_out[name]) for name in bad))
+    )
+
+
+def center_batches(
+    data: LabelledSet, size: Size, batch_size: int, codec: PhotoCodec = CODEC
+) -> Iterator[Tensor]:
+    """The middles of all photos in order, float32[b, C, H, W]."""
     for start in range(0, len(data), batch_size):
         photos = data.photos[start : start + batch_size]
-        yield torch.stack([read_pixels(photo, size) for photo in photos])
+        yield torch.stack([read_pixels(photo, size, codec) for photo in photos])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +162,16 @@ class PhotoStream:
     augment: PhotoAugment = PhotoAugment()
     balanced: bool = False
     seed: int = 0
+    codec: PhotoCodec = CODEC
+    replaced: Replaced = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Begins with nothing lost; refuses what is for colours alone."""
+        if self.augment.auto and isinstance(self.codec, RasterCodec):
+            raise ConfigError(
+                f"the augmentation {self.augment.auto!r} is for colours; tiles are cut and mirrored"
+            )
+        object.__setattr__(self, "replaced", Replaced(len(self.data)))
 
     @property
     def per_epoch(self) -> int:
@@ -134,8 +194,12 @@ class PhotoStream:
         start = (number % self.per_epoch) * self.batch_size
         chosen = rows[start : start + self.batch_size]
         rng = np.random.default_rng((self.seed, 1, number))
-        pixels = [self._varied(self.data.photos[row], rng) for row in chosen]
-        return ClassBatch(torch.stack(pixels), self.data.rows(chosen).labels)
+        read = [
+            self.replaced.read(row, lambda r: self._varied(self.data.photos[r], rng))
+            for row in chosen
+        ]
+        rows, pixels = zip(*read, strict=True)
+        return ClassBatch(torch.stack(pixels), self.data.rows(rows).labels)
 
     def _order(self, epoch: int) -> list[int]:
         rng = np.random.default_rng((self.seed, 0, epoch))
@@ -147,14 +211,14 @@ class PhotoStream:
         return [int(row) for row in rows]
 
     def _varied(self, photo: Photo, rng: np.random.Generator) -> Tensor:
-        image = photo.record.open_image()
+        image = open_photo(photo, self.codec)
         rule = CropPolicy(
             size=self.size[0], scale=(self.augment.scale, 1.0), hflip=self.augment.hflip
         )
-        crop = replace(random_crop(image.height, image.width, rule, rng), size=self.size)
+        crop = replace(random_crop(*_sides(image), rule, rng), size=self.size)
         if self.augment.auto:
             image = _auto_augmented(image, self.augment.auto, int(rng.integers(2**31)))
-        return CODEC.from_picture(image, crop)
+        return cut_photo(image, crop, self.codec)
 
 
 def _auto_augmented(image: Any, policy: str, seed: int) -> Any:

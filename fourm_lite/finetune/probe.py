@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ShapeError
-from fourm_lite.finetune.pixels import Size, center_batches
+from fourm_lite.finetune.pixels import Size, center_batches, codec_for
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
 from fourm_lite.photos.labelled import LabelledSet
 from fourm_lite.progress import Progress
@@ -62,10 +62,10 @@ def photo_features(
     size = size or model.input_size[1:]
     path = None if cache is None else cache / f"features-{_key(model, data, size)}.safetensors"
     if path is not None and path.is_file():
-        return load_file(path)["features"]
+        return load_tensors(path)["features"]
     device = model._first_embedding().mod_emb.device
     out = []
-    for images in center_batches(data, size, batch_size):
+    for images in center_batches(data, size, batch_size, codec_for(model)):
         tokens = model.forward_features(images.to(device)).float()
         out.append(F.layer_norm(tokens.mean(dim=1), tokens.shape[-1:], eps=1e-6).cpu())
         if progress is not None:

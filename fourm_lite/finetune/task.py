@@ -13,11 +13,20 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.finetune.pixels import ClassBatch, Size, center_batches, seeded_globals
+from fourm_lite.finetune.pixels import (
+    ClassBatch,
+    Size,
+    center_batches,
+    codec_for,
+    readable,
+    seeded_globals,
+)
 from fourm_lite.finetune.probe import accuracy, classification_loss
 from fourm_lite.io.files import remove_leftovers, write_json
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.labelled import LabelledSet
+from fourm_lite.photos.records import UnreadablePhotoError, tell_skipped
 from fourm_lite.training.loop import Losses
 
 RECORD = "best.json"
@@ -106,7 +115,7 @@ class FinetuneTask:
         Raises:
             EarlyStop: the last `patience` validations brought nothing
         """
-        logits, labels = predict(self.model, self.val, self.size, self.batch_size), self.val.labels
+        logits, labels = self._predicted(), self.val.labels
         metrics = {
             "accuracy": accuracy(logits, labels),
             "loss": float(classification_loss(logits, labels)),
@@ -121,6 +130,18 @@ class FinetuneTask:
             since = f"{record.since_best} validations"
             raise EarlyStop(f"no better since step {record.best_at}, {since}")
         return metrics
+
+    def _predicted(self) -> Tensor:
+        """Logits of the validation photos, less those that have become unreadable."""
+        try:
+            return predict(self.model, self.val, self.size, self.batch_size)
+        except UnreadablePhotoError:
+            known, self.val = self.val, readable(self.val, codec_for(self.model))
+            lost = self.val.skipped[len(known.skipped) :]
+            tell_skipped([Skipped(skip.id, skip.why) for skip in lost], "the photos")
+            if len(lost) > max(1, len(known) // 20):
+                raise
+            return predict(self.model, self.val, self.size, self.batch_size)
 
     def write(self, folder: Path) -> None:
         """Writes the model for use."""
@@ -185,13 +206,14 @@ class Validations:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: LabelledSet, size: Size, batch_size: int = 32) -> Tensor:
+def predict(model: FMViT, data: LabelledSet, size: Size, batch_size: int = 32) -> Tensor:
     """Logits of the middles of photos, float32[N, K]."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     out = [
-        model(images.to(device)).float().cpu() for images in center_batches(data, size, batch_size)
+        model(images.to(device)).float().cpu()
+        for images in center_batches(data, size, batch_size, codec_for(model))
     ]
     model.train(training)
     return torch.cat(out)

@@ -20,7 +20,9 @@ from fourm_lite.modalities.pixel_codecs import (
     normalize,
     standardize_depth,
 )
+from fourm_lite.modalities.raster_codec import RasterCodec
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.terramind import BANDS, STATISTICS
 from fourm_lite.modalities.value_codecs import (
     BoxCodec,
     MetadataCodec,
@@ -53,6 +55,8 @@ def _raw_codec(modality: Modality) -> Codec:
 
 
 def _pixel_codec(modality: Modality) -> Codec:
+    if (held := STATISTICS["v1"].get(modality.name)) is not None:
+        return RasterCodec(mean=held.mean, std=held.std, bands=BANDS.get(modality.name, ()))
     # The model reads ImageNet-standardised colours; the tokenizers read -1..1.
     if modality.channels == 3:
         return ImageCodec(normalization="imagenet")
@@ -87,6 +91,7 @@ __all__ = [
     "NormalCodec",
     "PaletteCodec",
     "PoseCodec",
+    "RasterCodec",
     "SamCodec",
     "TextCodec",
     "TokenCodec",

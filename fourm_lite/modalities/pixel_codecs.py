@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Normalization = Literal["inception", "imagenet", "none"]
 
+BEYOND = 10.0
+"""No normalised pixel is as far from 0; photos in 0..255 are."""
+
 # Mean and standard deviation of red, green and blue in 0..1.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -62,6 +65,25 @@ def denormalize(image: Tensor, name: Normalization) -> Tensor:
     """
     mean, std = _constants(name, image.shape[-3])
     return (image * std.to(image) + mean.to(image)).clamp(0, 1)
+
+
+def not_normalized(values: Tensor, name: Normalization) -> str:
+    """Why floats are no normalised pixels, as the rest of a sentence; "" where they may be.
+
+    Shapes:
+        values: float[...], all of one picture or of a batch
+    """
+    if name == "none" or not values.numel():
+        return ""
+    low, high = (float(v) for v in values.aminmax())
+    # Photos have pixels darker than the mean, so that their normalised numbers are not all in 0..1
+    if low >= -BEYOND and high <= BEYOND and not (low >= 0 and high <= 1 and low < high):
+        return ""
+    return (
+        f"expects floats that are normalised ('{name}': below 0 where a pixel is darker than the "
+        f"mean), got {low:g}..{high:g}; give the picture as uint8, PIL or a file, or normalise it "
+        "(fourm_lite.modalities.codecs.normalize)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ that are present, and an absent token gets the modality's vector alone.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,12 +16,21 @@ from torch import Tensor, nn
 from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.pixel_codecs import ImageCodec, normalize
+from fourm_lite.modalities.pixel_codecs import (
+    ImageCodec,
+    Normalization,
+    normalize,
+    not_normalized,
+)
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
 from fourm_lite.nn.convolutions import WIDTH, Convolutions
 from fourm_lite.nn.layers import project
 from fourm_lite.nn.posemb import sincos_1d, sincos_2d
+
+log = logging.getLogger(__name__)
+_told: set[str] = set()
+"""Modalities whose pixels were told to look unnormalised."""
 
 
 def _position_table(modality: Modality, dim: int) -> Tensor:
@@ -150,20 +161,41 @@ class PixelEncoder(Embedding):
 
 
 def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
-    """Pixels as the model reads them: floats as they are, uint8 as the picture that they are.
+    """Pixels as the model reads them: normalised floats, or uint8 as the picture that they are.
 
     Raises:
-        ShapeError: numbers of another type
+        ShapeError: numbers of another type, or floats far beyond normalised ones, such as 0..255
     """
+    # Pixels of other channels than a picture's are the caller's to standardise
+    is_picture = modality.codec is not None or modality.channels in (1, 3)
+    codec = codec_of(modality) if is_picture else None
     if pixels.is_floating_point():
+        if isinstance(codec, ImageCodec) and pixels.device.type == "cpu" and not _is_traced():
+            _require_normalized(modality.name, pixels, codec.normalization)
         return pixels
-    codec = codec_of(modality)
     if pixels.dtype != torch.uint8 or not isinstance(codec, ImageCodec):
         raise ShapeError(
             f"'{modality.name}' expects normalised float pixels or uint8, got {pixels.dtype}; "
             "convert whole numbers 0..255 to uint8"
         )
     return normalize(pixels.float() / 255, codec.normalization)
+
+
+def _require_normalized(name: str, pixels: Tensor, normalization: Normalization) -> None:
+    """Refuses photos in 0..255; those in 0..1 are told, since a crop may be bright all over."""
+    if not (said := not_normalized(pixels.detach(), normalization)):
+        return
+    if float(pixels.detach().abs().max()) <= 1:
+        if name not in _told:  # once a process
+            _told.add(name)
+            log.warning("'%s' %s", name, said)
+        return
+    raise ShapeError(f"'{name}' {said}")
+
+
+def _is_traced() -> bool:
+    """Whether values are not there to be looked at: compiled, exported or traced."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class FeatureEncoder(Embedding):

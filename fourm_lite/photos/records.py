@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.errors import FourMError, UnknownNameError, suggest
+from fourm_lite.errors import FourMError, ReadError, UnknownNameError, suggest
 from fourm_lite.modalities.pictures import ENDINGS as _PICTURES
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.columns import captions_of, text_of
@@ -74,13 +74,23 @@ class Record:
         """The photo, or the mixture, as an upright RGB PIL picture; see `pictures.open_rgb`.
 
         Raises:
-            FourMError: it is not a readable picture
+            UnreadablePhotoError: it is not a readable picture
         """
         try:
             photo = open_rgb(self.read())
             return photo if self.mix is None else self.mix.join(photo)
         except (OSError, FourMError) as error:
-            raise FourMError(f"cannot read the picture of {self.id!r}: {error}") from error
+            raise UnreadablePhotoError(
+                f"cannot read the picture of {self.id!r}: {error}", self.id
+            ) from error
+
+
+class UnreadablePhotoError(ReadError):
+    """A photo of a record is gone or no picture; `id` is the record's."""
+
+    def __init__(self, message: str, id: str) -> None:
+        super().__init__(message)
+        self.id = id
 
 
 @dataclass(frozen=True)

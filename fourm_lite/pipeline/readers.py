@@ -24,7 +24,8 @@ from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.pixel_codecs import ImageCodec
+from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
+from fourm_lite.modalities.raster_codec import RasterCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
 from fourm_lite.pipeline.inner_tokens import INNER
@@ -34,9 +35,6 @@ from fourm_lite.tokenization.vq.inputs import as_tensor
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.sequences import FORMATS
 from fourm_lite.tokenization.words.text import TextTokenizer
-
-BEYOND = 10.0
-"""No normalised pixel is as far from 0; photos in 0..255 are."""
 
 _PIXELS = (torch.uint8, torch.uint16, np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -161,6 +159,14 @@ class Reader:
             return codec.from_numbers(labels, _centered(labels.shape[0], labels.shape[1], size))
         if _is_numbers(value):
             return _normalized(entry, codec, _tensor(value))
+        if isinstance(codec, RasterCodec):
+            if not _is_file(value):
+                raise FourMError(
+                    f"'{entry.name}' expects a GeoTIFF tile, its path or its bytes, or "
+                    f"standardised floats, got {type(value).__name__}"
+                )
+            values = codec.read(_bytes(value))
+            return codec.cut(values, _centered(values.shape[1], values.shape[2], size))
         picture = as_picture(value, entry.name)
         read = getattr(codec, "from_picture", None)
         if read is None:
@@ -204,16 +210,10 @@ def _normalized(entry: Modality, codec: Codec, numbers: Tensor) -> Tensor:
             f"{numbers.dtype}{list(numbers.shape)}; convert it to uint8 if it holds 0..255"
         )
     values = _finite(entry, numbers.float())
-    if not isinstance(codec, ImageCodec) or codec.normalization == "none" or not values.numel():
+    if not isinstance(codec, ImageCodec):
         return values
-    low, high = (float(v) for v in values.aminmax())
-    # Photos have pixels darker than the mean, so that their normalised numbers are not all in 0..1
-    if high > BEYOND or low < -BEYOND or (low >= 0 and high <= 1 and low < high):
-        raise ShapeError(
-            f"'{entry.name}' expects floats that are normalised ('{codec.normalization}': below 0 "
-            f"where a pixel is darker than the mean), got {low:g}..{high:g}; give the picture as "
-            "uint8, PIL or a file, or normalise it (fourm_lite.modalities.codecs.normalize)"
-        )
+    if said := not_normalized(values, codec.normalization):
+        raise ShapeError(f"'{entry.name}' {said}")
     return values
 
 

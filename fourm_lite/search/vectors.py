@@ -277,14 +277,11 @@ def _npz(path: Path) -> dict[str, Any]:
 
 def _safetensors(path: Path) -> dict[str, Any]:
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from fourm_lite.io.weights_file import load_tensors
 
     check_size(path)
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ConfigError(f"{path.name} is no safetensors file: {error}") from error
+    tensors = load_tensors(path)
     halves = (torch.bfloat16, torch.float16)
     return {n: (t.float() if t.dtype in halves else t).numpy() for n, t in tensors.items()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,7 +60,8 @@ def in_threads(load: Batches, steps: Sequence[int], count: int) -> Iterator[list
     with ThreadPoolExecutor(count) as pool:
         ahead: deque[Future[list[Any]]] = deque()
         for step in steps:
-            ahead.append(pool.submit(load.__getitem__, step))
+            # In this context, so that who is hearing what is left out (`photos.records`) hears it
+            ahead.append(pool.submit(copy_context().run, load.__getitem__, step))
             if len(ahead) > count:
                 yield ahead.popleft().result()
         while ahead:

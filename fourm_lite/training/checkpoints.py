@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing_folder, write_json
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
 from fourm_lite.training.ema import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
@@ -151,8 +151,9 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, ema: Ema | No
 
     try:
         record = json.loads((path / STATE).read_text())
-        weights = load_file(path / MODEL)
-        tensors = load_file(path / OPTIMIZER)
+        weights = load_tensors(path / MODEL)
+        # Copies: the optimiser keeps and changes them, and the file goes with the next checkpoint
+        tensors = _apart(load_tensors(path / OPTIMIZER))
         everything = StateDictOptions(full_state_dict=True)
         set_model_state_dict(model, cast("dict[str, Any]", weights), options=everything)
         state = {"state": _nested(tensors), "param_groups": _groups(model, optimizer)}
@@ -181,7 +182,7 @@ def _load_average(path: Path, model: nn.Module, ema: Ema, updates: int) -> None:
     """Takes a saved average up, each process its part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    saved = load_file(path)
+    saved = load_tensors(path)
     ema.check(saved)
     with ema.applied(model):
         options = StateDictOptions(full_state_dict=True, strict=False)

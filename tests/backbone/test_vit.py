@@ -16,6 +16,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.codecs import codec_of, normalize
+from fourm_lite.model import embeddings
 from fourm_lite.model.load import load_model
 
 EVERYTHING = ["rgb@16", "tok_depth@16", "tok_global", "caption", "t5"]
@@ -328,6 +329,26 @@ def test_bytes_are_a_picture_and_floats_are_normalised(vit):
         want = vit(floats)
         torch.testing.assert_close(vit(picture), want)
         torch.testing.assert_close(vit(batch["uint8"]), vit(batch["float"]))
+
+
+def test_a_picture_of_floats_up_to_255_is_refused(vit):
+    picture = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8).float()
+    batch = TokenBatch({vit.config.pixels.name: Tokens.given(picture, length=16)})
+
+    for given in (picture, batch):
+        with pytest.raises(ShapeError, match=r"floats that are normalised .* give the picture as"):
+            vit(given)
+
+
+def test_a_picture_of_shares_is_told(vit, caplog):
+    picture = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    embeddings._told.clear()
+
+    with torch.no_grad():
+        vit(picture)
+        vit(picture)
+
+    assert len([line for line in caplog.messages if "floats that are normalised" in line]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.bool])

@@ -67,6 +67,21 @@ def indexed(tmp_path_factory, model, pack):
     return path
 
 
+def test_nothing_to_index_leaves_no_index(capsys, tmp_path, model):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    words = ("index", tmp_path / "photos", "-o", tmp_path / "idx", "--model", model)
+
+    assert run(capsys, *words)[0] == 2
+    assert not (tmp_path / "idx").exists()
+
+    photo(0).save(tmp_path / "photos" / "a.png")
+    assert run(capsys, *words)[0] == 0
+    (tmp_path / "photos" / "a.png").unlink()
+    run(capsys, *words)
+    assert len(Index.open(tmp_path / "idx")) == 1
+
+
 def test_a_folder_becomes_an_index_and_a_second_run_embeds_nothing(capsys, tmp_path, model, pack):
     words = ("index", pack / "images", "-o", tmp_path / "idx", "--model", model, "--json")
 

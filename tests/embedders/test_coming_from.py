@@ -26,7 +26,7 @@ from tiny_networks import (
     save_timm,
     transformers,
 )
-from tiny_terramind import terramind_weights
+from tiny_terramind import save_tiles, terramind_weights
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
@@ -83,6 +83,8 @@ def world(tmp_path_factory):
     save_mobileclip(root / "mobileclip_s0.pt")
     save_aion(root / "polymathic-ai" / "aion-base")
     torch.save(terramind_weights(), root / "TerraMind_v1_tiny.pt")
+    if installed("rasterio"):
+        save_tiles(root / "TILES")
     (root / "PHOTOS").mkdir()
     for i, drawing in enumerate(drawings(6, size=96)):
         drawing.picture.save(root / "PHOTOS" / f"{i}.png")
@@ -124,10 +126,12 @@ def run_ours(title):
     """Runs our blocks of a section in order, in one namespace."""
     names: dict[str, object] = {"__name__": "page"}
     for info, text in SECTIONS[title]:
-        extra = info.removeprefix("python with ")
-        if info == "python" or (extra != info and installed(extra)):
+        kind, _, extra = info.partition(" with ")
+        if extra and not installed(extra):
+            continue
+        if kind == "python":
             exec(compile(text, f"{PAGE.name}, {title}", "exec"), names)
-        elif info == "sh":
+        elif kind == "sh":
             for line in text.splitlines():
                 with pytest.raises(SystemExit) as stopped:
                     main(shlex.split(line)[1:])

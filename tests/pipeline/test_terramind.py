@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from tiny_terramind import terramind, terramind_weights
+from tiny_terramind import save_tiles, terramind, terramind_weights
 
 from fourm_lite import FMViT, load_model
 from fourm_lite.backbone.merged import MergedViT
@@ -193,3 +195,42 @@ def test_a_file_of_another_width_says_what_it_needs(tmp_path):
     assert stopped.value.code == 2
     with pytest.raises(FourMError):
         load_model(tmp_path / "o")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    pytest.importorskip("rasterio")
+    root = save_tiles(tmp_path_factory.mktemp("tiles") / "TILES")
+    (root / "water" / "photo.tif").write_bytes(b"no tile")
+    return root
+
+
+@pytest.mark.parametrize("mode", ["probe", "full"])
+def test_a_folder_of_tiles_becomes_a_classifier(folder, tiles, tmp_path, capsys, mode):
+    words = ["finetune", tiles, "-m", folder, "-o", tmp_path / "out", "--input", "S2L2A"]
+    words += ["--mode", mode, "--epochs", 3, "--batch-size", 4, "--image-size", 32]
+
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert stopped.value.code == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["protocol"]["skipped"] == 1
+    assert report["accuracy"] == 1.0
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["classify", str(tiles / "forest" / "0.tif"), "--model", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert "forest" in capsys.readouterr().out
+
+
+def test_colours_and_tiles_are_not_taken_for_each_other(folder, tiles, tmp_path, capsys):
+    words = ["finetune", str(tiles), "-m", str(folder), "-o", str(tmp_path / "out")]
+    for more, told in (
+        (["--input", "S1GRD"], "a tile of 2 bands (VV, VH), got 12"),
+        (["--input", "S2L2A", "--mode", "full", "--augment", "rand-m9"], "is for colours"),
+        (["--input", "S9"], "S9"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, *more])
+        assert stopped.value.code == 2
+        assert told in " ".join(capsys.readouterr().err.split())

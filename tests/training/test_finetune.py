@@ -11,8 +11,10 @@ from tiny_photos import write_list
 
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
+from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.finetune.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
+from fourm_lite.finetune.pixels import PhotoStream
 from fourm_lite.finetune.probe import (
     accuracy,
     choose_linear,
@@ -329,3 +331,71 @@ def test_photos_of_a_set_keep_their_order_in_batches_of_any_size(model, tmp_path
     torch.testing.assert_close(
         photo_features(vit, data, batch_size=4), photo_features(vit, data, batch_size=45)
     )
+
+
+def called(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return stopped.value.code, out + err
+
+
+@pytest.fixture
+def listed(tmp_path):
+    return write_list(tmp_path / "listed")
+
+
+def begun(model, listed, tmp_path):
+    words = ("finetune", listed, "-m", model, "-o", tmp_path / "out", "--mode", "full")
+    return *words, "--epochs", "3", "--batch-size", "8", "--patience", "0"
+
+
+def test_a_photo_that_becomes_unreadable_while_it_is_trained_on_is_left_out_and_listed(
+    model, listed, tmp_path, capsys, monkeypatch
+):
+    batch, gone = PhotoStream.batch, listed / "images" / "red" / "3.png"
+
+    def lose(self, step, **place):
+        if step == 4:
+            gone.unlink(missing_ok=True)
+        return batch(self, step, **place)
+
+    monkeypatch.setattr(PhotoStream, "batch", lose)
+
+    code, told = called(capsys, *begun(model, listed, tmp_path))
+
+    assert code == 0, told
+    (left_out,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert (left_out["id"], left_out["in_training"]) == ("red/3", True)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["protocol"]["skipped"] == 1
+
+
+def test_a_run_is_resumed_when_a_photo_has_been_lost_meanwhile(model, listed, tmp_path, capsys):
+    (listed / "images" / "blue" / "0.png").write_bytes(b"no picture from the start")
+    words = begun(model, listed, tmp_path)
+    assert called(capsys, *words, "--max-seconds", "0.0001")[0] == 0
+    (listed / "images" / "red" / "3.png").unlink()
+    (listed / "images" / "green" / "9.png").unlink()  # of the validation listed
+
+    code, told = called(capsys, *words, "--resume")
+
+    assert code == 0, told
+    rows = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert {row["id"]: row.get("in_training", False) for row in rows} == {
+        "blue/0": False, "red/3": True, "green/9": False
+    }  # fmt: skip
+
+
+def test_a_run_ends_when_many_photos_are_lost(model, listed, tmp_path, capsys):
+    words = begun(model, listed, tmp_path)
+    assert called(capsys, *words, "--max-seconds", "0.0001")[0] == 0
+    for number in range(6):
+        (listed / "images" / "red" / f"{number}.png").rename(listed / f"away-{number}.png")
+
+    code, told = called(capsys, *words, "--resume")
+    assert code == 2
+    assert "have become unreadable" in " ".join(told.split())
+
+    for number in range(6):
+        (listed / f"away-{number}.png").rename(listed / "images" / "red" / f"{number}.png")
+    assert called(capsys, *words, "--resume")[0] == 0

@@ -24,6 +24,8 @@ from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.reading.regular import read_text
 
 FILE = "manifest.json"
+EMPTY = {FILE, "readers.lock"}
+"""What an index holds before its first row."""
 FORMAT = 1
 
 Kind = Literal["vectors", "codes"]
@@ -153,6 +155,18 @@ def create_manifest(path: str, manifest: Manifest) -> None:
         if read_manifest(path) is not None:
             raise ConfigError(f"there is an index at {path} already; open it or choose another")
         write_manifest(path, manifest)
+
+
+def remove_rowless(path: str) -> None:
+    """Takes an index away to which nobody has added a row; of another nothing is touched."""
+    folder = Path(path)
+    if is_remote(path) or {p.name for p in folder.iterdir()} - EMPTY:
+        return
+    with alone(folder, wait=True):
+        if not {p.name for p in folder.iterdir()} - EMPTY:
+            for name in EMPTY:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def write_manifest(path: str, manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ from fourm_lite.data.shards import aligned, read_tokens
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
+from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.records import Record, read_records
 from fourm_lite.tokenization.words.text import load_text_tokenizer
@@ -54,9 +55,7 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
     if (file := new_convolutions(start)) is not None:
         start_convolutions(model, file)
     if start.vit is not None:
-        from safetensors.torch import load_file
-
-        start_from_vit(model, load_file(resolve(start.vit)))
+        start_from_vit(model, load_tensors(resolve(start.vit)))
     if start.calibration is not None:
         _calibrate(recipe, model, start.calibration)
     if start.codes is not None:
