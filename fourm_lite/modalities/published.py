@@ -69,8 +69,8 @@ class EmbeddingNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
-    """Models that share tokenizers.
+class PublishedFamily:
+    """What is published for models that share tokenizers; how files are read says `families`.
 
     Units:
         tokenizers: by the name that a modality's entry gives its tokenizer, or its stem
@@ -120,7 +120,7 @@ def _models(sizes: Mapping[str, float]) -> dict[str, PublishedModel]:
     return {name: PublishedModel(source=source, gigabytes=size) for name, source, size in sources}
 
 
-FOURM = Family(
+FOURM = PublishedFamily(
     name="4m",
     tokenizers={
         "rgb": _tokenizer("rgb_16k_224-448", 16384, 1.15, is_diffusion=True),
@@ -200,11 +200,11 @@ FOURM = Family(
 )
 """Everything published under EPFL-VILAB/ with 4M-7 and 4M-21."""
 
-FAMILIES: dict[str, Family] = {FOURM.name: FOURM}
+FAMILIES: dict[str, PublishedFamily] = {FOURM.name: FOURM}
 """Families by the name under which a config of our own keeps them."""
 
 
-def family_of(config: Mapping[str, Any]) -> Family | None:
+def family_of(config: Mapping[str, Any]) -> PublishedFamily | None:
     """The family of a model by its stored config: the original's layout, or our `extra.family`."""
     if "format" not in config:
         return FOURM if "domains_in" in config else None

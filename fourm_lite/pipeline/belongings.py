@@ -13,7 +13,7 @@ from typing import Any
 
 from fourm_lite.io.checkpoint import Checkpoint
 from fourm_lite.io.layout import licence_at
-from fourm_lite.modalities.published import FOURM, Family
+from fourm_lite.modalities.published import FOURM, PublishedFamily
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import model_config
 from fourm_lite.pipeline.download import TEXT_LICENCE
@@ -97,7 +97,7 @@ def _tokenizer(place: str, users: Sequence[Modality]) -> Belonging:
     )
 
 
-def _networks(family: Family, entries: Iterable[Modality]) -> list[Belonging]:
+def _networks(family: PublishedFamily, entries: Iterable[Modality]) -> list[Belonging]:
     users: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         if (network := family.network(entry)) is not None:

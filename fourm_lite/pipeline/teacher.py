@@ -21,7 +21,7 @@ from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeErr
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import CONFIG
 from fourm_lite.io.strict_json import read_json_object
-from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, Family
+from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, PublishedFamily
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.readers import find_modality
 
@@ -32,7 +32,7 @@ PICTURE = "rgb"
 
 
 def teacher_target(
-    spec: Spec, target: str | None, outputs: Iterable[Modality], family: Family | None
+    spec: Spec, target: str | None, outputs: Iterable[Modality], family: PublishedFamily | None
 ) -> str | None:
     """The target that a network under a short name made; the given one for any other network.
 
@@ -59,7 +59,7 @@ def teacher_target(
     return target or made[0]
 
 
-def open_teacher(spec: Spec, family: Family | None) -> NetworkEmbedder:
+def open_teacher(spec: Spec, family: PublishedFamily | None) -> NetworkEmbedder:
     """The network of a specification, or of a short name: "dinov2", "imagebind=FOLDER".
 
     Under a short name it prepares pictures as 4M did, and gives the vector that the global
@@ -89,7 +89,7 @@ def open_teacher(spec: Spec, family: Family | None) -> NetworkEmbedder:
     return load_embedder(f"{kind}:{place}", **options)
 
 
-def _published(spec: Spec, family: Family | None) -> tuple[EmbeddingNetwork, str] | None:
+def _published(spec: Spec, family: PublishedFamily | None) -> tuple[EmbeddingNetwork, str] | None:
     """The network behind a short name, and the source that is named for it, if any."""
     name, _, source = spec.partition("=") if isinstance(spec, str) else ("", "", "")
     if family is not None and name in family.networks:

@@ -24,7 +24,7 @@ from fourm_lite.errors import (
 from fourm_lite.io.checkpoint import Checkpoint, Source
 from fourm_lite.io.hub import download_command, is_hub_id, resolve, shipped
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.published import FOURM, Family, family_of
+from fourm_lite.modalities.published import FOURM, PublishedFamily, family_of
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.names import check_name, place_inside
 from fourm_lite.tokenization.load import load_tokenizer
@@ -56,7 +56,7 @@ class Tokenizers:
     def __init__(
         self,
         *layers: Sources,
-        family: Family | None = None,
+        family: PublishedFamily | None = None,
         model: str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
