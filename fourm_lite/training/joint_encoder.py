@@ -183,8 +183,8 @@ class JointTask:
     def _match(self, model: nn.Module, batch: PairBatch, generator: torch.Generator) -> Tensor:
         """Each pair once, and once with another caption or another picture."""
         size = len(batch)
-        other = self._negatives(model, batch, generator)
         swaps_text = torch.rand(size, generator=generator) < 0.5
+        other = self._negatives(model, batch, swaps_text, generator)
         own = torch.arange(size)
         text = torch.cat([own, torch.where(swaps_text, other, own)])
         image = torch.cat([own, torch.where(swaps_text, own, other)])
@@ -199,8 +199,13 @@ class JointTask:
         kept = torch.cat([torch.ones(size, dtype=torch.bool), other != own])
         return matching_loss(logits[kept], labels[kept].to(logits.device))
 
-    def _negatives(self, model: nn.Module, batch: PairBatch, generator: torch.Generator) -> Tensor:
-        """A wrong pair for each, int64[B]: at random, or likelier the nearer it is."""
+    def _negatives(
+        self, model: nn.Module, batch: PairBatch, swaps_text: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Whose text or picture each gets instead, int64[B]: any, or likelier the nearer it is.
+
+        What is near is asked of what stays: texts near the picture, or pictures near the text.
+        """
         wrong = batch.picture[:, None] != batch.picture[None]
         chances = wrong.float()
         hard = torch.rand(len(batch), generator=generator) < self.recipe.hard
@@ -210,7 +215,9 @@ class JointTask:
             with torch.no_grad():
                 texts, images = (F.normalize(v, dim=1).cpu() for v in self._vectors(model, batch))
             model.train(was)
-            near = (self.recipe.scale * texts @ images.T).softmax(dim=1) * wrong
+            cosines = texts @ images.T
+            cosines = torch.where(swaps_text[:, None], cosines.T, cosines)
+            near = (self.recipe.scale * cosines).softmax(dim=1) * wrong
             chances[hard] = near[hard] + 1e-9 * wrong[hard]
         alone = ~wrong.any(dim=1)
         chances[alone] = torch.eye(len(batch))[alone]
