@@ -9,6 +9,7 @@ Pixels must be standardised before (`modalities.terramind.STATISTICS`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.modalities.terramind import BANDS, key_of
+from fourm_lite.modalities.terramind import BANDS, key_of, pixels
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.sizes import square
 from fourm_lite.nn.posemb import resize_table, sincos_2d
 
 Merge = Literal["mean", "max", "concat", "dict", "none"]
 Output = Tensor | dict[str, Tensor]
-Names = Sequence[str] | Mapping[str, str]
+Name = str | int
+"""A modality of the model, or the channels of a new one."""
+Names = Sequence[str | Mapping[str, Name]] | Mapping[str, Name]
 
 
 class MergedViT(nn.Module):
@@ -64,7 +67,9 @@ class MergedViT(nn.Module):
 
         Args:
             source: a folder, file or hub id; TerraMind's `.pt` after `fourm-lite convert`
-            modalities: what is read: "S2L2A", "S1GRD", "DEM", ...
+            modalities: what is read: "S2L2A", "S1GRD", "DEM", ...; {"PLANET": 4} is a new modality
+                of pixels with so many channels, whose patches have random weights (torch's
+                generator draws them), to be trained
             merge: see the class
             bands: which bands each of them has, where it has not all: their weights are kept
             image_size: builds positions for this size in place of interpolating those of 224
@@ -72,10 +77,18 @@ class MergedViT(nn.Module):
             UnknownNameError: a modality that the model does not have
             ConfigError: an unknown band, or a way of merging that is not known
         """
-        names = (
-            modalities if isinstance(modalities, Mapping) else {m: key_of(m) for m in modalities}
-        )
-        vit = FMViT.from_pretrained(source, inputs=list(names.values()), num_classes=0)
+        asked = _asked(modalities)
+        known = [name for name in asked.values() if isinstance(name, str)]
+        vit = FMViT.from_pretrained(source, inputs=known or None, num_classes=0)
+        own = vit.config.inputs
+        names = {
+            name: key if isinstance(key, str) else add_pixels(vit, name, key)
+            for name, key in asked.items()
+        }
+        if not known:  # the encoder alone is wanted
+            vit.config = replace(vit.config, inputs=vit.config.inputs[len(own) :])
+            for entry in own:
+                del vit.encoder_embeddings[entry.name]
         for name, chosen in (bands or {}).items():
             if name not in names:
                 raise ConfigError(f"bands are given for {name!r}, which is not read: {list(names)}")
@@ -194,6 +207,36 @@ MERGED: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda stack: stack.mean(dim=0),
     "max": lambda stack: stack.amax(dim=0),
 }
+
+
+def _asked(modalities: Names) -> dict[str, Name]:
+    """By the names that users give: modalities of the model, or channels."""
+    if isinstance(modalities, Mapping):
+        return dict(modalities)
+    found: dict[str, Name] = {}
+    for one in modalities:
+        found |= one if isinstance(one, Mapping) else {one: key_of(one)}
+    return found
+
+
+def add_pixels(vit: FMViT, name: str, channels: int, image_size: int = 224) -> str:
+    """Gives a backbone a new modality of pixels with random weights; what it is called there.
+
+    Raises:
+        ConfigError: there is one of that name, or no number of channels
+    """
+    if channels < 1:
+        raise ConfigError(f"a new modality has one or more channels, got {name!r}: {channels}")
+    entry = pixels(f"{name}@{image_size}", image_size, channels, name)
+    if any(entry.name == other.name for other in vit.config.inputs):
+        raise ConfigError(f"'{entry.name}' is a modality of this model already")
+    embedding = PixelEncoder(entry, vit.num_features)
+    embedding.init_weights()
+    nn.init.xavier_uniform_(embedding.proj.weight)
+    like = next(vit.encoder.parameters())
+    vit.encoder_embeddings[entry.name] = embedding.to(like.device, like.dtype)
+    vit.config = replace(vit.config, inputs=(*vit.config.inputs, entry))
+    return entry.name
 
 
 def keep_bands(vit: FMViT, name: str, bands: Sequence[str]) -> None:

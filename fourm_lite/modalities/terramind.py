@@ -105,7 +105,8 @@ _TOKENS = {
 }  # fmt: skip
 
 
-def _pixels(name: str, size: int, channels: int, folder: str) -> Modality:
+def pixels(name: str, size: int, channels: int, folder: str) -> Modality:
+    """Pixels in patches of 16, as TerraMind reads them."""
     side = size // 16
     return Modality(
         name=name, kind="pixels", image_size=size, patch_size=16, channels=channels,
@@ -115,10 +116,10 @@ def _pixels(name: str, size: int, channels: int, folder: str) -> Modality:
 
 def _all() -> Iterator[Modality]:
     for stem, (channels, folder) in _WIDE.items():
-        yield _pixels(f"{stem}@264", 264, channels, folder)
+        yield pixels(f"{stem}@264", 264, channels, folder)
     for stem, folder in _PIXELS.items():
         name = f"{stem}@224"
-        yield _pixels(name, 224, len(BANDS[name]), f"{folder}_untokenized")
+        yield pixels(name, 224, len(BANDS[name]), f"{folder}_untokenized")
     for stem, (ids, folder) in _TOKENS.items():
         yield Modality(
             name=f"{stem}@224", kind="grid", image_size=224, patch_size=16, vocab_size=ids,

@@ -99,6 +99,28 @@ def test_the_weights_of_bands_are_kept_in_the_order_that_is_asked_for(folder):
         swapped(pictures()["DEM"])
 
 
+@pytest.mark.parametrize("beside", [["S2L2A"], []])
+def test_new_modalities_of_pixels_are_read_beside_the_models_own(folder, beside):
+    torch.manual_seed(0)
+    backbone = MergedViT.from_pretrained(folder, [*beside, {"PLANET": 4}], merge="dict")
+    given = {name: pictures()[name] for name in beside} | {"PLANET": torch.randn(1, 4, 64, 64)}
+
+    last = backbone(given)[-1]
+
+    assert {name: x.shape for name, x in last.items()} == {name: (1, 16, 64) for name in given}
+    assert backbone(given["PLANET"] if not beside else given)[-1]["PLANET"].std() > 0.1
+    last["PLANET"].sum().backward()
+    assert backbone.vit.encoder_embeddings["PLANET@224"].proj.weight.grad.abs().sum() > 0
+    with pytest.raises(ShapeError, match="4, H, W"):
+        backbone({"PLANET": torch.randn(1, 3, 64, 64)})
+
+
+@pytest.mark.parametrize("channels", [0, -1])
+def test_a_new_modality_has_channels(folder, channels):
+    with pytest.raises(ConfigError, match="channels"):
+        MergedViT.from_pretrained(folder, ["S2L2A", {"PLANET": channels}])
+
+
 def test_inputs_that_cannot_be_merged_are_told_apart(folder):
     model = MergedViT.from_pretrained(folder, ["S2L2A", "DEM"])
     given = pictures()
