@@ -107,7 +107,9 @@ def cut_photo(image: Any, crop: Crop, codec: PhotoCodec) -> Tensor:
 
 
 def _sides(image: Any) -> Size:
-    return tuple(image.shape[1:]) if isinstance(image, Tensor) else (image.height, image.width)
+    if isinstance(image, Tensor):
+        return image.shape[1], image.shape[2]
+    return image.height, image.width
 
 
 def read_pixels(photo: Photo, size: Size, codec: PhotoCodec = CODEC) -> Tensor:
@@ -198,8 +200,8 @@ class PhotoStream:
             self.replaced.read(row, lambda r: self._varied(self.data.photos[r], rng))
             for row in chosen
         ]
-        rows, pixels = zip(*read, strict=True)
-        return ClassBatch(torch.stack(pixels), self.data.rows(rows).labels)
+        labels = self.data.rows(row for row, _ in read).labels
+        return ClassBatch(torch.stack([pixels for _, pixels in read]), labels)
 
     def _order(self, epoch: int) -> list[int]:
         rng = np.random.default_rng((self.seed, 0, epoch))

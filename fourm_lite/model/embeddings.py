@@ -195,7 +195,8 @@ def _require_normalized(name: str, pixels: Tensor, normalization: Normalization)
 
 def _is_traced() -> bool:
     """Whether values are not there to be looked at: compiled, exported or traced."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, not exported
+    return torch.compiler.is_compiling() or traced
 
 
 class FeatureEncoder(Embedding):
