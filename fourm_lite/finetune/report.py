@@ -20,7 +20,6 @@ from fourm_lite.photos.labelled import LabelledSet, Splits
 from fourm_lite.reading.regular import read_bytes
 from fourm_lite.training.checkpoints import checkpoints
 
-
 LEFT_OUT = "skipped.json"
 
 
