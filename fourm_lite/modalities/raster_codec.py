@@ -93,6 +93,8 @@ def _bands(data: bytes) -> Tensor:
         from rasterio.io import MemoryFile
     except ImportError as error:
         raise ConfigError("GeoTIFF tiles need rasterio: pip install rasterio") from error
+    if not data:
+        raise ReadError("expected a GeoTIFF tile, got 0 bytes")
     try:
         with MemoryFile(data) as file, file.open(driver="GTiff") as raster:
             size = 4 * raster.count * raster.height * raster.width
