@@ -163,15 +163,17 @@ class PixelEncoder(Embedding):
 def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
     """Pixels as the model reads them: normalised floats, or uint8 as the picture that they are.
 
+    Floats that look like 0..255 or 0..1 are read as they are and told of.
+
     Raises:
-        ShapeError: numbers of another type, or floats far beyond normalised ones, such as 0..255
+        ShapeError: numbers of another type
     """
     # Pixels of other channels than a picture's are the caller's to standardise
     is_picture = modality.codec is not None or modality.channels in (1, 3)
     codec = codec_of(modality) if is_picture else None
     if pixels.is_floating_point():
         if isinstance(codec, ImageCodec) and pixels.device.type == "cpu" and not _is_traced():
-            _require_normalized(modality.name, pixels, codec.normalization)
+            _tell_unnormalized(modality.name, pixels, codec.normalization)
         return pixels
     if pixels.dtype != torch.uint8 or not isinstance(codec, ImageCodec):
         raise ShapeError(
@@ -181,16 +183,11 @@ def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
     return normalize(pixels.float() / 255, codec.normalization)
 
 
-def _require_normalized(name: str, pixels: Tensor, normalization: Normalization) -> None:
-    """Refuses photos in 0..255; those in 0..1 are told, since a crop may be bright all over."""
-    if not (said := not_normalized(pixels.detach(), normalization)):
-        return
-    if float(pixels.detach().abs().max()) <= 1:
-        if name not in _told:  # once a process
-            _told.add(name)
-            log.warning("'%s' %s", name, said)
-        return
-    raise ShapeError(f"'{name}' {said}")
+def _tell_unnormalized(name: str, pixels: Tensor, normalization: Normalization) -> None:
+    """Tells, once a process, of floats that look like a picture and not like normalised pixels."""
+    if name not in _told and (said := not_normalized(pixels.detach(), normalization)):
+        _told.add(name)
+        log.warning("'%s' %s", name, said)
 
 
 def _is_traced() -> bool:
