@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io.files import write_whole
-from fourm_lite.io.hub import is_hub_id, resolve
+from fourm_lite.io.hub import is_hub_id, resolve, shipped_names
 from fourm_lite.tokenization.vq.inputs import as_tensor
 from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
 from fourm_lite.tokenization.words.spans import Marks
@@ -195,7 +195,7 @@ def load_text_tokenizer(
     """The text tokenizer of a file or folder; "4m" fetches the original's once and keeps it.
 
     Units:
-        source: a `tokenizers` JSON file, a folder that holds one, a hub id, or "4m"
+        source: a `tokenizers` JSON file, a folder that holds one, a shipped name, a hub id, "4m"
         remote: where "4m" lies
     Raises:
         FourMError: there is no such file, it is broken, or it cannot be fetched
@@ -214,7 +214,9 @@ def find_text_tokenizer(
     if str(source) == "4m":
         return fetch(remote)
     path = Path(source).expanduser()
-    return _find(resolve(source) if is_hub_id(source) and not path.exists() else path)
+    if not path.exists() and (is_hub_id(source) or Path(source).name in shipped_names()):
+        path = resolve(source)
+    return _find(path)
 
 
 def _find(path: Path) -> Path:
@@ -224,7 +226,7 @@ def _find(path: Path) -> Path:
             return candidate
     raise FourMError(
         f"expected a tokenizer JSON file, found none at {path}; pass a file, a folder that holds "
-        f"{' or '.join(_FILE_NAMES)}, or '4m' for the original's"
+        f"{' or '.join(_FILE_NAMES)}, a shipped name such as text_mini, or '4m' for the original's"
     )
 
 
