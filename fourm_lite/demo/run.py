@@ -246,13 +246,15 @@ def _searches(shown: Sequence[Photo], asked_for: Questions) -> list[_Asked]:
 
 
 def _search_section(search: Search, asked: _Asked, shown: Sequence[Photo]) -> Section:
-    hits = search(asked.query, _SHOWN, rerank=asked.rerank)
+    hits = search(asked.query, _SHOWN + 1, rerank=asked.rerank)
+    found = [(shown[int(hit.id)], hit.score) for hit in hits]
+    others = [(photo, score) for photo, score in found if photo is not asked.photo][:_SHOWN]
     cards = [
-        Card(f"{rank}. {hit.score:.3f}", shown[int(hit.id)].picture, shown[int(hit.id)].note)
-        for rank, hit in enumerate(hits, 1)
+        Card(f"{rank}. {score:.3f}", photo.picture, photo.note)
+        for rank, (photo, score) in enumerate(others, 1)
     ]
     if asked.photo is not None:
-        cards = [Card("the query", asked.photo.picture, asked.photo.note), *cards]
+        cards = [Card("the query", asked.photo.picture, asked.photo.note), *cards[: _SHOWN - 1]]
     return Section(asked.title, asked.text, f"fourm-lite search IDX {asked.flags}", cards)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import draw, drawings
+from fourm_lite.demo.gallery import make_gallery
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,7 +27,7 @@ PAGES = {
 # Training runs and networks that this cache does not hold; they have tests of their own (the
 # galleries in test_galleries.py)
 OTHERS = (
-    "fourm-lite train", "fourm-lite add-embedding", "--model GROWN", ".venv/bin/",
+    "fourm-lite train", "fourm-lite add-embedding", "--model grown", ".venv/bin/",
     "--gallery dinov2", "index calibrate",  # the latter moves what was fitted, as for mini
 )  # fmt: skip
 
@@ -50,6 +51,7 @@ def world(published, tmp_path, monkeypatch):
     """The files that the pages name, drawn."""
     monkeypatch.chdir(tmp_path)
     draw("red", "circle", "white", 0.5, size=224).save("photo.jpg")
+    make_gallery(None, Path("photos"))
     Path("PHOTOS").mkdir()
     rows = []
     for number, drawing in enumerate(drawings(6, size=96, seed=0)):
@@ -74,7 +76,7 @@ def test_the_python_of_a_page_runs_with_published_names(page, world):
 
     for number, (language, text) in enumerate(PAGES[page], start=1):
         if language == "python":
-            code = text.replace('"mini"', f'"{MODEL}"').replace('Path("PHOTOS").mkdir()', "")
+            code = text.replace('"mini"', f'"{MODEL}"')
             exec(compile(code, f"{page}, block {number}", "exec"), namespace)
 
 
