@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BUILD_FILES := $(wildcard pyproject.toml setup.py)
 
-.PHONY: demo test check fuzz chaos clean
+.PHONY: demo test check docs fuzz chaos clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
@@ -19,6 +19,10 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python .ci/audit.py
+
+# the pages with the API reference, into build/site
+docs: $(INSTALLED)
+	$(VENV)/bin/zensical build --clean
 
 fuzz: $(INSTALLED)
 	FUZZ_CASES=$(or $(CASES),20000) $(VENV)/bin/python -m pytest tests/fuzz -q
