@@ -51,7 +51,7 @@ FORMER = {
     "data.sources": "photos.records",
     "data.teachers": "data.labellers",
     "data.word_ridge": "data.linear",
-    "demo.gallery": "demo.drawn_photos",
+    "demo.gallery": "demo.shipped_photos",
     "demo.page": "show.page",
     "embedders.callables": "embedders.functions",
     "embedders.images": "embedders.image_transforms",

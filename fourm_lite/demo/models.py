@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.demo.drawn_photos import EXAMPLES
 from fourm_lite.demo.random_weights import write_random_family
+from fourm_lite.demo.shipped_photos import EXAMPLES
 from fourm_lite.errors import CheckpointError
 
 SHIPPED = "mini"

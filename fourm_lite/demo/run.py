@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fourm_lite.demo.drawn_photos import (
+from fourm_lite.demo.models import SHIPPED, example_model
+from fourm_lite.demo.shipped_photos import (
     EXAMPLES,
     Questions,
     choose_questions,
@@ -26,7 +27,6 @@ from fourm_lite.demo.drawn_photos import (
     pictures,
     shipped_records,
 )
-from fourm_lite.demo.models import SHIPPED, example_model
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import decode

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fourm_lite.demo.drawings import drawings
-from fourm_lite.demo.drawn_photos import choose_questions, make_gallery, pictures, shipped_records
 from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
+from fourm_lite.demo.shipped_photos import choose_questions, make_gallery, pictures, shipped_records
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item

@@ -35,10 +35,13 @@ timm = pytest.importorskip("timm")
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
 FENCE = re.compile(r"^```([^\n]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TITLED = re.compile(r"^```(\w+) title=\"([^\"\n]*)\"$", re.MULTILINE)
 SECTIONS = {
     title: FENCE.findall(text)
     for title, text in re.findall(
-        r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        r"^## ([^\n]+)\n(.*?)(?=^## |\Z)",
+        TITLED.sub(r"```\1 \2", PAGE.read_text("utf-8")),
+        re.MULTILINE | re.DOTALL,
     )
 }
 THEIRS = {
