@@ -254,3 +254,6 @@ def one_photo(path: str | Path) -> Photo:
     from fourm_lite.photos.records import Record
 
     return Photo(Record(str(path), Path(path)), ())
+
+
+centre_batches = center_batches  # as notebooks of 0.1 spell it

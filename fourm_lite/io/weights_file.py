@@ -51,6 +51,8 @@ class WeightsFile:
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors, mapped from the file; none of their values is read.
 
+        In the order of the file: processes that train together must meet them in one order.
+
         Raises:
             CheckpointError: the file changed since it was opened
         """
@@ -60,7 +62,9 @@ class WeightsFile:
         elif self._current_size() != self._size:
             raise self._changed()
         self._given |= wanted
-        return {name: self._view(self._mapped, name) for name in wanted}
+        return {
+            n: self._view(self._mapped, n) for n in sorted(wanted, key=self._starts.__getitem__)
+        }
 
     def _view(self, mapped: torch.UntypedStorage, name: str) -> Tensor:
         # safetensors' get_tensor reads the first value: that takes up to 2 MB of every tensor

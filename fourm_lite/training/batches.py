@@ -5,6 +5,7 @@ A batch is a function of its step, so whoever makes it, the run is the same.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,7 +73,7 @@ def in_processes(load: Batches, steps: Sequence[int], count: int) -> Iterable[li
     """The batches of the steps, made by `count` processes with one thread each."""
     from torch.utils.data import DataLoader
 
-    return DataLoader(
+    loader: DataLoader[list[Any]] = DataLoader(
         load,  # type: ignore[arg-type]
         batch_size=None,
         sampler=steps,
@@ -80,6 +81,10 @@ def in_processes(load: Batches, steps: Sequence[int], count: int) -> Iterable[li
         prefetch_factor=AHEAD,
         worker_init_fn=_one_thread,
     )
+    with warnings.catch_warnings():
+        # where lance was imported it warns of every fork; these processes read no table
+        warnings.filterwarnings("ignore", "lance is not fork-safe")
+        return iter(loader)
 
 
 def _one_thread(worker: int) -> None:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from fourm_lite.errors import CheckpointError
 from fourm_lite.io.tensor_info import TensorInfo
@@ -99,3 +100,15 @@ def test_a_folder_and_a_missing_file_are_told(tmp_path):
     for path in (tmp_path, tmp_path / "none.safetensors"):
         with pytest.raises(CheckpointError, match="cannot read"):
             WeightsFile(path)
+
+
+def test_tensors_come_in_the_order_of_the_file_whatever_the_order_of_the_question(tmp_path):
+    from safetensors.torch import save_file
+
+    names = [f"layer.{i}" for i in range(40)]
+    save_file(
+        {name: torch.zeros(i + 1) for i, name in enumerate(names)}, tmp_path / "w.safetensors"
+    )
+    file = WeightsFile(tmp_path / "w.safetensors")
+
+    assert list(file.load(set(names))) == list(file.tensors)

@@ -27,7 +27,8 @@ PAGES = {
 # Training runs and networks that this cache does not hold; they have tests of their own (the
 # galleries in test_galleries.py)
 OTHERS = (
-    "fourm-lite serve", "demo --serve", "joint", "fourm-lite train", "fourm-lite add-embedding", "--model grown", ".venv/bin/",
+    "fourm-lite serve", "demo --serve", "joint", "fourm-lite train", "fourm-lite add-embedding",
+    "--model grown", ".venv/bin/",
     "--gallery dinov2", "index calibrate",  # the latter moves what was fitted, as for mini
 )  # fmt: skip
 
