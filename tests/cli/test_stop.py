@@ -53,7 +53,10 @@ def run(capsys, called):
 @pytest.mark.parametrize(
     ("called", "number"), [(killed_by_terminate, signal.SIGTERM), (interrupted, signal.SIGINT)]
 )
-def test_a_signal_is_answered_by_what_is_kept(capsys, called, number):
+def test_a_signal_is_answered_by_what_is_kept(capsys, called, number, request):
+    # a shell starts what runs in the background with SIGINT ignored, which Python then leaves so
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
 
     code, err = run(capsys, called)

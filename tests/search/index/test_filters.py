@@ -93,12 +93,12 @@ def test_all_else_is_refused_in_a_sentence(index, where):
 )  # fmt: skip
 @pytest.mark.parametrize("count", [30, 600, 5_000])
 def test_depth_and_length_end_at_once(index, build, count):
-    started = time.monotonic()
+    started = time.process_time()
 
     with contextlib.suppress(ConfigError):
         list(index.scan(["id"], build(count)))
 
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_list_of_many_values_passes(index):
