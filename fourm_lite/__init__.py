@@ -33,6 +33,7 @@ _HOMES: dict[str, str] = {
     "Target": "sampling.plan",
     "TokenBatch": "batch",
     "Tokens": "batch",
+    "embed_to_file": "search.embed_files",
     "load_embedder": "embedders.load",
     "load_model": "model.load",
     "load_text_tokenizer": "tokenization.words.text",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from fourm_lite.sampling.plan import Plan as Plan
     from fourm_lite.sampling.plan import Target as Target
     from fourm_lite.sampling.sampler import Sampler as Sampler
+    from fourm_lite.search.embed_files import embed_to_file as embed_to_file
     from fourm_lite.search.index.index import Index as Index
     from fourm_lite.search.spaces import open_space as open_space
     from fourm_lite.search.vectors import open_vectors as open_vectors
@@ -86,6 +88,7 @@ __all__ = [
     "Target",
     "TokenBatch",
     "Tokens",
+    "embed_to_file",
     "load_embedder",
     "load_model",
     "load_text_tokenizer",

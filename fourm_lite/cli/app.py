@@ -14,6 +14,7 @@ import typer
 from fourm_lite.cli import (
     add_embedding,
     classify,
+    embed,
     evaluate_classes,
     evaluate_generation,
     evaluate_search,
@@ -62,6 +63,10 @@ VERBS: dict[str, Verb] = {
     "index check": Verb(index.index_check),
     "index compact": Verb(index.index_compact),
     "index calibrate": Verb(index.index_calibrate),
+    "embed": Verb(
+        embed.embed,
+        "vectors that were made are kept, and the same command goes on behind them",
+    ),
     "generate": Verb(
         generate.generate,
         "finished items are kept, and the same command goes on behind them if it has --items",

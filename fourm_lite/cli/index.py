@@ -90,13 +90,17 @@ def index(
         str | None,
         typer.Option("--licence", help="Write down that the photos are under this licence."),
     ] = None,
+    gps: Annotated[
+        bool,
+        typer.Option("--gps", help="Also store where photos were taken: latitude and longitude."),
+    ] = False,
     as_json: Json = None,
 ) -> None:
     """Index photos, to search them by words, pictures or any modality.
 
     Only what is new or changed is embedded, so a run that was stopped goes on when it is started
     again. Files that cannot be read are listed with the reason. What one does with an index
-    besides: `fourm-lite index info|check|compact|calibrate IDX`.
+    besides: `fourm-lite index info|build|check|compact|calibrate IDX`.
 
     Raises:
         FourMError: the model or a source cannot be opened, or the index is of another space
@@ -111,7 +115,7 @@ def index(
     )  # fmt: skip
     is_new = read_manifest(out) is None
     opened = open_index(out, space, codes_only=codes_only, licence=licence)
-    how = Ingest(workers, batch_size, commit_rows, prune, prefix)
+    how = Ingest(workers, batch_size, commit_rows, prune, prefix, gps)
     try:
         with progress("photos") as told:
             report = index_photos(photos, opened, space, how, progress=_counted(told, photos))
@@ -244,14 +248,18 @@ def index_build(
 ) -> None:
     """Build an approximate index over the vectors, so that large galleries answer fast.
 
-    `fourm-lite index check` measures afterwards what it costs in recall.
+    About how much memory it takes is said before it begins. `fourm-lite index check` measures
+    afterwards what it costs in recall.
 
     Raises:
         ConfigError: there is no index, or it holds too few rows for that kind
     """
+    from fourm_lite.search.index.ann import build_bytes
     from fourm_lite.search.index.index import Index
 
     opened = Index.open(index)
+    needed = build_bytes(len(opened), opened.width or 0, partitions)
+    say(f"{len(opened)} rows: the build takes about {needed / 2**20:.0f} MiB", aside=True)
     opened.build_ann(kind, partitions=partitions)  # type: ignore[arg-type]
     facts = {"index": index, "rows": len(opened), "kind": kind}
     deliver(facts, as_json, lambda: print_facts(facts))

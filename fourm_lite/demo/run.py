@@ -36,7 +36,7 @@ from fourm_lite.reading.regular import read_photo
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import open_index
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.index.ingest import content_hash
+from fourm_lite.search.index.loading import content_hash
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import ModelSpace, open_model_space
 from fourm_lite.show.page import Card, Section, render

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.modalities.camera_files import develop, heif_formats, is_raw, reads_raw
 from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.reading.regular import read_photo
 
@@ -205,8 +206,10 @@ def _open(data: bytes, max_pixels: int) -> Image:
 
     if not data:
         raise FourMError("expected a picture file, got 0 bytes; leave the file out")
+    if reads_raw() and is_raw(data) and (developed := develop(data, max_pixels)) is not None:
+        return developed
     try:
-        picture = Image.open(io.BytesIO(data), formats=_readers())
+        picture = Image.open(io.BytesIO(data), formats=readers())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FourMError(_too_large(str(error), max_pixels)) from error
     except UnidentifiedImageError as error:
@@ -240,12 +243,12 @@ def _raise_short_memory(error: Exception) -> None:
 
 
 @functools.cache
-def _readers() -> tuple[str, ...]:
+def readers() -> tuple[str, ...]:
     """Those of the formats that this Pillow was built with."""
     from PIL import Image
 
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return (*(name for name in FORMATS if name in Image.OPEN), *heif_formats())
 
 
 def _too_large(what: str, max_pixels: int) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from fourm_lite.modalities.camera_files import HEIC, RAW, is_read, package_of
 from fourm_lite.modalities.pictures import SUFFIXES
 
-_UNREAD = (
-    "heic heif hif jxl j2k jpx jpf psd xcf svg eps exr hdr tga ico "
-    "raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq rwl dcr kdc mrw"
-)
-UNREAD = frozenset("." + ending for ending in _UNREAD.split())
-"""Endings of photos and drawings that are listed, because their owner takes them for photos."""
+_UNREAD = "jxl j2k jpx jpf psd xcf svg eps exr hdr tga ico"
+UNREAD = frozenset("." + ending for ending in _UNREAD.split()) | HEIC | RAW
+"""Endings of photos and drawings that are listed, unless an extra reads them."""
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_ENDINGS = (".parquet", ".pq")
@@ -30,15 +28,18 @@ def suffix_of(name: str) -> str:
 
 def is_picture(name: str) -> bool:
     """Whether a file's name ends as that of a picture does."""
-    return suffix_of(name) in SUFFIXES
+    ending = suffix_of(name)
+    return ending in SUFFIXES or is_read(ending)
 
 
 def why_unread(name: str) -> str:
     """Why a photo of this name is not read; nothing where it is none, or is read."""
     ending = suffix_of(name)
-    if ending not in UNREAD:
+    if ending not in UNREAD or is_read(ending):
         return ""
-    return f"{ending} is not read; convert it to JPEG, PNG or WebP"
+    package = package_of(ending)
+    first = f"pip install {package}, or " if package else ""
+    return f"{ending} is not read; {first}convert it to JPEG, PNG or WebP"
 
 
 def is_tar(name: str) -> bool:

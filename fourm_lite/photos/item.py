@@ -10,7 +10,8 @@ from typing import Any
 
 from fourm_lite.photos.columns import captions_of
 from fourm_lite.photos.content import FileContent
-from fourm_lite.photos.endings import stem_of
+from fourm_lite.photos.endings import PARQUET_ENDINGS, is_tar, stem_of
+from fourm_lite.reading.remote import is_remote, place
 
 # What a row has already, and the arguments of ``Index.add``.
 TAKEN = frozenset(
@@ -80,6 +81,10 @@ def split_uri(uri: str) -> tuple[Path, str]:
 
     Names may hold ``::`` themselves, so the disk is asked where the name of the file ends.
     """
+    if is_remote(uri):
+        file, _, member = uri.rpartition("::")
+        inside = is_tar(file) or file.lower().endswith(PARQUET_ENDINGS)
+        return (place(file), member) if inside else (place(uri), "")
     parts = uri.split("::")
     for count in range(len(parts), 0, -1):
         path = Path("::".join(parts[:count]))

@@ -29,6 +29,7 @@ from fourm_lite.photos.lists import text_lines
 from fourm_lite.photos.mix import KEY, Mix, mix_of
 from fourm_lite.photos.sources import folder_items, reader_of
 from fourm_lite.photos.table_rows import Naming, is_lance
+from fourm_lite.reading.remote import place as place_of
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def read_listing(path: str | Path, *, split: str | None = None) -> Listing:
         FourMError: the source is of no such form, holds nothing, or two photos have one id
         UnknownNameError: the list has no such split
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     listing = list_records(place)
     has_splits = not place.name.lower().endswith(TEXT_ENDINGS) and listing_file(place) is not None
     return listing.of_split(split if has_splits else None)
@@ -172,7 +173,7 @@ def list_records(path: Path) -> Listing:
     Raises:
         FourMError: the source is of no known form, or holds nothing that can be used
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     file = listing_file(place)
     if file is not None:
         return _list(file, _naming("id", "file"), "captions")

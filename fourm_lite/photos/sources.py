@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, ReadError
 from fourm_lite.photos.archives import read_member, tar_items
 from fourm_lite.photos.content import begins_with, read_file
 from fourm_lite.photos.endings import (
@@ -34,8 +35,11 @@ from fourm_lite.photos.table_rows import (
     parquet_items,
     read_row,
 )
+from fourm_lite.reading.remote import expand, files_below, is_remote
 
 SNIFFED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+OpenTar = Callable[[Path], Iterator[Any]]
+"""A tar in a folder -> what stands for it."""
 
 
 def open_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
@@ -43,19 +47,16 @@ def open_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
 
     Args:
         paths: folders, ``.tar`` shards (also compressed), ``.parquet``, ``.jsonl``, tables of
-            LanceDB (``NAME.lance``), single pictures
+            LanceDB (``NAME.lance``), single pictures; also at ``s3://``, ``gs://``, ``https://``,
+            and patterns such as ``shard-{000..099}.tar``
         prefix: put before every id, so that two folders with equal names keep apart
 
     Raises:
         ConfigError: a path is not there or of a kind that is not read; said before the first item
     """
-    paths = list(paths)
-    remote = next((str(path) for path in paths if "://" in str(path)), None)
-    if remote is not None:
-        raise ConfigError(f"photos are read from this machine, got {remote}; copy them here first")
     # Absolute, because a row outlives the folder that it was indexed from.
-    places = [Path(path).expanduser().absolute() for path in paths]
-    return _chain([(place, reader_of(place)) for place in places], prefix)
+    places = [path.absolute() for path in expand(paths)]
+    return prefixed(_chain([(place, reader_of(place)) for place in places]), prefix)
 
 
 def folder_items(root: Path, *, tars: bool = True) -> Stream:
@@ -67,7 +68,27 @@ def folder_items(root: Path, *, tars: bool = True) -> Stream:
         root: the folder
         tars: whether tar shards inside the folder are opened too, or listed
     """
-    yield from _Walk(root, tars, {_identity(root)}).items(root, ())
+    yield from walk_folder(root, (lambda tar: tar_below(tar, root)) if tars else _listed_tar)
+
+
+def walk_folder(root: Path, open_tar: OpenTar) -> Iterator[Any]:
+    """`folder_items`, with what `open_tar` gives for a tar in the tar's place."""
+    if is_remote(root):
+        yield from _bucket_items(root, open_tar)
+        return
+    yield from _Walk(root, open_tar, {_identity(root)}).items(root, ())
+
+
+def _bucket_items(root: Path, open_tar: OpenTar) -> Iterator[Any]:
+    """The files of an object store, which knows names alone: no links and no pipes."""
+    walk = _Walk(root, open_tar, set())
+    try:
+        files = files_below(root)
+    except ReadError as error:
+        yield Skipped(str(root), str(error))
+        return
+    for path in files:
+        yield from walk.named(path)
 
 
 def reader_of(path: Path, naming: Naming = USUAL) -> Callable[[Path], Stream]:
@@ -77,11 +98,13 @@ def reader_of(path: Path, naming: Naming = USUAL) -> Callable[[Path], Stream]:
         ConfigError: it is not there, or of a kind that is not read
     """
     name = path.name.lower()
-    if path.is_dir():
+    if is_remote(path) and not _is_file_name(name):
+        return folder_items
+    if not is_remote(path) and path.is_dir():
         return (lambda place: lance_items(place, naming)) if is_lance(path) else folder_items
-    if not path.exists():
+    if not is_remote(path) and not path.exists():
         raise ConfigError(f"there is no file or folder {path}")
-    if not path.is_file():
+    if not is_remote(path) and not path.is_file():
         raise ConfigError(f"{path} is neither a file nor a folder but a pipe or a device")
     if is_tar(name):
         return tar_items
@@ -94,6 +117,10 @@ def reader_of(path: Path, naming: Naming = USUAL) -> Callable[[Path], Stream]:
     raise ConfigError(
         f"{path.name} is no source; give a folder, .tar, .parquet, .jsonl or a picture"
     )
+
+
+def _is_file_name(name: str) -> bool:
+    return is_tar(name) or is_picture(name) or name.endswith((*PARQUET_ENDINGS, *LINE_ENDINGS))
 
 
 def read_uri(uri: str) -> bytes:
@@ -111,12 +138,17 @@ def read_uri(uri: str) -> bytes:
         raise ConfigError(f"{uri} cannot be read any more: {error}") from error
 
 
-def _chain(chosen: list[tuple[Path, Callable[[Path], Stream]]], prefix: str) -> Stream:
+def _chain(chosen: list[tuple[Path, Callable[[Path], Stream]]]) -> Stream:
     for path, reader in chosen:
-        for item in reader(path):
-            if isinstance(item, Item) and prefix:
-                item = dataclasses.replace(item, id=prefix + item.id)
-            yield item
+        yield from reader(path)
+
+
+def prefixed(stream: Stream, prefix: str) -> Stream:
+    """The stream with a text before every id."""
+    for item in stream:
+        if isinstance(item, Item) and prefix:
+            item = dataclasses.replace(item, id=prefix + item.id)
+        yield item
 
 
 @dataclass
@@ -124,10 +156,10 @@ class _Walk:
     """One walk over a folder; `seen` are the folders that were entered."""
 
     root: Path
-    tars: bool
+    open_tar: OpenTar
     seen: set[tuple[int, int]]
 
-    def items(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Stream:
+    def items(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Any]:
         """The pictures below a folder, which lies below the folders `above`."""
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -155,32 +187,42 @@ class _Walk:
                 self.seen.add(identity)
                 yield from self.items(path, above)
 
-    def _file(self, path: Path) -> Stream:
+    def _file(self, path: Path) -> Iterator[Any]:
         place, wanted = printable(str(path)), is_picture(path.name)
         if path.is_symlink() and not os.path.exists(path):
             if wanted or not path.suffix:
                 yield Skipped(place, "broken link")
         elif not path.is_file():
             yield Skipped(place, "not a regular file; it is not opened")
-        elif wanted or (not path.suffix and begins_with(path, SNIFFED)):
+        elif not path.suffix and begins_with(path, SNIFFED):
+            yield file_item(path, path.relative_to(self.root).as_posix())
+        else:
+            yield from self.named(path)
+
+    def named(self, path: Path) -> Iterator[Any]:
+        """What a file gives by its name."""
+        if is_picture(path.name):
             yield file_item(path, path.relative_to(self.root).as_posix())
         elif is_tar(path.name):
-            yield from self._tar(path)
+            yield from self.open_tar(path)
         elif reason := why_unread(path.name):
-            yield Skipped(place, reason)
-
-    def _tar(self, path: Path) -> Stream:
-        if not self.tars:
-            reason = "a tar inside of a folder is not opened here; give it by itself"
             yield Skipped(printable(str(path)), reason)
-            return
-        folder = path.relative_to(self.root).parent.as_posix()
-        for item in tar_items(path):
-            if isinstance(item, Item) and folder != ".":
-                item = dataclasses.replace(
-                    item, id=f"{folder}/{item.id}", key=f"{folder}/{stem_of(path.name)}/{item.key}"
-                )
-            yield item
+
+
+def tar_below(path: Path, root: Path) -> Stream:
+    """The pictures of a tar that lies in a folder; their ids say where."""
+    folder = path.relative_to(root).parent.as_posix()
+    for item in tar_items(path):
+        if isinstance(item, Item) and folder != ".":
+            item = dataclasses.replace(
+                item, id=f"{folder}/{item.id}", key=f"{folder}/{stem_of(path.name)}/{item.key}"
+            )
+        yield item
+
+
+def _listed_tar(path: Path) -> Stream:
+    reason = "a tar inside of a folder is not opened here; give it by itself"
+    yield Skipped(printable(str(path)), reason)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from fourm_lite.photos.item import (
 )
 from fourm_lite.photos.lists import json_rows
 from fourm_lite.reading.regular import PHOTO_BYTES, allowance, open_regular
+from fourm_lite.reading.remote import is_remote
 from fourm_lite.reading.tables import check_columns, check_table, is_absurd
 
 TABLE_ROWS = 64
@@ -234,6 +235,8 @@ class _Row:
             raise ValueError(f"has a character 0 in the name of its file, {name!r}")
         if not name:
             raise ValueError("names no file")
+        if is_remote(name):
+            raise ValueError(f"names {printable(name)!r}; no address is fetched that a list names")
         if not self.naming.anywhere and not is_inside(name):
             where = f"outside of the folder of {self.path.name}"
             raise ValueError(f"names {printable(name)!r}, which lies {where}")

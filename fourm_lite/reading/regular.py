@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import zlib
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from fourm_lite.errors import ConfigError, ReadError
+from fourm_lite.reading import remote
 from fourm_lite.reading.budget import VARIABLE, budget
+from fourm_lite.reading.remote import is_remote, open_remote, place
 
 PHOTO_BYTES = 1 << 28
 """No photo is larger, whatever the budget: a picture of as many pixels as are read takes less."""
@@ -27,6 +30,10 @@ def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         ReadError: it is missing, no regular file, or may not be read
     """
+    if is_remote(path):
+        with read_errors(path), open_remote(place(path)) as file:
+            yield file if file.seekable() else io.BytesIO(limited(file, budget().bytes, str(path)))
+        return
     with read_errors(path):
         _require_regular(os.stat(path), path)
         # not to wait for a writer, should a pipe have taken the file's place since
@@ -76,7 +83,32 @@ def is_regular(path: str | Path) -> bool:
 
 def allowance(file: IO[bytes]) -> int:
     """How many bytes may be read at once of what an open file holds."""
-    return max(budget().bytes, os.fstat(file.fileno()).st_blocks * 512)
+    return max(budget().bytes, stored_bytes(file))
+
+
+def stored_bytes(file: IO[bytes]) -> int:
+    """What an open file takes on the disk, or in its store."""
+    if (number := _descriptor(file)) is None:
+        return remote.stored_bytes(file)
+    return os.fstat(number).st_blocks * 512
+
+
+def size_of(file: IO[bytes]) -> int:
+    """How many bytes an open file says that it has."""
+    if (number := _descriptor(file)) is not None:
+        return os.fstat(number).st_size
+    before = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(before)
+    return size
+
+
+def _descriptor(file: IO[bytes]) -> int | None:
+    """The number of a file of this machine; None for remote ones."""
+    try:
+        return file.fileno()
+    except (OSError, AttributeError):
+        return None
 
 
 def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
@@ -91,7 +123,7 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
     """
     with open_regular(path) as file:
         limit = allowance(file) if most is None else most
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         data = b"" if size > limit else file.read(limit + 1)
         if size > limit or len(data) > limit:
             raise ReadError(too_large(str(path), size, limit))
@@ -126,7 +158,7 @@ def check_size(path: str | Path) -> None:
         ReadError: it is, or it is no regular file
     """
     with open_regular(path) as file:
-        limit, size = allowance(file), os.fstat(file.fileno()).st_size
+        limit, size = allowance(file), size_of(file)
         if size > limit:
             raise ReadError(too_large(str(path), size, limit))
 

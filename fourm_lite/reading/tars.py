@@ -10,7 +10,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -21,7 +20,15 @@ from typing import IO, Any
 from fourm_lite.errors import ReadError
 from fourm_lite.names import is_inside, shown
 from fourm_lite.reading.budget import budget
-from fourm_lite.reading.regular import PHOTO_BYTES, allowance, limited, open_regular, too_large
+from fourm_lite.reading.regular import (
+    PHOTO_BYTES,
+    allowance,
+    limited,
+    open_regular,
+    size_of,
+    stored_bytes,
+    too_large,
+)
 
 UNPACKED = 100
 """So many times its own size a compressed tar may hold, beyond the budget; photos hardly shrink."""
@@ -51,9 +58,9 @@ def read_tar(path: Path) -> Iterator[Member]:
         packed = _packing(file)
         limit = allowance(file)
         if packed is not None:
-            limit = max(limit, UNPACKED * os.fstat(file.fileno()).st_blocks * 512)
+            limit = max(limit, UNPACKED * stored_bytes(file))
         else:
-            limit = min(limit, os.fstat(file.fileno()).st_size)
+            limit = min(limit, size_of(file))
         stream = _Counted(file if packed is None else packed(file), limit, path)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]

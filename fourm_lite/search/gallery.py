@@ -6,20 +6,24 @@ same one and a search refuses another space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fourm_lite.embedders.base import Reads
 from fourm_lite.embedders.feature_files import found_in
 from fourm_lite.errors import ConfigError
-from fourm_lite.photos.item import Stream
+from fourm_lite.photos.exif import photo_facts
+from fourm_lite.photos.item import Skipped, Stream
 from fourm_lite.photos.sources import open_sources
+from fourm_lite.reading.remote import expand, is_remote
 from fourm_lite.search.allowed import allow
 from fourm_lite.search.index.feature_items import open_feature_sources, open_features
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.index.ingest import IngestReport, index_items
+from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
 from fourm_lite.search.index.manifest import read_manifest
 from fourm_lite.search.space import Space
 
@@ -39,6 +43,7 @@ class Ingest:
     commit_rows: int = 512
     prune: bool = False
     prefix: str = ""
+    gps: bool = False
 
 
 def open_index(
@@ -88,38 +93,49 @@ def index_photos(
             region features
         index: from `open_index`
         space: what embeds the pictures
-        how: threads, batch size, what happens to rows whose picture is gone
+        how: threads, batch size, what happens to rows whose picture is gone, whether columns tell
+            where photos were taken
         progress: called after every block
     Raises:
-        ConfigError: there is nothing to index, neither in the sources nor in the index; or the
-            rows of the index were made by another model, network or tokenizer
+        ConfigError: no row is in the index, because the sources hold nothing that can be read; or
+            its rows were made by another model, network or tokenizer
     """
     how = how or Ingest()
     index.renew_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
-    only_codes = index.manifest.kind == "codes"
-
-    def embed(pictures: list[Any]) -> Any:
-        vectors, codes = space.encode_document(pictures, batch_size=how.batch_size)
-        if codes is None:
-            return vectors
-        return codes if only_codes else (vectors, codes)
-
-    places = [Path(photo) for photo in photos]
+    embed = embed_of(space, index.manifest.kind == "codes", how.batch_size)
+    places = expand(photos)
     reader, decode = SOURCES[space.reads]
     report = index_items(
         reader(places, prefix=how.prefix), embed, index,
         batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-        prune=how.prune, decode=decode, progress=progress,
+        prune=how.prune, decode=decode, facts=partial(photo_facts, gps=how.gps), progress=progress,
     )  # fmt: skip
-    if not report.seen and not len(index):
-        raise ConfigError(_nothing_in(places))
+    if not len(index):
+        raise ConfigError(nothing_in(places, report.unreadable))
     return report
 
 
-def _nothing_in(places: Iterable[Path]) -> str:
-    """What the sources hold instead of pictures."""
-    folders = [place.expanduser() for place in places]
-    told = "; ".join(f"{f}: {found_in(f)}" for f in folders if f.is_dir())
+def embed_of(space: Space, only_codes: bool, batch_size: int) -> Embed:
+    """What makes vectors, and codes where the space has them, of pictures."""
+
+    def embed(pictures: list[Any]) -> Any:
+        vectors, codes = space.encode_document(pictures, batch_size=batch_size)
+        if codes is None:
+            return vectors
+        return codes if only_codes else (vectors, codes)
+
+    return embed
+
+
+def nothing_in(places: Iterable[Path], left_out: Sequence[Skipped]) -> str:
+    """What the sources hold instead of pictures that can be read."""
+    if left_out:
+        reasons = Counter(one.reason for one in left_out).most_common(3)
+        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        where = ", ".join(map(str, places))
+        return f"none of {len(left_out)} photos in {where} can be read: {told}"
+    folders = list(places)
+    told = "; ".join(f"{f}: {found_in(f)}" for f in folders if not is_remote(f) and f.is_dir())
     return (
         f"there is no picture to index in {', '.join(map(str, folders))}"
         f"{f' (found {told})' if told else ''}; region features need a model that reads them: "

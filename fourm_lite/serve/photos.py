@@ -15,7 +15,7 @@ from fourm_lite.errors import FourMError
 from fourm_lite.modalities.pictures import open_rgb, thumbnail
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.search.engine import Search
-from fourm_lite.search.index.ingest import content_hash
+from fourm_lite.search.index.loading import content_hash
 from fourm_lite.serve.errors import Refused
 from fourm_lite.serve.questions import known_id
 

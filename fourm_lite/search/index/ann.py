@@ -92,6 +92,16 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
     rows.build_index(COLUMN, kind.upper(), **options)
 
 
+def build_bytes(rows: int, width: int, partitions: int | None = None) -> int:
+    """About how much memory a build takes: the rows that train the centres, and the centres.
+
+    >>> build_bytes(50_000_000, 768) // 2**20
+    2733
+    """
+    centres = partitions or max(1, round(math.sqrt(rows)))
+    return 4 * width * (min(rows, 2 * SAMPLES * centres) + 2 * centres)
+
+
 def is_built(rows: Snapshot) -> bool:
     """Whether the vectors have an approximate index."""
     if not rows.exists:

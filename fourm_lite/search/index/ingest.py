@@ -7,27 +7,33 @@ commit holds whole blocks: a continued run forms the very batches that an uninte
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
+from fourm_lite.errors import ConfigError, ShapeError, check_most
 from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
+from fourm_lite.photos.exif import photo_facts
 from fourm_lite.photos.item import Item, Skipped, split_uri
 from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.loading import (
+    Decode,
+    Facts,
+    Hashes,
+    Loaded,
+    Loader,
+    columns_of,
+    no_facts,
+)
 
 Embed = Callable[[list[Any]], Any]
 """n pictures -> float32[n, E]; codes [n, T] for a codes-only index; or the pair of both."""
-Decode = Callable[[bytes], Any]
-"""The bytes of an item -> a picture, or what else an embedder reads."""
 
 COMMIT_ROWS = 512
 COMMIT_SECONDS = 30.0
@@ -78,7 +84,8 @@ def index_items(
     prune: bool = False,
     max_pixels: int = MAX_PIXELS,
     decode: Decode | None = None,
-    progress: Callable[[IngestReport], None] | None = None,
+    facts: Facts | None = photo_facts,
+    progress: Callable[[IngestReport], object] | None = None,
 ) -> IngestReport:
     """Brings the index up to date with the items; run it again to continue or to refresh.
 
@@ -93,6 +100,8 @@ def index_items(
             whole may still hold is not gone
         max_pixels: larger pictures are refused unread
         decode: what makes of an item's bytes what ``embed`` reads; by default a picture
+        facts: columns that an item's bytes tell, where `decode` makes pictures; those that its
+            source gives count first
         progress: called after every block with the report so far
 
     Raises:
@@ -103,9 +112,14 @@ def index_items(
     if batch_size < 1 or commit_rows < 1 or workers < 1:
         raise ConfigError("batch_size, commit_rows and workers are at least 1")
     opened = decode or partial(open_rgb, max_pixels=max_pixels)
-    run = _Run(index, embed, max(1, commit_rows // batch_size), opened)
+    told = facts if facts is not None and decode is None else no_facts
+    known = _known_rows(index)
+    loader = Loader(known.get, opened, told)
+    run = Run(index, embed, max(1, commit_rows // batch_size), loader, known)
     with ThreadPoolExecutor(workers) as pool:
-        for block in _blocks(_loaded(items, run, pool, 2 * batch_size + workers), batch_size):
+        for block in blocks_of(
+            loaded_items(items, run, pool, 2 * batch_size + workers), batch_size
+        ):
             run.take(block)
             if progress is not None:
                 progress(run.report)
@@ -115,29 +129,25 @@ def index_items(
     return run.report
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """An item after reading: its hashes and, where it must be embedded, its picture."""
-
-    item: Item
-    content_hash: int
-    row_hash: int
-    state: str  # "added" | "changed" | "updated" | "unchanged"
-    image: Any = None
-
-
-class _Run:
+class Run:
     """The state of one run: what the index knew, what was seen, and what waits for a commit."""
 
-    def __init__(self, index: Index, embed: Embed, commit_blocks: int, decode: Decode) -> None:
+    def __init__(
+        self,
+        index: Index,
+        embed: Embed,
+        commit_blocks: int,
+        loader: Loader,
+        known: Mapping[str, Hashes],
+    ) -> None:
         self.report = IngestReport()
         self._index = index
         self._embed = embed
         self._commit_blocks = commit_blocks
-        self._decode = decode
-        self._known = _known_rows(index)
+        self._known = known
+        self.load = loader.load
         self._seen: set[str] = set()
-        self._waiting: list[tuple[list[_Loaded], Any]] = []
+        self._waiting: list[tuple[list[Loaded], Any]] = []
         self._start = self._committed = time.perf_counter()
 
     def first_sight(self, item: Item) -> bool:
@@ -146,33 +156,18 @@ class _Run:
         self._seen.add(item.id)
         return new
 
-    def load(self, item: Item) -> _Loaded | Skipped:
-        """Reads and hashes; decodes only what must be embedded. Runs in a worker thread."""
-        try:
-            data = item.read()
-        except OSError as error:
-            return Skipped(item.uri, f"cannot be read: {error.strerror or error}")
-        content, row = content_hash(data), _row_hash(item)
-        known = self._known.get(item.id)
-        if known is not None and known[0] == content:
-            state = "unchanged" if known[1] == row else "updated"
-            return _Loaded(item, content, row, state)
-        try:
-            image = self._decode(data)
-        except FourMError as error:
-            return Skipped(item.uri, str(error))
-        return _Loaded(item, content, row, "added" if known is None else "changed", image)
-
-    def take(self, block: Sequence[_Loaded | Skipped]) -> None:
+    def take(self, block: Sequence[Loaded | Skipped]) -> None:
         """Embeds what a block needs; commits when enough blocks wait."""
-        block = self._without_strangers(block)
-        loaded = [one for one in block if isinstance(one, _Loaded)]
+        block = self.without_strangers(block)
+        loaded = [one for one in block if isinstance(one, Loaded)]
         self.report.unreadable += [one for one in block if isinstance(one, Skipped)]
         self.report.seen += len(block)
         self.report.unchanged += sum(one.state == "unchanged" for one in loaded)
         fresh = [one for one in loaded if one.image is not None]
         if fresh:
-            self._waiting.append((fresh, self._embedded([o.image for o in fresh])))
+            self._waiting.append(
+                (fresh, embedded(self._embed, self._index.manifest.kind, [o.image for o in fresh]))
+            )
         self._update([one for one in loaded if one.state == "updated"])
         late = time.perf_counter() - self._committed > COMMIT_SECONDS
         if late or len(self._waiting) >= self._commit_blocks:
@@ -182,10 +177,15 @@ class _Run:
     def finish(self, prune: bool) -> None:
         """Commits the rest and looks for rows whose item is gone."""
         self._commit()
-        gone = [name for name in self._known if name not in self._seen]
+        self.remove_gone(
+            [name for name in self._known if name not in self._seen], prune, not self._seen
+        )
+
+    def remove_gone(self, gone: list[str], prune: bool, is_empty: bool) -> None:
+        """Counts rows whose item is gone, and deletes them where that is wanted and certain."""
         self.report.missing = len(gone)
         gone = self._certainly(gone) if prune else gone
-        if prune and gone and not self._seen:
+        if prune and gone and is_empty:
             raise ConfigError(
                 f"the sources are empty, and prune would delete all {len(gone)} rows; "
                 "check the paths, or delete the index"
@@ -206,15 +206,15 @@ class _Run:
             if not uri or not any(one.may_hide(uri) for one in left_out)
         ]
 
-    def _without_strangers(self, block: Sequence[_Loaded | Skipped]) -> Sequence[_Loaded | Skipped]:
+    def without_strangers(self, block: Sequence[Loaded | Skipped]) -> Sequence[Loaded | Skipped]:
         """Lists a picture under an id whose old file is still there: two folders, equal names."""
-        changed = [one for one in block if isinstance(one, _Loaded) and one.state == "changed"]
+        changed = [one for one in block if isinstance(one, Loaded) and one.state == "changed"]
         if not changed or "uri" not in self._index.columns:
             return block
         ids = [one.item.id for one in changed]
         old = dict(zip(ids, self._index.get(ids, ["uri"]).column(0).to_pylist(), strict=True))
 
-        def judged(one: _Loaded | Skipped) -> _Loaded | Skipped:
+        def judged(one: Loaded | Skipped) -> Loaded | Skipped:
             if isinstance(one, Skipped) or one.state != "changed":
                 return one
             before = old[one.item.id]
@@ -229,18 +229,6 @@ class _Run:
 
         return [judged(one) for one in block]
 
-    def _embedded(self, images: list[Any]) -> dict[str, Any]:
-        made = self._embed(images)
-        if isinstance(made, tuple):
-            parts = dict(zip(("vectors", "codes"), made, strict=True))
-        else:
-            parts = {"codes" if self._index.manifest.kind == "codes" else "vectors": made}
-        arrays = {name: np.asarray(part) for name, part in parts.items()}
-        for name, part in arrays.items():
-            if len(part) != len(images):
-                raise ShapeError(f"embed gave {len(part)} {name} for {len(images)} pictures")
-        return arrays
-
     def _commit(self) -> None:
         self._committed = time.perf_counter()
         if not self._waiting:
@@ -249,15 +237,15 @@ class _Run:
         names = self._waiting[0][1]
         parts = {n: np.concatenate([made[n] for _, made in self._waiting]) for n in names}
         self._waiting = []
-        self._write(rows, parts)
+        self.write(rows, parts)
 
-    def _update(self, rows: list[_Loaded]) -> None:
+    def _update(self, rows: list[Loaded]) -> None:
         """New columns for old pictures: the vector is taken from the index."""
         if not rows:
             return
         ids = [one.item.id for one in rows]
         if self._index.manifest.kind == "codes":
-            self._write(rows, {"codes": self._index.codes(ids)})
+            self.write(rows, {"codes": self._index.codes(ids)})
             return
         vectors = self._index.vectors(ids)
         coded = [False] * len(rows)
@@ -269,25 +257,25 @@ class _Run:
                 some = [ids[i] for i in places]
                 parts: dict[str, Any] = {"vectors": vectors[places]}
                 parts |= {"codes": self._index.codes(some)} if has_codes else {}
-                self._write([rows[i] for i in places], parts)
+                self.write([rows[i] for i in places], parts)
 
-    def _write(self, rows: list[_Loaded], parts: Mapping[str, Any]) -> None:
+    def write(self, rows: list[Loaded], parts: Mapping[str, Any]) -> None:
         """Writes rows together, or in halves where the columns of one do not fit."""
         try:
-            self._put(rows, parts, _columns(rows))
+            self._put(rows, parts, columns_of(rows))
         except (ConfigError, ShapeError):
             if len(rows) == 1:
                 self._write_fitting(rows[0], parts)
                 return
             middle = len(rows) // 2
             for half in (slice(None, middle), slice(middle, None)):
-                self._write(rows[half], {name: part[half] for name, part in parts.items()})
+                self.write(rows[half], {name: part[half] for name, part in parts.items()})
             return
         self._count(rows)
 
-    def _write_fitting(self, row: _Loaded, parts: Mapping[str, Any]) -> None:
+    def _write_fitting(self, row: Loaded, parts: Mapping[str, Any]) -> None:
         """Writes a row without the values that do not fit their columns; these are listed."""
-        columns = _columns([row])
+        columns = columns_of([row])
         kept = {name: columns.pop(name) for name in ("uri", "content_hash")}
         refused = []
         try:
@@ -306,21 +294,52 @@ class _Run:
         self._count([row])
 
     def _put(
-        self, rows: Sequence[_Loaded], parts: Mapping[str, Any], columns: Mapping[str, Any]
+        self, rows: Sequence[Loaded], parts: Mapping[str, Any], columns: Mapping[str, Any]
     ) -> None:
         ids = [one.item.id for one in rows]
         self._index.upsert(ids, parts.get("vectors"), codes=parts.get("codes"), **columns)
 
-    def _count(self, rows: Sequence[_Loaded]) -> None:
+    def _count(self, rows: Sequence[Loaded]) -> None:
         for one in rows:
             setattr(self.report, one.state, getattr(self.report, one.state) + 1)
 
 
-def _known_rows(index: Index) -> dict[str, tuple[int | None, int | None]]:
+class Reading(Protocol):
+    """What reads a stream of items."""
+
+    def first_sight(self, item: Item) -> bool:
+        """Whether this id was not met before."""
+        ...
+
+    @property
+    def load(self) -> Callable[[Item], Loaded | Skipped]:
+        """Reads an item."""
+        ...
+
+
+def embedded(embed: Embed, kind: str, images: list[Any]) -> dict[str, Any]:
+    """What an embedder makes of pictures: `vectors`, `codes` or both.
+
+    Raises:
+        ShapeError: it did not give one of each a picture
+    """
+    made = embed(images)
+    if isinstance(made, tuple):
+        parts = dict(zip(("vectors", "codes"), made, strict=True))
+    else:
+        parts = {"codes" if kind == "codes" else "vectors": made}
+    arrays = {name: np.asarray(part) for name, part in parts.items()}
+    for name, part in arrays.items():
+        if len(part) != len(images):
+            raise ShapeError(f"embed gave {len(part)} {name} for {len(images)} pictures")
+    return arrays
+
+
+def _known_rows(index: Index) -> dict[str, Hashes]:
     """Id -> hashes of what is in the index already."""
     present = index.columns
     names = [name for name in ("id", "content_hash", "row_hash") if name in present]
-    known: dict[str, tuple[int | None, int | None]] = {}
+    known: dict[str, Hashes] = {}
     for batch in index.scan(names):
         columns = {name: batch.column(name).to_pylist() for name in names}
         empty = [None] * len(batch)
@@ -331,11 +350,11 @@ def _known_rows(index: Index) -> dict[str, tuple[int | None, int | None]]:
     return known
 
 
-def _loaded(
-    items: Iterable[Item | Skipped], run: _Run, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[_Loaded | Skipped]:
+def loaded_items(
+    items: Iterable[Item | Skipped], run: Reading, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Loaded | Skipped]:
     """Items after reading, in the order of the stream, at most ``ahead`` of them in memory."""
-    queue: deque[Future[_Loaded | Skipped] | Skipped] = deque()
+    queue: deque[Future[Loaded | Skipped] | Skipped] = deque()
     for item in items:
         if isinstance(item, Skipped):
             queue.append(item)
@@ -349,12 +368,13 @@ def _loaded(
         yield _result(queue.popleft())
 
 
-def _result(one: Future[_Loaded | Skipped] | Skipped) -> _Loaded | Skipped:
+def _result(one: Future[Loaded | Skipped] | Skipped) -> Loaded | Skipped:
     return one if isinstance(one, Skipped) else one.result()
 
 
-def _blocks(stream: Iterable[_Loaded | Skipped], size: int) -> Iterator[list[_Loaded | Skipped]]:
-    block: list[_Loaded | Skipped] = []
+def blocks_of(stream: Iterable[Loaded | Skipped], size: int) -> Iterator[list[Loaded | Skipped]]:
+    """The stream in blocks of a size; the last may be smaller."""
+    block: list[Loaded | Skipped] = []
     for one in stream:
         block.append(one)
         if len(block) == size:
@@ -362,24 +382,3 @@ def _blocks(stream: Iterable[_Loaded | Skipped], size: int) -> Iterator[list[_Lo
             block = []
     if block:
         yield block
-
-
-def _columns(rows: Sequence[_Loaded]) -> dict[str, Any]:
-    names = dict.fromkeys(name for one in rows for name in one.item.columns)
-    own: dict[str, Any] = {name: [one.item.columns.get(name) for one in rows] for name in names}
-    own["uri"] = [one.item.uri for one in rows]
-    own["content_hash"] = [one.content_hash for one in rows]
-    own["row_hash"] = [one.row_hash for one in rows]
-    return own
-
-
-def content_hash(data: bytes) -> int:
-    """A hash of a photo's bytes, as its row keeps it in the column of that name."""
-    digest = hashlib.blake2b(data, digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def _row_hash(item: Item) -> int:
-    """A hash of everything in a row but the picture: where it lies and its columns."""
-    text = json.dumps([item.uri, dict(item.columns)], sort_keys=True, default=str)
-    return content_hash(text.encode("utf-8", "replace"))

@@ -224,9 +224,9 @@ def test_a_path_that_is_no_source_is_refused_before_anything_is_read(tmp_path):
         open_sources([tmp_path / "a.docx"])
 
 
-def test_photos_in_an_object_store_are_refused_in_a_sentence():
-    with pytest.raises(ConfigError, match=r"this machine, got s3://bucket/photos"):
-        open_sources(["s3://bucket/photos"])
+def test_photos_at_an_address_that_nothing_reads_are_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match=r"this machine and from s3://.*, got ftp://host/photos"):
+        open_sources(["ftp://host/photos"])
 
 
 def test_a_folder_keeps_its_own_name_whatever_links_lead_to_it(tmp_path):

@@ -1,0 +1,296 @@
+"""Vectors of photos, texts or items as one file, in the order of what was given, with their ids.
+
+Unusual: while a run goes on its vectors lie in an index beside the file (`OUT.draft`), so that a
+run which was stopped goes on as `index` does, and what one refuses the other refuses too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.io.files import remove_folder, replacing, replacing_folder, write_json
+from fourm_lite.io.strict_json import as_object, parse_json
+from fourm_lite.names import is_inside
+from fourm_lite.photos.content import HeldContent
+from fourm_lite.photos.endings import LINE_ENDINGS, TEXT_ENDINGS, is_tar
+from fourm_lite.photos.item import Item, Skipped, Stream, printable
+from fourm_lite.photos.lists import json_rows, text_lines
+from fourm_lite.photos.table_rows import FILE_COLUMNS, ID_COLUMNS
+from fourm_lite.reading.remote import expand, is_remote
+from fourm_lite.search.gallery import SOURCES, Ingest, open_index
+from fourm_lite.search.index.index import Index
+from fourm_lite.search.index.ingest import IngestReport, index_items
+from fourm_lite.search.space import TEXT, Space
+
+MARK = "embed.json"
+"""In the folder of a draft: that it is one, and may be removed."""
+CHUNK = 8192
+FORMS = (".npy", ".parquet", ".lance")
+
+Progress = Callable[[IngestReport, int], object]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What `embed_to_file` wrote.
+
+    Units:
+        rows, width: of the vectors; left_out: what of the sources has none, with the reason
+    """
+
+    path: Path
+    rows: int
+    width: int
+    left_out: list[Skipped] = field(default_factory=list)
+
+
+def embed_to_file(
+    sources: Iterable[str | Path],
+    out: str | Path,
+    space: Space,
+    how: Ingest | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Embedded:
+    """Writes the unit vectors of all sources to one file; run it again to continue.
+
+    Args:
+        sources: photos as for an index; or texts, one a line (.txt, .txt.gz); or items, JSON lines
+            of modality -> value (.jsonl without photos' files). One kind in one call
+        out: NAME.npy (float32[N, E]; ids go to NAME.ids.jsonl), NAME.parquet or NAME.lance (columns
+            id, uri, vector)
+        space: what embeds
+        how: threads, batch size, rows a commit, what is put before ids
+        progress: called after every block with the report so far and the total, 0 where unknown
+
+    Raises:
+        ConfigError: another ending, sources of several kinds or without anything to embed, or a
+            draft of another model stands beside the file
+    """
+    how, path = how or Ingest(), check_form(out)
+    places = expand(sources)
+    kind = _kind_of(places, space, how.prefix)
+    draft = _draft(path, space)
+    total, order = kind.count(), list[str]()
+
+    def told(report: IngestReport) -> None:
+        if progress is not None:
+            progress(report, total)
+
+    report = index_items(
+        _noted(kind.items(), order), lambda values: kind.embed(values, how.batch_size), draft,
+        batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
+        decode=kind.decode, progress=told,
+    )  # fmt: skip
+    there = dict.fromkeys(n for batch in draft.scan(["id"]) for n in batch.column(0).to_pylist())
+    ids = [name for name in dict.fromkeys(order) if name in there]
+    if not ids:
+        reason = f"; the first: {report.unreadable[0].reason}" if report.unreadable else ""
+        raise ConfigError(f"there is nothing to embed in {', '.join(map(str, places))}{reason}")
+    write_vectors(draft, ids, path)
+    width = int(draft.width or 0)
+    remove_folder(Path(draft.path))
+    return Embedded(path, len(ids), width, report.unreadable)
+
+
+def check_form(out: str | Path) -> Path:
+    """The file, if its ending is one that is written.
+
+    Raises:
+        ConfigError: it is not
+    """
+    path = Path(out).expanduser()
+    if path.suffix not in FORMS:
+        raise ConfigError(f"vectors are written to {', '.join(FORMS)}, got {path.name}; rename it")
+    return path
+
+
+def write_vectors(index: Index, ids: Sequence[str], path: Path) -> None:
+    """Writes rows of an index as one file, by so many at once as fit a little memory.
+
+    Raises:
+        StorageError: it cannot be written; what stood there before still does
+    """
+    if path.suffix == ".npy":
+        _write_npy(index, ids, path)
+    elif path.suffix == ".parquet":
+        _write_parquet(index, ids, path)
+    else:
+        import lance
+        import pyarrow as pa
+
+        batches = _batches(index, ids)
+        first = next(batches)
+        reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
+        with replacing_folder(path) as draft:
+            lance.write_dataset(reader, draft, mode="overwrite")
+
+
+# What is embedded ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Sources of one kind: how they are listed, opened and embedded."""
+
+    name: str
+    items: Callable[[], Stream]
+    decode: Callable[[bytes], Any] | None
+    embed: Callable[[list[Any], int], Any]
+    countable: bool = True
+
+    def count(self) -> int:
+        """How many there are; 0 where that would mean to read archives."""
+        return sum(1 for _ in self.items()) if self.countable else 0
+
+
+def _kind_of(places: Sequence[Path], space: Space, prefix: str) -> _Kind:
+    kinds = {_name_of(place) for place in places}
+    if len(kinds) != 1:
+        told = " and ".join(sorted(kinds)) or "nothing"
+        raise ConfigError(f"photos, texts or items are embedded, one kind a file; got {told}")
+    name = kinds.pop()
+    if name == "photos":
+        reader, decode = SOURCES[space.reads]
+        plain = not any(is_tar(place.name) or is_remote(place) for place in places)
+        return _Kind(
+            name, lambda: reader(places, prefix=prefix), decode,
+            lambda photos, n: space.encode_document(photos, batch_size=n)[0], plain,
+        )  # fmt: skip
+    each, decode = (_texts, _text_of) if name == "texts" else (_items, _value_of)
+
+    def listed() -> Stream:
+        for place in places:
+            for one in each(place):
+                yield dataclasses.replace(one, id=prefix + one.id) if isinstance(one, Item) else one
+
+    return _Kind(name, listed, decode, lambda values, n: space.encode_query(values, batch_size=n))
+
+
+def _name_of(place: Path) -> str:
+    name = place.name.lower()
+    if name.endswith(TEXT_ENDINGS):
+        return "texts"
+    if not name.endswith(LINE_ENDINGS) or not (is_remote(place) or place.is_file()):
+        return "photos"
+    first = next((row[1] for row in json_rows(place) if not isinstance(row, Skipped)), {})
+    return "photos" if any(key in first for key in FILE_COLUMNS) else "items"
+
+
+def _texts(place: Path) -> Stream:
+    for line in text_lines(place):
+        if isinstance(line, Skipped):
+            yield line
+            continue
+        number, text = line
+        uri = f"{printable(str(place))}:{number}"
+        yield Item(f"{place.name.split('.')[0]}/{number}", uri, HeldContent(text.encode()))
+
+
+def _text_of(data: bytes) -> dict[str, Any]:
+    return {TEXT: data.decode()}
+
+
+def _items(place: Path) -> Stream:
+    for row in json_rows(place):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        number, fields = row
+        key = next((k for k in ID_COLUMNS if isinstance(fields.get(k), str | int)), "")
+        name = str(fields[key]) if key else f"{place.name.split('.')[0]}/{number}"
+        values = {k: _given(place.parent, v) for k, v in fields.items() if k != key}
+        uri = f"{printable(str(place))}:{number}"
+        yield Item(name, uri, HeldContent(json.dumps(values).encode()))
+
+
+def _given(folder: Path, value: Any) -> Any:
+    """A value; the name of a file below the list's folder with what tells it from another one."""
+    if not isinstance(value, str) or not 0 < len(value) < 4096 or not is_inside(value):
+        return value
+    file = folder / value
+    try:
+        status = file.stat() if file.is_file() else None
+    except (OSError, ValueError):
+        return value
+    return value if status is None else [str(file), status.st_size, status.st_mtime_ns]
+
+
+def _value_of(data: bytes) -> dict[str, Any]:
+    values = as_object(parse_json(data.decode(), "the item"), "the item")
+    return {k: Path(v[0]) if isinstance(v, list) and len(v) == 3 else v for k, v in values.items()}
+
+
+def _noted(stream: Stream, order: list[str]) -> Iterator[Item | Skipped]:
+    for one in stream:
+        if isinstance(one, Item):
+            order.append(one.id)
+        yield one
+
+
+# How it is written ---------------------------------------------------------------------------
+
+
+def _draft(path: Path, space: Space) -> Index:
+    """The index beside a file in which its vectors wait.
+
+    Raises:
+        ConfigError: something else bears its name
+    """
+    folder = path.with_name(path.name + ".draft")
+    if folder.exists() and not (folder / MARK).is_file():
+        raise ConfigError(f"{folder} is in the way; it is no draft of {path.name}, move it")
+    write_json(folder / MARK, {"draft_of": path.name})
+    try:
+        return open_index(folder, space)
+    except FourMError as error:
+        raise ConfigError(
+            f"the vectors begun in {folder} are of another model ({error}); delete that folder"
+        ) from error
+
+
+def _batches(index: Index, ids: Sequence[str]) -> Iterator[Any]:
+    """Record batches of id, uri and vector, in the order of the ids."""
+    import pyarrow as pa
+
+    for start in range(0, len(ids), CHUNK):
+        some = list(ids[start : start + CHUNK])
+        table = index.get(some, ["uri", "vector"])
+        arrays = [pa.array(some), *(table.column(n).combine_chunks() for n in ("uri", "vector"))]
+        yield pa.RecordBatch.from_arrays(arrays, names=["id", "uri", "vector"])
+
+
+def _write_npy(index: Index, ids: Sequence[str], path: Path) -> None:
+    names = path.with_name(path.stem + ".ids.jsonl")
+    shape = (len(ids), int(index.width or 0))
+    with replacing(path) as draft, replacing(names) as listed:
+        array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape)
+        with listed.open("w", encoding="utf-8") as file:
+            for number, batch in enumerate(_batches(index, ids)):
+                flat = batch.column(2).flatten().to_numpy()
+                start = number * CHUNK
+                array[start : start + len(batch)] = flat.reshape(len(batch), -1)
+                for row in zip(
+                    batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True
+                ):
+                    file.write(json.dumps(dict(zip(("id", "uri"), row, strict=True))) + "\n")
+        array.flush()
+
+
+def _write_parquet(index: Index, ids: Sequence[str], path: Path) -> None:
+    from pyarrow import parquet
+
+    batches = _batches(index, ids)
+    first = next(batches)
+    with replacing(path) as draft, parquet.ParquetWriter(draft, first.schema) as file:
+        for batch in chain([first], batches):
+            file.write_batch(batch)

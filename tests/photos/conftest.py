@@ -1,0 +1,3 @@
+"""A server of objects on this machine."""
+
+from tiny_store import s3 as s3
