@@ -21,9 +21,8 @@ from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.model.packing import take_first
 from fourm_lite.nn import attention
 from fourm_lite.nn import layers as linear
-from fourm_lite.sampling.autoregressive import Ends
-from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.passes import Pass, without
+from fourm_lite.sampling.schemes import Ends, decode_positions
 from fourm_lite.tokenization.words.spans import Marks
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.load import build_empty
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.vq.config import parse_config
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fourm_lite.backbone.embed import Embedded
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.nn.attention import blocked
-from fourm_lite.nn.threads import threads_for
+from fourm_lite.nn.device import threads_for
 
 Indices = int | Sequence[int] | None
 Call = Callable[[nn.Module, Tensor, Tensor | None], Tensor]

@@ -12,8 +12,7 @@ import torch
 from fourm_lite.backbone.config import HeadConfig, ViTConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.model.load import fill, model_config
-from fourm_lite.nn.device import usable_device
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import usable_device, without_storage
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint, Source

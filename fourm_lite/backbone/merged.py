@@ -21,7 +21,7 @@ from fourm_lite.errors import ConfigError, ShapeError, suggest
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.modalities.terramind import BANDS, key_of, pixels
 from fourm_lite.model.embeddings import PixelEncoder
-from fourm_lite.model.sizes import square
+from fourm_lite.model.load import square
 from fourm_lite.nn.posemb import resize_table, sincos_2d
 
 Merge = Literal["mean", "max", "concat", "dict", "none"]

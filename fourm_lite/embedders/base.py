@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import PictureSource, decode
-from fourm_lite.nn.threads import threads_for
+from fourm_lite.nn.device import threads_for
 from fourm_lite.unit import lengths, unit
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

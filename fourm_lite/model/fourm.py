@@ -26,8 +26,8 @@ from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
+from fourm_lite.nn.device import threads_for
 from fourm_lite.nn.layers import LayerNorm, project
-from fourm_lite.nn.threads import threads_for
 
 if TYPE_CHECKING:
     from fourm_lite.modalities.spec import Modality

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.nn.empty import is_without_storage
+from fourm_lite.nn.device import is_without_storage
 
 
 def _waves(positions: Tensor, dim: int, temperature: float) -> Tensor:

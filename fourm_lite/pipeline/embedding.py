@@ -22,8 +22,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline.tokenizers import places
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import with_wanted
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, with_wanted
 from fourm_lite.sampling.schedule import MAX_STEPS
 from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer

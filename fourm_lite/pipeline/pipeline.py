@@ -42,8 +42,7 @@ from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_
 from fourm_lite.progress import Progress
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import Seed, item_seeds
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
 from fourm_lite.sampling.state import StepResult
 from fourm_lite.tokenization.words.spans import Marks
 

@@ -18,7 +18,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.modalities.terramind import STATISTICS, key_of
 from fourm_lite.model.fourm import FourM
-from fourm_lite.model.sizes import Grid, narrowed, square
+from fourm_lite.model.load import Grid, narrowed, square
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer

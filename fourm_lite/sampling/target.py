@@ -22,7 +22,7 @@ from fourm_lite.sampling.schedule import (
 )
 
 Scheme = Literal["maskgit", "roar", "autoregressive"]
-"""The decoding schemes; their functions stand in `parallel` and `autoregressive`."""
+"""The decoding schemes; their functions stand in `schemes`."""
 
 Guidance = float | Mapping[str, float]
 """One scale for all conditions together, or a weight for each; 1.0 is no guidance."""

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
-from fourm_lite.nn.device import usable_device
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import usable_device, without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig, parse_config
 from fourm_lite.tokenization.vq.vqvae import TWINS, VQTokenizer
 

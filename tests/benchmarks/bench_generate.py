@@ -32,8 +32,7 @@ from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.model.speed import compile_blocks, half_weights, pack_weights, quantize_int8
 from fourm_lite.sampling.passes import LEGACY_MARKS, Pass, plan_passes
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import empty_sequence
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, empty_sequence
 
 if __name__ == "__main__":
     import sys

@@ -8,7 +8,7 @@ from tiny_terramind import terramind
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.model.joint_targets import joint_logits
+from fourm_lite.model.likelihood import joint_logits
 
 BATCH = TokenBatch({"tok_lulc@224": Tokens.given(torch.arange(392).view(2, 196), length=196)})
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_draws_numbers_has_a_shape_and_no_values(drawn):
 
 def test_a_tokenizer_without_storage_imports_no_compiler():
     code = (
-        "import sys; from fourm_lite.nn.empty import without_storage; import torch\n"
+        "import sys; from fourm_lite.nn.device import without_storage; import torch\n"
         "with without_storage(): torch.randn(2, 3), torch.empty(2).normal_()\n"
         "assert 'sympy' not in sys.modules"
     )

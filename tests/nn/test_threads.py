@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from fourm_lite.nn.threads import ALL_FROM, threads_for
+from fourm_lite.nn.device import ALL_FROM, threads_for
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fourm_lite import load_model
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.modalities.aion import AION_MODALITIES, CATALOG_OFFSET
 from fourm_lite.model.fourm import FourM, Prediction
-from fourm_lite.model.joint_targets import joint_logits, joint_states
+from fourm_lite.model.likelihood import joint_logits, joint_states
 from fourm_lite.tokenization.aion.catalog import FIELDS, Catalog
 from fourm_lite.tokenization.aion.images import BANDS, SkyImage
 from fourm_lite.tokenization.aion.load import load_codec

@@ -20,11 +20,10 @@ from fourm_lite import load_model, load_text_tokenizer
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.likelihood import sequence_logits
-from fourm_lite.sampling.autoregressive import Ends
-from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.passes import LEGACY_MARKS, Encoder, plan_passes
 from fourm_lite.sampling.plan import Step
 from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.schemes import Ends, decode_positions
 from fourm_lite.sampling.state import StepResult
 
 TEXT_FILE = "text_tokenizer_4m_wordpiece_30k.json"
@@ -203,7 +202,7 @@ def check_text_step(run: Run, batch: TokenBatch, step: Step, written: dict[str, 
 
 def replayed(run: Run, batch: TokenBatch, name: str, ends: Ends, sequence: Tensor) -> TokenBatch:
     """After a near tie went the other way: the batch as the original left it."""
-    from fourm_lite.sampling.autoregressive import merged
+    from fourm_lite.sampling.schemes import merged
 
     tokens = merged(batch[name], ends.start, sequence[:, 1:].tolist(), LEGACY_MARKS)
     return batch.with_({name: tokens})

@@ -14,7 +14,7 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.terramind import coords_of, key_of
-from fourm_lite.model.sizes import narrowed
+from fourm_lite.model.load import narrowed
 from fourm_lite.pipeline.terramind import (
     Chain,
     ChainOptions,

@@ -10,11 +10,10 @@ from oracle import eager, unbatched_maskgit, uncached_text
 from tiny import MARKS, STYLES, tiny_batch, tiny_model
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.sampling.autoregressive import decode
 from fourm_lite.sampling.passes import Encoder, plan_passes
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import empty_sequence
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, empty_sequence
+from fourm_lite.sampling.schemes import decode
 from fourm_lite.sampling.state import Job, Randomness
 
 

@@ -10,8 +10,7 @@ from tiny import MARKS, tiny_batch, tiny_model
 from fourm_lite.sampling.logits import at_median
 from fourm_lite.sampling.passes import Pass
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import empty_sequence
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, empty_sequence
 
 NUMBERS = (20, 21, 22, 23, 24)
 

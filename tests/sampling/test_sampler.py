@@ -12,10 +12,9 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameEr
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.packing import take_first
 from fourm_lite.sampling import target
-from fourm_lite.sampling.parallel import decode_positions
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import empty_sequence
-from fourm_lite.sampling.sampler import SCHEMES, Sampler
+from fourm_lite.sampling.sampler import Sampler, empty_sequence
+from fourm_lite.sampling.schemes import SCHEMES, decode_positions
 from fourm_lite.sampling.state import Job, Written
 from fourm_lite.tokenization.words.spans import merge_spans
 

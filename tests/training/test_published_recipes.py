@@ -11,7 +11,7 @@ import pytest
 
 from fourm_lite.errors import FourMError
 from fourm_lite.model.fourm import FourM
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.losses import LOSSES

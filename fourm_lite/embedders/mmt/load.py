@@ -16,7 +16,7 @@ from fourm_lite.embedders.mmt.saved import Saved, read_saved
 from fourm_lite.embedders.mmt.words import Words, open_tokenizer
 from fourm_lite.embedders.pth import Weights
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fourm_lite.embedders.mmt.config import JointConfig, Pooling, Sizes
 from fourm_lite.errors import ConfigError
 from fourm_lite.families.joint import JointFamily
-from fourm_lite.nn.threads import threads_for
+from fourm_lite.nn.device import threads_for
 
 
 @dataclass(frozen=True)

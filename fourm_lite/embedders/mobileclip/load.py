@@ -31,7 +31,7 @@ from fourm_lite.families.mobileclip import (
     OpenClipTower,
 )
 from fourm_lite.io.weights_file import load_tensors
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 
 DOOR = "mobileclip"
 

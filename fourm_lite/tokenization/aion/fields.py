@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.aion.images import cropped
 from fourm_lite.tokenization.aion.layers import Residuals, conv2d, filled, grow2d
 from fourm_lite.tokenization.vq.finite import FiniteScalar

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, ShapeError, suggest
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.aion.layers import (
     ChannelNorm,
     Conv,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.nn.empty import without_storage
+from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.aion.layers import ConvNeXt, filled, numbered, over_channels
 from fourm_lite.tokenization.vq.finite import Signs
 from fourm_lite.tokenization.vq.inputs import tokens_in

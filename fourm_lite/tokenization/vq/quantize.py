@@ -19,7 +19,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.nn.empty import is_without_storage
+from fourm_lite.nn.device import is_without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.inputs import check_range
 from fourm_lite.tokenization.vq.interface import Quantized

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.io.push import HubMixin
-from fourm_lite.nn.threads import ALL_FROM, threads_for
+from fourm_lite.nn.device import ALL_FROM, threads_for
 from fourm_lite.tokenization.vq.backbones import BottleneckMLP, make_decoder, make_encoder
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.denoising import (

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stopwatch import random_model
 from turns import busy_process, take_turns, tell
 
-import fourm_lite.nn.threads as threads
+import fourm_lite.nn.device as threads
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.sampling.plan import Plan
 from fourm_lite.sampling.sampler import Sampler
