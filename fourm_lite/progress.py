@@ -5,8 +5,10 @@ A total of 0 means that it is not known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -35,3 +37,21 @@ def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total: progress(stage, done, total)
+
+
+def of_total(progress: Progress | None, total: int) -> Callable[[int], object] | None:
+    """The progress of work of a known total, for a function that tells a count alone."""
+    if progress is None:
+        return None
+    return lambda done: progress(done, total)
+
+
+def batches(
+    items: Sequence[Item], size: int, progress: Progress | None = None
+) -> Iterator[Sequence[Item]]:
+    """Parts of a list, the last perhaps shorter; each is told when the next is asked for."""
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield part
+        if progress is not None:
+            progress(start + len(part), len(items))

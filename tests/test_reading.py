@@ -16,8 +16,17 @@ from hypothesis import strategies as st
 
 from fourm_lite.errors import ConfigError, ReadError
 from fourm_lite.reading.arrays import open_npz, read_npy, read_npy_file
-from fourm_lite.reading.budget import Budget, budget, parse_bytes, set_budget
-from fourm_lite.reading.regular import check_size, lines_of, read_bytes, read_text, unzipped
+from fourm_lite.reading.regular import (
+    Budget,
+    budget,
+    check_size,
+    lines_of,
+    parse_bytes,
+    read_bytes,
+    read_text,
+    set_budget,
+    unzipped,
+)
 from fourm_lite.reading.tars import read_tar
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from fourm_lite.modalities.aion import AION_MODALITIES
+from fourm_lite.modalities.forks import AION_MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.families.masked import TERRAMIND
-from fourm_lite.modalities.terramind import TERRAMIND_MODALITIES
+from fourm_lite.modalities.forks import TERRAMIND_MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 

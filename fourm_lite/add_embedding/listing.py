@@ -23,8 +23,7 @@ from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.records import Record, record_of
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.progress import StageProgress
-from fourm_lite.reading.budget import budget
-from fourm_lite.reading.regular import read_text
+from fourm_lite.reading.regular import budget, read_text
 
 CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"

@@ -32,8 +32,7 @@ from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.checkpoint import Checkpoint, read
-from fourm_lite.io.files import remove_leftovers, write_json, write_whole
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone, remove_leftovers, write_json, write_whole
 from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.pipeline import FourMPipeline

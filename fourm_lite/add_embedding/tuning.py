@@ -22,9 +22,8 @@ from fourm_lite.data.shards import AlignedSamples, caption_writer
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_json
 from fourm_lite.io.strict_json import read_json_object
-from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.crops import to_settings
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline.tokenizers import Tokenizers

@@ -8,8 +8,7 @@ from typing import Any, Literal, get_args
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.io.recipe import from_dict
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, Modality
 from fourm_lite.model.config import FORMAT, FourMConfig
 from fourm_lite.nn.blocks import BlockConfig
 

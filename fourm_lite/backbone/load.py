@@ -75,7 +75,7 @@ def vit_config(checkpoint: Checkpoint, inputs: Iterable[str] | None = None) -> V
 
 def _check_sizes(config: ViTConfig, checkpoint: Checkpoint) -> None:
     """Refuses a config whose sizes are not the file's, before anything of them is built."""
-    from fourm_lite.io.keys import check_sizes
+    from fourm_lite.io.checkpoint import check_sizes
 
     sizes = {
         "dim": config.block.dim,

@@ -3,7 +3,7 @@
 What TerraMind's users take from it: a dictionary of pictures of one place goes in, under their own
 names and in their order; per block comes out one map of tokens, the mean over the modalities, their
 maximum, side by side, one a modality, or all in a row. Only the last output passes the norm.
-Pixels must be standardised before (`modalities.terramind.STATISTICS`).
+Pixels must be standardised before (`modalities.forks.STATISTICS`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.modalities.forks import BANDS, key_of, pixels
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.modalities.terramind import BANDS, key_of, pixels
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.load import square
 from fourm_lite.nn.posemb import resize_table, sincos_2d

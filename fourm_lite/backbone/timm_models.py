@@ -19,8 +19,7 @@ from fourm_lite.backbone.fitting import HEAD, OWN, fit
 from fourm_lite.backbone.load import vit_config
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
-from fourm_lite.modalities.spec import IN, Modality
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, IN, Modality
 from fourm_lite.model.config import PRESETS
 from fourm_lite.nn.blocks import BlockConfig
 from fourm_lite.nn.posemb import resize_table

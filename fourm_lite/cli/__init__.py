@@ -2,11 +2,11 @@
 
 To add a verb, write one plain, typed function in a file here and name it in the table
 `VERBS` of `cli/app.py`. Its parameters are the arguments and options, in typer's words; those that
-several verbs share stand in `cli/options.py`:
+several verbs share stand in `cli/options.py`, here `opt`:
 
     def info(
         source: Annotated[str, typer.Argument(help="The checkpoint, by folder, file or hub id.")],
-        as_json: Json = None,
+        as_json: opt.Json = None,
     ) -> None:
         \"\"\"Show what a checkpoint is.\"\"\"
 
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal that ends the process is answered by what is kept, and 128 + its number.
     """
     from fourm_lite.cli.app import build_app, kept
-    from fourm_lite.cli.output import say_error, set_loudness
-    from fourm_lite.cli.stop import Stopped, of_system, stoppable
+    from fourm_lite.cli.output import Stopped, of_system, say_error, set_loudness, stoppable
 
     arguments, asked = _without_flags(list(sys.argv[1:] if argv is None else argv))
     arguments = arranged(arguments)

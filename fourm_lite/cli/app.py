@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from fourm_lite.cli import (
-    add_embedding,
     classify,
-    embed,
+    evaluate,
     evaluate_classes,
-    evaluate_generation,
-    evaluate_search,
     finetune,
     generate,
     index,
@@ -29,7 +26,7 @@ from fourm_lite.cli import (
     train,
 )
 from fourm_lite.cli.output import say
-from fourm_lite.reading.budget import VARIABLE, parse_bytes, set_budget
+from fourm_lite.reading.regular import VARIABLE, parse_bytes, set_budget
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -64,7 +61,7 @@ VERBS: dict[str, Verb] = {
     "index compact": Verb(index.index_compact),
     "index calibrate": Verb(index.index_calibrate),
     "embed": Verb(
-        embed.embed,
+        prepare.embed,
         "vectors that were made are kept, and the same command goes on behind them",
     ),
     "generate": Verb(
@@ -77,7 +74,7 @@ VERBS: dict[str, Verb] = {
     "finetune": Verb(finetune.finetune, _CHECKPOINTS),
     "train": Verb(train.train, _CHECKPOINTS),
     "add-embedding": Verb(
-        add_embedding.add_embedding,
+        train.add_embedding,
         "finished stages and the last checkpoint are kept, and the same command goes on",
     ),
     "pseudolabel": Verb(pseudolabel.pseudolabel, _SHARDS),
@@ -90,15 +87,15 @@ VERBS: dict[str, Verb] = {
     "download": Verb(models.download),
     "push": Verb(models.push),
     "convert": Verb(models.convert),
-    "evaluate retrieval": Verb(evaluate_search.retrieval),
-    "evaluate same-class": Verb(evaluate_search.same_class),
-    "evaluate steps": Verb(evaluate_search.steps),
+    "evaluate retrieval": Verb(evaluate.retrieval),
+    "evaluate same-class": Verb(evaluate.same_class),
+    "evaluate steps": Verb(evaluate.steps),
     "evaluate zeroshot": Verb(evaluate_classes.zeroshot),
     "evaluate knn": Verb(evaluate_classes.knn),
     "evaluate probe": Verb(evaluate_classes.probe),
     "evaluate fewshot": Verb(evaluate_classes.fewshot),
-    "evaluate any2any": Verb(evaluate_generation.any2any),
-    "evaluate tokenizers": Verb(evaluate_generation.tokenizers),
+    "evaluate any2any": Verb(evaluate.any2any),
+    "evaluate tokenizers": Verb(evaluate.tokenizers),
 }
 """Verb to function, in the order of the help. "evaluate x" is a verb of a group; "index x" is a
 verb beside "index", which has arguments of its own: `with_tool` tells them apart."""

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    Device,
-    Json,
-    Target,
-    Texts,
-    TextTokenizer,
-    Tokenizers,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import present
 from fourm_lite.cli.output import deliver, print_table, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
@@ -41,7 +34,7 @@ def classify(
         ),
     ],
     labels: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--labels",
             help="Tell these classes apart, which are named in words; LABEL=NAME|NAME gives one "
@@ -49,7 +42,7 @@ def classify(
         ),
     ] = None,
     templates: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--template",
             help="Put each class into this sentence, such as 'a photo of a {}'. May be repeated; "
@@ -70,14 +63,14 @@ def classify(
             "--temperature", help="Divide the scores of --labels by this before the softmax."
         ),
     ] = None,
-    target: Target = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    device: Device = None,
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    device: opt.Device = None,
     top: Annotated[
         int, typer.Option("--top", help="Show this many of the most probable classes.", min=1)
     ] = 5,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Show the most probable classes of photos: trained ones, or any words (--labels).
 
@@ -194,7 +187,7 @@ def export(
     threads: Annotated[
         int, typer.Option(help="Use this many CPU threads; 0 uses as many as there are.")
     ] = 0,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Export a ViT, and show how each form agrees with it and how fast it is.
 

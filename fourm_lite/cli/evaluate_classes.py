@@ -8,20 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    AnyModel,
-    Device,
-    Json,
-    LabelledFolder,
-    Seed,
-    Split,
-    Target,
-    Texts,
-    TextTokenizer,
-    Tokenizers,
-    counts,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import counts, present
 from fourm_lite.cli.output import deliver, print_facts, progress
 from fourm_lite.errors import ConfigError
 
@@ -57,21 +45,21 @@ WhichFeatures = Annotated[
 
 
 def zeroshot(
-    data: LabelledFolder,
-    model: AnyModel = "mini",
-    split: Split = "test",
+    data: opt.LabelledFolder,
+    model: opt.AnyModel = "mini",
+    split: opt.Split = "test",
     limit: Annotated[
         int | None,
         typer.Option("--limit", help="Use this many photos, evenly over the list.", min=1),
     ] = None,
     labels: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--labels", help="Call a class by other words: 'CLASS=NAME|NAME'. May be repeated."
         ),
     ] = None,
     templates: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--template",
             help="Put each class into this sentence, such as 'a photo of a {}'. May be repeated; "
@@ -103,11 +91,11 @@ def zeroshot(
         float | None,
         typer.Option("--temperature", help="Divide the scores by this before the softmax."),
     ] = None,
-    target: Target = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    device: Device = None,
-    out: Json = None,
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    device: opt.Device = None,
+    out: opt.Json = None,
 ) -> None:
     """Measure classes in words on labelled photos: accuracy, and how good the probabilities are.
 
@@ -116,11 +104,8 @@ def zeroshot(
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.evaluate.zero_shot import (
-        evaluate_zeroshot,
-        labelled_photos,
-        open_named_classifier,
-    )
+    from fourm_lite.evaluate.photo_classes import evaluate_zeroshot, labelled_photos
+    from fourm_lite.evaluate.zero_shot import open_named_classifier
 
     photos = labelled_photos(data, split, limit)
     templates = _sentences(templates, template_set)
@@ -149,7 +134,7 @@ def knn(
     model: FeatureModel,
     data: Labelled,
     test_data: TestData = "",
-    as_json: Json = None,
+    as_json: opt.Json = None,
     features: WhichFeatures = "",
     k: Annotated[
         int, typer.Option("--k", help="Let this many nearest neighbours vote.", min=1)
@@ -174,7 +159,7 @@ def probe(
     model: FeatureModel,
     data: Labelled,
     test_data: TestData = "",
-    as_json: Json = None,
+    as_json: opt.Json = None,
     features: WhichFeatures = "",
 ) -> None:
     """Classify photos by a linear map of frozen features.
@@ -195,7 +180,7 @@ def fewshot(
     model: FeatureModel,
     data: Labelled,
     test_data: TestData = "",
-    as_json: Json = None,
+    as_json: opt.Json = None,
     features: WhichFeatures = "",
     shots: Annotated[
         str,
@@ -207,7 +192,7 @@ def fewshot(
     draws: Annotated[
         int, typer.Option(help="Draw this many training sets for each number.", min=1)
     ] = 5,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
 ) -> None:
     """Classify photos by linear maps that saw a few photos of each class.
 
@@ -263,13 +248,13 @@ def _words(classes: Sequence[str], labels: Sequence[str], data: Path) -> list[st
     return [given or name for name, given in words.items()]
 
 
-def _sentences(templates: Texts, known: str | None) -> Texts:
+def _sentences(templates: opt.Texts, known: str | None) -> opt.Texts:
     """The templates that are given, or those of a known set."""
     if known is None:
         return templates
     if templates:
         raise ConfigError("--template and --templates name the same thing; leave one of them out")
-    from fourm_lite.evaluate.imagenet import templates_of
+    from fourm_lite.evaluate.photo_classes import templates_of
 
     return list(templates_of(known))
 
@@ -277,14 +262,14 @@ def _sentences(templates: Texts, known: str | None) -> Texts:
 def _imagenet(
     photos: Any,
     classes: str,
-    labels: Texts,
+    labels: opt.Texts,
     model: str,
-    templates: Texts,
+    templates: opt.Texts,
     temperature: float | None,
     options: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The photos among all of ImageNet's classes, and what judges by their names."""
-    from fourm_lite.evaluate.imagenet import CLASSES, as_imagenet, imagenet_names
+    from fourm_lite.evaluate.photo_classes import CLASSES, as_imagenet, imagenet_names
     from fourm_lite.evaluate.zero_shot import open_classifier
 
     if classes not in CLASSES:

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    BatchSize,
-    Data,
-    Device,
-    Json,
-    OwnModel,
-    Seed,
-    Split,
-    Target,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import present
 from fourm_lite.cli.output import (
     Told,
     deliver,
@@ -129,8 +120,8 @@ def finetune(
     device: Annotated[
         str, typer.Option(help="Run on cpu or cuda; by default on a GPU where there is one.")
     ] = "",
-    seed: Seed = 0,
-    as_json: Json = None,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = None,
 ) -> None:
     """Make a classifier from labelled photos.
 
@@ -234,16 +225,16 @@ def _shown(value: float | None) -> str:
 
 
 def calibrate(
-    model: OwnModel,
-    data: Data,
-    split: Split = "val",
+    model: opt.OwnModel,
+    data: opt.Data,
+    split: opt.Split = "val",
     rerank: Annotated[
         int, typer.Option("--rerank", help="Learn to rerank this many of the first hits.", min=2)
     ] = 100,
-    target: Target = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    as_json: Json = None,
+    target: opt.Target = None,
+    batch_size: opt.BatchSize = 32,
+    device: opt.Device = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Fit how a model's hits are reranked and how sure its answers are.
 
@@ -278,7 +269,7 @@ def spread(
     name: Annotated[
         str, typer.Option("--label", help="Read these vectors of it, such as mobilenet_global.")
     ],
-    model: OwnModel,
+    model: opt.OwnModel,
     target: Annotated[
         str | None,
         typer.Option(
@@ -295,7 +286,7 @@ def spread(
     axes: Annotated[
         int, typer.Option("--axes", help="Keep this many directions of most variance.", min=1)
     ] = 64,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Learn what photos vary in most, so that queries hold less of it (partial whitening).
 

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    Device,
-    FourM,
-    Json,
-    Seed,
-    Texts,
-    TextTokenizer,
-    Tokenizers,
-    pair,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import pair, present
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
@@ -28,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: FourM,
+    model: opt.FourM,
     inputs: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--input", "-i",
             help="Generate from this value: rgb=photo.jpg, caption='a dog'. May be repeated.",
@@ -45,7 +36,7 @@ def generate(
         ),
     ] = None,
     targets: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option("--target", "-t", help="Generate this modality. May be repeated."),
     ] = None,
     plan: Annotated[
@@ -55,20 +46,20 @@ def generate(
             help="Generate what this plan says, in its order: a TOML file or a shipped plan.",
         ),
     ] = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
     tokens: Annotated[
         bool,
         typer.Option(
             "--tokens", help="Accept token numbers where there is no tokenizer to decode them."
         ),
     ] = False,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Write the results into this folder.")
     ] = Path("generated"),
-    device: Device = None,
-    as_json: Json = None,
+    device: opt.Device = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Generate any modalities from any others.
 
@@ -103,7 +94,7 @@ def plan(
         str,
         typer.Argument(help='The plan to show: a TOML file, or a shipped one such as "rgb2all".'),
     ],
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Show the targets of a plan in order, and how each is decoded.
 

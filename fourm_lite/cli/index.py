@@ -11,27 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    AnyModel,
-    BatchSize,
-    Center,
-    Decode,
-    Device,
-    Dtype,
-    Gallery,
-    IndexModel,
-    IndexPath,
-    Json,
-    RerankGiven,
-    Split,
-    Target,
-    TextTokenizer,
-    Tokenizers,
-    Workers,
-    dtype_of,
-    file_of,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import dtype_of, file_of, present
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, say
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.reading.regular import read_text
@@ -54,13 +35,13 @@ def index(
     out: Annotated[
         str, typer.Option("--out", "-o", help="Write the index to this folder, or to s3://...")
     ],
-    model: AnyModel = "mini",
-    gallery: Gallery = "model",
-    target: Target = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    decode: Decode = "expected",
-    center: Center = True,
+    model: opt.AnyModel = "mini",
+    gallery: opt.Gallery = "model",
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    decode: opt.Decode = "expected",
+    center: opt.Center = True,
     codes_only: Annotated[
         bool,
         typer.Option(
@@ -68,8 +49,8 @@ def index(
             help="Store codes instead of vectors, which is smaller and slower to search.",
         ),
     ] = False,
-    workers: Workers = 2,
-    batch_size: BatchSize = 32,
+    workers: opt.Workers = 2,
+    batch_size: opt.BatchSize = 32,
     commit_rows: Annotated[
         int,
         typer.Option(
@@ -78,8 +59,8 @@ def index(
             min=1,
         ),
     ] = 256,
-    dtype: Dtype = None,
-    device: Device = None,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete rows whose photo is no longer there.")
     ] = False,
@@ -94,7 +75,7 @@ def index(
         bool,
         typer.Option("--gps", help="Also store where photos were taken: latitude and longitude."),
     ] = False,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Index photos, to search them by words, pictures or any modality.
 
@@ -159,7 +140,7 @@ def _counted(told: Told, photos: Sequence[Path]) -> Callable[[IngestReport], Non
 
 def _count(photos: Sequence[Path], total: list[int]) -> None:
     """Lists folders and lists once more; archives and what is elsewhere are not counted."""
-    from fourm_lite.photos.endings import is_tar
+    from fourm_lite.photos.item import is_tar
     from fourm_lite.photos.sources import open_sources
 
     if any(is_tar(path.name) or ":/" in str(path) for path in photos):
@@ -168,7 +149,7 @@ def _count(photos: Sequence[Path], total: list[int]) -> None:
         total[0] = sum(1 for _ in open_sources(photos))
 
 
-def index_info(index: IndexPath, as_json: Json = None) -> None:
+def index_info(index: opt.IndexPath, as_json: opt.Json = None) -> None:
     """Show what an index is: its rows, its space, who made it.
 
     Raises:
@@ -204,7 +185,7 @@ Partitions = Annotated[
 
 
 def index_check(
-    index: IndexPath,
+    index: opt.IndexPath,
     k: Annotated[
         int, typer.Option("-k", help="Compare this many neighbours of each query.", min=1)
     ] = 10,
@@ -219,7 +200,7 @@ def index_check(
         ),
     ] = None,
     partitions: Partitions = None,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Measure what approximate search costs in recall, against exact search.
 
@@ -238,13 +219,13 @@ def index_check(
 
 
 def index_build(
-    index: IndexPath,
+    index: opt.IndexPath,
     kind: Annotated[
         str,
         typer.Option("--kind", help="Build this kind: ivf_rq, ivf_sq, ivf_pq or ivf_hnsw_sq."),
     ] = "ivf_rq",
     partitions: Partitions = None,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Build an approximate index over the vectors, so that large galleries answer fast.
 
@@ -266,12 +247,12 @@ def index_build(
 
 
 def index_compact(
-    index: IndexPath,
+    index: opt.IndexPath,
     keep_hours: Annotated[
         float,
         typer.Option("--keep-hours", help="Keep versions that are younger than this.", min=0),
     ] = 1.0,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Join small files and drop old versions.
 
@@ -288,7 +269,7 @@ def index_compact(
 
 
 def index_calibrate(
-    index: IndexPath,
+    index: opt.IndexPath,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -298,7 +279,7 @@ def index_calibrate(
             callback=present,
         ),
     ] = None,
-    split: Split = "val",
+    split: opt.Split = "val",
     rerank: Annotated[
         int,
         typer.Option(
@@ -307,7 +288,7 @@ def index_calibrate(
             min=0,
         ),
     ] = 0,
-    rerank_given: RerankGiven = None,
+    rerank_given: opt.RerankGiven = None,
     samples: Annotated[int, typer.Option("--samples", hidden=True, min=0)] = 0,  # not read any more
     absent: Annotated[
         Path | None,
@@ -326,9 +307,9 @@ def index_calibrate(
             max=1,
         ),
     ] = 0.5,
-    model: IndexModel = None,
-    device: Device = None,
-    as_json: Json = None,
+    model: opt.IndexModel = None,
+    device: opt.Device = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Learn whether an answer shows what was asked for, from photos with captions.
 

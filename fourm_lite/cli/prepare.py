@@ -1,4 +1,4 @@
-"""`fourm-lite tokenize`, `mix-photos`, `split-features`: data made ready for training."""
+"""`fourm-lite embed`, `tokenize`, `mix-photos`, `split-features`: photos as vectors and tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import BatchSize, Json, ListSplit, PhotoList, Seed, present
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import dtype_of, present
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
@@ -47,19 +48,19 @@ def tokenize(
             callback=present,
         ),
     ] = None,
-    split: ListSplit = None,
+    split: opt.ListSplit = None,
     crops: Annotated[
         int,
         typer.Option(
             "--crops", help="Cut this many crops of each photo, where there are no labels.", min=1
         ),
     ] = 1,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
+    seed: opt.Seed = 0,
+    batch_size: opt.BatchSize = 64,
     device: Annotated[
         str, typer.Option("--device", help="Run the tokenizers on this device, such as cuda.")
     ] = "cpu",
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Turn labels and photos into tokens, for training.
 
@@ -113,12 +114,12 @@ def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
 
 
 def mix_photos(
-    photos: PhotoList,
+    photos: opt.PhotoList,
     count: Annotated[int, typer.Option("--count", help="Make this many mixtures.", min=1)],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Write the list into this .jsonl file.")
     ],
-    split: ListSplit = None,
+    split: opt.ListSplit = None,
     blended: Annotated[
         float,
         typer.Option(
@@ -142,7 +143,7 @@ def mix_photos(
     size: Annotated[
         int, typer.Option("--size", help="Make mixtures with this side in pixels.", min=1)
     ] = 224,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Mix photos, for a teacher to label.
 
@@ -185,7 +186,7 @@ def split_features(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Write a file for each item into this folder.")
     ],
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Cut a file of region or grid features into one .npz an item and an index.json.
 
@@ -196,3 +197,68 @@ def split_features(
 
     facts = {"folder": out, "items": len(split(file, out))}
     deliver(facts, as_json, lambda: print_facts(facts))
+
+
+def embed(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What is embedded, all of one kind: photos (as for an index), texts (.txt, one on "
+            "each line), or items (.jsonl of modality and value).",
+            callback=present,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the vectors to this .npy (ids go to NAME.ids.jsonl), .parquet or .lance.",
+        ),
+    ],
+    model: opt.AnyModel = "mini",
+    gallery: opt.Gallery = "model",
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    decode: opt.Decode = "expected",
+    center: opt.Center = True,
+    workers: opt.Workers = 2,
+    batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="Put this text before every id.")] = "",
+    as_json: opt.Json = None,
+) -> None:
+    """Embed photos, texts or items: unit vectors with ids, in the order of what was given.
+
+    A run that was stopped goes on when it is started again. What cannot be read is listed with the
+    reason.
+
+    Raises:
+        FourMError: the model or a source cannot be opened, or there is nothing to embed
+    """  # fmt: skip
+    from fourm_lite.search.embed_files import check_form, embed_to_file
+    from fourm_lite.search.gallery import Ingest
+    from fourm_lite.search.spaces import open_space
+
+    check_form(out)
+    space = open_space(
+        model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
+        tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
+    )  # fmt: skip
+    how = Ingest(workers, batch_size, prefix=prefix)
+    with progress("embedding") as told:
+        done = embed_to_file(
+            inputs, out, space, how,
+            progress=lambda report, total: told.tell(
+                "embedding", report.seen, total, f"{report.rate:.1f} a second"
+            ),
+        )  # fmt: skip
+    facts = {"file": out, "rows": done.rows, "width": done.width, "space": space.name}
+
+    def show() -> None:
+        print_facts({**facts, "left out": len(done.left_out) or None})
+        say_left_out(done.left_out)
+
+    deliver({**facts, "left_out": left_out_facts(done.left_out)}, as_json, show)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import Json, ListSplit, PhotoList, Seed, Texts, Workers, present
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import present
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
@@ -19,15 +20,16 @@ from fourm_lite.cli.output import (
     say_left_out,
 )
 from fourm_lite.errors import ConfigError
+from fourm_lite.progress import batches
 
 BATCH = 128
 """Texts that a model reads at once."""
 
 
 def pseudolabel(
-    photos: PhotoList,
+    photos: opt.PhotoList,
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the labels into this folder.")],
-    split: ListSplit = None,
+    split: opt.ListSplit = None,
     labels: Annotated[
         str,
         typer.Option(
@@ -36,7 +38,7 @@ def pseudolabel(
         ),
     ] = "canny_edge,color_palette,metadata",
     teacher: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--teacher",
             help="Label by an output or an inner value of an ONNX network, a vector or a map: "
@@ -44,7 +46,7 @@ def pseudolabel(
         ),
     ] = None,
     embedder: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--embedder",
             help="Label by the vector of an embedding network: NAME=SPEC, such as dino=timm:... "
@@ -52,7 +54,7 @@ def pseudolabel(
         ),
     ] = None,
     features: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--features",
             help="Label by the feature map of an embedding network: NAME=SPEC. May be repeated.",
@@ -75,7 +77,7 @@ def pseudolabel(
         ),
     ] = None,
     sentences: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--sentences",
             help="Label every caption, each a text by itself, by the vector of this network: "
@@ -124,16 +126,16 @@ def pseudolabel(
             "--crops", help="Label this many crops of each photo; the first is its middle.", min=1
         ),
     ] = 1,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     size: Annotated[
         int, typer.Option("--size", help="Cut crops with this side in pixels.", min=1)
     ] = 224,
-    workers: Workers = 1,
+    workers: opt.Workers = 1,
     shard_size: Annotated[
         int,
         typer.Option("--shard-size", help="Put the labels of this many photos in a file.", min=1),
     ] = 256,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:  # fmt: skip
     """Label photos by teachers and formulas, for training.
 
@@ -282,9 +284,8 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
     items = [{"caption": reader.text_ids(entry, text)[: entry.max_tokens]} for text in texts]
     parts = []
     with progress("texts") as told:
-        for start in range(0, len(items), BATCH):
-            parts.append(space.raw_queries(items[start : start + BATCH])[:, 0])
-            told.tell("texts", min(start + BATCH, len(items)), len(items))
+        for part in batches(items, BATCH, told.of("texts")):
+            parts.append(space.raw_queries(part)[:, 0])
     return np.concatenate(parts)
 
 

@@ -8,24 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    Device,
-    IndexModel,
-    Json,
-    Rerank,
-    RerankerName,
-    RerankGiven,
-    RerankWeights,
-    Target,
-    Texts,
-    TextTokenizer,
-    Tokenizers,
-    file_of,
-    numbers,
-    pair,
-    value_of,
-    writable,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import file_of, numbers, pair, value_of, writable
 from fourm_lite.cli.output import deliver, print_table, say
 from fourm_lite.errors import ConfigError
 
@@ -46,7 +30,7 @@ def search(
         ),
     ],
     words: Annotated[
-        Texts,
+        opt.Texts,
         typer.Argument(
             metavar="QUERY",
             help="What is looked for: words in quotation marks, or the name of a picture. The "
@@ -54,16 +38,18 @@ def search(
         ),
     ] = None,
     captions: Annotated[
-        Texts, typer.Option("--caption", help="Search for what these words say. May be repeated.")
+        opt.Texts,
+        typer.Option("--caption", help="Search for what these words say. May be repeated."),
     ] = None,
     images: Annotated[
-        Texts, typer.Option("--image", help="Search for what this picture shows. May be repeated.")
+        opt.Texts,
+        typer.Option("--image", help="Search for what this picture shows. May be repeated."),
     ] = None,
     depths: Annotated[
-        Texts, typer.Option("--depth", help="Search for what fits this depth map.")
+        opt.Texts, typer.Option("--depth", help="Search for what fits this depth map.")
     ] = None,
     given: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--given",
             help="Search by any modality that the model reads: NAME=VALUE, where the value is a "
@@ -71,16 +57,16 @@ def search(
         ),
     ] = None,
     not_captions: Annotated[
-        Texts, typer.Option("--not-caption", help="Keep away from what these words say.")
+        opt.Texts, typer.Option("--not-caption", help="Keep away from what these words say.")
     ] = None,
     not_images: Annotated[
-        Texts, typer.Option("--not-image", help="Keep away from what this picture shows.")
+        opt.Texts, typer.Option("--not-image", help="Keep away from what this picture shows.")
     ] = None,
     not_given: Annotated[
-        Texts, typer.Option("--not-given", help="Keep away from this value: NAME=VALUE.")
+        opt.Texts, typer.Option("--not-given", help="Keep away from this value: NAME=VALUE.")
     ] = None,
     weights: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--weight",
             help="Weigh a part of the query: caption=2, not-caption=0.5. May be repeated.",
@@ -95,18 +81,18 @@ def search(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Show this many hits.", min=1)] = 10,
-    rerank: Rerank = 0,
-    rerank_weights: RerankWeights = None,
-    rerank_given: RerankGiven = None,
-    reranker: RerankerName = None,
+    rerank: opt.Rerank = 0,
+    rerank_weights: opt.RerankWeights = None,
+    rerank_given: opt.RerankGiven = None,
+    reranker: opt.RerankerName = None,
     where: Annotated[
         str | None,
         typer.Option("--where", help="Keep rows that fulfil this SQL condition: 'year > 2020'."),
     ] = None,
-    model: IndexModel = None,
-    target: Target = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
+    model: opt.IndexModel = None,
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
     decode: Annotated[
         str | None,
         typer.Option(
@@ -125,7 +111,7 @@ def search(
         str | None,
         typer.Option("--ids", help="Read the ids of a file of vectors from this file."),
     ] = None,
-    device: Device = None,
+    device: opt.Device = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -138,7 +124,7 @@ def search(
             "--sheet", help="Also write the answer as a contact sheet (PNG).", callback=writable
         ),
     ] = None,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Search an index by words, pictures, any modality, or several together.
 
@@ -271,7 +257,7 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
     if html is None and sheet is None:
         return
     from fourm_lite.io.files import replacing, write_whole
-    from fourm_lite.show.answers import Answer, answer_sheet, html_page
+    from fourm_lite.show.page import Answer, answer_sheet, html_page
 
     answer = Answer(query.title, hits, _query_picture(query))
     if html is not None:

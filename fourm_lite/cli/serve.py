@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fourm_lite.cli.options import (
-    Device,
-    IndexModel,
-    IndexPath,
-    Target,
-    Texts,
-    TextTokenizer,
-    Tokenizers,
-    present,
-)
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import present
 from fourm_lite.cli.output import say
 from fourm_lite.errors import ConfigError
 from fourm_lite.reading.regular import read_text
@@ -26,7 +18,7 @@ TOKEN = "FOURM_LITE_TOKEN"
 
 
 def serve(
-    index: IndexPath,
+    index: opt.IndexPath,
     host: Annotated[
         str,
         typer.Option("--host", help="Listen at this address; other machines reach 0.0.0.0."),
@@ -44,16 +36,16 @@ def serve(
         ),
     ] = None,
     allow_host: Annotated[
-        Texts,
+        opt.Texts,
         typer.Option(
             "--allow-host", help="Answer to this name of the server, too. May be repeated."
         ),
     ] = None,
-    model: IndexModel = None,
-    target: Target = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    device: Device = None,
+    model: opt.IndexModel = None,
+    target: opt.Target = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    device: opt.Device = None,
     max_body: Annotated[
         int, typer.Option("--max-body", help="Refuse requests of more MiB than this.", min=1)
     ] = 16,

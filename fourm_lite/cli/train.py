@@ -1,4 +1,4 @@
-"""`fourm-lite train`: a recipe is a training, or stages, of which each is a training or a verb."""
+"""`fourm-lite train`, a recipe or its stages, and `add-embedding`, one more modality of a model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import (
+    evaluate,
     evaluate_classes,
-    evaluate_generation,
-    evaluate_search,
     finetune,
     models,
     prepare,
 )
-from fourm_lite.cli.add_embedding import add_embedding
-from fourm_lite.cli.options import Json, present
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import present
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
     print_facts,
     progress,
+    require_folder,
     say,
     say_left_out,
 )
@@ -33,6 +33,147 @@ from fourm_lite.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from fourm_lite.training.staged import Stage
 
+
+def add_embedding(
+    name: Annotated[
+        str, typer.Argument(help="The name that the new modality gets, such as my_network.")
+    ],
+    embedder: Annotated[
+        str,
+        typer.Option(
+            "--embedder", "-e",
+            help="Learn to predict this network's vectors: onnx:FILE, timm:NAME, hf:FOLDER_OR_ID.",
+        ),
+    ],
+    photos: Annotated[
+        list[Path],
+        typer.Option(
+            "--photos", "-p",
+            help="Learn from these photos: a folder (with captions.jsonl or without), a .tar, "
+            ".parquet or .jsonl. May be repeated.",
+            callback=present,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Write the widened model into this new folder.")
+    ],
+    model: opt.FourM = "mini",
+    train: Annotated[
+        str,
+        typer.Option(
+            "--train", help="Train 'tables' alone (old weights stay as they are) or 'all' weights."
+        ),
+    ] = "tables",
+    steps: Annotated[
+        int, typer.Option("--steps", help="Fine-tune the model for this many steps.", min=1)
+    ] = 300,
+    lr: Annotated[
+        float, typer.Option("--lr", help="Train the new tables with this learning rate.")
+    ] = 2e-3,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", help="Write a vector as this many codes; by default 16.", min=1),
+    ] = None,
+    codebook_size: Annotated[
+        int | None,
+        typer.Option(
+            "--codebook-size",
+            help="Let codes have this many values; by default it follows the number of photos.",
+            min=2,
+        ),
+    ] = None,
+    tokenizer_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--tokenizer-steps",
+            help="Train the tokenizer for this many steps; by default it follows the number of "
+            "photos.",
+            min=1,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="Learn from this split of captions.jsonl; by default from train."
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            "--held-out", help="Measure on these photos: a share such as 0.1, or a split's name."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Train on this many samples a step.", min=1)
+    ] = 48,
+    seed: opt.Seed = 0,
+    title: Annotated[
+        str, typer.Option("--title", help="Call the modality by this name on its card.")
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="Write on the card that the result is under this.")
+    ] = "",
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    as_json: opt.Json = None,
+) -> None:  # fmt: skip
+    """Make a modality of an embedding network: tokenizer, grown model, figures, card.
+
+    Call it again to go on after a stop; what is done is skipped. The model that is grown is not
+    changed.
+
+    Raises:
+        FourMError: a wrong name, too few photos, a network that gives no usable vectors
+    """
+    require_folder(out, "--out")
+    from fourm_lite.add_embedding.register import register_embedding
+    from fourm_lite.pipeline.tokenizers import with_text
+
+    with progress("photos", stages=True) as told:
+        added = register_embedding(
+            name, embedder, photos, out=out, model=model,
+            tokenizers=with_text(tokenizers, text_tokenizer), progress=told.tell,
+            train=train, steps=steps, lr=lr, tokens=tokens, codebook_size=codebook_size,
+            tokenizer_steps=tokenizer_steps, split=split, held_out=_share(held_out),
+            batch_size=batch_size, seed=seed, title=title, licence=licence,
+        )  # fmt: skip
+    value = {"folder": added.folder, "skipped_stages": added.skipped, **added.report}
+    deliver(value, as_json, lambda: _show_added(added))
+
+
+def _share(text: str | None) -> str | float | None:
+    """A share where it is a number, else the name of a split."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _show_added(added: Any) -> None:
+    report = added.report
+    photos, found = report["photos"], report["retrieval"]
+    captions = {
+        f"captions, {name}": f"R@1 {row['R@1']:.3f}  R@5 {row['R@5']:.3f}  R@10 {row['R@10']:.3f}"
+        for name, row in found.get("caption", {}).items()
+    }
+    print_facts(
+        {
+            "modality": f"{added.modality.name}: {added.modality.max_tokens} codes of "
+            f"{added.modality.vocab_size}",
+            "photos": f"{photos['train']} learned, {photos['held_out']} held out",
+            "done before": ", ".join(added.skipped) or None,
+            **{f"tokenizer, {k}": v for k, v in report["tokenizer"].items()},
+            **captions,
+            "pixels, centred cosine": found.get("pixels", {}).get("cosine_centred"),
+            "card": added.folder / "card.md",
+        }
+    )
+    for skipped in photos["unreadable"]:
+        say(f"left out: {skipped['uri']}: {skipped['reason']}")
+
+
 STAGES: dict[str, Callable[..., None]] = {
     "convert": models.convert,
     "pseudolabel": pseudolabel,
@@ -41,9 +182,9 @@ STAGES: dict[str, Callable[..., None]] = {
     "add-embedding": add_embedding,
     "spread": finetune.spread,
     "calibrate": finetune.calibrate,
-    "evaluate retrieval": evaluate_search.retrieval,
-    "evaluate any2any": evaluate_generation.any2any,
-    "evaluate tokenizers": evaluate_generation.tokenizers,
+    "evaluate retrieval": evaluate.retrieval,
+    "evaluate any2any": evaluate.any2any,
+    "evaluate tokenizers": evaluate.tokenizers,
     "evaluate zeroshot": evaluate_classes.zeroshot,
 }
 """Verbs that a recipe may run: those that make or measure, and none that deletes or serves."""
@@ -68,7 +209,7 @@ def train(
         Path | None,
         typer.Option("--out", "-o", help="Write the run into this folder, not the recipe's."),
     ] = None,
-    as_json: Json = None,
+    as_json: opt.Json = None,
 ) -> None:
     """Train a tokenizer, a model, a joint space, a joint encoder, or all stages of a recipe.
 
@@ -156,8 +297,7 @@ def train_recipe(
 
 
 def _stages(tables: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
-    from fourm_lite.io.files import write_whole
-    from fourm_lite.io.locks import alone
+    from fourm_lite.io.files import alone, write_whole
     from fourm_lite.training.staged import StagedRecipe, card, run_stages
 
     recipe = StagedRecipe.of(tables, out=out)

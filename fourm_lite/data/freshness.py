@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_json
-from fourm_lite.photos.content import read_file
 from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import open_npz
+from fourm_lite.reading.regular import read_photo
 
 CONTENT = "content"
 Digests = npt.NDArray[np.str_]
@@ -37,7 +37,7 @@ def _digest(record: Record) -> str:
     try:
         made = hashlib.blake2b(record.read(), digest_size=8)
         if record.mix is not None:
-            made.update(read_file(record.mix.image))
+            made.update(read_photo(record.mix.image))
     except OSError:
         return ""
     return made.hexdigest()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import FourMError
-from fourm_lite.photos.ids import places_of
+from fourm_lite.photos.item import places_of
 from fourm_lite.reading.arrays import open_npz
 
 Array = npt.NDArray[Any]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +20,12 @@ import torch
 from fourm_lite.data.edges import canny
 from fourm_lite.data.palette import describe, palette
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
-from fourm_lite.io.onnx_files import fold_weights, with_outputs
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.io.onnx_files import open_session
 from fourm_lite.modalities.crops import cut_labels
-from fourm_lite.photos.ids import places_of
-from fourm_lite.photos.item import Skipped
+from fourm_lite.modalities.spec import Crop
+from fourm_lite.photos.item import Skipped, places_of
 from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import open_npz
-from fourm_lite.reading.regular import read_bytes
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
@@ -107,7 +104,9 @@ class OnnxTeacher:
 
     def _open(self) -> None:
         if self._session is None:
-            self._session = _onnx_session(self.path, self.threads, list(self.outputs.values()))
+            self._session = open_session(
+                self.path, threads=self.threads, outputs=list(self.outputs.values())
+            )
 
     def _run(self, pixels: Pixels) -> list[npt.NDArray[Any]]:
         self._open()
@@ -116,32 +115,6 @@ class OnnxTeacher:
             list(self.outputs.values()), {self._session.get_inputs()[0].name: x}
         )
         return result
-
-
-def _onnx_session(path: Path, threads: int, outputs: Sequence[str] = ()) -> Any:
-    """A session of the file; `outputs` that it does not give are looked for inside its graph."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise FourMError("a teacher in ONNX form needs `pip install onnxruntime`") from error
-    if not Path(path).is_file():
-        raise FourMError(f"expected an ONNX file, found none at {path}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    fold_weights(options, Path(path))
-    start = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
-    session = start(str(path), options)
-    known = [o.name for o in session.get_outputs()]
-    inner = [name for name in outputs if name not in known]
-    if not inner:
-        return session
-    try:
-        return start(with_outputs(read_bytes(path), inner), options)
-    except Exception as error:  # onnxruntime's own classes derive from RuntimeError, or do not
-        raise ConfigError(
-            f"{path} has no output {inner[0]!r}, nor floats of that name inside."
-            f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
-        ) from error
 
 
 @dataclass
@@ -169,7 +142,7 @@ class SegmentationTeacher:
         from PIL import Image
 
         if self._session is None:
-            self._session = _onnx_session(self.path, self.threads)
+            self._session = open_session(self.path, threads=self.threads)
         image = Image.fromarray(pixels).resize((self.size,) * 2, Image.Resampling.BICUBIC)
         x = (np.asarray(image).transpose(2, 0, 1)[None] / 255).astype(np.float32)
         (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: x})

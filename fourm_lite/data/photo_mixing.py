@@ -24,8 +24,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import remove_leftovers, write_whole
-from fourm_lite.modalities.crops import CropPolicy, random_crop
-from fourm_lite.photos.mix import KEY, Mix, relative
+from fourm_lite.modalities.crops import KEY, CropPolicy, Mix, random_crop, relative
 from fourm_lite.progress import Progress
 
 if TYPE_CHECKING:

@@ -33,8 +33,7 @@ from fourm_lite.data.unread import (
     opened,
 )
 from fourm_lite.errors import ConfigError, FourMError, check_most
-from fourm_lite.io.files import remove_leftovers, write_json, write_npz
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone, remove_leftovers, write_json, write_npz
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, to_settings
 from fourm_lite.photos.item import Skipped

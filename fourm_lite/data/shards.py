@@ -23,9 +23,9 @@ from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.data.tar_samples import read_tars, write_tar
 from fourm_lite.errors import FourMError, ShapeError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.crops import cut_image, from_settings
-from fourm_lite.photos.ids import places_of
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.photos.item import places_of
 from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import read_npy
 from fourm_lite.tokenization.vq.randomness import RandomSource

@@ -12,7 +12,7 @@ from pathlib import Path
 from fourm_lite.errors import FourMError, ReadError
 from fourm_lite.io.files import replacing
 from fourm_lite.names import shown
-from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import budget
 from fourm_lite.reading.tars import read_tar
 
 

@@ -25,8 +25,7 @@ from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, read_note
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
 from fourm_lite.data.unread import left_out_of, opened
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import remove_leftovers, write_whole
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone, remove_leftovers, write_whole
 from fourm_lite.modalities.crops import crops, cut_image, from_settings, to_settings
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record

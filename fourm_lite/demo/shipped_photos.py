@@ -18,8 +18,7 @@ from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_whole
 from fourm_lite.modalities.pictures import png
-from fourm_lite.photos.content import FileContent
-from fourm_lite.photos.item import Item
+from fourm_lite.photos.item import FileContent, Item
 from fourm_lite.photos.records import ENDINGS, LIST, Record, read_caption_list
 from fourm_lite.photos.sources import folder_items
 

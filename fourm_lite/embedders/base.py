@@ -157,7 +157,7 @@ class NetworkEmbedder:
         batch_size: int = 32,
         *,
         normalize: bool = True,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Vectors:
         """One vector a picture; `normalize=False` gives the raw vectors that tokenizers want.
 
@@ -181,7 +181,7 @@ class NetworkEmbedder:
         batch_size: int = 32,
         *,
         normalize: bool = True,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Vectors:
         """One vector a text, in the space of `embed_image`.
 
@@ -249,7 +249,7 @@ class NetworkEmbedder:
         self,
         chunks: Iterable[Vectors],
         normalize: bool,
-        progress: Callable[[int], None] | None,
+        progress: Callable[[int], object] | None,
     ) -> Vectors:
         done: list[Vectors] = []
         count = 0

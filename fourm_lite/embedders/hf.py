@@ -21,8 +21,7 @@ from torch import Tensor
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, by_size, from_transformers, preset
-from fourm_lite.embedders.text_inputs import check_texts, tokenize
-from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
+from fourm_lite.embedders.tower_outputs import as_patches, as_vectors, check_texts, tokenize
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
 from fourm_lite.io.strict_json import read_json_object
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fourm_lite.embedders.image_transforms import ImagePreprocess, one_size
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.modalities.pictures import PictureSource, decode
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 CLIP: dict[str, Any] = {

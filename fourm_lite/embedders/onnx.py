@@ -24,8 +24,8 @@ from fourm_lite.embedders.image_configs import (
     preset,
 )
 from fourm_lite.embedders.image_transforms import ImagePreprocess
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
-from fourm_lite.io.onnx_files import fold_weights
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.io.onnx_files import open_session
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.reading.regular import read_bytes
 
@@ -61,7 +61,7 @@ def load_onnx(
         ConfigError: no such output, or an input that is no picture
     """
     path = Path(source)
-    session = _session(path, device)
+    session = open_session(path, device=device)
     entry = _input(session)
     outputs = {item.name: len(item.shape or ()) for item in session.get_outputs()}
     vector = _choose(outputs, output, VECTORS, (2,))
@@ -81,29 +81,6 @@ def load_onnx(
         facts={"output": vector, "patches": feature_map},
         label=f"onnx:{vector}",
     )
-
-
-def _session(path: Path, device: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise FourMError("an ONNX embedder needs onnxruntime: pip install onnxruntime") from error
-    if not path.is_file():
-        raise CheckpointError(f"expected an ONNX file, '{path}' does not exist")
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    wanted = providers.get(device.partition(":")[0])
-    if wanted not in onnxruntime.get_available_providers():
-        raise ConfigError(
-            f"device is 'cpu' or 'cuda', and this onnxruntime offers "
-            f"{onnxruntime.get_available_providers()}; got '{device}'"
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    fold_weights(options, path)
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[wanted])
-    except Exception as error:  # onnxruntime's own types have no common base
-        raise CheckpointError(f"'{path}' cannot be read as ONNX: {error}") from error
 
 
 def _input(session: Any) -> Any:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
+from fourm_lite.io.onnx_files import open_session
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.reading.regular import read_bytes
 
@@ -39,7 +40,7 @@ def load_sentences(source: str, *, device: str = "cpu") -> NetworkEmbedder:
     folder = resolve(source)
     words = _tokenizer(folder)
     first = _takes_first(folder)
-    states, identity = _onnx(folder / ONNX) if _has_onnx(folder) else _torch(folder, device)
+    states, identity = _onnx(folder / ONNX) if (folder / ONNX).is_file() else _torch(folder, device)
 
     def embed(texts: list[str]) -> Tensor:
         inputs = _inputs(words, texts)
@@ -55,10 +56,6 @@ def load_sentences(source: str, *, device: str = "cpu") -> NetworkEmbedder:
         facts={"pooling": "first" if first else "mean", "tokens": _digest(folder / TOKENIZER)},
         label="sentence",
     )
-
-
-def _has_onnx(folder: Path) -> bool:
-    return (folder / ONNX).is_file()
 
 
 def _digest(path: Path) -> str:
@@ -110,21 +107,7 @@ def _inputs(words: Any, texts: list[str]) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> tuple[States, Callable[[], str]]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise FourMError("this sentence encoder needs onnxruntime: pip install onnxruntime") from (
-            error
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own types have no common base
-        raise CheckpointError(f"'{path}' cannot be read as ONNX: {error}") from error
+    session = open_session(path, threads=torch.get_num_threads(), fold=False)
     names = {entry.name for entry in session.get_inputs()}
 
     def states(inputs: Inputs) -> Tensor:

@@ -17,15 +17,14 @@ import numpy.typing as npt
 
 from fourm_lite.embedders.base import Reads
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.photos.content import read_file
 from fourm_lite.photos.records import Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.progress import StageProgress, of_stage
+from fourm_lite.reading.regular import read_photo
 from fourm_lite.search.calibrate import Judgements
 from fourm_lite.search.caption_confidence import Captioned
-from fourm_lite.search.confidence_features import Question
+from fourm_lite.search.confidence_features import CaptionRelevance, Question, Vocabulary
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.relevance import CaptionRelevance, Vocabulary
 from fourm_lite.search.space import Codes, Inputs, Space
 from fourm_lite.search.whitening import gallery_centre
 from fourm_lite.unit import Floats
@@ -275,7 +274,7 @@ def _may_be(image: Path | bytes, uri: str) -> bool:
     if not uri or not isinstance(image, Path):
         return True
     try:
-        theirs, mine = read_uri(uri), read_file(image)
+        theirs, mine = read_uri(uri), read_photo(image)
     except (OSError, FourMError):
         return True
     return theirs == mine

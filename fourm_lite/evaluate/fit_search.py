@@ -25,10 +25,9 @@ from fourm_lite.search.caption_confidence import (
     lessons_of,
     median_and_deviation,
 )
+from fourm_lite.search.confidence_features import Vocabulary, stems
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.parts import DIRECTIONS, Given, Weights
-from fourm_lite.search.relevance import Vocabulary, stems
-from fourm_lite.search.search_file import FittedSearch
+from fourm_lite.search.search_file import DIRECTIONS, FittedSearch, Given, Weights
 from fourm_lite.search.spaces import ModelSpace
 
 TRAIN, DIGITS, MOST = "train", 4, 5000

@@ -23,7 +23,6 @@ from fourm_lite.search.likelihood_scores import (
     Likelihood,
     Pictures,
 )
-from fourm_lite.search.parts import Given
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
@@ -33,6 +32,7 @@ from fourm_lite.search.rerank_weights import (
     weighted,
     words_share,
 )
+from fourm_lite.search.search_file import Given
 from fourm_lite.search.spaces import Codes, Inputs
 from fourm_lite.unit import Floats
 

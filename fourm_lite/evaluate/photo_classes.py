@@ -1,9 +1,15 @@
-"""How well frozen features tell labelled photos apart: neighbours, a linear map, a few photos."""
+"""How well labelled photos are told apart: by frozen features, or in words.
+
+Frozen features are asked for their neighbours, through a linear map, and with a few photos a class.
+In words a classifier of `evaluate.zero_shot` judges; ImageNet's 1,000 classes and the templates
+that everybody measures with are open_clip's, their order is timm's, and photos of some of the
+classes are judged against all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +20,16 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.embedders.load import FAMILIES, load_embedder
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.evaluate.zero_shot import BATCH, WordClassifier
 from fourm_lite.finetune.pixels import readable
 from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
-from fourm_lite.metrics.classification import classification_report, knn_predict
+from fourm_lite.metrics.classification import (
+    best_temperature,
+    classification_report,
+    knn_predict,
+    log_loss,
+)
 from fourm_lite.photos.labelled import (
     LabelledSet,
     few_shots,
@@ -26,7 +38,7 @@ from fourm_lite.photos.labelled import (
     read_labelled,
     read_training,
 )
-from fourm_lite.progress import Progress, StageProgress, of_stage
+from fourm_lite.progress import Progress, StageProgress, batches, of_stage, of_total
 from fourm_lite.training.tokenizer_recipes import open_tokenizer
 
 _FEW_SHOT_L2 = 0.1  # fixed: there are no photos left to choose it on
@@ -191,11 +203,7 @@ def _network_features(model: str, tokenizer: str) -> tuple[Embed, str]:
 
     def embed(part: LabelledSet, progress: Progress | None) -> Tensor:
         pictures = (photo.record.open_image() for photo in part.photos)
-
-        def tell(done: int) -> None:
-            if progress is not None:
-                progress(done, len(part))
-
+        tell = of_total(progress, len(part))
         return torch.from_numpy(embedder.embed_image(pictures, normalize=False, progress=tell))
 
     if tokenizer in ("", "raw"):
@@ -218,3 +226,132 @@ def _generated_features(model: str) -> Embed:
         return torch.from_numpy(pipe.embed(pictures, progress=progress))
 
     return embed
+
+
+def evaluate_zeroshot(
+    judge: WordClassifier,
+    photos: LabelledSet,
+    *,
+    draws: int = 1000,
+    facts: dict[str, Any] | None = None,
+    progress: StageProgress | None = None,
+) -> dict[str, Any]:
+    """Accuracy with its interval, each class, and how good the probabilities are.
+
+    Args:
+        judge: over the classes of `photos`, in their order
+        photos: from `labelled_photos`
+        draws: of the bootstrap
+        facts: more to write into the protocol
+        progress: called with the stage, and what is done of how much
+
+    Returns:
+        `classification_report`, with ``"top_5"`` (how often the class is among the first five; None
+        for five classes or less), ``"log_loss"`` (in nats), ``"temperature"`` and
+        ``"best_temperature"``, the one that would make the right answers on these photos likeliest
+    """
+    parts = []
+    for some in batches(photos.photos, BATCH, of_stage(progress, "photos")):
+        parts.append(judge([photo.record.open_image() for photo in some]).logits)
+    logits, truth = np.concatenate(parts), photos.labels.numpy()
+    protocol = {"what": "zero-shot", "skipped": [vars(s) for s in photos.skipped], **(facts or {})}
+    return {
+        **classification_report(
+            logits.argmax(axis=1), truth, photos.classes, protocol=protocol, draws=draws
+        ),
+        "top_5": _top_5(logits, truth),
+        "log_loss": log_loss(logits, truth),
+        "temperature": judge.temperature,
+        "best_temperature": judge.temperature * best_temperature(logits, truth),
+    }
+
+
+def _top_5(logits: Any, truth: Any) -> float | None:
+    """Classes of equal score stand in the order of their numbers, as in `accuracy`."""
+    if logits.shape[1] <= 5:
+        return None
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    return float((first == truth[:, None]).any(axis=1).mean())
+
+
+def labelled_photos(folder: str | Path, split: str, limit: int | None = None) -> LabelledSet:
+    """The readable photos of a split; with a limit, so many, evenly over the list.
+
+    Raises:
+        ConfigError: photos of several labels
+    """
+    photos = read_labelled(folder, split=split)
+    if photos.multi_label:
+        raise ConfigError("zero-shot accuracy is for one label a photo")
+    if limit is not None and limit < len(photos):
+        photos = photos.rows(i * len(photos) // limit for i in range(limit))
+    return readable(photos)
+
+
+CLASSES = ("imagenet",)
+# what users call them -> open_clip's names
+TEMPLATES = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
+
+
+def imagenet_names() -> dict[str, list[str]]:
+    """The name of each class, by its WordNet id, in the order of the classes.
+
+    Raises:
+        FourMError: open_clip is not installed
+    """
+    from timm.data.imagenet_info import ImageNetInfo
+
+    ids = ImageNetInfo().label_names()
+    names = _open_clip("IMAGENET_CLASSNAMES")
+    if len(ids) != len(names):
+        raise FourMError(f"timm knows {len(ids)} classes of ImageNet, open_clip {len(names)}")
+    return {one: [name] for one, name in zip(ids, names, strict=True)}
+
+
+def templates_of(name: str) -> tuple[str, ...]:
+    """The sentences of a set of templates, `{}` in place of the class.
+
+    Raises:
+        ConfigError: no such set
+        FourMError: open_clip is not installed
+    """
+    if name not in TEMPLATES:
+        raise ConfigError(
+            f"--templates is one of {', '.join(TEMPLATES)}, got '{name}'; for sentences of "
+            f"your own repeat --template.{suggest(name, TEMPLATES)}"
+        )
+    return tuple(template("{}") for template in _open_clip(TEMPLATES[name]))
+
+
+def as_imagenet(photos: LabelledSet, names: dict[str, list[str]]) -> LabelledSet:
+    """Photos whose classes are WordNet ids, class numbers or names, among all of the classes.
+
+    Raises:
+        ConfigError: a class that ImageNet does not have
+    """
+    ids = list(names)
+    known = {one: number for number, one in enumerate(ids)}
+    known |= {str(number): number for number in range(len(ids))}
+    for number, (name,) in enumerate(names.values()):
+        known.setdefault(name, number)
+    unknown = [label for label in photos.classes if label not in known]
+    if unknown:
+        raise ConfigError(
+            f"{len(unknown)} classes are none of ImageNet's, such as '{unknown[0]}'; they are "
+            "written as WordNet ids (n01440764), as numbers from 0 to 999, or as names."
+            f"{suggest(unknown[0], known)}"
+        )
+    numbers = [known[label] for label in photos.classes]
+    moved = tuple(replace(p, classes=tuple(numbers[c] for c in p.classes)) for p in photos.photos)
+    return replace(photos, photos=moved, classes=tuple(ids))
+
+
+def _open_clip(name: str) -> Sequence[Any]:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise FourMError(
+            "the classes and templates of ImageNet are open_clip's: pip install open_clip_torch"
+        ) from error
+    found: Sequence[Any] = getattr(open_clip, name)
+    return found

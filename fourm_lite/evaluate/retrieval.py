@@ -1,13 +1,16 @@
-"""Figures of search on photos with captions, in both directions, plain and reranked.
+"""Figures of search on photos: with captions in both directions, plain and reranked; by class.
 
 Every caption is a query of its own (`evaluate.caption_sets`). What the measures mean stands in
 `metrics.ranking`, the centre in `search.whitening`, reranking in `search.likelihood_scores`.
+By class (the GPR1200 protocol) every photo asks for the others of its class, and the figure is the
+mean average precision; photos that cannot be read, or are alone in their class, are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +19,33 @@ from typing import Any, Literal
 import numpy as np
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.caption_sets import CaptionPack, Embedded, embed_pack, protocol_of
+from fourm_lite.evaluate.caption_sets import (
+    CaptionPack,
+    Embedded,
+    embed_pack,
+    protocol_of,
+    space_facts,
+)
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
-from fourm_lite.metrics.ranking import caption_retrieval, curve
-from fourm_lite.progress import StageProgress
+from fourm_lite.finetune.pixels import readable
+from fourm_lite.metrics.ranking import caption_retrieval, curve, same_class_retrieval
+from fourm_lite.photos.labelled import LabelledSet, read_labelled
+from fourm_lite.progress import StageProgress, batches, of_stage
 from fourm_lite.search.likelihood_scores import Likelihood
-from fourm_lite.search.parts import DIRECTIONS, GIVEN, Given, Weights, check_given, check_weights
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
     NOTHING_FITTED,
     Fit,
     fitted_choice,
+)
+from fourm_lite.search.search_file import (
+    DIRECTIONS,
+    GIVEN,
+    Given,
+    Weights,
+    check_given,
+    check_weights,
 )
 from fourm_lite.search.space import PICTURE, Space
 
@@ -250,3 +268,71 @@ def _possible(space: Space) -> tuple[Given, ...]:
     model = Likelihood.of(space).space.pipe.model
     inputs = {m.name.partition("@")[0] for m in model.config.inputs}
     return GIVEN if PICTURE in inputs else ("codes",)
+
+
+ALL = "all"
+
+
+def evaluate_same_class(
+    space: Space,
+    folder: str | Path,
+    split: str = "test",
+    *,
+    batch_size: int = 32,
+    draws: int = 1000,
+    facts: Mapping[str, Any] | None = None,
+    progress: StageProgress | None = None,
+) -> dict[str, Any]:
+    """mAP, R@K, MRR and nDCG with intervals, as `evaluate same-class` writes it.
+
+    Args:
+        space: from `open_space`; its gallery says who embeds the photos
+        folder: with labels.jsonl, or a folder of classes; see `photos.labelled`
+        split: which of its photos; "all" for all of them
+        batch_size: photos embedded together
+        draws: of the bootstrap
+        facts: more to write into the protocol
+        progress: called with the stage, and what is done of how much
+
+    Raises:
+        ConfigError: photos of several labels, or no class with two photos
+    """
+    photos = readable(read_labelled(folder, split=None if split == ALL else split))
+    if photos.multi_label:
+        raise ConfigError("the same-class protocol is for one label a photo")
+    rows, alone = _with_others(photos)
+    vectors = _embedded(space, photos, rows, batch_size, progress)
+    labels = [photos.classes[int(photos.labels[i])] for i in rows]
+    protocol = {
+        "split": split,
+        "data": str(folder),
+        **space_facts(space),
+        "skipped": [vars(skip) for skip in photos.skipped],
+        "left_out_alone_in_class": alone,
+        **(facts or {}),
+    }
+    return same_class_retrieval(vectors, labels, protocol=protocol, draws=draws)
+
+
+def _with_others(photos: LabelledSet) -> tuple[list[int], list[str]]:
+    """Numbers of photos whose class has another photo, and the ids of those without."""
+    labels = photos.labels.tolist()
+    count = Counter(labels)
+    rows = [i for i, label in enumerate(labels) if count[label] > 1]
+    if not rows:
+        raise ConfigError("no class has two readable photos, so there is nothing to find")
+    return rows, [photos.photos[i].record.id for i, c in enumerate(labels) if count[c] == 1]
+
+
+def _embedded(
+    space: Space,
+    photos: LabelledSet,
+    rows: list[int],
+    batch_size: int,
+    progress: StageProgress | None,
+) -> Any:
+    parts = []
+    for part in batches(rows, batch_size, of_stage(progress, "photos")):
+        some = [photos.photos[i].record.open_image() for i in part]
+        parts.append(space.encode_document(some, batch_size=batch_size)[0])
+    return np.concatenate(parts)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fourm_lite.families.base import Family
-from fourm_lite.modalities.aion import AION_MODALITIES
 from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.forks import AION_MODALITIES, TERRAMIND_MODALITIES
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.modalities.terramind import TERRAMIND_MODALITIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,8 @@ from fourm_lite.finetune.probe import (
     set_linear_head,
 )
 from fourm_lite.finetune.task import EarlyStop, FinetuneTask, MixConfig, Validations
-from fourm_lite.io.files import remove_leftovers, write_json
-from fourm_lite.io.locks import alone
-from fourm_lite.modalities.terramind import key_of
+from fourm_lite.io.files import alone, remove_leftovers, write_json
+from fourm_lite.modalities.forks import key_of
 from fourm_lite.photos.labelled import LabelledSet, Splits
 from fourm_lite.progress import StepProgress
 from fourm_lite.training.checkpoints import begin_run, check_fresh, checkpoints

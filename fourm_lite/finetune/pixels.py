@@ -18,11 +18,11 @@ from torch import Tensor
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.data.unread import Replaced
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, Crop
+from fourm_lite.modalities.array_codecs import RasterCodec
 from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.crops import CropPolicy, random_crop
 from fourm_lite.modalities.pixel_codecs import ImageCodec
-from fourm_lite.modalities.raster_codec import RasterCodec
+from fourm_lite.modalities.spec import IMAGENET_MEAN, Crop
 from fourm_lite.photos.labelled import LabelledSet, Photo, Skip
 from fourm_lite.photos.records import UnreadablePhotoError
 

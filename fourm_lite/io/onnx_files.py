@@ -6,7 +6,70 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.reading.regular import read_bytes
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def open_session(
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    outputs: Sequence[str] = (),
+    fold: bool = True,
+) -> Any:
+    """An onnxruntime session over a file.
+
+    Args:
+        path: the file
+        device: "cpu" or "cuda"
+        threads: 0 leaves the number to onnxruntime
+        outputs: names that are asked for; those that the file does not give are looked for inside
+            its graph
+        fold: whether int8 weights become floats once (see `fold_weights`)
+
+    Raises:
+        FourMError: onnxruntime is not installed
+        CheckpointError: there is no such file, or it is no ONNX file
+        ConfigError: no such device, or no output and no tensor of floats of a name
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise FourMError(f"{path} needs onnxruntime: pip install onnxruntime") from error
+    if not Path(path).is_file():
+        raise CheckpointError(f"expected an ONNX file, '{path}' does not exist")
+    provider, offered = (
+        PROVIDERS.get(device.partition(":")[0]),
+        onnxruntime.get_available_providers(),
+    )
+    if provider not in offered:
+        raise ConfigError(
+            f"device is 'cpu' or 'cuda', and this onnxruntime offers {offered}; got '{device}'"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    if fold:
+        fold_weights(options, Path(path))
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's own types have no common base
+        raise CheckpointError(f"'{path}' cannot be read as ONNX: {error}") from error
+    known = [output.name for output in session.get_outputs()]
+    inner = [name for name in outputs if name not in known]
+    if not inner:
+        return session
+    try:
+        model = with_outputs(read_bytes(path), inner)
+        return onnxruntime.InferenceSession(model, options, providers=[provider])
+    except Exception as error:  # see above
+        raise ConfigError(
+            f"{path} has no output {inner[0]!r}, nor floats of that name inside."
+            f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
+        ) from error
 
 
 def fold_weights(options: Any, path: Path) -> None:
@@ -32,9 +95,8 @@ def with_outputs(model: bytes, names: Sequence[str]) -> bytes:
         onnx.proto: ModelProto.graph is field 7, GraphProto.output field 12, of ValueInfoProto (name
         1, type 2). Protocol Buffers, Encoding: a message that follows another is merged into it
     """
-    floats = message_field(
-        2, message_field(1, b"\x08\x01")
-    )  # type { tensor_type { elem_type: FLOAT } }
+    # type { tensor_type { elem_type: FLOAT } }
+    floats = message_field(2, message_field(1, b"\x08\x01"))
     outputs = (message_field(12, message_field(1, name.encode()) + floats) for name in names)
     return model + message_field(7, b"".join(outputs))
 

@@ -2,14 +2,23 @@
 
 A tensor is handed out once a mapping, so that nobody writes into weights that another holds.
 Handing it out reads nothing: only what is computed with is fetched from the disk.
+
+The header's strings are our own configuration, 4M's, or names of shared tensors. 4M writes each
+configuration value as `str(value)`: they are read as Python literals, then as JSON, and nothing is
+evaluated. Two readings differ from 4M's YAML on purpose: `1e-05` is a number here (a string there),
+and `yes`, `no`, `on`, `off` stay the words that they are.
 """
 
 from __future__ import annotations
 
+import ast
+import math
 import os
+import re
 import shlex
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,9 +28,35 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ReadError
-from fourm_lite.io.strict_json import MAX_JSON_BYTES
-from fourm_lite.io.tensor_info import TYPES, TensorInfo
+from fourm_lite.io.strict_json import MAX_JSON_BYTES, as_object, parse_json
 from fourm_lite.reading.regular import allowance, open_regular, too_large
+
+TYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and type of one tensor.
+
+    Units:
+        dtype: safetensors' word, such as "F32"
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes that it takes in the file."""
+        return math.prod(self.shape) * TYPES[self.dtype].itemsize
+
 
 MAX_RANK = 16
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -162,3 +197,94 @@ def _size_and_start(path: Path) -> tuple[int, int]:
             "fetch it again"
         )
     return total, 8 + int(length)
+
+
+MAX_LITERAL = 10_000  # longer values stay strings, as in 4M
+MAX_NESTING = 16
+OWN_KEY = "config"
+_WORDS: dict[str, Any] = {
+    "None": None, "null": None, "~": None,
+    "True": True, "true": True, "TRUE": True,
+    "False": False, "false": False, "FALSE": False,
+}  # fmt: skip
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})\Z")
+_FLOAT = re.compile(
+    r"[+-]?([0-9]{1,40}\.[0-9]{0,40}|\.[0-9]{1,40}|[0-9]{1,40}(?=[eE]))([eE][+-]?[0-9]{1,4})?\Z"
+)
+# What str() of lists, tuples, dicts, texts and numbers is made of: no operator, name or call
+_TOKENS = re.compile(
+    r"""(?:[\[\](){},:\s]|'[^'\\\n]*+'|"[^"\\\n]*+"|-?[0-9][0-9.]*+(?:e[+-]?[0-9]++)?"""
+    r"""|None|True|False)*+\Z"""
+)
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def read_metadata(
+    metadata: Mapping[str, str], tensors: Collection[str]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the metadata tells: aliases (dropped name -> kept name), and the configuration.
+
+    Raises:
+        CheckpointError: our own configuration is damaged
+    """
+    aliases = {
+        key: value for key, value in metadata.items() if value in tensors and key not in tensors
+    }
+    rest = {key: value for key, value in metadata.items() if key not in aliases and key != "format"}
+    if rest.get(OWN_KEY, "").lstrip().startswith("{"):
+        what = f"the metadata key '{OWN_KEY}'"
+        return aliases, as_object(parse_json(rest[OWN_KEY], what), what)
+    return aliases, {key: parse_value(value) for key, value in rest.items()}
+
+
+def parse_value(text: str) -> Any:
+    """The value behind `str(value)`; the text itself when it is no plain literal.
+
+    >>> parse_value("['caption', 'rgb@224']"), parse_value("1e-05"), parse_value("GELU")
+    (['caption', 'rgb@224'], 1e-05, 'GELU')
+    """
+    stripped = text.strip()
+    if len(text) > MAX_LITERAL:
+        return text
+    if stripped in _WORDS:
+        return _WORDS[stripped]
+    if _INTEGER.match(stripped):
+        return int(stripped)
+    if _FLOAT.match(stripped):
+        number = float(stripped)
+        return number if math.isfinite(number) else text
+    if stripped[:1] in ("[", "(", "{", "'", '"'):
+        return _parse_literal(stripped, text)
+    return text
+
+
+def _parse_literal(stripped: str, text: str) -> Any:
+    for parse in (_python_literal, _json_literal):
+        try:
+            value = parse(stripped)
+            if _is_plain(value, MAX_NESTING):
+                return value
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OSError):
+            continue
+    return text
+
+
+def _python_literal(text: str) -> Any:
+    if not _TOKENS.match(text):
+        raise ValueError("no plain literal")
+    return ast.literal_eval(text)
+
+
+def _json_literal(text: str) -> Any:
+    return parse_json(text, "a metadata value")
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is made of lists, tuples, string-keyed dicts and finite scalars alone."""
+    if depth == 0:
+        return False
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
+    return isinstance(value, _PLAIN) and not (isinstance(value, float) and not math.isfinite(value))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,15 +18,13 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.file_metadata import OWN_KEY
 from fourm_lite.io.files import flush, remove_leftovers, replacing, storage_errors, write_whole
 from fourm_lite.io.layout import CONFIG, INDEX, PENDING, WEIGHTS
 from fourm_lite.io.strict_json import dump_json, read_json_object
-from fourm_lite.io.tensor_info import TYPES, TensorInfo
+from fourm_lite.io.weights_file import OWN_KEY, TYPES, TensorInfo
 from fourm_lite.names import is_name
 
 DTYPES = {dtype: name for name, dtype in TYPES.items() if not dtype.is_complex}
-MAX_SHARD_BYTES = 5_000_000_000
 ALIGNMENT = 64  # bytes; mapped weights at such addresses give the very sums of allocated ones
 
 
@@ -72,38 +69,6 @@ def write_single(
         )
     with _folder(place.parent):
         write_file(place, weights, metadata=_inner(config))
-    return place
-
-
-def write_sharded(
-    folder: str | Path,
-    config: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    *,
-    max_shard_size: int = MAX_SHARD_BYTES,
-) -> Path:
-    """Writes config.json, shards of at most `max_shard_size` bytes, and their index into a folder.
-
-    A tensor that is larger than a shard gets one of its own.
-
-    Raises:
-        CheckpointError: see `write`
-    """
-    if max_shard_size < 1:
-        raise CheckpointError(f"expected a positive max_shard_size, got {max_shard_size}")
-    place = Path(folder)
-    groups = list(_shards(weights, max_shard_size))
-    names = _shard_names(place, len(groups))
-    old = _listed_shards(place)
-    table = {key: name for name, group in zip(names, groups, strict=True) for key in group}
-    total = sum(_info(key, weights[key]).num_bytes for key in weights)
-    with _folder(place), _unlisted_removed_on_error(place, names), _pending(place, config) as inner:
-        for name, group in zip(names, groups, strict=True):
-            write_file(place / name, {key: weights[key] for key in group}, metadata=None)
-        index = {"metadata": {"total_size": total, **inner}, "weight_map": table}
-        write_whole(place / INDEX, dump_json(index, INDEX, indent=2))
-    _finish(place, outdated=place / WEIGHTS)
-    _unlink(place / name for name in old - set(names))
     return place
 
 
@@ -154,11 +119,9 @@ def _pending(place: Path, config: Mapping[str, Any]) -> Iterator[dict[str, str]]
         raise
 
 
-def _finish(place: Path, *, outdated: Path | None = None) -> None:
-    """Takes away weights that would hide the new ones, and puts config.json in place."""
+def _finish(place: Path) -> None:
+    """Puts config.json in place."""
     with storage_errors(place, kept="reading it finishes what was begun"):
-        if outdated is not None:
-            outdated.unlink(missing_ok=True)
         os.replace(place / PENDING, place / CONFIG)
         flush(place)
 
@@ -176,16 +139,6 @@ def _folder(place: Path) -> Iterator[None]:
         if new:
             with contextlib.suppress(OSError):
                 place.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def _unlisted_removed_on_error(place: Path, names: list[str]) -> Iterator[None]:
-    """Removes new shards when the block fails, unless the index already names them."""
-    try:
-        yield
-    except BaseException:
-        _unlink(place / name for name in set(names) - _listed_shards(place))
         raise
 
 
@@ -214,29 +167,6 @@ def _bytes(value: Tensor) -> memoryview:
     if flat.numel() == 0:
         return memoryview(b"")
     return flat.view(torch.uint8).numpy().data
-
-
-def _shards(weights: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]]:
-    group: list[str] = []
-    size = 0
-    for name, value in weights.items():
-        num_bytes = _info(name, value).num_bytes
-        if group and size + num_bytes > max_bytes:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += num_bytes
-    if group:
-        yield group
-
-
-def _shard_names(place: Path, count: int) -> list[str]:
-    """Names that no file of the folder bears, so that an old checkpoint stays whole."""
-    for stem in ("model", f"model-{secrets.token_hex(4)}"):
-        names = [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-        if not any((place / name).exists() for name in names):
-            break
-    return names
 
 
 def _listed_shards(place: Path) -> set[str]:

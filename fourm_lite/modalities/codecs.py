@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec, TokenCodec, class_colors
-from fourm_lite.modalities.codec_types import Codec, Crop
+from fourm_lite.modalities.array_codecs import (
+    FeatureCodec,
+    LabelCodec,
+    RasterCodec,
+    TokenCodec,
+    class_colors,
+)
+from fourm_lite.modalities.forks import BANDS, STATISTICS
 from fourm_lite.modalities.pictures import open_picture, picture_size
 from fourm_lite.modalities.pixel_codecs import (
     NORMALIZATIONS,
@@ -20,9 +26,7 @@ from fourm_lite.modalities.pixel_codecs import (
     normalize,
     standardize_depth,
 )
-from fourm_lite.modalities.raster_codec import RasterCodec
-from fourm_lite.modalities.spec import Modality
-from fourm_lite.modalities.terramind import BANDS, STATISTICS
+from fourm_lite.modalities.spec import Codec, Crop, Modality
 from fourm_lite.modalities.value_codecs import (
     BoxCodec,
     MetadataCodec,

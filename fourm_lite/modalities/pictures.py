@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.camera_files import develop, heif_formats, is_raw, reads_raw
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.spec import Crop
 from fourm_lite.reading.regular import read_photo
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Codecs of pictures: colours, depth, normals, yes-or-no masks, as normalised pixels.
 
-Every codec is a frozen value that fits `codec_types.Codec`.
+Every codec is a frozen value that fits `spec.Codec`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD, Crop
 from fourm_lite.modalities.pictures import (
     MAX_PIXELS,
     Resample,
@@ -25,6 +24,7 @@ from fourm_lite.modalities.pictures import (
     to_gray,
     to_rgb,
 )
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, Crop
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fourm_lite.errors import FourMError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.spec import Crop
 from fourm_lite.modalities.values import (
     Box,
     Color,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import FourMError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.spec import Crop
 
 Metadata = dict[str, float]
 """What is known of a picture as a whole: the name of a field -> its number."""

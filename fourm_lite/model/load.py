@@ -16,7 +16,7 @@ import torch
 
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError
 from fourm_lite.families.masked import FOURM, MaskedFamily, fork_of
-from fourm_lite.io.tensor_info import FLOATING
+from fourm_lite.io.weights_file import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import family_of
 from fourm_lite.modalities.spec import Modality
@@ -77,7 +77,7 @@ def load_model(
 
 def model_config(checkpoint: Checkpoint) -> FourMConfig:
     """The config of a checkpoint, ours or ml-4m's."""
-    from fourm_lite.io.keys import check_sizes
+    from fourm_lite.io.checkpoint import check_sizes
     from fourm_lite.io.ml4m import fourm_config
 
     config = dict(checkpoint.config)

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import ReadError
-from fourm_lite.photos.content import HeldContent
-from fourm_lite.photos.endings import is_picture, why_unread
-from fourm_lite.photos.item import Item, Skipped, Stream, clean_columns, printable
+from fourm_lite.photos.item import (
+    HeldContent,
+    Item,
+    Skipped,
+    Stream,
+    clean_columns,
+    is_picture,
+    printable,
+    why_unread,
+)
 from fourm_lite.photos.lists import parse_row
-from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import budget
 from fourm_lite.reading.tars import read_tar
 
 LARGEST_SIDECAR = 1 << 20

@@ -1,17 +1,108 @@
-"""What a source gives: photos with their own columns, and what was left out with its reason."""
+"""One photo of any source: id, name, bytes and columns; and what was left out, with its reason.
+
+Ids name photos: what is found by them, labels, tokens and figures, is found once or refused.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fourm_lite.errors import FourMError
+from fourm_lite.modalities.camera_files import HEIC, RAW, is_read, package_of
+from fourm_lite.modalities.pictures import SUFFIXES
 from fourm_lite.photos.columns import captions_of
-from fourm_lite.photos.content import FileContent
-from fourm_lite.photos.endings import PARQUET_ENDINGS, is_tar, stem_of
+from fourm_lite.reading.regular import open_regular, read_photo
 from fourm_lite.reading.remote import is_remote, place
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file that is read when its bytes are needed."""
+
+    path: Path
+
+    def __call__(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            ReadError: it is no regular file, larger than any photo, or may not be read
+        """
+        return read_photo(self.path)
+
+
+@dataclass(frozen=True)
+class HeldContent:
+    """Bytes that came with their source, a member of an archive or a cell of a table."""
+
+    data: bytes = field(repr=False)
+
+    def __call__(self) -> bytes:
+        """The bytes."""
+        return self.data
+
+
+def begins_with(path: Path, starts: tuple[bytes, ...], count: int = 8) -> bool:
+    """Whether a file begins with one of these; no where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read(count).startswith(starts)
+    except OSError:
+        return False
+
+
+_UNREAD = "jxl j2k jpx jpf psd xcf svg eps exr hdr tga ico"
+UNREAD = frozenset("." + ending for ending in _UNREAD.split()) | HEIC | RAW
+"""Endings of photos and drawings that are listed, unless an extra reads them."""
+
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PARQUET_ENDINGS = (".parquet", ".pq")
+LINE_ENDINGS = (".jsonl", ".ndjson")
+TEXT_ENDINGS = (".txt", ".txt.gz")
+
+
+def suffix_of(name: str) -> str:
+    """The ending of a file's name in lower case, with its dot.
+
+    >>> suffix_of("a/b.tar.JPG")
+    '.jpg'
+    """
+    return PurePosixPath(name).suffix.lower()
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as that of a picture does."""
+    ending = suffix_of(name)
+    return ending in SUFFIXES or is_read(ending)
+
+
+def why_unread(name: str) -> str:
+    """Why a photo of this name is not read; nothing where it is none, or is read."""
+    ending = suffix_of(name)
+    if ending not in UNREAD or is_read(ending):
+        return ""
+    package = package_of(ending)
+    first = f"pip install {package}, or " if package else ""
+    return f"{ending} is not read; {first}convert it to JPEG, PNG or WebP"
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file's name is that of a tar, perhaps compressed."""
+    return name.lower().endswith(TAR_ENDINGS)
+
+
+def stem_of(name: str) -> str:
+    """A relative name without its last ending.
+
+    >>> stem_of("a.b/c.d.jpg")
+    'a.b/c.d'
+    """
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + PurePosixPath(last).stem
+
 
 # What a row has already, and the arguments of ``Index.add``.
 TAKEN = frozenset(
@@ -135,3 +226,32 @@ def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     except ValueError:
         return None
     return {**rest, "captions": list(texts)} if said else rest
+
+
+def places_of(ids: Sequence[str], what: str) -> dict[str, int]:
+    """The place of each id.
+
+    >>> places_of(["a", "b"], "the labels")
+    {'a': 0, 'b': 1}
+
+    Raises:
+        FourMError: an id stands twice; `what` says in the error where
+    """
+    found = {name: place for place, name in enumerate(ids)}
+    if len(found) < len(ids):
+        twice = repeated(ids)
+        raise FourMError(
+            f"the id {twice!r} stands twice in {what}, so it is not known whose values are whose; "
+            "make them again from photos with ids of their own"
+        )
+    return found
+
+
+def repeated(ids: Iterable[str]) -> str | None:
+    """The first id that stands twice, or None."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

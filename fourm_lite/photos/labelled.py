@@ -19,8 +19,7 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 from fourm_lite.photos.columns import in_class_order, is_missing, labels_of
-from fourm_lite.photos.endings import is_tar
-from fourm_lite.photos.item import Skipped, printable
+from fourm_lite.photos.item import Skipped, is_tar, printable
 from fourm_lite.photos.records import LIST as LIST_OF_CAPTIONS
 from fourm_lite.photos.records import Listing, Record, as_records, list_records, listing_file
 from fourm_lite.photos.sources import folder_items

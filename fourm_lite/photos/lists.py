@@ -14,8 +14,7 @@ from typing import Any
 from fourm_lite.errors import FourMError, ReadError
 from fourm_lite.photos.columns import without_nan
 from fourm_lite.photos.item import Skipped, printable
-from fourm_lite.reading.budget import budget
-from fourm_lite.reading.regular import SMALL, lines_of, read_bytes, unzipped
+from fourm_lite.reading.regular import SMALL, budget, lines_of, read_bytes, unzipped
 
 MAX_DEPTH = 64
 

@@ -19,16 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import FourMError, ReadError, UnknownNameError, suggest
+from fourm_lite.modalities.crops import KEY, Mix, mix_of
 from fourm_lite.modalities.pictures import ENDINGS as _PICTURES
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.columns import captions_of, text_of
-from fourm_lite.photos.content import FileContent, read_file
-from fourm_lite.photos.endings import LINE_ENDINGS, PARQUET_ENDINGS, TEXT_ENDINGS, is_tar
-from fourm_lite.photos.item import Item, Skipped, Stream
+from fourm_lite.photos.item import (
+    LINE_ENDINGS,
+    PARQUET_ENDINGS,
+    TEXT_ENDINGS,
+    FileContent,
+    Item,
+    Skipped,
+    Stream,
+    is_tar,
+)
 from fourm_lite.photos.lists import text_lines
-from fourm_lite.photos.mix import KEY, Mix, mix_of
 from fourm_lite.photos.sources import folder_items, reader_of
 from fourm_lite.photos.table_rows import Naming, is_lance
+from fourm_lite.reading.regular import read_photo
 from fourm_lite.reading.remote import place as place_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +77,7 @@ class Record:
         Raises:
             OSError: its file is gone or may not be read
         """
-        return self.image if isinstance(self.image, bytes) else read_file(self.image)
+        return self.image if isinstance(self.image, bytes) else read_photo(self.image)
 
     def open_image(self) -> Any:
         """The photo, or the mixture, as an upright RGB PIL picture; see `pictures.open_rgb`.

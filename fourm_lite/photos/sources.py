@@ -16,16 +16,21 @@ from typing import Any
 
 from fourm_lite.errors import ConfigError, ReadError
 from fourm_lite.photos.archives import read_member, tar_items
-from fourm_lite.photos.content import begins_with, read_file
-from fourm_lite.photos.endings import (
+from fourm_lite.photos.item import (
     LINE_ENDINGS,
     PARQUET_ENDINGS,
+    Item,
+    Skipped,
+    Stream,
+    begins_with,
+    file_item,
     is_picture,
     is_tar,
+    printable,
+    split_uri,
     stem_of,
     why_unread,
 )
-from fourm_lite.photos.item import Item, Skipped, Stream, file_item, printable, split_uri
 from fourm_lite.photos.table_rows import (
     USUAL,
     Naming,
@@ -35,6 +40,7 @@ from fourm_lite.photos.table_rows import (
     parquet_items,
     read_row,
 )
+from fourm_lite.reading.regular import read_photo
 from fourm_lite.reading.remote import expand, files_below, is_remote
 
 SNIFFED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
@@ -132,7 +138,7 @@ def read_uri(uri: str) -> bytes:
     path, member = split_uri(uri)
     try:
         if not member:
-            return read_file(path)
+            return read_photo(path)
         return read_member(path, member) if is_tar(path.name) else read_row(path, int(member))
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise ConfigError(f"{uri} cannot be read any more: {error}") from error

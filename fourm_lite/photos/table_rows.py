@@ -1,20 +1,24 @@
 """Pictures that a table or list names or holds: JSONL, Parquet, and tables of LanceDB.
 
 A row gives its picture as bytes, as ``{bytes, path}``, or as the name of a file beside the list.
+A cell of Parquet can be stored once for many rows, so a small file may become large in memory: as
+many rows are read at once as fit the budget, were each as large as the largest that is possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.errors import suggest
+from fourm_lite.errors import ReadError, suggest
 from fourm_lite.names import is_inside
 from fourm_lite.photos.columns import is_missing, without_nan
-from fourm_lite.photos.content import FileContent, HeldContent
 from fourm_lite.photos.item import (
+    FileContent,
+    HeldContent,
     Item,
     Skipped,
     Stream,
@@ -23,9 +27,57 @@ from fourm_lite.photos.item import (
     printable,
 )
 from fourm_lite.photos.lists import json_rows
-from fourm_lite.reading.regular import PHOTO_BYTES, allowance, open_regular
+from fourm_lite.reading.regular import PHOTO_BYTES, allowance, budget, open_regular, too_large
 from fourm_lite.reading.remote import is_remote
-from fourm_lite.reading.tables import check_columns, check_table, is_absurd
+
+ABSURD = 1 << 40
+"""Bytes that no machine is asked for in earnest."""
+
+
+def check_table(metadata: Any, limit: int, what: str) -> int:
+    """How many rows of a Parquet file may be read at once, at least 1.
+
+    Args:
+        metadata: of pyarrow's ParquetFile
+        limit: bytes that may be read at once
+        what: the file, for errors
+
+    Raises:
+        ReadError: it has more rows or columns than are read, or a part of it is too large
+    """
+    rows, most = metadata.num_rows, max(budget().rows, limit)
+    if rows > most:
+        raise ReadError(
+            f"{what} says that it has {rows} rows, at most {most} are read of a file of this size"
+        )
+    check_columns(range(metadata.num_columns), what)
+    largest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        sizes = [group.column(i).total_uncompressed_size for i in range(group.num_columns)]
+        total = sum(size for size in sizes if size > 0)
+        if total > limit or any(size < 0 for size in sizes):
+            raise ReadError(too_large(f"part {number} of {what}", total, limit))
+        largest = max(largest, total)
+    return max(1, limit // largest)
+
+
+def check_columns(names: Sequence[Any] | range, what: str) -> None:
+    """Refuses a table of more columns than a row may have.
+
+    Raises:
+        ReadError: it has more
+    """
+    most = budget().columns
+    if len(names) > most:
+        raise ReadError(f"{what} has {len(names)} columns, at most {most} are read")
+
+
+def is_absurd(error: MemoryError) -> bool:
+    """Whether memory is short because a damaged file asked for more than there ever is."""
+    sizes = [int(digits) for digits in re.findall(r"\d{4,20}", str(error))]
+    return any(size > ABSURD for size in sizes)
+
 
 TABLE_ROWS = 64
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "bytes", "picture", "photo")

@@ -20,13 +20,11 @@ from torch import Tensor
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
 from fourm_lite.modalities import pictures
-from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec
+from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec, RasterCodec
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.codec_types import Codec, Crop
 from fourm_lite.modalities.codecs import codec_of
 from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
-from fourm_lite.modalities.raster_codec import RasterCodec
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.spec import Codec, Crop, Modality
 from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
 from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.tokenizers import Tokenizers

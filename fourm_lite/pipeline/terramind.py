@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fourm_lite.backbone.merged import MergedViT, Output
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.modalities.terramind import STATISTICS, key_of
+from fourm_lite.modalities.forks import STATISTICS, key_of
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import Grid, narrowed, square
 from fourm_lite.sampling.plan import Plan, Target

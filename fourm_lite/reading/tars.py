@@ -19,10 +19,10 @@ from typing import IO, Any
 
 from fourm_lite.errors import ReadError
 from fourm_lite.names import is_inside, shown
-from fourm_lite.reading.budget import budget
 from fourm_lite.reading.regular import (
     PHOTO_BYTES,
     allowance,
+    budget,
     limited,
     open_regular,
     size_of,

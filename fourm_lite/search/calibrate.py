@@ -8,15 +8,16 @@ and the weights of the reranker.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.progress import batches
 from fourm_lite.search.caption_confidence import (
     Captioned,
     RelevanceReport,
@@ -27,9 +28,14 @@ from fourm_lite.search.caption_confidence import (
     median_and_deviation,
 )
 from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD, SAMPLES
-from fourm_lite.search.index.confidence import Calibration
-from fourm_lite.search.index.confidence_fit import CalibrationReport, learn
-from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.confidence import (
+    Calibration,
+    auroc,
+    calibration_error,
+    first_features,
+    fit,
+)
+from fourm_lite.search.index.hits import Hits, Id
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.likelihood_scores import (
     Likelihood,
@@ -37,7 +43,6 @@ from fourm_lite.search.likelihood_scores import (
     codes_of,
     pictures_of,
 )
-from fourm_lite.search.parts import Given, check_weights
 from fourm_lite.search.rerank import rerank
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
@@ -48,7 +53,71 @@ from fourm_lite.search.rerank_weights import (
     fitted_choice,
     words_share,
 )
+from fourm_lite.search.search_file import Given, check_weights
 from fourm_lite.search.space import Inputs, Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationReport:
+    """How well the stored confidence tells right from wrong answers.
+
+    Units:
+        AUROC of the calibrated probability and of the bare score; ``error`` is the mean gap
+        between told and true shares. All on held-out queries, that the fit has not seen
+    """
+
+    queries: int
+    held_out: int
+    share_right: float
+    auroc: float
+    auroc_of_score: float
+    error: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields by name, for JSON."""
+        return asdict(self)
+
+
+def learn(
+    hits: Sequence[Hits],
+    right: Sequence[Collection[Id]],
+    *,
+    more: Mapping[str, Any] | None = None,
+    threshold: float = 0.5,
+) -> tuple[Calibration, CalibrationReport]:
+    """A calibration of answers in any order (by cosine, or reranked), and how well it does.
+
+    Args:
+        hits: the answers, at least one hit each
+        right: for every answer the ids that are right
+        more: features float[Q] by name beside score and margin, such as a likelihood
+        threshold: below this probability an answer is "no good match"
+
+    Returns:
+        the calibration, and the report of a trial fit on half of the answers
+    """
+    if len(hits) != len(right):
+        raise ShapeError(f"{len(hits)} queries came with {len(right)} sets of right ids")
+    if not all(len(one) for one in hits):
+        raise ConfigError("the index gave no hits; add rows before calibrating")
+    own = [first_features(one) for one in hits]
+    features = {name: np.array([each[name] for each in own]) for name in ("score", "margin")}
+    features |= {name: np.asarray(values, np.float64) for name, values in (more or {}).items()}
+    truth = np.array([one.ids[0] in set(ids) for one, ids in zip(hits, right, strict=True)])
+    order = np.random.default_rng(0).permutation(len(truth))
+    seen, unseen = order[: len(order) // 2], order[len(order) // 2 :]
+    trial = fit({k: v[seen] for k, v in features.items()}, truth[seen])
+    p = trial.p_right({k: v[unseen] for k, v in features.items()})
+    report = CalibrationReport(
+        queries=len(truth),
+        held_out=len(unseen),
+        share_right=float(truth.mean()),
+        auroc=auroc(p, truth[unseen]),
+        auroc_of_score=auroc(features["score"][unseen], truth[unseen]),
+        error=calibration_error(p, truth[unseen]),
+    )
+    return fit(features, truth, threshold=threshold), report
+
 
 RERANK, GIVEN_KEY, DEPTH_KEY = "rerank", "rerank_given", "rerank_depth"
 RERANKED, SAMPLES_KEY, VOCABULARY = "rerank_calibration", "spread_samples", "vocabulary"
@@ -278,8 +347,7 @@ def _fit(
 
 def _texts(likelihood: Likelihood, items: Sequence[Inputs], batch: int = 64) -> list[Tensor | None]:
     read = likelihood.space.pipe.read
-    parts = (items[start : start + batch] for start in range(0, len(items), batch))
-    return [text for part in parts for text in likelihood.texts(read(part))]
+    return [t for part in batches(items, batch) for t in likelihood.texts(read(part))]
 
 
 def _said(

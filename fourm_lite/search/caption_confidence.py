@@ -2,7 +2,7 @@
 
 Three kinds of questions. *Fitting*: captions of photos that are in the gallery, and beginnings of
 them, since people ask in fewer words; their answer is right if the photo or one whose captions
-match (`search.relevance`) is among the first hits. *Foreign*: things that few galleries have
+match (`CaptionRelevance`) is among the first hits. *Foreign*: things that few galleries have
 (`foreign.txt`, or the user's own), less those that the captions of this one have. *Lacking*:
 captions again, answered without the photos that match. The last two have no right answer.
 """
@@ -23,15 +23,16 @@ from fourm_lite.search.confidence_features import (
     CODES,
     FIRST,
     LIKELIHOOD,
+    CaptionRelevance,
     Question,
     Table,
+    Vocabulary,
     answer_features,
     names_for,
 )
 from fourm_lite.search.index.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.relevance import CaptionRelevance, Vocabulary
 from fourm_lite.search.space import Space
 
 MATCH, APART = 0.25, 0.15

@@ -20,9 +20,16 @@ from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing, replacing_folder, write_json
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.names import is_inside
-from fourm_lite.photos.content import HeldContent
-from fourm_lite.photos.endings import LINE_ENDINGS, TEXT_ENDINGS, is_tar
-from fourm_lite.photos.item import Item, Skipped, Stream, printable
+from fourm_lite.photos.item import (
+    LINE_ENDINGS,
+    TEXT_ENDINGS,
+    HeldContent,
+    Item,
+    Skipped,
+    Stream,
+    is_tar,
+    printable,
+)
 from fourm_lite.photos.lists import json_rows, text_lines
 from fourm_lite.photos.table_rows import FILE_COLUMNS, ID_COLUMNS
 from fourm_lite.reading.remote import expand, is_remote

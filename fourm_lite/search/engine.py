@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.embedders.pairs import PairReranker
+from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.plain_items import as_item
-from fourm_lite.search.allowed import allow, require_allowed
 from fourm_lite.search.calibrate import (
     DEPTH_KEY,
     RERANKED,
@@ -33,6 +32,7 @@ from fourm_lite.search.confidence_features import (
     LIKELIHOOD,
     SAMPLES,
     Question,
+    Vocabulary,
     answer_features,
     first_hit_features,
 )
@@ -40,13 +40,12 @@ from fourm_lite.search.index.confidence import RELEVANCE, Calibration, with_conf
 from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.index.manifest import OTHERWISE, Manifest
+from fourm_lite.search.index.manifest import OTHERWISE, Manifest, allow, require_allowed
 from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker
-from fourm_lite.search.parts import Given, Weights
 from fourm_lite.search.query import Query, query_vectors
-from fourm_lite.search.relevance import Vocabulary
 from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
+from fourm_lite.search.search_file import Given, Weights
 from fourm_lite.search.spaces import Space, is_embedder, open_space
 
 log = logging.getLogger(__name__)
@@ -281,7 +280,7 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
 
     Raises:
         ConfigError: the manifest names no model and none is given, or one that does not ship and
-            that the user never named (`search.allowed`)
+            that the user never named (`search.index.manifest`)
     """
     extra = manifest.extra
     given = {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""From pictures to an index that `fourm_lite.search` can ask: made and continued.
+"""From pictures, or their region features, to an index that is searched: made and continued.
 
 The manifest of an index says which model made its rows, so that a later run continues with the
 same one and a search refuses another space.
@@ -14,18 +14,50 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.embedders.base import Reads
-from fourm_lite.embedders.feature_files import found_in
-from fourm_lite.errors import ConfigError
-from fourm_lite.photos.exif import photo_facts
-from fourm_lite.photos.item import Skipped, Stream
+from fourm_lite.embedders.feature_files import found_in, pack, unpack
+from fourm_lite.embedders.features import Features, FeatureStore
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.photos.columns import photo_facts
+from fourm_lite.photos.item import Item, Skipped, Stream, printable
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.reading.remote import expand, is_remote
-from fourm_lite.search.allowed import allow
-from fourm_lite.search.index.feature_items import open_feature_sources, open_features
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
-from fourm_lite.search.index.manifest import read_manifest
+from fourm_lite.search.index.manifest import allow, read_manifest
 from fourm_lite.search.space import Space
+
+
+def open_feature_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
+    """The items of every store of features, one after the other; their bytes are an .npz.
+
+    Args:
+        paths: folders and files that `FeatureStore.open` takes
+        prefix: put before every id, so that two stores with equal ids keep apart
+
+    Raises:
+        ConfigError: a path holds no features; said before the first item
+    """
+    # Absolute, because a row outlives the folder that it was indexed from.
+    stores = [FeatureStore.open(Path(path).expanduser().absolute()) for path in paths]
+    return (
+        Item(prefix + printable(key), printable(store.where(key)), partial(_read, store, key))
+        for store in stores
+        for key in store
+    )
+
+
+def open_features(data: bytes) -> Features:
+    """What an item's bytes hold."""
+    return unpack(data)
+
+
+def _read(store: FeatureStore, key: str) -> bytes:
+    try:
+        return pack(store[key])
+    except FourMError as error:
+        # a reader of items skips what cannot be read and says why
+        raise OSError(0, str(error)) from error
+
 
 SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
     "pictures": (open_sources, None),

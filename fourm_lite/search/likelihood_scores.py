@@ -36,7 +36,6 @@ from fourm_lite.nn.blocks import Context
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.progress import Progress
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.search.parts import Given, UnseenError, check_given, check_weights
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     DEFAULT_WEIGHTS,
@@ -45,6 +44,7 @@ from fourm_lite.search.rerank_weights import (
     weighted,
     words_share,
 )
+from fourm_lite.search.search_file import Given, UnseenError, check_given, check_weights
 from fourm_lite.search.space import PICTURE, Inputs, Predictor, Space
 
 ROWS = 16

@@ -18,7 +18,6 @@ import torch
 
 from fourm_lite.embedders.base import (
     NetworkEmbedder,
-    Reads,
     fingerprint_module,
     sampled_fingerprint,
 )
@@ -29,10 +28,10 @@ from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.readers import find_modality
 from fourm_lite.pipeline.teacher import require_width, teacher_vectors
 from fourm_lite.pipeline.tokenizers import places
-from fourm_lite.progress import Progress
+from fourm_lite.progress import Progress, batches
 from fourm_lite.search.search_file import FittedSearch
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, FormerVerbs, Inputs
-from fourm_lite.search.whitening import Centre, QueryWhitening
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, Inputs, Space
+from fourm_lite.search.whitening import UNCENTRED, Centre, QueryWhitening
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.unit import Floats, unit
 
@@ -43,7 +42,7 @@ SAMPLED = 16
 
 
 @dataclass(frozen=True)
-class ModelSpace(FormerVerbs):
+class ModelSpace(Space):
     """The space of a global embedding that a 4M model predicts.
 
     Args:
@@ -66,7 +65,7 @@ class ModelSpace(FormerVerbs):
     steps: int = 1
     samples: int = 1
     teacher: NetworkEmbedder | None = None
-    centre: Centre = field(default_factory=Centre)
+    centre: Centre = UNCENTRED
     whitening: QueryWhitening | None = None
     seed: int = 0
     names: Mapping[str, Any] = field(default_factory=dict)
@@ -89,11 +88,6 @@ class ModelSpace(FormerVerbs):
     def width(self) -> int:
         """The width of the network's vectors."""
         return self.tokenizer.config.n_channels
-
-    @property
-    def reads(self) -> Reads:
-        """A 4M model reads photos."""
-        return "pictures"
 
     @property
     def codebook_size(self) -> int | None:
@@ -157,15 +151,12 @@ class ModelSpace(FormerVerbs):
         as a photo shall find itself.
         """
         parts = []
-        for start in range(0, len(items), batch_size):
-            part = items[start : start + batch_size]
+        for part in batches(items, batch_size, progress):
             found = self.compared(self.raw_queries(part))
             if self.whitening is not None:
                 guessed = np.array([self._is_guessed(item) for item in part])
                 found[guessed] = self.whitening(found[guessed])
             parts.append(found)
-            if progress is not None:
-                progress(min(start + batch_size, len(items)), len(items))
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
     def _is_guessed(self, item: Inputs) -> bool:
@@ -195,13 +186,10 @@ class ModelSpace(FormerVerbs):
     ) -> tuple[Floats, Codes]:
         """Unit vectors float32[N, E] and codes int64[N, L] of a gallery."""
         vectors, codes = [], []
-        for start in range(0, len(pictures), batch_size):
-            part = list(pictures[start : start + batch_size])
+        for part in batches(pictures, batch_size, progress):
             raw = self.raw_documents(part)
             vectors.append(self.compared(raw))
             codes.append(self.codes(raw.mean(axis=1)))
-            if progress is not None:
-                progress(start + len(part), len(pictures))
         if not vectors:
             empty = np.empty((0, self.target.max_tokens), np.int64)
             return np.empty((0, self.width), np.float32), empty
@@ -247,8 +235,7 @@ class ModelSpace(FormerVerbs):
             return None
         drawn = replace(self, decode="sample", steps=1, samples=samples)
         parts = [
-            dispersion(self.centre(drawn.raw_queries(items[start : start + SAMPLED])))
-            for start in range(0, len(items), SAMPLED)
+            dispersion(self.centre(drawn.raw_queries(part))) for part in batches(items, SAMPLED)
         ]
         return np.concatenate(parts)
 

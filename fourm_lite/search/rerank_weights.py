@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.parts import DIRECTIONS, Given, Weights, check_weights
-from fourm_lite.search.search_file import FittedSearch
+from fourm_lite.search.search_file import DIRECTIONS, FittedSearch, Given, Weights, check_weights
 
 Floats = npt.NDArray[np.float32]
 Parts = Mapping[str, npt.NDArray[Any]]

@@ -1,4 +1,4 @@
-"""What was learnt about searching with a model, kept beside it as `search.json`.
+"""What a reranker weighs, and what was fitted for searches with a model, kept as `search.json`.
 
 How the first hits are reranked, and how sure an answer is: both from photos with captions that the
 model was not trained on (`fourm-lite calibrate`). They belong to one embedding of the model, and to
@@ -7,15 +7,54 @@ its weights: a copy that is trained further needs new ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from fourm_lite.errors import CheckpointError, FourMError
+import numpy as np
+
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
 from fourm_lite.io.files import write_json
 from fourm_lite.io.strict_json import read_json_object
-from fourm_lite.search.parts import DIRECTIONS, Given, Weights, check_given, check_weights
+
+Weights = Mapping[str, float]
+Given = Literal["codes", "pixels", "both"]
+GIVEN: tuple[Given, ...] = ("codes", "pixels", "both")
+"""What of a candidate its words are said from."""
+PARTS = ("cosine", "codes", "caption", "prior")
+DIRECTIONS = ("text_to_image", "image_to_text")
+
+
+class UnseenError(ConfigError):
+    """A reranker cannot look at some hits; `uris` are theirs."""
+
+    def __init__(self, message: str, uris: Sequence[str]) -> None:
+        super().__init__(message)
+        self.uris = frozenset(uris)
+
+
+def check_given(given: Any) -> Given:
+    """Refuses what is none of `GIVEN`."""
+    if given not in GIVEN:
+        raise ConfigError(
+            f"words are said from one of {', '.join(GIVEN)}, got {given!r}."
+            f"{suggest(str(given), GIVEN)}"
+        )
+    return cast(Given, given)
+
+
+def check_weights(weights: Any) -> Weights:
+    """Refuses unknown parts and weights that are no numbers."""
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"weights are numbers by part ({', '.join(PARTS)}), got {weights!r:.80}")
+    for name, value in weights.items():
+        if name not in PARTS:
+            raise ConfigError(f"there is no part {name!r} to weigh.{suggest(str(name), PARTS)}")
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            raise ConfigError(f"the weight of {name!r} is a finite number, got {value!r}")
+    return weights
+
 
 FILE = "search.json"
 FORMAT = 1

@@ -18,10 +18,9 @@ from fourm_lite.pipeline.embedding import Decode
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target
 from fourm_lite.pipeline.tokenizers import Given, lasting, with_text
-from fourm_lite.search.dual_encoder import DualEncoderSpace
 from fourm_lite.search.model_space import CENTRED, ModelSpace
 from fourm_lite.search.search_file import read_fitted
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, Inputs, Space
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, DualEncoderSpace, Inputs, Space
 from fourm_lite.search.whitening import Centre, QueryWhitening, read_whitening
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 

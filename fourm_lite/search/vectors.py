@@ -22,8 +22,7 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.photos.table_rows import opened_lance
 from fourm_lite.reading.arrays import open_npz
-from fourm_lite.reading.budget import budget
-from fourm_lite.reading.regular import check_size, read_text
+from fourm_lite.reading.regular import budget, check_size, read_text
 from fourm_lite.search.index.exact import Block, nearest
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import FILE as MANIFEST

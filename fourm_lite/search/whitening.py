@@ -154,6 +154,10 @@ class Centre:
         return unit((unit(x) if self.unit_first else x) - self.mean)
 
 
+UNCENTRED = Centre()
+"""Nothing is taken off."""
+
+
 def gallery_centre(raw: Floats) -> Centre:
     """The centre of a gallery's own mean.
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.io.files import remove_leftovers, write_whole
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone, remove_leftovers, write_whole
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.names import check_name
-from fourm_lite.reading.budget import budget
-from fourm_lite.reading.regular import read_bytes, read_text
+from fourm_lite.reading.regular import budget, read_bytes, read_text
 
 if TYPE_CHECKING:
     from fourm_lite.pipeline.pipeline import FourMPipeline

@@ -232,7 +232,7 @@ class JointTask:
         return model(texts).pooled(kinds), model(images).pooled(kinds)
 
     def validate(self, step: int) -> dict[str, float]:
-        """Nothing: figures of search are those of `search.retrieve_rerank`."""
+        """Nothing: figures of search are those of `search.rerank`."""
         return {}
 
     def save(self, folder: Path) -> None:

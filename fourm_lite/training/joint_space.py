@@ -28,8 +28,7 @@ from fourm_lite.data.shards import aligned
 from fourm_lite.data.text_labels import label_by_encoder
 from fourm_lite.data.unread import usable
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.embedders.joint_heads import Bags, JointHeads, WordWeights
-from fourm_lite.embedders.joint_space import save_joint_space
+from fourm_lite.embedders.joint_space import Bags, JointHeads, WordWeights, save_joint_space
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.recipe import from_toml

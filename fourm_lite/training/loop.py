@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, FourMError, check_most
-from fourm_lite.io.files import remove_leftovers
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone, remove_leftovers
 from fourm_lite.progress import StepProgress
 from fourm_lite.training.batches import Batches, Stream, in_processes, in_threads
 from fourm_lite.training.checkpoints import (

@@ -19,9 +19,8 @@ from fourm_lite.data.tokenized import FORMS
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.recipe import from_toml
-from fourm_lite.modalities.codec_types import Crop
 from fourm_lite.modalities.crops import CropPolicy, cut_image, random_crop
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.photos.records import Record, read_caption_list
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer

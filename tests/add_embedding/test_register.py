@@ -17,7 +17,7 @@ from fourm_lite import FourMPipeline, load_model, open_space, register_embedding
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io import files
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone
 
 QUICK = {"steps": 3, "batch_size": 8, "tokenizer_steps": 4, "tokens": 4}
 
@@ -116,7 +116,7 @@ def test_a_second_call_skips_every_stage(added, grown_from, pack):
         raise AssertionError("the network was asked again")
 
     never.__module__, never.__qualname__ = "conftest", "pixels_4x4"
-    from fourm_lite.embedders.functions import wrap_callable
+    from fourm_lite.embedders.load import wrap_callable
 
     again = wrap_callable(never, name=added.report["embedder"]["name"].removeprefix("callable:"))
     again.__dict__["dim"] = 48

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fourm_lite.data.text_labels import whitening
-from fourm_lite.embedders.joint_heads import JointHeads, WordWeights
+from fourm_lite.embedders.joint_space import JointHeads, WordWeights
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.retrieval import evaluate_retrieval

@@ -31,7 +31,7 @@ from fourm_lite.embedders.mmt.regions import RegionReader, join_batch
 from fourm_lite.embedders.mmt.reranker import JointReranker
 from fourm_lite.embedders.mmt.words import Words
 from fourm_lite.families.masked import TERRAMIND
-from fourm_lite.modalities.terramind import TERRAMIND_MODALITIES
+from fourm_lite.modalities.forks import TERRAMIND_MODALITIES
 from fourm_lite.model.config import PRESETS, FourMConfig
 
 pytestmark = pytest.mark.bench

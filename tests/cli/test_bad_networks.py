@@ -9,7 +9,7 @@ from tiny_networks import clip, dinov2, save_network
 from tiny_pipeline import photo
 
 from fourm_lite.cli import main
-from fourm_lite.embedders.functions import wrap_callable
+from fourm_lite.embedders.load import wrap_callable
 
 
 def refused(capsys, *words):

@@ -14,10 +14,14 @@ from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite import FourMPipeline
 from fourm_lite.cli import main
-from fourm_lite.embedders import zeroshot
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.zero_shot import EMBEDDING_TEMPERATURE, classify_by_embedding
+from fourm_lite.evaluate.zero_shot import (
+    EMBEDDING_TEMPERATURE,
+    as_dual_encoder,
+    classify,
+    open_classifier,
+)
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.search.spaces import open_space
 from fourm_lite.search.whitening import Centre
@@ -116,7 +120,7 @@ def test_a_class_may_have_several_names(capsys, twin, paths):
 
     assert code == 0, err
     names = {"cat": ["a red cat", "the cat"], "dog": "dog"}
-    want = zeroshot.classify(load_embedder(f"hf:{twin}"), paths, names).probabilities
+    want = classify(load_embedder(f"hf:{twin}"), paths, names).probabilities
     for got, row in zip(chances(json.loads(shown)), want.tolist(), strict=True):
         assert got == pytest.approx(dict(zip(names, row, strict=True)), abs=1e-5)
 
@@ -174,15 +178,14 @@ def test_a_models_centre_is_taken_off(model, paths):
     mean = space.raw_queries([{"caption": "two birds"}]).mean(axis=(0, 1))
     centred = replace(space, centre=Centre(mean, "test"))
 
-    plain = classify_by_embedding(space, paths, LABELS)
-    other = classify_by_embedding(centred, paths, LABELS)
+    plain, other = (classify(as_dual_encoder(s), paths, LABELS) for s in (space, centred))
 
     words = centred.encode_query([{"caption": label} for label in LABELS])
     photos = centred.encode_query([{"rgb": path} for path in paths])
     assert np.allclose(other.logits, photos @ words.T / EMBEDDING_TEMPERATURE, atol=1e-4)
     assert not np.allclose(other.logits, plain.logits, atol=1e-2)
     with pytest.raises(ConfigError, match="above 0"):
-        classify_by_embedding(space, paths, LABELS, temperature=0.0)
+        open_classifier(str(model), LABELS, temperature=0.0)
 
 
 def test_a_model_judges_by_the_likelihood_of_words(capsys, model, paths, tmp_path):

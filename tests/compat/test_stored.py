@@ -20,10 +20,10 @@ from fourm_lite.embedders import image_configs
 from fourm_lite.embedders.former import former_texts
 from fourm_lite.errors import ConfigError
 from fourm_lite.finetune.task import RECORD, Validations
-from fourm_lite.search.dual_encoder import DualEncoderSpace
 from fourm_lite.search.engine import require_same_space
 from fourm_lite.search.gallery import index_photos, open_index
 from fourm_lite.search.index.index import Index
+from fourm_lite.search.space import DualEncoderSpace
 from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.training.loop import fit
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fourm_lite.cli import main
-from fourm_lite.embedders import efficientnet
-from fourm_lite.embedders.convert import CONVERSIONS, convert_pth
+from fourm_lite.embedders.convert import CONVERSIONS, convert_pth, timm_config, timm_names
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.embedders.pth import read_pth
@@ -216,8 +215,8 @@ def test_efficientnet_lite_becomes_a_timm_folder(number, tmp_path):
         for i, (key, shape) in enumerate(shapes.items())
     }
 
-    named = efficientnet.timm_names(held)
-    config = efficientnet.timm_config(named)
+    named = timm_names(held)
+    config = timm_config(named)
 
     assert {key: value.shape for key, value in named.items()} == shapes
     assert [float(v.flatten()[0]) for v in named.values()] == [i % 100 for i in range(len(shapes))]

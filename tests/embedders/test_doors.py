@@ -11,7 +11,7 @@ from fourm_lite import FourMPipeline
 from fourm_lite.embedders.image_configs import PRESETS, from_timm, from_transformers
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.modalities.pictures import decode, open_rgb
-from fourm_lite.search.dual_encoder import DualEncoderSpace
+from fourm_lite.search.space import DualEncoderSpace
 
 pytest.importorskip("torchvision")
 

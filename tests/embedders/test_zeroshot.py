@@ -9,13 +9,13 @@ from tiny_networks import clip, siglip
 
 from fourm_lite.embedders.base import LogitScale
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.zeroshot import (
+from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.evaluate.zero_shot import (
     PHOTO_TEMPLATES,
     ZeroShotClassifier,
     classify,
     label_vectors,
 )
-from fourm_lite.errors import ConfigError, FourMError
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 

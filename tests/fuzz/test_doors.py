@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_lite.reading.budget import budget, set_budget
+from fourm_lite.reading.regular import budget, set_budget
 
 from .doors import DOORS, SLOW
 from .limits import within_limits

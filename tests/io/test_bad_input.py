@@ -21,7 +21,7 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import read
 from fourm_lite.io.ml4m import FM_NAMES
-from fourm_lite.io.tensor_info import TensorInfo
+from fourm_lite.io.weights_file import TensorInfo
 from fourm_lite.io.writing import encode_header, write_file
 from fourm_lite.model.load import load_model
 from fourm_lite.tokenization.load import load_tokenizer

@@ -3,8 +3,8 @@ import time
 import pytest
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.io.keys import check_keys, check_sizes
-from fourm_lite.io.tensor_info import TensorInfo
+from fourm_lite.io.checkpoint import check_keys, check_sizes
+from fourm_lite.io.weights_file import TensorInfo
 
 
 def test_equal_names_pass_in_any_order():

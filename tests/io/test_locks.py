@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from fourm_lite.errors import FourMError
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone
 
 HOLD = """
 import os, sys, time
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone
 with alone(sys.argv[1]):
     child = os.fork()
     if child == 0:  # a child that outlives its killed parent

@@ -1,7 +1,7 @@
 import pytest
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.file_metadata import MAX_LITERAL, parse_value, read_metadata
+from fourm_lite.io.weights_file import MAX_LITERAL, parse_value, read_metadata
 
 VALUES = [
     None, True, False, 0, -3, 4, 4.0, 0.99, 1e-05, -1.5e20, "GELU", "rgb@224", "", "no", "yes",

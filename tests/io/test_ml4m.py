@@ -6,7 +6,7 @@ import torch
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.ml4m import FM_NAMES, fourm_config
-from fourm_lite.io.tensor_info import TensorInfo
+from fourm_lite.io.weights_file import TensorInfo
 from fourm_lite.io.writing import write_file
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import IN, Modality

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from fourm_lite.errors import CheckpointError
-from fourm_lite.io.tensor_info import TensorInfo
-from fourm_lite.io.weights_file import WeightsFile
+from fourm_lite.io.weights_file import TensorInfo, WeightsFile
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 EIGHT = bytes(8)

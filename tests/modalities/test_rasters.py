@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fourm_lite.errors import FourMError, ReadError, ShapeError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.array_codecs import RasterCodec
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.raster_codec import RasterCodec
-from fourm_lite.modalities.terramind import STATISTICS, TERRAMIND_MODALITIES
-from fourm_lite.reading.budget import budget, set_budget
+from fourm_lite.modalities.forks import STATISTICS, TERRAMIND_MODALITIES
+from fourm_lite.modalities.spec import Crop
+from fourm_lite.reading.regular import budget, set_budget
 
 rasterio = pytest.importorskip("rasterio")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fourm_lite import load_model
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.modalities.aion import AION_MODALITIES, CATALOG_OFFSET
+from fourm_lite.modalities.forks import AION_MODALITIES, CATALOG_OFFSET
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.likelihood import joint_logits, joint_states
 from fourm_lite.tokenization.aion.catalog import FIELDS, Catalog

@@ -17,7 +17,7 @@ from fourm_lite.embedders.mmt.embedder import JointEmbedder, states_of
 from fourm_lite.embedders.mmt.load import Joint, open_joint
 from fourm_lite.embedders.mmt.reranker import JointReranker
 from fourm_lite.embedders.rerankers import load_reranker
-from fourm_lite.search.retrieve_rerank import CROSS, RetrieveRerank, caption_measures
+from fourm_lite.search.rerank import CROSS, RetrieveRerank, caption_measures
 from fourm_lite.training.losses import (
     contrastive_loss,
     hardest_triplet_loss,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fourm_lite import load_model
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.embedders.pth import read_pth
-from fourm_lite.modalities.terramind import (
+from fourm_lite.modalities.forks import (
     BANDS,
     STATISTICS,
     TERRAMIND_MODALITIES,

@@ -20,8 +20,7 @@ from torch import Tensor
 from fourm_lite.data.masking import give, mask_grid, mask_sequence, want
 from fourm_lite.modalities import codecs
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.codec_types import Crop
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
 from fourm_lite.tokenization.vq.randomness import ThreeSources
 from fourm_lite.tokenization.words import boxes, human_poses, metadata

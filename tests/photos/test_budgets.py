@@ -18,7 +18,7 @@ from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.records import read_records
 from fourm_lite.photos.sources import open_sources
-from fourm_lite.reading.budget import budget, set_budget
+from fourm_lite.reading.regular import budget, set_budget
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import index_items
 

@@ -9,7 +9,7 @@ from PIL import Image
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities import camera_files
 from fourm_lite.modalities.pictures import open_rgb
-from fourm_lite.photos.exif import photo_facts
+from fourm_lite.photos.columns import photo_facts
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.search.index.index import Index

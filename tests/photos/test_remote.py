@@ -13,7 +13,7 @@ from PIL import Image
 from fourm_lite.errors import ConfigError
 from fourm_lite.photos.item import Item, Skipped
 from fourm_lite.photos.sources import open_sources, read_uri
-from fourm_lite.reading.budget import set_budget
+from fourm_lite.reading.regular import set_budget
 from fourm_lite.reading.remote import expand, place
 
 

@@ -13,7 +13,7 @@ from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
-from fourm_lite.modalities.terramind import coords_of, key_of
+from fourm_lite.modalities.forks import coords_of, key_of
 from fourm_lite.model.load import narrowed
 from fourm_lite.pipeline.terramind import (
     Chain,

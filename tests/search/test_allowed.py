@@ -8,9 +8,8 @@ import shutil
 import pytest
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.allowed import require_allowed
 from fourm_lite.search.engine import Search
-from fourm_lite.search.index.manifest import read_manifest, write_manifest
+from fourm_lite.search.index.manifest import read_manifest, require_allowed, write_manifest
 
 
 @pytest.fixture

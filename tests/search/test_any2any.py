@@ -105,7 +105,7 @@ def test_the_verb_measures_every_cell_and_draws_no_photo(tmp_path, capsys, pack,
 
 
 def test_a_gallery_leaves_out_colours_that_come_from_pixels(pack, pipe):
-    from fourm_lite.evaluate.any_to_any_sheet import _may_show
+    from fourm_lite.evaluate.any_to_any import _may_show
 
     assert not _may_show(("pixels",), "rgb")
     assert _may_show(("caption",), "rgb")

@@ -19,13 +19,12 @@ from fourm_lite.search.caption_confidence import (
     lessons_of,
     median_and_deviation,
 )
-from fourm_lite.search.confidence_features import Question
+from fourm_lite.search.confidence_features import CaptionRelevance, Question, Vocabulary, stems
 from fourm_lite.search.engine import Search
 from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query
-from fourm_lite.search.relevance import CaptionRelevance, Vocabulary, stems
 from fourm_lite.unit import unit
 
 THINGS = [f"thing{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(5)]

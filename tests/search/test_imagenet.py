@@ -10,7 +10,7 @@ from tiny_pipeline import photo
 
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.imagenet import as_imagenet, imagenet_names, templates_of
+from fourm_lite.evaluate.photo_classes import as_imagenet, imagenet_names, templates_of
 from fourm_lite.photos.labelled import read_labelled
 
 pytest.importorskip("open_clip")

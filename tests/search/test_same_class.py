@@ -4,7 +4,7 @@ from tiny_photos import write_list
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.evaluate.same_class import evaluate_same_class
+from fourm_lite.evaluate.retrieval import evaluate_same_class
 from fourm_lite.metrics.ranking import same_class_retrieval
 from fourm_lite.search.spaces import open_space
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
-from fourm_lite.modalities.aion import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
+from fourm_lite.modalities.forks import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
 from fourm_lite.tokenization.aion.catalog import Catalog, CatalogCodec
 from fourm_lite.tokenization.aion.images import SkyImage, cropped
 from fourm_lite.tokenization.aion.load import Codecs, load_codec, load_codecs

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.codec_types import Crop
+from fourm_lite.modalities.spec import Crop
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
 from fourm_lite.tokenization.vq.randomness import TorchSource
 from fourm_lite.tokenization.words.boxes import (

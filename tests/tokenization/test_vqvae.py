@@ -7,7 +7,7 @@ import torch
 from vq_configs import diffusion_config, global_config, image_config
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.losses import reconstruction_loss
 

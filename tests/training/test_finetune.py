@@ -24,7 +24,7 @@ from fourm_lite.finetune.probe import (
     set_linear_head,
 )
 from fourm_lite.finetune.task import MixConfig, predict
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone
 from fourm_lite.photos.labelled import read_labelled, read_splits
 from fourm_lite.training import loop
 from fourm_lite.training.loop import checkpoints

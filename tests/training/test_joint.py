@@ -12,7 +12,7 @@ from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.embedders.rerankers import load_reranker
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.retrieve_rerank import caption_measures
+from fourm_lite.search.rerank import caption_measures
 from fourm_lite.training.joint_encoder import JointRecipe, joint_training
 from fourm_lite.training.loop import fit
 

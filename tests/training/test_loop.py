@@ -22,7 +22,7 @@ from tiny_training import (
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, StorageError
 from fourm_lite.io import files
-from fourm_lite.io.locks import alone
+from fourm_lite.io.files import alone
 from fourm_lite.training import loop
 from fourm_lite.training.checkpoints import FILES, checkpoints
 from fourm_lite.training.loop import TrainConfig, fit

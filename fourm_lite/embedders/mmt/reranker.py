@@ -19,7 +19,7 @@ from fourm_lite.embedders.mmt.load import Joint, open_joint
 from fourm_lite.embedders.mmt.network import States
 from fourm_lite.embedders.mmt.regions import Regions, join_batch
 from fourm_lite.embedders.mmt.words import Text
-from fourm_lite.embedders.pairs import PairReranker, as_pairs
+from fourm_lite.embedders.rerankers import PairReranker, as_pairs
 from fourm_lite.errors import ConfigError, suggest
 
 Read = tuple[tuple[list[int], list[int]], Regions]

@@ -6,7 +6,7 @@ the query, or that the first hits show what was asked for (`RELEVANCE`), whichev
 A cosine of 0.3 means nothing by itself. A calibration is fitted on queries whose right answers are
 known, and turns the features of an answer (its best score, the margin to the second, and whatever
 else the caller measured, such as a likelihood) into ``p_right``. It is plain numbers, stored in the
-index. Features is larger where the answer is better, except for names in ``FALLING``.
+index. A feature is larger where the answer is better, except for names in ``FALLING``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Method = Literal["isotonic", "logistic"]
 Array = npt.NDArray[np.float64]
 
 FALLING = frozenset({"spread"})
-"""Features that is smaller where the answer is better."""
+"""Features that are smaller where the answer is better."""
 
 FIRST_HIT, RELEVANCE = "first hit", "relevance"
 MEANINGS = {
@@ -47,9 +47,10 @@ class Calibration:
 
     Units:
         ``names`` are the features it reads. logistic: p = 1 / (1 + exp(-(bias + sum of weights *
-        (features - centres) / scales))). isotonic: one feature, p is interpolated
-        between the points (xs, ys). Below ``threshold`` an answer is no good match. ``meaning`` is
-        one of ``MEANINGS``; those that were stored before there were several have none
+        (features - centres) / scales))). isotonic, as indexes of earlier versions hold it: one
+        feature, p is interpolated between the points (xs, ys). Below ``threshold`` an answer is no
+        good match. ``meaning`` is one of ``MEANINGS``; those that were stored before there were
+        several have none
     """
 
     method: Method
@@ -112,19 +113,18 @@ def fit(
     features: Mapping[str, Any],
     right: Any,
     *,
-    method: Method = "logistic",
     threshold: float = 0.5,
     counts: Any = None,
     meaning: str = FIRST_HIT,
 ) -> Calibration:
-    """Fits a calibration to answers whose rightness is known.
+    """Fits a logistic calibration to answers whose rightness is known.
 
     Shapes:
         features: float[Q] by name
         right: bool[Q]
-        counts: float[Q], how much each answer counts; all alike if not given; logistic only
+        counts: float[Q], how much each answer counts; all alike if not given
     Raises:
-        ConfigError: all answers are right or all are wrong, or isotonic with several names
+        ConfigError: all answers are right or all are wrong
     """
     names = tuple(features)
     truth = np.asarray(right, dtype=bool)
@@ -136,42 +136,9 @@ def fit(
             f"a calibration learns from right and wrong answers, all {len(truth)} are "
             f"{'right' if truth.all() else 'wrong'}; give harder or easier queries"
         )
-    shared: dict[str, Any] = {"names": names, "threshold": threshold, "queries": len(truth)}
-    shared["meaning"] = meaning
-    if method == "logistic":
-        mass = np.ones(len(truth)) if counts is None else np.asarray(counts, np.float64)
-        return _fit_logistic(table, truth, mass * len(mass) / mass.sum(), shared)
-    if method != "isotonic":
-        raise ConfigError(f"method is 'isotonic' or 'logistic', got {method!r}")
-    if len(names) != 1:
-        raise ConfigError(f"isotonic reads one feature, got {', '.join(names)}; use logistic")
-    sign = -1.0 if names[0] in FALLING else 1.0
-    xs, ys = isotonic(sign * table[:, 0], truth.astype(np.float64))
-    xs, ys = (xs, ys) if sign > 0 else (-xs[::-1], ys[::-1])
-    return Calibration(method="isotonic", xs=tuple(xs), ys=tuple(ys), **shared)
-
-
-def isotonic(x: Array, y: Array) -> tuple[Array, Array]:
-    """The non-decreasing curve nearest to y in squares: its x points and their values.
-
-    Equal x are one point. Pool adjacent violators: neighbours that fall are averaged until none do.
-
-    >>> isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]))[1].tolist()
-    [0.0, 0.5, 0.5, 1.0]
-    """
-    points, place = np.unique(x, return_inverse=True)
-    weight = np.bincount(place).astype(np.float64)
-    mean = np.bincount(place, weights=y) / weight
-    blocks: list[tuple[float, float, int]] = []  # value, weight, number of points
-    for value, mass in zip(mean, weight, strict=True):
-        block = (float(value), float(mass), 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            left = blocks.pop()
-            total = left[1] + block[1]
-            pooled = (left[0] * left[1] + block[0] * block[1]) / total
-            block = (pooled, total, left[2] + block[2])
-        blocks.append(block)
-    return points, np.repeat([b[0] for b in blocks], [b[2] for b in blocks])
+    mass = np.ones(len(truth)) if counts is None else np.asarray(counts, np.float64)
+    shared = {"names": names, "threshold": threshold, "queries": len(truth), "meaning": meaning}
+    return _fit_logistic(table, truth, mass * len(mass) / mass.sum(), shared)
 
 
 def first_features(hits: Hits) -> dict[str, float]:
@@ -185,7 +152,7 @@ def first_features(hits: Hits) -> dict[str, float]:
 def with_confidence(hits: Hits, calibration: Calibration | None, **more: float) -> Hits:
     """The hits with ``p_right`` and ``good_match``.
 
-    They stay unknown where there is no calibration, or where it reads features (such as a
+    They stay unknown where there is no calibration, or where it reads a feature (such as a
     likelihood) that is neither in the hits nor in ``more``. No hits are no good match.
     """
     if calibration is None:
@@ -243,7 +210,7 @@ def _fit_logistic(
 ) -> Calibration:
     """A logistic regression in which a better feature never lowers the probability.
 
-    Features that would get a weight of the wrong sign says nothing beside the others: it gets none.
+    A feature whose weight would have the wrong sign says nothing beside the others: it gets none.
     """
     centres, scales = table.mean(0), table.std(0)
     scales = np.where(scales > 0, scales, 1.0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError, check_most
 from fourm_lite.modalities.pictures import MAX_PIXELS, open_rgb
-from fourm_lite.photos.exif import photo_facts
+from fourm_lite.photos.columns import photo_facts
 from fourm_lite.photos.item import Item, Skipped, split_uri
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.loading import (

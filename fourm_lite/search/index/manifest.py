@@ -3,25 +3,34 @@
 One small JSON file beside the rows. A query that was made by another model would get an answer
 that looks right and is wrong, so the manifest names its space and refuses every other one.
 Written whole or not at all; works on a local folder and on an object-store address.
+
+An index may come from anywhere, and its manifest names a model and tokenizers by path or hub id.
+Opened are what ships, what `modalities.published` lists, and what the user named: that is written
+down, one name a line, in the folder of `FOURM_LITE_CACHE`. Any other name is told to whoever opens
+the index.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.files import remove_leftovers, write_whole
-from fourm_lite.io.locks import alone
+from fourm_lite.embedders.load import FAMILIES
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.io.files import alone, remove_leftovers, write_whole
+from fourm_lite.io.hub import shipped
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
+from fourm_lite.modalities.published import FAMILIES as PUBLISHED
 from fourm_lite.reading.regular import read_text
+from fourm_lite.tokenization.words.fetch import cache_folder
 
 FILE = "manifest.json"
 EMPTY = {FILE, "readers.lock"}
@@ -224,3 +233,91 @@ def _reaching(path: str) -> Iterator[None]:
             f"the object store of {path} cannot be reached ({reason}); look at the address, the "
             "credentials and the network"
         ) from error
+
+
+log = logging.getLogger(__name__)
+
+NAMED = "named_by_you.txt"
+MAX_BYTES = 4 << 20
+
+
+def allow(sources: Iterable[Any]) -> None:
+    """Writes down what the user named: paths, hub ids and `hf:...`; open models are left out."""
+    known = _known()
+    texts = [s for s in _parts(list(sources)) if _is_text(s)]
+    fresh = [n for s in texts if (n := _place(s)) not in known and "\n" not in n]
+    if not fresh:
+        return
+    file = cache_folder() / NAMED
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8", errors="surrogateescape") as lines:
+            lines.write("".join(f"{name}\n" for name in fresh))
+    except OSError as error:
+        log.debug("%s cannot be written (%s): names will be asked for again", file, error)
+
+
+def require_allowed(source: Any, option: str) -> None:
+    """Refuses what a manifest names and the user never did.
+
+    Raises:
+        ConfigError: it neither ships with fourm_lite, nor is a published 4M model or tokenizer, nor
+            was given on this machine before
+    """
+    known = _known()
+    if all(_is_text(s) and (_is_ours(s) or _place(s) in known) for s in _parts(source)):
+        return
+    raise ConfigError(
+        f"the index names {str(source)[:200]!r}, which you have not used on this machine: an index "
+        f"from elsewhere does not choose what is opened. If you trust it, say {option}"
+    )
+
+
+def _parts(source: Any) -> Iterator[Any]:
+    """The sources of what `tokenizers=` takes: a word, name=source, or several of them."""
+    if isinstance(source, list | tuple):
+        for part in source:
+            yield from _parts(part)
+    elif isinstance(source, str) and not os.path.lexists(source):
+        name, equals, rest = source.partition("=")
+        yield rest if equals and name.replace("@", "_").isidentifier() else source
+    elif source is not None:
+        yield source
+
+
+def _is_text(source: Any) -> bool:
+    return isinstance(source, str | Path)
+
+
+def _is_ours(source: str | Path) -> bool:
+    """Whether a name ships or is published, and nothing of the current folder stands before it."""
+    text = str(source)
+    if text == "4m":
+        return True
+    try:
+        return not os.path.lexists(text) and (_is_published(text) or bool(shipped(text)))
+    except (CheckpointError, ValueError):
+        return False
+
+
+def _is_published(text: str) -> bool:
+    return any(family.named(text) is not None for family in PUBLISHED.values())
+
+
+def _place(source: str | Path) -> str:
+    """One spelling for each place: options fall away, and links and `..` of paths."""
+    text = str(source)
+    family, colon, rest = text.partition(":")
+    if not (colon and family in FAMILIES):
+        family, rest = "", text
+    name = rest.partition("?")[0] if family else rest
+    path = os.path.expanduser(name)
+    return f"{family}:{os.path.realpath(path) if os.path.lexists(path) else name}"
+
+
+def _known() -> set[str]:
+    try:
+        with (cache_folder() / NAMED).open("rb") as file:
+            return set(file.read(MAX_BYTES).decode("utf-8", "surrogateescape").splitlines())
+    except OSError:
+        return set()

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.io.locks import descriptor
+from fourm_lite.io.files import descriptor
 
 log = logging.getLogger(__name__)
 

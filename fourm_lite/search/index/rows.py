@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.reading.budget import budget
+from fourm_lite.reading.regular import budget
 from fourm_lite.search.index.codes import Codes, CodeStore
 from fourm_lite.search.index.drift import fitted, known_type, wider, without_nan
 from fourm_lite.search.index.exact import Floats

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.modalities.aion import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
+from fourm_lite.modalities.forks import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
 from fourm_lite.tokenization.aion.scalars import ScalarCodec, table_of
 
 FIELDS = ("X", "Y", "SHAPE_E1", "SHAPE_E2", "SHAPE_R")

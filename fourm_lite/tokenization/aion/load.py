@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError, UnknownNameError, suggest
-from fourm_lite.modalities.aion import AION_MODALITIES
+from fourm_lite.modalities.forks import AION_MODALITIES
 from fourm_lite.tokenization.aion.catalog import read_catalog
 from fourm_lite.tokenization.aion.fields import read_field
 from fourm_lite.tokenization.aion.images import read_image

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fourm_lite.data.loader import MaskedStream
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.fourm import FourM
 from fourm_lite.training.initial.start import first_batches

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fourm_lite.data.linear import solve_ridge
 from fourm_lite.data.loader import MaskedBatch, MaskedStream
 from fourm_lite.errors import CheckpointError, ConfigError
-from fourm_lite.modalities.codec_types import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.model.embeddings import PixelEncoder
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.posemb import resize_table

@@ -1,20 +1,18 @@
 import numpy as np
 import pytest
-from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.search.calibrate import learn
 from fourm_lite.search.index.confidence import (
     Calibration,
     auroc,
     calibration_error,
     first_features,
     fit,
-    isotonic,
     with_confidence,
 )
-from fourm_lite.search.index.confidence_fit import calibrate
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 
@@ -31,17 +29,6 @@ def answers(rng, count=2000):
     return {"score": score, "margin": margin}, rng.random(count) < p, p
 
 
-def test_isotonic_equals_scikit_learn(rng):
-    x = rng.integers(0, 30, 200) / 30
-    y = (rng.random(200) < x).astype(float)
-
-    xs, ys = isotonic(x, y)
-
-    theirs = IsotonicRegression().fit(x, y)
-    np.testing.assert_allclose(ys, theirs.predict(xs), atol=1e-12)
-    assert (np.diff(ys) >= 0).all()
-
-
 def test_logistic_equals_scikit_learn_where_the_ridge_is_small(rng):
     features, right, p = answers(rng)
 
@@ -53,26 +40,23 @@ def test_logistic_equals_scikit_learn_where_the_ridge_is_small(rng):
     assert np.abs(ours - p).mean() < 0.03
 
 
-@pytest.mark.parametrize("method", ["logistic", "isotonic"])
-def test_told_probabilities_match_the_shares_that_are_right(rng, method):
+def test_told_probabilities_match_the_shares_that_are_right(rng):
     features, right, _ = answers(rng)
     fresh, truth, _ = answers(rng)
-    names = {"score": features["score"]} if method == "isotonic" else features
 
-    p = fit(names, right, method=method).p_right(fresh)
+    p = fit(features, right).p_right(fresh)
 
     assert calibration_error(p, truth) < 0.06
     assert ((p >= 0) & (p <= 1)).all()
 
 
-@pytest.mark.parametrize("method", ["logistic", "isotonic"])
 @pytest.mark.parametrize("name", ["score", "spread"])
-def test_better_evidence_never_lowers_the_probability(rng, method, name):
+def test_better_evidence_never_lowers_the_probability(rng, name):
     score, right = rng.random(500), None
     right = rng.random(500) < score
     features = {name: score if name == "score" else 1 - score}
 
-    made = fit(features, right, method=method)
+    made = fit(features, right)
 
     p = made.p_right({name: np.linspace(-0.5, 1.5, 50)})
     steps = np.diff(p) if name == "score" else -np.diff(p)
@@ -93,12 +77,19 @@ def test_evidence_that_would_count_the_wrong_way_gets_no_weight(rng):
     assert np.all(found.p_right(better) >= found.p_right(against))
 
 
-@pytest.mark.parametrize("method", ["logistic", "isotonic"])
-def test_a_calibration_returns_from_json_as_it_was(rng, method):
+def test_a_calibration_returns_from_json_as_it_was(rng):
     features, right, _ = answers(rng, 100)
-    made = fit({"score": features["score"]}, right, method=method, threshold=0.3)
+    made = fit({"score": features["score"]}, right, threshold=0.3)
 
     assert Calibration.of(made.to_dict()) == made
+
+
+def test_a_curve_that_an_earlier_version_stored_is_read():
+    stored = {"method": "isotonic", "names": ["score"], "xs": [0.2, 0.6], "ys": [0.0, 1.0]}
+
+    p = Calibration.of(stored).p_right({"score": [0.1, 0.4, 0.7]})
+
+    assert p == pytest.approx([0.0, 0.5, 1.0])
 
 
 def test_answers_that_separate_keep_finite_weights():
@@ -121,8 +112,6 @@ def test_auroc_equals_scikit_learn_with_ties(rng):
 def test_what_cannot_be_calibrated_is_refused():
     with pytest.raises(ConfigError, match="all 2 are right"):
         fit({"score": [1, 2]}, [True, True])
-    with pytest.raises(ConfigError, match="one feature"):
-        fit({"a": [1, 2], "b": [1, 2]}, [True, False], method="isotonic")
     with pytest.raises(ShapeError, match="2 answers came with 1"):
         fit({"score": [1, 2]}, [True])
     with pytest.raises(ConfigError, match="not finite"):
@@ -158,7 +147,8 @@ def test_an_index_calibrates_itself_and_remembers_it(tmp_path, rng):
     noise = np.linspace(0.1, 4, 300)[:, None]
     queries = rows[owner] + noise * rng.standard_normal((300, 16))
 
-    told = calibrate(index, queries, [{int(i)} for i in owner])
+    made, told = learn(index.search_many(queries, 2, columns=[]), [{int(i)} for i in owner])
+    index.set_calibration(made)
 
     assert 0.2 < told.share_right < 0.9
     assert told.auroc > 0.85

@@ -186,14 +186,16 @@ def test_an_index_made_anew_at_the_same_place_is_another_one(index, tmp_path):
 
 
 def test_a_calibration_of_another_handle_is_noticed(index):
-    from fourm_lite.search.index.confidence_fit import calibrate
+    from fourm_lite.search.calibrate import learn
 
     rng = np.random.default_rng(3)
     asked = vectors()[:40] + rng.standard_normal((40, WIDTH)).astype(np.float32)
     right = [[f"a{i}"] for i in range(40)]
     assert index.search(asked[0], k=1).p_right is None
 
-    calibrate(Index.open(index.path), asked, right)
+    writer = Index.open(index.path)
+    made, _ = learn(writer.search_many(asked, 2, columns=[]), right)
+    writer.set_calibration(made)
 
     assert index.search(asked[0], k=1).p_right is not None
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from fourm_lite.io import locks
+from fourm_lite.io import files
 from fourm_lite.search.index import pins, storage
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.pins import FILE, Pins
@@ -136,4 +136,4 @@ def test_no_descriptor_is_left_open(index):
     list(index.scan())
     index.compact(keep=NOW)
 
-    assert not locks._held
+    assert not files._held

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.index.hits import Hits
-from fourm_lite.show.answers import Answer, answer_sheet, html_page
+from fourm_lite.show.page import Answer, answer_sheet, html_page
 
 EVIL = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;"
 

@@ -1,4 +1,4 @@
-"""`fourm-lite evaluate retrieval`, `same-class`, `steps`: how well things are found."""
+"""`fourm-lite evaluate retrieval`, `same-class`, `steps`, `any2any`, `tokenizers`: figures."""
 
 from __future__ import annotations
 
@@ -7,53 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import (
-    AnyModel,
-    BatchSize,
-    Center,
-    Data,
-    Decode,
-    Device,
-    Dtype,
-    Gallery,
-    Json,
-    LabelledFolder,
-    QueryWhitening,
-    Rerank,
-    RerankWeights,
-    Samples,
-    Seed,
-    Split,
-    Target,
-    TextTokenizer,
-    Tokenizers,
-    counts,
-    dtype_of,
-    numbers,
-    writable,
-)
-from fourm_lite.cli.output import deliver, print_facts, print_table, progress
+from fourm_lite.cli import options as opt
+from fourm_lite.cli.options import counts, dtype_of, numbers, writable
+from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder
 from fourm_lite.errors import ConfigError
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
 
 
 def retrieval(
-    data: Data,
-    model: AnyModel = "mini",
-    split: Split = "test",
-    gallery: Gallery = "model",
-    target: Target = None,
-    decode: Decode = "expected",
+    data: opt.Data,
+    model: opt.AnyModel = "mini",
+    split: opt.Split = "test",
+    gallery: opt.Gallery = "model",
+    target: opt.Target = None,
+    decode: opt.Decode = "expected",
     steps: Annotated[
         int, typer.Option("--steps", help="Decode a query in this many forward passes.", min=1)
     ] = 1,
-    samples: Samples = 1,
-    seed: Seed = 0,
-    center: Center = True,
-    spread: QueryWhitening = None,
-    rerank: Rerank = 0,
-    rerank_weights: RerankWeights = None,
+    samples: opt.Samples = 1,
+    seed: opt.Seed = 0,
+    center: opt.Center = True,
+    spread: opt.QueryWhitening = None,
+    rerank: opt.Rerank = 0,
+    rerank_weights: opt.RerankWeights = None,
     fit_split: Annotated[
         str | None,
         typer.Option(
@@ -90,12 +67,12 @@ def retrieval(
             callback=writable,
         ),
     ] = None,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    batch_size: BatchSize = 32,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Json = None,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: opt.Json = None,
 ) -> None:
     """Measure search on photos with captions, in both directions.
 
@@ -157,20 +134,20 @@ def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def same_class(
-    data: LabelledFolder,
-    model: AnyModel = "mini",
+    data: opt.LabelledFolder,
+    model: opt.AnyModel = "mini",
     split: Annotated[
         str, typer.Option("--split", help="Use the photos of this split; 'all' uses all photos.")
     ] = "test",
-    gallery: Gallery = "model",
-    target: Target = None,
-    decode: Decode = "expected",
-    center: Center = True,
-    tokenizers: Tokenizers = None,
-    batch_size: BatchSize = 32,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Json = None,
+    gallery: opt.Gallery = "model",
+    target: opt.Target = None,
+    decode: opt.Decode = "expected",
+    center: opt.Center = True,
+    tokenizers: opt.Tokenizers = None,
+    batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: opt.Json = None,
 ) -> None:
     """Measure how well photos find photos of their class: mAP by the GPR1200 protocol.
 
@@ -179,7 +156,7 @@ def same_class(
     Raises:
         FourMError: the model or the data cannot be used
     """
-    from fourm_lite.evaluate.same_class import evaluate_same_class
+    from fourm_lite.evaluate.retrieval import evaluate_same_class
     from fourm_lite.search.spaces import open_space
 
     space = open_space(
@@ -207,11 +184,11 @@ def _show(report: dict[str, Any], written: str | None) -> None:
 
 
 def steps(
-    data: Data,
-    model: AnyModel = "mini",
-    split: Split = "test",
-    gallery: Gallery = "model",
-    target: Target = None,
+    data: opt.Data,
+    model: opt.AnyModel = "mini",
+    split: opt.Split = "test",
+    gallery: opt.Gallery = "model",
+    target: opt.Target = None,
     passes: Annotated[
         str,
         typer.Option(
@@ -221,26 +198,26 @@ def steps(
     decodes: Annotated[
         str, typer.Option("--decode", help="Compare these ways to decode, with commas.")
     ] = "argmax,sample,expected",
-    center: Center = True,
+    center: opt.Center = True,
     most: Annotated[
         int | None,
         typer.Option(
             "--queries", help="Ask at most this many captions, drawn evenly over the list.", min=1
         ),
     ] = None,
-    seed: Seed = 0,
-    tokenizers: Tokenizers = None,
-    text_tokenizer: TextTokenizer = None,
-    batch_size: BatchSize = 32,
-    dtype: Dtype = None,
-    device: Device = None,
+    seed: opt.Seed = 0,
+    tokenizers: opt.Tokenizers = None,
+    text_tokenizer: opt.TextTokenizer = None,
+    batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             "--plot", help="Draw R@10 against steps into this PNG file.", callback=writable
         ),
     ] = None,
-    out: Json = None,
+    out: opt.Json = None,
 ) -> None:
     """Measure caption to photo against decoding steps, for each way to decode.
 
@@ -277,4 +254,127 @@ def _points(report: dict[str, Any]) -> list[tuple[Any, ...]]:
             f"{point['median_rank']:g}", f"{1000 * point['seconds_per_query']:.1f}",
         )
         for point in report["points"]
+    ]  # fmt: skip
+
+
+def any2any(
+    data: opt.Data,
+    model: opt.FourM = "mini",
+    split: opt.Split = "test",
+    teacher: opt.Teacher = None,
+    segmentation: opt.ClassMaps = None,
+    limit: opt.PhotoLimit = None,
+    decode: opt.Decode = "expected",
+    steps: Annotated[
+        int, typer.Option("--steps", help="Decode a map in this many forward passes.", min=1)
+    ] = 1,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature", help="Draw texts at this temperature; 0 takes the likeliest.", min=0
+        ),
+    ] = 0.0,
+    gallery: Annotated[
+        Path | None,
+        typer.Option("--gallery", help="Also draw the targets of ten photos into this folder."),
+    ] = None,
+    seed: opt.Seed = 0,
+    tokenizers: opt.Tokenizers = None,
+    batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: opt.Json = None,
+) -> None:
+    """Measure generation from each of six sources to each target, on photos with captions.
+
+    Sources: pixels, caption, segmentation, edges, embedding, caption with segmentation. What needs
+    a teacher that is not named is left out.
+
+    Raises:
+        FourMError: the model, the data or a teacher cannot be used
+    """
+    if gallery is not None:
+        require_folder(gallery, "--gallery")
+    from fourm_lite.evaluate.any_to_any import How, evaluate_any2any, write_gallery
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+
+    pipe = FourMPipeline.from_pretrained(model, tokenizers, device=device, dtype=dtype_of(dtype))
+    teachers = _teachers(teacher, segmentation)
+    how = How(decode, steps, temperature, batch_size, seed)  # type: ignore[arg-type]
+    facts = {"data": str(data), "model": model, "teacher": teacher, "class_maps": segmentation}
+    with progress("cells") as told:
+        report = evaluate_any2any(
+            pipe, data, split, teachers, limit=limit, how=how, facts=facts, progress=told.tell
+        )
+        if gallery is not None:
+            write_gallery(
+                pipe, data, split, teachers, gallery, model=model, seed=seed, progress=told.tell
+            )
+    head = ("source", "target", "measure", "value", "95%", "chance")
+    deliver(report, out, lambda: print_table(head, _cells(report)))
+
+
+def _teachers(teacher: str | None, segmentation: str | None) -> Any:
+    from fourm_lite.embedders.load import load_embedder
+    from fourm_lite.evaluate.references import Teachers
+
+    return Teachers(
+        None if teacher is None else load_embedder(teacher),
+        None if segmentation is None else Path(segmentation).expanduser(),
+    )
+
+
+def _cells(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            row["source"], row["target"], name + " (less is better)" * m["less_is_better"],
+            f"{m['value']:.3f}", " - ".join(f"{bound:.3f}" for bound in m["interval"]),
+            "" if m["chance"] is None else f"{m['chance']:.3f}",
+        )
+        for row in report["rows"]
+        for name, m in row["measures"].items()
+    ]  # fmt: skip
+
+
+def tokenizers(
+    data: opt.Data,
+    model: opt.FourM = "mini",
+    split: opt.Split = "test",
+    teacher: opt.Teacher = None,
+    segmentation: opt.ClassMaps = None,
+    limit: opt.PhotoLimit = None,
+    names: opt.Tokenizers = None,
+    batch_size: opt.BatchSize = 32,
+    device: opt.Device = None,
+    out: opt.Json = None,
+) -> None:
+    """Measure a model's tokenizers: values against what their own tokens decode to.
+
+    Raises:
+        FourMError: the model, the data or a teacher cannot be used
+    """
+    from fourm_lite.evaluate.tokenizer_report import evaluate_tokenizers
+    from fourm_lite.pipeline.pipeline import FourMPipeline
+
+    pipe = FourMPipeline.from_pretrained(model, names, device=device)
+    teachers = _teachers(teacher, segmentation)
+    facts = {"data": str(data), "model": model, "teacher": teacher, "class_maps": segmentation}
+    with progress("tokenizers") as told:
+        report = evaluate_tokenizers(
+            pipe, data, split, teachers,
+            limit=limit, batch_size=batch_size, facts=facts, progress=told.tell,
+        )  # fmt: skip
+    head = ("modality", "tokens", "codes", "measure", "value", "majority", "used", "perplexity")
+    deliver(report, out, lambda: print_table(head, _losses(report)))
+
+
+def _losses(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            row["modality"], row["tokens"], row["codes"], name,
+            f"{m['value']:.3f}", f"{m['majority']:.3f}",
+            f"{row['codes_used']:.2f}", f"{row['perplexity']:.0f}",
+        )
+        for row in report["rows"]
+        for name, m in row["measures"].items()
     ]  # fmt: skip
