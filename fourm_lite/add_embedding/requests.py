@@ -9,7 +9,7 @@ from torch import nn
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.pipeline.tokenizers import TEXT
+from fourm_lite.pipeline.given import TEXT
 
 
 def check_new_name(name: str, known: Mapping[str, Modality], tokenizers: Iterable[str]) -> None:

@@ -72,8 +72,8 @@ def generate(
         FourMError: the request cannot be carried out, or a target has no tokenizer
     """
     jobs = _jobs(inputs or [], items, out)
+    from fourm_lite.pipeline.given import with_text
     from fourm_lite.pipeline.pipeline import FourMPipeline
-    from fourm_lite.pipeline.tokenizers import with_text
     from fourm_lite.show.generated import identity
 
     chosen = _plan(targets or (), plan)
@@ -173,7 +173,7 @@ def _results(
             if result is None:
                 step, token = _following(told, f"item {number + 1} of {len(jobs)}")
                 values = pipe.generate(values_of(item), **make, on_step=step, on_token=token)
-                result = write_item(folder, item, values, asked)
+                result = write_item(folder, item, values, asked, pipe.model.config.inputs)
             done.append(result)
     return done
 

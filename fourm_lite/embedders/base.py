@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Value = TypeVar("Value")
-Reads = Literal["pictures", "regions"]
+Reads = Literal["pictures", "regions", "items"]
 TEXT_ROWS = 64
 """About how many tokens a text has."""
 

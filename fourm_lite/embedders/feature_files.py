@@ -32,12 +32,15 @@ SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 # The names that published feature files use for the same things, ours first
 NAMES = {
     "features": ("features", "x", "feature"),
-    "boxes": ("boxes", "bbox"),
+    "boxes": ("boxes", "bbox", "norm_bb"),
     "height": ("height", "image_h", "img_h"),
     "width": ("width", "image_w", "img_w"),
 }
 BOTTOM_UP = ("id", "width", "height", "num_boxes", "boxes", "features")
 VINVL = ("id", "num_boxes", "features")
+# UNITER's files hold more regions than it reads: those that the detector is this sure of, and how
+# many at least and at most
+SURE, FEWEST, MOST = 0.2, 10, 100
 # What Oscar and VinVL put behind the features: x1 y1 x2 y2 w h in parts of the picture's size
 GEOMETRY = 6
 
@@ -144,7 +147,19 @@ def as_features(arrays: Mapping[str, Any]) -> Features:
     if values.ndim == 3:  # a grid
         values = values.reshape(-1, values.shape[-1])
     size = None if height is None or width is None else (_number(height), _number(width))
-    return Features(values, None if boxes is None else np.asarray(boxes, np.float32), size)
+    places = None if boxes is None else np.asarray(boxes, np.float32)
+    if places is not None and boxes is arrays.get("norm_bb"):  # UNITER: parts of the picture
+        kept = _sure(arrays.get("conf"), len(values))
+        return Features(values[:kept], np.ascontiguousarray(places[:kept, :4]), (1, 1))
+    return Features(values, places, size)
+
+
+def _sure(confidence: Any, count: int) -> int:
+    """How many of UNITER's regions are read; they are in the order of the detector's confidence."""
+    if confidence is None:
+        return count
+    sure = int((np.asarray(confidence).reshape(-1) > SURE).sum())
+    return min(max(sure, FEWEST), MOST, count)
 
 
 def with_geometry(rows: Array) -> Features:

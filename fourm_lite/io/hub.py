@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 SHELVES = ("tokenizers", "generation/models", "generation/plans", "generation")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}\Z")
+_HUB_PLACE = re.compile(rf"({_HUB_ID.pattern[:-2]})/(codecs/[A-Za-z0-9][\w.-]{{0,95}})\Z")
+"""A codec in the repository of a model."""
 WANTED = ["*.json", "*.safetensors", "README*", "LICENSE*"]
 """The files of a hub repository that are fetched: nothing that could run code."""
 
@@ -43,6 +45,8 @@ def resolve(source: str | Path) -> Path:
         return _weights_of(place)
     if isinstance(source, str) and is_hub_id(text):
         return _fetch(text)
+    if isinstance(source, str) and (inner := _HUB_PLACE.match(text)):
+        return fetch_inside(inner[1], inner[2])
     names = shipped_names()
     raise CheckpointError(
         f"found no checkpoint {text[:200]!r}: there is no such path, "
@@ -151,6 +155,26 @@ def _fetch(hub_id: str) -> Path:
         raise _not_fetched(hub_id, f"{folder} holds a part of its files")
     log.info("%s: licence %s", hub_id, licence_of(folder) or "not stated")
     return folder
+
+
+def fetch_inside(hub_id: str, folder: str) -> Path:
+    """The local copy of one folder of a hub repository, with the folders in it.
+
+    Raises:
+        NotFetchedError: it is not here and cannot be fetched, or there is no such folder
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = [f"{folder}/{pattern}" for pattern in ("*.json", "*.safetensors")]
+    try:
+        root = Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:  # many kinds, as in `_fetch`
+        raise _not_fetched(
+            f"{hub_id}/{folder}", f"{type(error).__name__}: {error!s:.200}"
+        ) from error
+    if not (root / folder).is_dir():
+        raise _not_fetched(f"{hub_id}/{folder}", "the repository holds no such folder")
+    return root / folder
 
 
 def _is_whole(folder: Path) -> bool:

@@ -7,8 +7,10 @@ other format, and nothing that names a second file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+from collections.abc import Iterator
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -263,13 +265,15 @@ class RasterCodec:
     Units:
         mean, std: of each band, in the units of the files
         bands: their names, for messages
+        num_labels: of a map of classes, which is neither standardised nor smoothed
     Shapes:
-        read: float32[C, H, W]
+        read: float32[C, H, W], or int64[1, H, W] of classes
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bands: tuple[str, ...] = ()
+    num_labels: int | None = None
 
     def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
         """The standardised pixels of a GeoTIFF file.
@@ -284,8 +288,19 @@ class RasterCodec:
                 f"expected a tile of {len(self.mean)} bands ({', '.join(self.bands) or 'in order'})"
                 f", got {len(values)}; choose the modality that its bands are"
             )
-        mean, std = (torch.tensor(part)[:, None, None] for part in (self.mean, self.std))
+        if self.num_labels is not None:
+            return self.cut(values.nan_to_num(nan=0.0).long(), crop)
+        mean, std = self._statistics(values)
         return self.cut(((values - mean) / std).nan_to_num(nan=0.0), crop)
+
+    def restored(self, values: Tensor) -> Tensor:
+        """Standardised pixels float[C, H, W] in the units of the files."""
+        mean, std = self._statistics(values)
+        return values * std + mean
+
+    def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (values.new_tensor(part)[:, None, None] for part in (self.mean, self.std))
+        return mean, std
 
     def cut(self, values: Tensor, crop: Crop | None) -> Tensor:
         """A crop of pixels that are read already, resized if it says so: float32[C, H, W]."""
@@ -294,9 +309,7 @@ class RasterCodec:
         crop.check_inside(values.shape[1], values.shape[2])
         part = values[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         if tuple(part.shape[1:]) != crop.output_size:
-            part = F.interpolate(
-                part[None], crop.output_size, mode="bilinear", antialias=True, align_corners=False
-            )[0]
+            part = _resized(part, crop.output_size)
         return part.flip(-1) if crop.hflip else part
 
     def write(self, value: Tensor) -> bytes:
@@ -311,6 +324,10 @@ class RasterCodec:
         """Red, green and blue, or the first band in grey, from the 2nd to the 98th percentile."""
         from PIL import Image
 
+        if self.num_labels is not None:
+            colours = class_colors(self.num_labels)
+            labels = value.reshape(value.shape[-2:]).clamp(0, self.num_labels - 1).numpy()
+            return Image.fromarray(colours[labels])
         names = ("RED", "GREEN", "BLUE")
         has_colours = all(name in self.bands for name in names)
         shown = value[[self.bands.index(n) for n in names]] if has_colours else value[:1]
@@ -320,8 +337,46 @@ class RasterCodec:
         return Image.fromarray(pixels if has_colours else pixels[..., 0])
 
 
+def number_of_bands(data: bytes) -> int:
+    """How many bands a GeoTIFF file holds.
+
+    Raises:
+        ReadError: it is none
+    """
+    with _opened(data) as raster:
+        return int(raster.count)
+
+
+def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bands float[C, H, W] smoothly, classes int64[C, H, W] by the nearest."""
+    if not values.is_floating_point():
+        return F.interpolate(values[None].double(), size, mode="nearest-exact")[0].long()
+    return F.interpolate(values[None], size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
+
+
 def _bands(data: bytes) -> Tensor:
     """All bands as float32[C, H, W], NaN where the file marks nothing."""
+    with _opened(data) as raster:
+        size = 4 * raster.count * raster.height * raster.width
+        if size > budget().bytes:
+            raise ReadError(
+                f"a tile of {raster.count} bands of {raster.height}x{raster.width} pixels is "
+                f"larger than is read at once ({budget().bytes} bytes); cut it into tiles"
+            )
+        read = raster.read(masked=True)
+    if np.iscomplexobj(read):
+        raise ReadError("expected a GeoTIFF tile of real numbers, it holds complex ones")
+    values = torch.from_numpy(np.ma.filled(read.astype(np.float32), np.nan))
+    if not bool(torch.isfinite(values).any()):
+        raise ReadError("the tile is empty: all of its pixels are marked as nodata")
+    return torch.where(torch.isfinite(values), values, torch.nan)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Any]:
+    """An open GeoTIFF; what its reader raises in the block becomes an error of ours."""
     try:
         from rasterio.errors import RasterioError
         from rasterio.io import MemoryFile
@@ -331,20 +386,8 @@ def _bands(data: bytes) -> Tensor:
         raise ReadError("expected a GeoTIFF tile, got 0 bytes")
     try:
         with MemoryFile(data) as file, file.open(driver="GTiff") as raster:
-            size = 4 * raster.count * raster.height * raster.width
-            if size > budget().bytes:
-                raise ReadError(
-                    f"a tile of {raster.count} bands of {raster.height}x{raster.width} pixels is "
-                    f"larger than is read at once ({budget().bytes} bytes); cut it into tiles"
-                )
-            read = raster.read(masked=True)
+            yield raster
     except (RasterioError, ValueError, OSError) as error:
         if isinstance(error, FourMError):
             raise
         raise ReadError(f"expected a GeoTIFF tile, it cannot be read: {error}") from error
-    if np.iscomplexobj(read):
-        raise ReadError("expected a GeoTIFF tile of real numbers, it holds complex ones")
-    values = torch.from_numpy(np.ma.filled(read.astype(np.float32), np.nan))
-    if not bool(torch.isfinite(values).any()):
-        raise ReadError("the tile is empty: all of its pixels are marked as nodata")
-    return torch.where(torch.isfinite(values), values, torch.nan)

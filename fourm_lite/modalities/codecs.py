@@ -58,9 +58,18 @@ def _raw_codec(modality: Modality) -> Codec:
     return FeatureCodec(channels=modality.channels)
 
 
+def tile_codec(modality: Modality) -> RasterCodec | None:
+    """How tiles of the earth become the pixels of a modality, or what its tokenizer reads."""
+    held = STATISTICS.get(modality.edition or "v1", {}).get(modality.name)
+    if held is None:
+        return None
+    bands = BANDS.get(modality.name) or BANDS.get(f"un{modality.name}", ())
+    return RasterCodec(mean=held.mean, std=held.std, bands=bands)
+
+
 def _pixel_codec(modality: Modality) -> Codec:
-    if (held := STATISTICS["v1"].get(modality.name)) is not None:
-        return RasterCodec(mean=held.mean, std=held.std, bands=BANDS.get(modality.name, ()))
+    if (tiles := tile_codec(modality)) is not None:
+        return tiles
     # The model reads ImageNet-standardised colours; the tokenizers read -1..1.
     if modality.channels == 3:
         return ImageCodec(normalization="imagenet")
@@ -106,4 +115,5 @@ __all__ = [
     "open_picture",
     "picture_size",
     "standardize_depth",
+    "tile_codec",
 ]

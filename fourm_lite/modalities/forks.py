@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fourm_lite.errors import UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import IN, Modality
 
@@ -107,12 +107,36 @@ _TOKENS = {
 }  # fmt: skip
 
 
+# What users write beside the names of the files, in lower case: "sen2" is "s2" too
+_READ = {
+    "untok_sen2l2a": ("s2l2a",), "untok_sen2l1c": ("s2l1c",), "untok_sen1rtc": ("s1rtc",),
+    "untok_sen1grd": ("s1grd", "s1"), "untok_sen2rgb": ("rgb", "s2rgb"), "untok_dem": ("dem",),
+    "tok_lulc": ("lulc",), "tok_ndvi": ("ndvi",), COORDS: (COORDS, "location"),
+    CAPTION: (CAPTION,),
+}  # fmt: skip
+_MADE = {
+    "tok_sen2l2a": ("s2", "s2l2a", "s2l1c"), "tok_sen1rtc": ("s1rtc",),
+    "tok_sen1grd": ("s1grd", "s1"), "tok_dem": ("dem",), "tok_lulc": ("lulc",),
+    "tok_ndvi": ("ndvi",), COORDS: (COORDS, "location"), CAPTION: (CAPTION,),
+}  # fmt: skip
+
+
+def _names(table: Mapping[str, tuple[str, ...]], stem: str) -> tuple[str, ...]:
+    """The names in one of the tables, both as they are written short and long."""
+    return tuple(n for name in table.get(stem, ()) for n in dict.fromkeys((name, _long(name))))
+
+
+def _long(name: str) -> str:
+    return re.sub(r"^s(?=[12])", "sen", name)
+
+
 def pixels(name: str, size: int, channels: int, folder: str) -> Modality:
     """Pixels in patches of 16, as TerraMind reads them."""
     side = size // 16
     return Modality(
         name=name, kind="pixels", image_size=size, patch_size=16, channels=channels,
         grid=(side, side), max_tokens=side * side, directions=IN, folder=folder,
+        input_names=_names(_READ, name.removesuffix("@224")),
     )  # fmt: skip
 
 
@@ -126,14 +150,18 @@ def _all() -> Iterator[Modality]:
         yield Modality(
             name=f"{stem}@224", kind="grid", image_size=224, patch_size=16, vocab_size=ids,
             grid=(14, 14), max_tokens=196, folder=f"{folder}_tokens",
-            tokenizer=f"tokenizers/{folder}",
+            tokenizer=f"tokenizers/{folder}", input_names=_names(_READ, stem),
+            target_names=_names(_MADE, stem),
         )  # fmt: skip
     yield Modality(
-        name=COORDS, kind="sequence", vocab_size=30000, max_tokens=4, vocab=COORDS, folder=COORDS
-    )
+        name=COORDS, kind="sequence", vocab_size=30000, max_tokens=4, vocab=COORDS, folder=COORDS,
+        text_format="place", input_names=_names(_READ, COORDS),
+        target_names=_names(_MADE, COORDS),
+    )  # fmt: skip
     yield Modality(
         name=CAPTION, kind="sequence", vocab_size=30000, max_tokens=256, vocab="text",
-        folder="captions_txt",
+        folder="captions_txt", text_format="marked_text", input_names=_names(_READ, CAPTION),
+        target_names=_names(_MADE, CAPTION),
     )  # fmt: skip
 
 
@@ -145,20 +173,6 @@ TERRAMIND_MODALITIES: dict[str, Modality] = {
     **{f"{stem}@{size}": MODALITIES[f"{stem}@{size}"] for stem in _OF_4M for size in (224, 448)},
     "det": MODALITIES["det"],
 }
-
-# What users write, in lower case with s2 for sen2 and s1 for sen1
-_READ = {
-    "s2l2a": "untok_sen2l2a@224", "s2l1c": "untok_sen2l1c@224", "s1rtc": "untok_sen1rtc@224",
-    "s1grd": "untok_sen1grd@224", "s1": "untok_sen1grd@224", "rgb": "untok_sen2rgb@224",
-    "s2rgb": "untok_sen2rgb@224", "dem": "untok_dem@224", "lulc": "tok_lulc@224",
-    "ndvi": "tok_ndvi@224", "coords": COORDS, "location": COORDS, "caption": CAPTION,
-}  # fmt: skip
-_MADE = {
-    "s2": "tok_sen2l2a@224", "s2l2a": "tok_sen2l2a@224", "s2l1c": "tok_sen2l2a@224",
-    "s1rtc": "tok_sen1rtc@224", "s1grd": "tok_sen1grd@224", "s1": "tok_sen1grd@224",
-    "dem": "tok_dem@224", "lulc": "tok_lulc@224", "ndvi": "tok_ndvi@224", "coords": COORDS,
-    "location": COORDS, "caption": CAPTION,
-}  # fmt: skip
 
 
 def key_of(name: str, role: Role = "input") -> str:
@@ -172,9 +186,9 @@ def key_of(name: str, role: Role = "input") -> str:
     """
     if name in TERRAMIND_MODALITIES:
         return name
-    table = _READ if role == "input" else _MADE
-    plain = name.lower().replace("sen2", "s2").replace("sen1", "s1")
-    found = table.get(plain) or next((k for k in OWN if k.startswith(f"{name.lower()}@224")), None)
+    table = {n: m.name for m in OWN.values() for n in getattr(m, f"{role}_names")}
+    plain = name.lower()
+    found = table.get(plain) or next((k for k in OWN if k.startswith(f"{plain}@224")), None)
     if found is None:
         raise UnknownNameError(
             f"TerraMind has no {role} called {name!r}; users write {', '.join(sorted(table))}."
@@ -190,6 +204,24 @@ def coords_text(lon: float, lat: float) -> str:
     'lat=45.00 lon=12.25 [EOS]'
     """
     return f"lat={_quarters(lat)} lon={_quarters(lon)} [EOS]"
+
+
+def place_text(place: Iterable[float]) -> str:
+    """The same of (longitude, latitude), without its end.
+
+    Raises:
+        ConfigError: no place on the earth
+
+    >>> place_text((12.2, 45.1))
+    'lat=45.00 lon=12.25'
+    """
+    degrees = [float(number) for number in place]
+    if len(degrees) != 2 or not (abs(degrees[0]) <= 180 and abs(degrees[1]) <= 90):
+        raise ConfigError(
+            "a place is (longitude, latitude) in degrees, or a text such as 'lat=45.1 lon=12.2', "
+            f"got {degrees}"
+        )
+    return coords_text(*degrees).removesuffix(" [EOS]")
 
 
 def _quarters(degrees: float) -> str:
@@ -212,6 +244,11 @@ CATALOG = "catalog"
 # of a transformer's catalog ids: pad, unknown, start, end, 200 sentinels; codes come after them
 CATALOG_OFFSET, CATALOG_PAD, CATALOG_END = 204, 0, 3
 
+# the bands of whole images, whose tokens do not tell them
+SURVEYS: dict[str, tuple[str, ...]] = {
+    "tok_image": ("DES-G", "DES-R", "DES-I", "DES-Z"),
+    "tok_image_hsc": ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y"),
+}
 # name -> rows, columns, ids, folder of its codec
 _AION_GRIDS: dict[str, tuple[int, int, int, str]] = {
     "tok_image": (24, 24, 4375, "image"),

@@ -33,6 +33,16 @@ def as_item(value: Any) -> dict[str, Any]:
     )
 
 
+def as_items(inputs: Any) -> list[Mapping[str, Any]]:
+    """The items of a request, one or a list of them, each as modality -> value.
+
+    Raises:
+        ConfigError: one is nothing that an item can be
+    """
+    many: Any = [inputs] if is_one_item(inputs) else inputs
+    return [as_item(item) for item in many]
+
+
 def is_one_item(inputs: Any) -> bool:
     """Whether it is one item, and no list of items."""
     alone = isinstance(inputs, (Mapping, str, bytes, Path)) or not isinstance(inputs, Iterable)

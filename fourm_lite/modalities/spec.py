@@ -146,6 +146,8 @@ class Modality:
         text_format: how a sequence says its value: a name of `tokenization.words.sequences.FORMATS`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
         convolutions: of pixels: MobileNetV2's blocks see them too, beside the encoder's blocks
+        input_names, target_names: what else it is called, in lower case, where it is read or made
+        edition: of a family's statistics, where it published several
     Raises:
         ConfigError: fields that contradict each other
     """
@@ -170,6 +172,9 @@ class Modality:
     text_format: str = "text"
     folder: str | None = None
     title: str = ""
+    input_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    edition: str = ""
     codec: Codec | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

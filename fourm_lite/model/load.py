@@ -8,17 +8,17 @@ interpolated (TerraMind's); 4M's position tables fit one grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError
-from fourm_lite.families.masked import FOURM, MaskedFamily, fork_of
+from fourm_lite.families.masked import fork_of_config, published_for
 from fourm_lite.io.weights_file import FLOATING
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.published import family_of
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
@@ -69,8 +69,7 @@ def load_model(
         model = build_empty(full.only(inputs, outputs))
     fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
     model.tie()
-    is_4m = _fork(checkpoint.config) is FOURM
-    family = family_of(checkpoint.config) if is_4m else None
+    family = published_for(checkpoint.config)
     model.family = None if family is None else family.name
     return model.eval()
 
@@ -82,22 +81,16 @@ def model_config(checkpoint: Checkpoint) -> FourMConfig:
 
     config = dict(checkpoint.config)
     if "format" not in config:
-        family = _fork(config)
-        known = {**MODALITIES, **family.modalities}
+        family = fork_of_config(config)
+        domains = [config.get(key) for key in ("domains_in", "domains_out")]
+        names = [n for side in domains if isinstance(side, list) for n in side]
+        known = {**MODALITIES, **family.entries(n for n in names if isinstance(n, str))}
         left_out = {**family.defaults, "qk_norm": QK_NORM in checkpoint.tensors}
         config = fourm_config(config, checkpoint, known, left_out) | dict(family.rules)
     config.pop("extra", None)
     full = FourMConfig.from_dict(config)
     check_sizes(full.to_dict(), checkpoint.tensors)  # before anything of these sizes is built
     return full
-
-
-def _fork(config: Mapping[str, Any]) -> MaskedFamily:
-    """Whose modalities a published config names: 4M's, or those of a fork."""
-    sides = [config.get(f"domains_{side}") for side in ("in", "out")]
-    return fork_of(
-        n for side in sides if isinstance(side, list) for n in side if isinstance(n, str)
-    )
 
 
 def build_empty(config: FourMConfig) -> FourM:
@@ -231,6 +224,46 @@ def narrowed(
     found.load_state_dict(state, strict=True, assign=True)
     found.tie()
     return found.eval()
+
+
+def fitted(model: FourM, batch: TokenBatch, targets: Sequence[str]) -> FourM:
+    """The model for the size of a batch's pictures and a chain of targets.
+
+    The last target is not among its inputs: a text that is made is read by those after it alone. A
+    model whose positions are stored stays as it is.
+
+    Raises:
+        ShapeError: pictures of one place with unlike grids
+    """
+    if model.config.positions != "interpolated":
+        return model
+    read = dict.fromkeys([*batch, *targets[:-1]])
+    names = [n for n in read if n in model.encoder_embeddings]
+    grids: dict[str, Grid] = {}
+    for name in sorted(batch, key=lambda n: model.modality(n).kind != "pixels"):
+        grid = _grid_in(model, name, batch, next(iter(grids.values()), None))
+        grids |= {} if grid is None else {name: grid}
+    if len(set(grids.values())) > 1:
+        raise ShapeError(f"pictures of one place have one grid of tokens, got {grids}")
+    maps = [n for n in (*names, *targets) if model.modality(n).kind != "sequence"]
+    sized = {name: grid for grid in grids.values() for name in maps}
+    return narrowed(model, inputs=names, outputs=dict.fromkeys(targets), grids=sized)
+
+
+def _grid_in(model: FourM, name: str, batch: TokenBatch, seen: Grid | None) -> Grid | None:
+    """Rows and columns of what a batch gives of a modality; None where it has no place.
+
+    Tokens in a row lie as the pixels beside them do, as their table does, or in a square.
+    """
+    entry, value = model.modality(name), batch[name].value
+    if entry.kind == "pixels":
+        patch = entry.patch_size or 1
+        return int(value.shape[2]) // patch, int(value.shape[3]) // patch
+    if entry.kind != "grid" or entry.grid is None:
+        return None
+    known = (grid for grid in (seen, entry.grid) if grid is not None)
+    count = value.shape[1]
+    return next((g for g in known if g[0] * g[1] == count), None) or square(count, name)
 
 
 def _sized(entry: Modality, grids: Mapping[str, Grid]) -> Modality:

@@ -17,8 +17,9 @@ from fourm_lite.modalities.published import FOURM, PublishedFamily
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.load import model_config
 from fourm_lite.pipeline.download import TEXT_LICENCE
+from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.readers import vq_entries
-from fourm_lite.pipeline.tokenizers import TEXT, Tokenizers
+from fourm_lite.pipeline.tokenizers import Tokenizers
 
 
 @dataclass(frozen=True)

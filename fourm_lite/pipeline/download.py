@@ -15,8 +15,9 @@ from fourm_lite.modalities.published import FOURM
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.load import model_config
+from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.readers import vq_entries
-from fourm_lite.pipeline.tokenizers import TEXT, Tokenizers
+from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER
 from fourm_lite.tokenization.words.text import find_text_tokenizer
 

@@ -6,7 +6,7 @@ one pass. With several steps each position counts with the distribution that it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,7 +20,8 @@ from fourm_lite.batch import TokenBatch
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
-from fourm_lite.pipeline.tokenizers import places
+from fourm_lite.pipeline.readers import find_modality
+from fourm_lite.pipeline.tokenizers import Tokenizers, places
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, with_wanted
 from fourm_lite.sampling.schedule import MAX_STEPS
@@ -69,6 +70,28 @@ def require_vector(entry: Modality, tokenizer: VQTokenizer) -> None:
             f"'{entry.name}' is a map of {grid[0]} x {grid[1]} places, a search needs one vector; "
             "name a global embedding, such as tok_dinov2_global, or make the map with generate"
         )
+
+
+def global_embedding(
+    outputs: Iterable[Modality], tokenizers: Tokenizers, target: str | None = None
+) -> Modality:
+    """The entry of a global embedding, never of a map: the named one, or a model's first.
+
+    Raises:
+        FourMError: the model predicts none
+    """
+    entries = {m.name: m for m in outputs if m.kind == "grid"}
+    if target is not None:
+        named = entries[find_modality(target, entries, role="target")]
+        require_vector(named, tokenizers.vq(named))
+        return named
+    learned = [m for m in entries.values() if m.pos_embed == "learned"]
+    if not learned:
+        raise FourMError(
+            f"this model predicts no global embedding; its targets are {sorted(entries)}; "
+            "name one that is a vector, or take a model that has one: EPFL-VILAB/4M-21_B"
+        )
+    return learned[0]
 
 
 def embed_batch(

@@ -12,13 +12,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import FourMError, NotFetchedError
+from fourm_lite.errors import FourMError, NotFetchedError, ShapeError
 from fourm_lite.modalities.array_codecs import FeatureCodec
-from fourm_lite.modalities.codecs import TokenCodec, codec_of
+from fourm_lite.modalities.codecs import RasterCodec, TextCodec, TokenCodec, codec_of
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.readers import raw_codec
-from fourm_lite.pipeline.tokenizers import NO_TEXT, Tokenizers, places
+from fourm_lite.pipeline.sky_values import value_of_tokens
+from fourm_lite.pipeline.tokenizers import (
+    NO_TEXT,
+    Tokenizers,
+    is_said_by_codec,
+    no_words,
+    places,
+    vocabulary,
+)
+from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.sequences import FORMATS
 
 if TYPE_CHECKING:
@@ -32,9 +42,11 @@ class Generated:
     Shapes:
         tokens: int64[L]; a text's special tokens included
         value: str; what a text stands for (boxes, colours...); or float32[C, H, W] / [C] of a
-            grid, int64[H, W] for class maps; None where no tokenizer is known
+            grid, int64[H, W] for class maps; a number, or arrays by name, of a codec of values;
+            None where no tokenizer is known
         confidence: the mean probability of the tokens written; None for what was given
         reason: why the tokens could not be decoded; `picture` shows them then
+        is_measured: whether the value has units of its own, which `picture` does not show
     """
 
     modality: str
@@ -44,6 +56,7 @@ class Generated:
     text: str | None = None
     confidence: float | None = None
     reason: str | None = None
+    is_measured: bool = False
 
     def __str__(self) -> str:
         return self.text if self.text is not None else f"{self.modality} {self.tokens.shape}"
@@ -78,6 +91,8 @@ def _as_json(value: Any) -> Any:
         return {name: _as_json(getattr(value, name)) for name in known}
     if isinstance(value, Mapping):
         return {name: _as_json(part) for name, part in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no such number
     return [_as_json(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -132,10 +147,17 @@ class Writer:
     def _sequence(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
     ) -> Generated:
+        if is_said_by_codec(entry):
+            return self._value(entry, tokens, confidence)
         if not self.tokenizers.speaks(entry):
-            return _undecoded(entry, tokens, confidence, NO_TEXT)
-        text = self.tokenizers.text().detokenize(torch.from_numpy(tokens))[0]
-        if entry.text_format == "text":
+            name = vocabulary(entry)
+            reason = NO_TEXT if name == TEXT else no_words(name)
+            return _undecoded(entry, tokens, confidence, reason)
+        try:
+            text = self.tokenizers.text(entry).detokenize(torch.from_numpy(tokens))[0]
+        except ShapeError as error:  # a model has more rows than its vocabulary words
+            return _undecoded(entry, tokens, confidence, f"'{entry.name}': {error}")
+        if FORMATS[entry.text_format].is_plain:
             return Generated(entry.name, tokens, text, text, text, confidence)
         value = FORMATS[entry.text_format].parse(text)
         if entry.text_format in INNER and self.tokenizers.has(entry):
@@ -143,9 +165,27 @@ class Writer:
         picture = self._shown(entry, value, text)
         return Generated(entry.name, tokens, value, picture, text, confidence)
 
-    def _shown(self, entry: Modality, value: Any, text: str) -> Image | str:
+    def _value(
+        self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
+    ) -> Generated:
+        """What a codec of values says; ids that stand for nothing stay tokens."""
+        if not self.tokenizers.has(entry):
+            return _undecoded(entry, tokens, confidence, self.tokenizers.lacks(entry))
+        codec = self.tokenizers.opened(entry)
         try:
-            return codec_of(entry).picture(value)
+            value, shown = value_of_tokens(codec, entry, torch.from_numpy(tokens))
+        except ShapeError as error:  # a model has more ids than its codec
+            return _undecoded(entry, tokens, confidence, f"'{entry.name}': {error}")
+        text = shown if isinstance(shown, str) else None
+        is_measured = not isinstance(shown, str)
+        return Generated(
+            entry.name, tokens, value, shown, text, confidence, is_measured=is_measured
+        )
+
+    def _shown(self, entry: Modality, value: Any, text: str) -> Image | str:
+        codec = codec_of(entry)
+        try:
+            return text if isinstance(codec, TextCodec) else codec.picture(value)
         except FourMError:  # a value that cannot be drawn, such as no colours at all
             return text or "(nothing)"
 
@@ -154,7 +194,9 @@ class Writer:
     ) -> Generated:
         if not self.tokenizers.has(entry):
             return _undecoded(entry, tokens, confidence, self.tokenizers.lacks(entry))
-        tokenizer = self.tokenizers.vq(entry)
+        tokenizer = self.tokenizers.opened(entry)
+        if not isinstance(tokenizer, VQTokenizer):
+            return self._value(entry, tokens, confidence)
         ids = torch.from_numpy(tokens)[None]
         options: dict[str, Any] = {}
         if tokenizer.config.is_diffusion:
@@ -162,11 +204,16 @@ class Writer:
         device = tokenizer.quant_proj.weight.device
         grid = places(entry, tokenizer)
         value = tokenizer.detokenize(ids.to(device), grid=grid, **options)[0].cpu().float()
-        if tokenizer.config.n_labels is not None:
-            value = value.argmax(dim=0)
         codec = FeatureCodec() if value.ndim == 1 else raw_codec(entry, tokenizer)
+        tiles = codec if isinstance(codec, RasterCodec) else None
+        if tokenizer.config.n_labels is not None or (tiles and tiles.num_labels):
+            value = value.argmax(dim=0)
+        elif tiles is not None:
+            value = tiles.restored(value)
         shown = codec.picture(value)
-        return Generated(entry.name, tokens, value.numpy(), shown, None, confidence)
+        return Generated(
+            entry.name, tokens, value.numpy(), shown, None, confidence, is_measured=bool(tiles)
+        )
 
 
 def _undecoded(

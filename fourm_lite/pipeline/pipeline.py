@@ -7,7 +7,7 @@ which need not hold the same modalities.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,36 @@ from torch import Tensor
 from torch.nn import functional
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.embedders.base import unit_length
 from fourm_lite.embedders.load import Spec
 from fourm_lite.errors import FourMError
+from fourm_lite.families.masked import fork_of
 from fourm_lite.io.checkpoint import Source, read
-from fourm_lite.modalities.plain_items import as_item, is_one_item
+from fourm_lite.modalities.plain_items import as_items, is_one_item
 from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
-from fourm_lite.model.load import load_model
+from fourm_lite.model.load import fitted, load_model
 from fourm_lite.pipeline.caption_vectors import all_unknown, given_texts
 from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
     embed_batch,
-    require_vector,
+    global_embedding,
     sample_vectors,
 )
+from fourm_lite.pipeline.given import Given, read_given
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
-from fourm_lite.pipeline.readers import Reader, collate, find_modality, read_entries, vq_entries
-from fourm_lite.pipeline.teacher import open_teacher, picture_of, teacher_target, teacher_vectors
-from fourm_lite.pipeline.tokenizers import Given, Tokenizers, check_names, read_given
+from fourm_lite.pipeline.pooled import embed_pooled, pooled_of
+from fourm_lite.pipeline.readers import (
+    Reader,
+    collate,
+    find_modality,
+    read_entries,
+    vq_entries,
+    whole_text,
+)
+from fourm_lite.pipeline.teacher import embed_by_teacher, open_teacher, teacher_target
+from fourm_lite.pipeline.tokenizers import Tokenizers, check_names
 from fourm_lite.progress import Progress
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
@@ -120,11 +129,11 @@ class FourMPipeline:
             name -> file or folder of each
 
         Raises:
-            NotFetchedError: some are not here and cannot be fetched; it names the command
+            NotFetchedError: some are not here and cannot be fetched
         """
         given = {m.name: m for m in self.model.config.inputs}
         shown = self._targets(plan)
-        read = read_entries(_items(inputs), given)
+        read = read_entries(as_items(inputs), given)
         entries = [*vq_entries(read, shown=False), *vq_entries(shown, shown=True)]
         texts = [m for m in (*read, *shown) if m.kind == "sequence"]
         text = any(self.tokenizers.speaks(m) for m in texts)
@@ -142,13 +151,16 @@ class FourMPipeline:
         Raises:
             FourMError: nothing is given, an item is no dict, or a value is not of its modality
         """
-        items = _items(inputs)
+        items = as_items(inputs)
         if not items or not all(items):
             raise FourMError("nothing is given: every item needs at least one modality")
         return collate([self._read_item(item) for item in items]).to(self.model.device)
 
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizers, self.model.config.positions == "interpolated")
+
     def _read_item(self, item: Inputs) -> dict[str, Tokens]:
-        reader, entries = Reader(self.tokenizers), {m.name: m for m in self.model.config.inputs}
+        reader, entries = self._reader(), {m.name: m for m in self.model.config.inputs}
         given = {find_modality(key, entries, role="input"): v for key, v in item.items()}
         beside = given_texts(self.tokenizers.source, given, entries)
         heard = {entries[name].raw for name in beside}
@@ -166,13 +178,15 @@ class FourMPipeline:
         entries = {m.name: m for m in self.model.config.outputs}
         wanted = [targets] if isinstance(targets, (str, Target)) else list(targets)
         known = {t.modality: t for t in plan.targets} if plan is not None else {}
+        drawn = fork_of(self.model.config.modalities).drawn
         chosen = []
         for target in wanted:
             if isinstance(target, Target):
                 chosen.append(target)
                 continue
             name = find_modality(target, entries, role="target")
-            chosen.append(known.get(name, Target(name)))
+            usual = Target(name, **drawn.get(entries[name].kind, {}))
+            chosen.append(known.get(name, usual))
         if not wanted and plan is not None:
             return plan
         if plan is None:
@@ -219,7 +233,8 @@ class FourMPipeline:
         batch = self.read(inputs)
         if not allow_tokens:
             self.tokenizers.open(vq_entries(self._targets(chosen), shown=True))
-        sampler = Sampler(self.model, marks=self.marks)
+        pipe = replace(self, model=fitted(self.model, batch, [t.modality for t in chosen.targets]))
+        sampler = Sampler(pipe.model, marks=self.marks)
         steps = sampler.steps(batch, chosen)
         confidence: dict[str, list[Tensor]] = {}
         for i, result in enumerate(sampler.iterate(batch, steps, seed=seed, on_token=on_token)):
@@ -229,7 +244,7 @@ class FourMPipeline:
             if on_step is not None:
                 on_step(result, i + 1, len(steps))
         names = list(dict.fromkeys(s.target for s in steps))
-        outputs = self.write(batch, names, confidence, seed, allow_tokens=allow_tokens)
+        outputs = pipe.write(batch, names, confidence, seed, allow_tokens=allow_tokens)
         return outputs[0] if is_one_item(inputs) else outputs
 
     def write(
@@ -278,10 +293,10 @@ class FourMPipeline:
         entries = {m.name: m for m in self.model.config.outputs}
         name = find_modality(key, entries, role="target")
         candidates = list(values) if isinstance(values, list) else [values]
-        entry, reader = entries[name], Reader(self.tokenizers)
+        entry, reader = entries[name], self._reader()
         tokens = [reader.read(entry, value) for value in candidates]
         if entry.kind == "sequence":
-            tokens = [_whole_text(t, self.marks) for t in tokens]
+            tokens = [whole_text(t, self.marks) for t in tokens]
         batch = collate([{name: t} for t in tokens])[name]
         scores = self.model.score(
             name, batch.value, self.read(given), valid=batch.inputs, method=method
@@ -299,9 +314,13 @@ class FourMPipeline:
         samples: int = 1,
         seed: Seed = 0,
         teacher: Spec | None = None,
+        think: Sequence[str | Target] = (),
         progress: Progress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Unit vectors of any subset of modalities, in the space of an embedding network.
+
+        Of a model that predicts no global embedding (AION-1, TerraMind) it is the mean over the
+        tokens of its encoder, which its users take.
 
         Args:
             inputs: one item, or a list of items, which need not hold the same modalities
@@ -315,6 +334,7 @@ class FourMPipeline:
             teacher: the network that the target was made of ("onnx:FILE", ..., an embedder, or of
                 published models "dinov2", "imagebind", "dinov2=FOLDER"): its own vectors of the
                 items' pictures, in the same space, instead of predicted ones
+            think: what is generated first and read with the rest, where the mean is taken
             progress: called with (items done, items in all)
 
         Shapes:
@@ -324,17 +344,26 @@ class FourMPipeline:
             FourMError: an item is no dict, a value is not of its modality, or no such target
         """
         one = is_one_item(inputs)
-        items = _items(inputs)
+        items = as_items(inputs)
         if not items:
             raise FourMError("nothing to embed: the list of items is empty")
         family = self.tokenizers.family
+        seeds = item_seeds(seed, len(items))
+        if target is None and teacher is None and pooled_of(self.model.config) is not None:
+            self.require(items)
+            first = self.plan(list(think)) if think else None
+            starts = range(0, len(items), batch_size)
+            batches = (self.read(items[start : start + batch_size]) for start in starts)
+            out = embed_pooled(self.model, batches, first, seeds, self.marks, progress)
+            return out[0] if one else out
+        if think:
+            raise FourMError("a global embedding is predicted at once: leave out `think`")
         if teacher is not None:
             target = teacher_target(teacher, target, self.model.config.outputs, family)
         entry = self.embedding_target(target)
         self.require(items if teacher is None else ())
         plan = EmbeddingPlan(entry, self.tokenizers.vq(entry), decode, steps, samples)
         network = None if teacher is None else open_teacher(teacher, family)
-        seeds = item_seeds(seed, len(items))
         vectors = []
         for start in range(0, len(items), batch_size):
             part = slice(start, start + batch_size)
@@ -342,9 +371,8 @@ class FourMPipeline:
                 batch = self.read(items[part])
                 vectors.append(embed_batch(self.model, batch, plan, seeds[part], self.marks))
             else:
-                pictures = [picture_of(item, start + i) for i, item in enumerate(items[part])]
-                raw = teacher_vectors(network, pictures, entry, plan.tokenizer.config.n_channels)
-                vectors.append(unit_length(raw, first=start))
+                width = plan.tokenizer.config.n_channels
+                vectors.append(embed_by_teacher(network, items[part], start, entry, width))
             if progress is not None:
                 progress(start + len(vectors[-1]), len(items))
         out = np.concatenate(vectors)
@@ -366,32 +394,4 @@ class FourMPipeline:
 
     def embedding_target(self, target: str | None = None) -> Any:
         """The entry of a global embedding, never of a map: the named one, or the model's first."""
-        entries = {m.name: m for m in self.model.config.outputs if m.kind == "grid"}
-        if target is not None:
-            named = entries[find_modality(target, entries, role="target")]
-            require_vector(named, self.tokenizers.vq(named))
-            return named
-        learned = [m for m in entries.values() if m.pos_embed == "learned"]
-        if not learned:
-            raise FourMError(
-                f"this model predicts no global embedding; its targets are {sorted(entries)}; "
-                "name one that is a vector, or take a model that has one: EPFL-VILAB/4M-21_B"
-            )
-        return learned[0]
-
-
-def _items(inputs: Items) -> list[Inputs]:
-    """The items of a request, each as modality -> value.
-
-    Raises:
-        ConfigError: one is nothing that an item can be
-    """
-    many: Any = [inputs] if is_one_item(inputs) else inputs
-    return [as_item(item) for item in many]
-
-
-def _whole_text(tokens: Tokens, marks: Marks) -> Tokens:
-    """A text as the decoder says it whole: the first sentinel, its ids, the second sentinel."""
-    ids = tokens.value[0].tolist()
-    whole = torch.tensor([[marks.sentinel(1), *ids, marks.sentinel(2)]])
-    return Tokens.given(whole, length=whole.shape[1])
+        return global_embedding(self.model.config.outputs, self.tokenizers, target)

@@ -8,8 +8,9 @@ are values that the model or the tokenizer reads as they are: normalised pixels,
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,46 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
-from fourm_lite.modalities import pictures
 from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec, RasterCodec
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.codecs import codec_of
+from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
 from fourm_lite.modalities.spec import Codec, Crop, Modality
 from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
+from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.inner_tokens import INNER
-from fourm_lite.pipeline.tokenizers import Tokenizers
+from fourm_lite.pipeline.plain_values import (
+    as_picture,
+    bytes_of,
+    finite,
+    is_file,
+    is_numbers,
+    is_token_ids,
+    tensor_of,
+    token_ids,
+)
+from fourm_lite.pipeline.sky_values import tokens_of
+from fourm_lite.pipeline.tokenizers import Tokenizers, is_said_by_codec, vocabulary
 from fourm_lite.reading.regular import read_bytes
-from fourm_lite.tokenization.vq.inputs import as_tensor
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.sequences import FORMATS
+from fourm_lite.tokenization.words.spans import Marks
 from fourm_lite.tokenization.words.text import TextTokenizer
 
-_PIXELS = (torch.uint8, torch.uint16, np.dtype(np.uint8), np.dtype(np.uint16))
-
 log = logging.getLogger(__name__)
+FAR = 100.0
+"""Deviations from its mean in which no pixel of a tile lies, but any number of a satellite does."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads values of a model's modalities; every result is a batch of one."""
+    """Reads values of a model's modalities; every result is a batch of one.
+
+    `any_size`: whether the model reads normalised pixels of any size in whole patches.
+    """
 
     tokenizers: Tokenizers
+    any_size: bool = False
 
     def read(self, entry: Modality, value: Any) -> Tokens:
         """One value as given tokens.
@@ -61,33 +77,50 @@ class Reader:
     def pixels(self, entry: Modality, value: Any) -> Tokens:
         """A picture as the patches of a pixel modality."""
         image = self._image(entry, codec_of(entry), value, entry.image_size)
-        wanted = entry.value_shape(1)
+        wanted, patch = entry.value_shape(1), entry.patch_size or 1
+        if self.any_size and image.ndim == 3 and image.shape[0] == entry.channels:
+            rows, columns = (side // patch for side in image.shape[1:])
+            if rows and columns and image.shape[1:] == (rows * patch, columns * patch):
+                return Tokens.given(image[None], length=rows * columns)
         if tuple(image[None].shape) != wanted:
             raise ShapeError(
-                f"'{entry.name}' expects float32{list(wanted[1:])} or a picture, "
+                f"'{entry.name}' expects float32{list(wanted[1:])} or a picture"
+                f"{f', or other sides that are multiples of {patch}' * self.any_size}, "
                 f"got {list(image.shape)}"
             )
         return Tokens.given(image[None], length=entry.max_tokens)
 
     def grid(self, entry: Modality, value: Any) -> Tokens:
         """Token ids, or a raw value that the modality's tokenizer reads."""
-        ids = _token_ids(value)
+        ids = token_ids(value)
         if ids is None:
-            tokenizer = self.tokenizers.vq(entry)
-            raw = self._raw(entry, tokenizer, value)
-            ids = tokenizer.tokenize_flat(raw[None].to(tokenizer.quant_proj.weight.device)).cpu()[0]
+            ids = self._tokenized(entry, value)
         else:
             _check_ids(entry, ids)
+        if self.any_size and math.isqrt(len(ids)) ** 2 == len(ids) > 0:
+            return Tokens.given(ids[None].long(), length=len(ids))
         if ids.shape != (entry.max_tokens,):
             raise ShapeError(
                 f"'{entry.name}' has {entry.max_tokens} tokens a sample, got {list(ids.shape)}"
             )
         return Tokens.given(ids[None].long(), length=entry.max_tokens)
 
+    def _tokenized(self, entry: Modality, value: Any) -> Tensor:
+        """What the modality's tokenizer makes of a value: int64[L]."""
+        tokenizer = self.tokenizers.opened(entry)
+        if not isinstance(tokenizer, VQTokenizer):
+            return tokens_of(tokenizer, entry, value)
+        raw = self._raw(entry, tokenizer, value)[None].to(tokenizer.quant_proj.weight.device)
+        return tokenizer.tokenize_flat(raw).cpu()[0]
+
     def sequence(self, entry: Modality, value: Any) -> Tokens:
         """A text, a structured value, or token ids."""
-        ids = _token_ids(value)
-        if ids is None:
+        ids = token_ids(value)
+        if ids is not None and len(ids) == FORMATS[entry.text_format].numbers:
+            ids = None
+        if ids is None and is_said_by_codec(entry):
+            ids = self._tokenized(entry, value)
+        elif ids is None:
             ids = torch.tensor(self.text_ids(entry, value), dtype=torch.int64)
         if ids.numel() > entry.max_tokens:
             raise FourMError(
@@ -97,10 +130,12 @@ class Reader:
 
     def text_ids(self, entry: Modality, value: Any) -> list[int]:
         """The ids of a text, its end included; a structured value is said in words first."""
-        tokenizer = self.tokenizers.text()
+        tokenizer, form = self.tokenizers.text(entry), FORMATS[entry.text_format]
         # Fields and numbers stand first in a vocabulary; a format may have just these.
-        is_cut = entry.text_format != "text" and (entry.vocab_size or 0) < tokenizer.vocab_size
-        if tokenizer.vocab_size != entry.vocab_size and not is_cut:
+        rows, words = entry.vocab_size or 0, tokenizer.vocab_size
+        is_cut = not form.is_plain and rows < words
+        has_own = vocabulary(entry) != TEXT and rows > words  # a model's rows that no word has
+        if rows != words and not (is_cut or has_own):
             raise FourMError(
                 f"'{entry.name}' has {entry.vocab_size} words, the text tokenizer "
                 f"{tokenizer.vocab_size}: it belongs to another model"
@@ -108,9 +143,11 @@ class Reader:
         if isinstance(value, Path):
             value = codec_of(entry).read(read_bytes(value))
         text = value if isinstance(value, str) else _said(entry, value)
-        if entry.text_format == "text":
+        if form.is_plain:
             _refuse_unknown(entry, text, tokenizer)
-        ids = [*tokenizer.encode(text), tokenizer.eos]
+        ids = [*tokenizer.encode(form.spell(text)), tokenizer.eos]
+        if not form.is_plain and tokenizer.unk in ids:
+            raise FourMError(f"'{entry.name}': the vocabulary lacks a part of {text!r:.80}")
         if max(ids) >= (entry.vocab_size or 0):
             raise FourMError(
                 f"'{entry.name}' says values of the format {entry.text_format!r} alone, got the "
@@ -126,9 +163,9 @@ class Reader:
                 raise FourMError(self.tokenizers.lacks(entry))
             return vector_of_text(encoder, entry, value)
         array = (
-            FeatureCodec(channels=entry.channels).read(_bytes(value)) if _is_file(value) else value
+            FeatureCodec(channels=entry.channels).read(bytes_of(value)) if is_file(value) else value
         )
-        rows = _finite(entry, _tensor(array).float())
+        rows = finite(entry, tensor_of(array).float())
         if rows.ndim != 2 or rows.shape[1] != entry.channels or rows.shape[0] > entry.max_tokens:
             raise ShapeError(
                 f"'{entry.name}' expects float[L <= {entry.max_tokens}, {entry.channels}], "
@@ -138,9 +175,14 @@ class Reader:
 
     def _raw(self, entry: Modality, tokenizer: VQTokenizer, value: Any) -> Tensor:
         codec = raw_codec(entry, tokenizer)
+        if isinstance(codec, RasterCodec) and codec.num_labels and is_numbers(value):
+            labels = tensor_of(value).long()
+            maps = labels if labels.ndim == 3 else labels[None]
+            crop = _centered(maps.shape[-2], maps.shape[-1], _raw_size(entry, tokenizer))
+            return codec.cut(maps, None if self.any_size else crop)
         if isinstance(codec, FeatureCodec):
-            value = codec.read(_bytes(value)) if _is_file(value) else value
-            return _finite(entry, _tensor(value).float())
+            value = codec.read(bytes_of(value)) if is_file(value) else value
+            return finite(entry, tensor_of(value).float())
         return self._image(entry, codec, value, _raw_size(entry, tokenizer))
 
     def _image(
@@ -148,22 +190,22 @@ class Reader:
     ) -> Tensor:
         """A picture cut to its centred square; floats are taken as they are."""
         if isinstance(codec, LabelCodec) and isinstance(value, Tensor | np.ndarray):
-            labels = _tensor(value)
+            labels = tensor_of(value)
             if labels.ndim != 2:
                 raise ShapeError(
                     f"'{entry.name}' expects a class map int[H, W], a PNG or a PIL picture of one "
                     f"channel, got {labels.dtype}{list(labels.shape)}"
                 )
             return codec.from_numbers(labels, _centered(labels.shape[0], labels.shape[1], size))
-        if _is_numbers(value):
-            return _normalized(entry, codec, _tensor(value))
+        if is_numbers(value):
+            return _normalized(entry, codec, tensor_of(value))
         if isinstance(codec, RasterCodec):
-            if not _is_file(value):
+            if not is_file(value):
                 raise FourMError(
                     f"'{entry.name}' expects a GeoTIFF tile, its path or its bytes, or "
                     f"standardised floats, got {type(value).__name__}"
                 )
-            values = codec.read(_bytes(value))
+            values = codec.read(bytes_of(value))
             return codec.cut(values, _centered(values.shape[1], values.shape[2], size))
         picture = as_picture(value, entry.name)
         read = getattr(codec, "from_picture", None)
@@ -207,7 +249,13 @@ def _normalized(entry: Modality, codec: Codec, numbers: Tensor) -> Tensor:
             f"'{entry.name}' expects normalised floats or a uint8 picture, got "
             f"{numbers.dtype}{list(numbers.shape)}; convert it to uint8 if it holds 0..255"
         )
-    values = _finite(entry, numbers.float())
+    values = finite(entry, numbers.float())
+    if isinstance(codec, RasterCodec) and float(values.abs().max()) > FAR:
+        raise ShapeError(
+            f"'{entry.name}' expects standardised pixels, got values up to "
+            f"{float(values.abs().max()):.0f}; the path of a tile is standardised for you, arrays "
+            f"by fourm_lite.pipeline.terramind.standardized(values, '{entry.name}')"
+        )
     if not isinstance(codec, ImageCodec):
         return values
     if said := not_normalized(values, codec.normalization):
@@ -215,23 +263,11 @@ def _normalized(entry: Modality, codec: Codec, numbers: Tensor) -> Tensor:
     return values
 
 
-def _finite(entry: Modality, values: Tensor) -> Tensor:
-    """The values, if none is NaN or infinite.
-
-    Raises:
-        FourMError: one is
-    """
-    bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        raise FourMError(
-            f"'{entry.name}' expects finite numbers, got {int(bad.sum())} that are NaN or infinite "
-            f"of {bad.numel()}; replace them or leave the item out"
-        )
-    return values
-
-
 def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
     """How the raw values of a grid are read and shown: its raw modality's way, if it names one."""
+    if (tiles := tile_codec(entry)) is not None:
+        classes = tokenizer.config.n_channels
+        return replace(tiles, num_labels=classes) if classes != len(tiles.mean) else tiles
     if entry.raw is not None and entry.raw in MODALITIES:
         codec = codec_of(MODALITIES[entry.raw])
         reads_imagenet = tokenizer.config.undo_std and isinstance(codec, ImageCodec)
@@ -242,26 +278,6 @@ def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
     if config.n_channels in (1, 3):
         return ImageCodec(channels=config.n_channels)
     return FeatureCodec(channels=config.n_channels)
-
-
-def as_picture(value: Any, name: str) -> Any:
-    """An upright PIL picture from whatever `modalities.pictures.as_picture` reads.
-
-    Raises:
-        ShapeError: an array of another shape
-        FourMError: anything else
-    """
-    from PIL import Image
-
-    if not (isinstance(value, (str, Path, bytes, Image.Image)) or _is_pixels(value)):
-        raise FourMError(
-            f"'{name}' expects a path, bytes, a PIL picture or uint8[H, W, C], got "
-            f"{type(value).__name__}"
-        )
-    try:
-        return pictures.as_picture(value)
-    except FourMError as error:
-        raise type(error)(f"'{name}': {error}") from error
 
 
 def _refuse_unknown(entry: Modality, text: str, tokenizer: TextTokenizer) -> None:
@@ -283,43 +299,6 @@ def _said(entry: Modality, value: Any) -> str:
             f"'{entry.name}' expects a text or a value of the format {entry.text_format!r}, got "
             f"{type(value).__name__}: {error}"
         ) from error
-
-
-def _token_ids(value: Any) -> Tensor | None:
-    """Integers as ids; None for anything else. uint8 is a picture."""
-    if isinstance(value, np.ndarray) and value.dtype != np.uint8 and value.dtype.kind in "iu":
-        return torch.from_numpy(value.astype(np.int64)) if value.ndim == 1 else None
-    if isinstance(value, Tensor) and value.ndim == 1 and not value.is_floating_point():
-        return value
-    is_list = isinstance(value, (list, tuple)) and bool(value)
-    return torch.tensor(value) if is_list and all(type(v) is int for v in value) else None
-
-
-def is_token_ids(value: Any) -> bool:
-    """Whether a value is read as token ids, for which no tokenizer is needed."""
-    return _token_ids(value) is not None
-
-
-def _is_pixels(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray)) and value.dtype in _PIXELS
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray)) and value.dtype not in _PIXELS
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, (str, Path, bytes))
-
-
-def _bytes(value: str | Path | bytes) -> bytes:
-    return value if isinstance(value, bytes) else read_bytes(Path(value).expanduser())
-
-
-def _tensor(value: Any) -> Tensor:
-    if isinstance(value, list | tuple):  # numbers in rows
-        value = np.array(value)
-    return as_tensor(value)
 
 
 _READERS: Mapping[str, Callable[[Reader, Modality, Any], Tokens]] = {
@@ -351,6 +330,13 @@ def _join(parts: Sequence[Tokens | None]) -> Tokens:
     )
 
 
+def whole_text(tokens: Tokens, marks: Marks) -> Tokens:
+    """A text as the decoder says it whole: the first sentinel, its ids, the second sentinel."""
+    ids = tokens.value[0].tolist()
+    whole = torch.tensor([[marks.sentinel(1), *ids, marks.sentinel(2)]])
+    return Tokens.given(whole, length=whole.shape[1])
+
+
 def read_entries(
     items: Iterable[Mapping[str, Any]], inputs: Mapping[str, Modality]
 ) -> list[Modality]:
@@ -361,8 +347,12 @@ def read_entries(
 
 
 def vq_entries(entries: Iterable[Modality], *, shown: bool) -> list[Modality]:
-    """Those of them with a VQ tokenizer; what stands inside a text is decoded where it is shown."""
-    return [m for m in entries if m.kind == "grid" or (shown and m.text_format in INNER)]
+    """Those of them with a tokenizer; what stands inside a text is decoded where it is shown."""
+    return [
+        m
+        for m in entries
+        if m.kind == "grid" or is_said_by_codec(m) or (shown and m.text_format in INNER)
+    ]
 
 
 def find_modality(name: str, known: Mapping[str, Modality], *, role: str) -> str:
@@ -377,6 +367,10 @@ def find_modality(name: str, known: Mapping[str, Modality], *, role: str) -> str
         )
     if name in known:
         return name
+    for n, entry in known.items():
+        names = entry.input_names if role == "input" else entry.target_names
+        if name.lower() in names:
+            return n
     for spelling in _SPELLINGS:
         found = [n for n, entry in known.items() if spelling(entry) == name]
         if len(found) == 1:

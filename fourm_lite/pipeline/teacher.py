@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.embedders.base import NetworkEmbedder
+from fourm_lite.embedders.base import NetworkEmbedder, unit_length
 from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, suggest
@@ -172,3 +172,20 @@ def picture_of(item: Mapping[str, Any], number: int) -> Any:
             f"{sorted(item)}; leave teacher= out to embed any modalities by the model"
         )
     return next(iter(item.values()))
+
+
+def embed_by_teacher(
+    network: NetworkEmbedder,
+    items: Sequence[Mapping[str, Any]],
+    first: int,
+    entry: Modality,
+    width: int,
+) -> npt.NDArray[np.float32]:
+    """Unit vectors float32[N, E] of the pictures of some items, counted from `first` in messages.
+
+    Raises:
+        FourMError: an item holds no picture, or its vector is zero
+        ShapeError: the network's vectors are of another width
+    """
+    pictures = [picture_of(item, first + i) for i, item in enumerate(items)]
+    return unit_length(teacher_vectors(network, pictures, entry, width), first=first)

@@ -6,28 +6,37 @@ Where several places name one, the first of these counts: the user, the model's 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fourm_lite.errors import (
-    CheckpointError,
-    ConfigError,
     FourMError,
     NotFetchedError,
     UnknownNameError,
     suggest,
 )
-from fourm_lite.io.checkpoint import Checkpoint, Source
-from fourm_lite.io.hub import download_command, is_hub_id, resolve, shipped
+from fourm_lite.families.masked import fork_of_config, published_for
+from fourm_lite.io.checkpoint import Checkpoint, Source, read
+from fourm_lite.io.hub import download_command, is_hub_id, resolve
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.published import FOURM, PublishedFamily, family_of
+from fourm_lite.modalities.forks import CODECS
+from fourm_lite.modalities.published import FOURM, PublishedFamily
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.names import check_name, place_inside
+from fourm_lite.pipeline.given import (
+    TEXT,
+    Given,
+    Sources,
+    below,
+    named_by_config,
+    read_given,
+    resolved,
+)
+from fourm_lite.tokenization.aion.load import is_codec, load_codec
 from fourm_lite.tokenization.load import load_tokenizer
+from fourm_lite.tokenization.vq.interface import Tokenizer
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import (
     TextTokenizer,
@@ -35,10 +44,8 @@ from fourm_lite.tokenization.words.text import (
     load_text_tokenizer,
 )
 
-TEXT = "text"
-Sources = Mapping[str, Any]
-Given = Sources | str | Path | Sequence[Any] | None
-"""What `tokenizers=` takes: name -> source, a folder of folders, "name=source", or several."""
+Opened = VQTokenizer | Tokenizer[Any]
+"""What turns a modality's values into tokens: a VQ tokenizer, or a codec of values."""
 
 
 class Tokenizers:
@@ -63,8 +70,8 @@ class Tokenizers:
         self._layers = tuple(dict(layer) for layer in layers)
         self.family = family
         self._model, self._device = model, device
-        self._vq: dict[tuple[int, str], VQTokenizer] = {}
-        self._text: TextTokenizer | None = None
+        self._opened: dict[tuple[int, str], Opened] = {}
+        self._texts: dict[str, TextTokenizer] = {}
 
     @classmethod
     def of_model(
@@ -83,14 +90,16 @@ class Tokenizers:
             given: what the user names
             device: where the networks run
         """
-        own = read_given(given)
+        own, is_remote = read_given(given), is_hub_id(model) and not Path(model).exists()
         named = {n: s for n, s in named_by_config(checkpoint).items() if n not in own}
         return cls(
             own,
-            {name: _resolved(checkpoint.folder, place) for name, place in named.items()},
+            {name: resolved(checkpoint.folder, place) for name, place in named.items()},
             below(checkpoint.folder / "tokenizers"),
-            family=family_of(checkpoint.config),
-            model=model if is_hub_id(model) and not Path(model).exists() else None,
+            below(checkpoint.folder / CODECS),
+            _on_hub(str(model), checkpoint.config) if is_remote else {},
+            family=published_for(checkpoint.config),
+            model=str(model) if is_remote else None,
             device=device,
         )
 
@@ -117,8 +126,8 @@ class Tokenizers:
         published = self.family and self.family.tokenizer(entry)
         return None if not published else ((-1, published.source), published.source)
 
-    def vq(self, entry: Modality) -> VQTokenizer:
-        """The tokenizer of a grid, or of the masks or poses inside a sequence.
+    def opened(self, entry: Modality) -> Opened:
+        """The tokenizer of a modality: a VQ tokenizer, or a codec of values (AION-1).
 
         Raises:
             FourMError: there is none, it is of another vocabulary, or it cannot be fetched
@@ -127,13 +136,34 @@ class Tokenizers:
         if found is None:
             raise FourMError(self.lacks(entry))
         key, source = found
-        if key not in self._vq:
-            opened = source if isinstance(source, VQTokenizer) else load_tokenizer(source)
-            self._vq[key] = (opened.to(self._device) if self._device else opened).eval()
-        tokenizer = self._vq[key]
+        if key not in self._opened:
+            self._opened[key] = self._open(source)
+        tokenizer = self._opened[key]
         if entry.kind == "grid":
             _require_fit(entry, tokenizer, key[1])
         return tokenizer
+
+    def _open(self, source: Any) -> Opened:
+        if isinstance(source, str | Path | Checkpoint):
+            checkpoint = read(source)
+            if is_codec(checkpoint.config):
+                return load_codec(checkpoint)
+            source = load_tokenizer(checkpoint)
+        if isinstance(source, VQTokenizer):
+            return (source.to(self._device) if self._device else source).eval()
+        opened: Opened = source
+        return opened
+
+    def vq(self, entry: Modality) -> VQTokenizer:
+        """The VQ tokenizer of a grid, or of the masks or poses inside a sequence.
+
+        Raises:
+            FourMError: as `opened`, or it is a codec of values
+        """
+        found = self.opened(entry)
+        if not isinstance(found, VQTokenizer):
+            raise FourMError(f"'{entry.name}' is a value, not the tokens of a map or of a vector")
+        return found
 
     def open(self, entries: Iterable[Modality]) -> None:
         """Opens the tokenizers that will be needed at the end, so that a wrong one is told now.
@@ -143,11 +173,11 @@ class Tokenizers:
         """
         for entry in entries:
             if self.has(entry):
-                self.vq(entry)
+                self.opened(entry)
 
     def lacks(self, entry: Modality) -> str:
         """What to say of a grid without a tokenizer."""
-        name, known = entry.tokenizer or entry.stem, self.sources
+        name, known = (entry.tokenizer or entry.stem).rpartition("/")[2], self.sources
         return (
             f"'{entry.name}' needs the tokenizer '{name}', and none was found. Pass "
             f"tokenizers={{'{name}': SOURCE}}, on the command line --tokenizers {name}=SOURCE (a "
@@ -155,25 +185,28 @@ class Tokenizers:
             f"{suggest(entry.stem, known)}"
         )
 
-    def text(self) -> TextTokenizer:
-        """The text tokenizer.
+    def text(self, entry: Modality | None = None) -> TextTokenizer:
+        """The text tokenizer, or that of a sequence with a vocabulary of its own.
 
         Raises:
             FourMError: there is none, or it cannot be fetched
         """
-        if self._text is None:
-            source = self.text_source
+        name = vocabulary(entry)
+        if name not in self._texts:
+            source = self.text_source if name == TEXT else self._named(name)
             if source is None:
-                raise FourMError(NO_TEXT)
-            self._text = (
-                source if isinstance(source, TextTokenizer) else load_text_tokenizer(source)
-            )
-        return self._text
+                raise FourMError(NO_TEXT if name == TEXT else no_words(name))
+            opened = source if isinstance(source, TextTokenizer) else load_text_tokenizer(source)
+            self._texts[name] = opened
+        return self._texts[name]
+
+    def _named(self, name: str) -> Any | None:
+        return next((layer[name] for layer in self._layers if name in layer), None)
 
     @property
     def text_source(self) -> Any | None:
         """Where the text tokenizer lies, or the open one; None: nowhere."""
-        named = next((layer[TEXT] for layer in self._layers if TEXT in layer), None)
+        named = self._named(TEXT)
         return self.family.text if named is None and self.family else named
 
     @property
@@ -184,6 +217,8 @@ class Tokenizers:
     def speaks(self, entry: Modality) -> bool:
         """Whether there is a text tokenizer for a sequence; a family's has one vocabulary."""
         of_family = self.family is not None and self.family.reads_text(entry)
+        if vocabulary(entry) != TEXT:
+            return self._named(vocabulary(entry)) is not None
         return entry.kind == "sequence" and (self.names_text or of_family)
 
     @property
@@ -234,18 +269,50 @@ NO_TEXT = (
 )
 
 
-def _require_fit(entry: Modality, tokenizer: VQTokenizer, name: str) -> None:
+def no_words(name: str) -> str:
+    """What to say of a sequence whose vocabulary is not here."""
+    return (
+        f"'{name}' has a vocabulary of its own, and none was found. Pass tokenizers={{'{name}': "
+        f"'tokenizer.json'}}, on the command line --tokenizers {name}=FILE, or put the file into "
+        f"tokenizers/{name}/ beside the model"
+    )
+
+
+def vocabulary(entry: Modality | None) -> str:
+    """The name of the text tokenizer that says a sequence; most share one."""
+    return TEXT if entry is None or entry.vocab in ("own", TEXT) else entry.vocab
+
+
+def is_said_by_codec(entry: Modality) -> bool:
+    """Whether the tokens of a sequence are no words but those of a codec (AION-1's catalogs)."""
+    return entry.kind == "sequence" and entry.tokenizer is not None
+
+
+def _on_hub(model: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The codecs that lie in the repository of a model, which are fetched one by one."""
+    entries = fork_of_config(config).modalities.values()
+    names = [m.tokenizer for m in entries if m.tokenizer and m.tokenizer.startswith(f"{CODECS}/")]
+    return {name: f"{model}/{name}" for name in names}
+
+
+def _require_fit(entry: Modality, tokenizer: Opened, name: str) -> None:
     """Refuses the tokenizer of another modality: other ids, or a map in place of a vector.
 
     Raises:
         FourMError: see above
     """
-    books = tokenizer.config.num_codebooks
-    if tokenizer.vocab_size != entry.vocab_size:
+    is_vq = isinstance(tokenizer, VQTokenizer)
+    # a model may have ids that a codec of values never gives
+    if tokenizer.vocab_size != entry.vocab_size and (
+        is_vq or tokenizer.vocab_size > (entry.vocab_size or 0)
+    ):
         raise FourMError(
             f"'{entry.name}' has {entry.vocab_size} ids, the tokenizer {name!r} gives "
             f"{tokenizer.vocab_size}: it belongs to another model"
         )
+    if not isinstance(tokenizer, VQTokenizer):
+        return
+    books = tokenizer.config.num_codebooks
     is_vector = entry.pos_embed == "learned" and entry.max_tokens > 1
     if entry.max_tokens % books or (is_vector and books == 1):
         raise FourMError(
@@ -266,53 +333,6 @@ def _locate(
         missing[name] = error
 
 
-def with_text(given: Given, text_tokenizer: str | Path | None) -> Given:
-    """The same with another text tokenizer."""
-    return given if text_tokenizer is None else [given, {TEXT: text_tokenizer}]
-
-
-def read_given(given: Given) -> dict[str, Any]:
-    """The sources that `tokenizers=` names, later ones in place of earlier ones.
-
-    Raises:
-        ConfigError: a word is neither a folder of tokenizers nor of the form name=source
-    """
-    if given is None:
-        return {}
-    if isinstance(given, Mapping):
-        return dict(given)
-    if isinstance(given, str | Path):
-        return _of_word(given)
-    return {name: source for part in given for name, source in read_given(part).items()}
-
-
-def lasting(given: Given) -> list[str]:
-    """The same as words that still work from another folder; open tokenizers are left out."""
-    words = {n: s for n, s in read_given(given).items() if isinstance(s, str | Path)}
-    places = {name: Path(source).expanduser() for name, source in words.items()}
-    return [f"{n}={p.resolve() if p.exists() else words[n]}" for n, p in places.items()]
-
-
-def _of_word(word: str | Path) -> dict[str, Any]:
-    folder = Path(word).expanduser()
-    if folder.is_dir():
-        found: dict[str, Any] = dict(below(folder))
-        if found:
-            return found
-        raise ConfigError(
-            f"{folder} holds no folders of tokenizers; name a single one: NAME={word}, where NAME "
-            "is a modality or 'text'"
-        )
-    name, equals, source = str(word).partition("=")
-    if not (equals and name.strip() and source.strip()):
-        raise ConfigError(
-            "tokenizers are a folder that holds one folder for each tokenizer, or NAME=SOURCE (a "
-            f"folder, file or hub id), such as depth=EPFL-VILAB/4M_tokenizers_depth_8k_224-448; "
-            f"{str(word)!r:.200} is no folder and names none"
-        )
-    return {name.strip(): source.strip()}
-
-
 def check_names(given: Given, entries: Iterable[Modality]) -> None:
     """Refuses a name=source whose name is that of no modality; folders may hold more than is used.
 
@@ -331,43 +351,10 @@ def check_names(given: Given, entries: Iterable[Modality]) -> None:
 def _written_names(given: Given) -> list[str]:
     """The names of the words name=source."""
     if isinstance(given, str):
-        return [] if Path(given).expanduser().is_dir() else list(_of_word(given))
+        return [] if Path(given).expanduser().is_dir() else list(read_given(given))
     if given is None or isinstance(given, Mapping | Path):
         return []
     return [name for part in given for name in _written_names(part)]
-
-
-def named_by_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The tokenizers that a model's config names, as they stand there.
-
-    Raises:
-        ConfigError: it is no table of names
-    """
-    named, folder = checkpoint.extra.get("tokenizers", {}), checkpoint.folder
-    if not isinstance(named, Mapping):
-        raise ConfigError(f"'tokenizers' in the config of {folder} should be a table of names")
-    return {check_name(n, f"a tokenizer in {folder}"): place for n, place in named.items()}
-
-
-def _resolved(folder: Path | None, place: Any) -> str | Path:
-    """A tokenizer that a config names: beside the model, shipped, a hub id, or "4m".
-
-    What lies elsewhere is not opened: the author of a config is not its user.
-
-    Raises:
-        ConfigError: it lies elsewhere
-    """
-    if folder is not None and isinstance(place, str) and (folder / place).exists():
-        return place_inside(folder, place, "a tokenizer of a config (tokenizers= names others)")
-    if isinstance(place, str):
-        with contextlib.suppress(CheckpointError):
-            return shipped(place)
-        if place == "4m" or is_hub_id(place):
-            return place
-    raise ConfigError(
-        f"the config in {folder} names the tokenizer {place!r:.80}, which is neither beside it nor "
-        "shipped nor a hub id; say with tokenizers= where it is"
-    )
 
 
 def places(entry: Modality, tokenizer: VQTokenizer) -> tuple[int, int] | None:
@@ -383,16 +370,6 @@ def _names(entry: Modality) -> list[str]:
     published = FOURM.tokenizer(entry)
     on_hub = None if published is None else published.source.rpartition("/")[2]
     names = [entry.name, entry.stem, entry.tokenizer, entry.stem.removeprefix("tok_"), on_hub]
+    if entry.tokenizer and "/" in entry.tokenizer:  # the folder beside the model
+        names.insert(3, entry.tokenizer.rpartition("/")[2])
     return [n for n in dict.fromkeys(names) if n]
-
-
-def below(folder: Path | None) -> dict[str, Path]:
-    """Sub-folders that hold a tokenizer, directly or under `weights/`."""
-    if folder is None or not folder.is_dir():
-        return {}
-    found = {}
-    for child in sorted(folder.iterdir()):
-        for place in (child, child / "weights"):
-            if (place / "config.json").is_file() or (place / "tokenizer.json").is_file():
-                found[child.name] = place
-    return found

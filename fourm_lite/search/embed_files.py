@@ -18,8 +18,6 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing, replacing_folder, write_json
-from fourm_lite.io.strict_json import as_object, parse_json
-from fourm_lite.names import is_inside
 from fourm_lite.photos.item import (
     LINE_ENDINGS,
     TEXT_ENDINGS,
@@ -31,11 +29,12 @@ from fourm_lite.photos.item import (
     printable,
 )
 from fourm_lite.photos.lists import json_rows, text_lines
-from fourm_lite.photos.table_rows import FILE_COLUMNS, ID_COLUMNS
+from fourm_lite.photos.table_rows import FILE_COLUMNS
 from fourm_lite.reading.remote import expand, is_remote
 from fourm_lite.search.gallery import SOURCES, Ingest, open_index
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import IngestReport, index_items
+from fourm_lite.search.index.value_items import item_of, listed_items
 from fourm_lite.search.space import TEXT, Space
 
 MARK = "embed.json"
@@ -173,7 +172,7 @@ def _kind_of(places: Sequence[Path], space: Space, prefix: str) -> _Kind:
             name, lambda: reader(places, prefix=prefix), decode,
             lambda photos, n: space.encode_document(photos, batch_size=n)[0], plain,
         )  # fmt: skip
-    each, decode = (_texts, _text_of) if name == "texts" else (_items, _value_of)
+    each, decode = (_texts, _text_of) if name == "texts" else (listed_items, item_of)
 
     def listed() -> Stream:
         for place in places:
@@ -205,36 +204,6 @@ def _texts(place: Path) -> Stream:
 
 def _text_of(data: bytes) -> dict[str, Any]:
     return {TEXT: data.decode()}
-
-
-def _items(place: Path) -> Stream:
-    for row in json_rows(place):
-        if isinstance(row, Skipped):
-            yield row
-            continue
-        number, fields = row
-        key = next((k for k in ID_COLUMNS if isinstance(fields.get(k), str | int)), "")
-        name = str(fields[key]) if key else f"{place.name.split('.')[0]}/{number}"
-        values = {k: _given(place.parent, v) for k, v in fields.items() if k != key}
-        uri = f"{printable(str(place))}:{number}"
-        yield Item(name, uri, HeldContent(json.dumps(values).encode()))
-
-
-def _given(folder: Path, value: Any) -> Any:
-    """A value; the name of a file below the list's folder with what tells it from another one."""
-    if not isinstance(value, str) or not 0 < len(value) < 4096 or not is_inside(value):
-        return value
-    file = folder / value
-    try:
-        status = file.stat() if file.is_file() else None
-    except (OSError, ValueError):
-        return value
-    return value if status is None else [str(file), status.st_size, status.st_mtime_ns]
-
-
-def _value_of(data: bytes) -> dict[str, Any]:
-    values = as_object(parse_json(data.decode(), "the item"), "the item")
-    return {k: Path(v[0]) if isinstance(v, list) and len(v) == 3 else v for k, v in values.items()}
 
 
 def _noted(stream: Stream, order: list[str]) -> Iterator[Item | Skipped]:

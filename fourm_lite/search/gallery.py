@@ -24,6 +24,7 @@ from fourm_lite.reading.remote import expand, is_remote
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
 from fourm_lite.search.index.manifest import allow, read_manifest
+from fourm_lite.search.index.value_items import item_of, open_value_sources
 from fourm_lite.search.space import Space
 
 
@@ -62,6 +63,7 @@ def _read(store: FeatureStore, key: str) -> bytes:
 SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
     "pictures": (open_sources, None),
     "regions": (open_feature_sources, open_features),
+    "items": (open_value_sources, item_of),
 }
 """By what a space reads: what lists its items, and what opens their bytes."""
 

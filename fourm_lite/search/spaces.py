@@ -15,9 +15,11 @@ from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode
+from fourm_lite.pipeline.given import Given, lasting, with_text
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.pipeline.pooled import pooled_of
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target
-from fourm_lite.pipeline.tokenizers import Given, lasting, with_text
+from fourm_lite.search.encoder_space import EncoderSpace
 from fourm_lite.search.model_space import CENTRED, ModelSpace
 from fourm_lite.search.search_file import read_fitted
 from fourm_lite.search.space import MODEL, PICTURE, TEXT, Codes, DualEncoderSpace, Inputs, Space
@@ -95,10 +97,18 @@ def open_space(
         options = {"device": device} if device else {}
         embedder = load_embedder(model, **options)  # type: ignore[arg-type]
         return DualEncoderSpace(embedder, _lasting_spec(model) if isinstance(model, str) else "")
+    given = with_text(tokenizers, text_tokenizer)
+    named = model if isinstance(model, str | Path) else None
+    pipe: Any = model
+    if named is not None:
+        pipe = FourMPipeline.from_pretrained(named, given, device=device, dtype=dtype)
+    if target is None and gallery == MODEL and pooled_of(pipe.model.config) is not None:
+        name = None if named is None else _lasting(named)
+        return EncoderSpace(pipe, name, tuple(lasting(given)))
     return open_model_space(
-        model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
+        pipe, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,
         seed=seed, center=center, spread=spread, tokenizers=tokenizers,
-        text_tokenizer=text_tokenizer, device=device, dtype=dtype,
+        text_tokenizer=text_tokenizer, device=device, dtype=dtype, named=named,
     )  # fmt: skip
 
 
@@ -117,8 +127,9 @@ def open_model_space(
     text_tokenizer: str | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    named: str | Path | None = None,
 ) -> ModelSpace:
-    """The space of a 4M model; see `open_space`.
+    """The space of a 4M model; see `open_space`. An open pipeline is written down as `named`.
 
     Raises:
         ConfigError: a dual encoder, which predicts nothing; whitened queries without a centre
@@ -143,8 +154,9 @@ def open_model_space(
     entry = pipe.embedding_target(target)
     names: dict[str, Any] = {"gallery": gallery if isinstance(gallery, str) else gallery.name}
     names["center"] = center
-    if isinstance(model, str | Path):
-        names["model"] = _lasting(model)
+    source = model if isinstance(model, str | Path) else named
+    if source is not None:
+        names["model"] = _lasting(source)
     if words := lasting(given):
         names["tokenizers"] = words
     return ModelSpace(

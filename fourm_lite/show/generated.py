@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from fourm_lite.names import check_name
 from fourm_lite.reading.regular import budget, read_bytes, read_text
 
 if TYPE_CHECKING:
+    from fourm_lite.modalities.spec import Modality
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
 Job = tuple[Path, dict[str, Any]]
@@ -133,28 +134,47 @@ def finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def write_item(
-    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+    folder: Path,
+    item: Mapping[str, Any],
+    values: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    inputs: Iterable[Modality] = (),
 ) -> dict[str, Any]:
-    """Writes the files of one item; result.json comes last and makes them count."""
+    """Writes the files of one item; result.json comes last and makes them count.
+
+    `inputs`: of the model, which say what its tiles look like.
+    """
+    shown = {name: _shown(name, value, inputs) for name, value in item.items()}
     with alone(folder, wait=True):  # files of two requests must not stand side by side
         remove_leftovers(folder)
-        return _write_item(folder, item, values, asked)
+        return _write_item(folder, shown, values, asked)
+
+
+def _shown(name: str, value: Any, inputs: Iterable[Modality]) -> Any:
+    """What a person looks at of a given value: a picture, or a text."""
+    from fourm_lite.modalities.codecs import tile_codec
+    from fourm_lite.modalities.pictures import decode
+    from fourm_lite.pipeline.readers import find_modality
+
+    photo = file_named(value)
+    if photo is None:
+        return str(value)
+    entries = {m.name: m for m in inputs}
+    try:
+        tiles = tile_codec(entries[find_modality(name, entries, role="input")])
+        return decode(photo) if tiles is None else tiles.picture(tiles.read(read_bytes(photo)))
+    except FourMError:
+        return photo.name
 
 
 def _write_item(
-    folder: Path, item: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
+    folder: Path, given: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from fourm_lite.modalities.pictures import decode, png
+    from fourm_lite.modalities.pictures import png
     from fourm_lite.show.contact_sheet import Cell, contact_sheet
 
     cells, outputs = [], {}
-    for name, value in item.items():
-        shown: Any = str(value)
-        if photo := file_named(value):
-            try:
-                shown = decode(photo)
-            except FourMError:
-                shown = photo.name
+    for name, shown in given.items():
         cells.append(Cell(f"given: {name}", shown))
     for name, result in values.items():
         stem = name.replace("@", "_").replace("/", "_")
@@ -162,14 +182,34 @@ def _write_item(
         file = f"{stem}.txt" if is_text else f"{stem}.png"
         write_whole(folder / file, result.picture.encode() if is_text else png(result.picture))
         outputs[name] = {**result.to_json(), "file": file}
-        if (features := _features(result.value)) is not None:
-            write_whole(folder / f"{stem}.npy", features)
-            outputs[name]["array"] = f"{stem}.npy"
+        ending, arrays = _arrays(result)
+        if arrays is not None:
+            write_whole(folder / f"{stem}{ending}", arrays)
+            outputs[name]["array"] = f"{stem}{ending}"
         cells.append(Cell(name, result.picture))
     write_whole(folder / "sheet.png", png(contact_sheet(cells)))
     result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
     write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
+
+
+def _arrays(result: Any) -> tuple[str, bytes | None]:
+    """The ending and the content of a file of numbers that no picture holds."""
+    import io
+
+    import numpy as np
+
+    value, file = result.value, io.BytesIO()
+    if result.is_measured and isinstance(
+        value, Mapping
+    ):  # parts of a value: an image with its bands, a spectrum
+        parts: dict[str, Any] = {name: np.asarray(part) for name, part in value.items()}
+        np.savez_compressed(file, **parts)
+        return ".npz", file.getvalue()
+    if result.is_measured and isinstance(value, np.ndarray):
+        np.save(file, value)
+        return ".npy", file.getvalue()
+    return ".npy", _features(value)
 
 
 def _features(value: Any) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -26,7 +27,7 @@ from tiny_networks import (
     save_timm,
     transformers,
 )
-from tiny_terramind import save_tiles, terramind_weights
+from tiny_terramind import save_terramind_tokenizers, save_tiles, terramind_weights
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
@@ -85,7 +86,10 @@ def world(tmp_path_factory):
         (hub / "refs" / "main").write_text("0123abcd")
     save_mobileclip(root / "mobileclip_s0.pt")
     save_aion(root / "polymathic-ai" / "aion-base")
+    rows = [{"id": str(i), "flux_g": 2.0**i, "z": i / 10} for i in range(6)]
+    (root / "galaxies.jsonl").write_text("\n".join(map(json.dumps, rows)))
     torch.save(terramind_weights(), root / "TerraMind_v1_tiny.pt")
+    save_terramind_tokenizers(root / "TERRAMIND" / "tokenizers")
     if installed("rasterio"):
         save_tiles(root / "TILES")
     (root / "PHOTOS").mkdir()
@@ -171,11 +175,15 @@ CHECKS = {
         found["embedding"].shape == (2, 32)
         and found["logits"].shape == (2, 1, 1025)
         and found["redshift"].shape == (2, 1)
+        and has_length(found["vectors"], 2)
+        and isinstance(found["guessed"], float | None)
     ),
     "TerraMind in TerraTorch": lambda found: (
         [x.shape for x in found["layers"]] == [(1, 24, 64)] * 2
         and found["made"]["NDVI"].shape == (1, 24)
         and len(found["thought"]) == 2
+        and found["maps"]["tok_lulc@224"].value.shape == (64, 96)
+        and found["vector"].shape == (64,)
     ),
     "clip-retrieval": lambda found: (
         [i.removesuffix(".png") for i in found["found"].ids] == list(map(str, found["same"].ids))

@@ -226,6 +226,22 @@ def test_every_published_form_gives_the_same_regions(tmp_path):
             assert same(read_place(store.where("7")), store["7"])
 
 
+def test_uniters_files_give_the_regions_that_its_detector_was_sure_of(tmp_path):
+    rng = np.random.default_rng(3)
+    corners = np.sort(rng.uniform(0, 1, (40, 2, 2)), axis=1).reshape(40, 4).astype(np.float32)
+    places = np.concatenate([corners, corners[:, 2:] - corners[:, :2]], axis=1)
+    features = rng.normal(size=(40, 9)).astype(np.float16)
+    for name, sure, kept in (("few", 3, 10), ("some", 25, 25)):
+        confidence = np.where(np.arange(40) < sure, 0.9, 0.1)
+        np.savez(tmp_path / f"{name}.npz", norm_bb=places, features=features, conf=confidence)
+
+        item = FeatureStore.open(tmp_path)[name]
+
+        assert item.features.shape == (kept, 9)
+        assert np.array_equal(item.boxes, corners[:kept])
+        assert item.size == (1, 1)
+
+
 def test_a_store_without_features_says_what_is_there(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "b.jpg").write_bytes(b"x")

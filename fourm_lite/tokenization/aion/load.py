@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError, UnknownNameError, suggest
-from fourm_lite.modalities.forks import AION_MODALITIES
+from fourm_lite.modalities.forks import AION_MODALITIES, CODECS
 from fourm_lite.tokenization.aion.catalog import read_catalog
 from fourm_lite.tokenization.aion.fields import read_field
 from fourm_lite.tokenization.aion.images import read_image
 from fourm_lite.tokenization.aion.scalars import read_scalar, read_scalars
 from fourm_lite.tokenization.aion.spectra import read_spectrum
 from fourm_lite.tokenization.vq.interface import Tokenizer
+
+if TYPE_CHECKING:
+    from fourm_lite.io.checkpoint import Source
 
 Codec = Tokenizer[Any]
 
@@ -45,7 +48,17 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-def load_codec(source: str | Path) -> Codec:
+def is_codec(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a codec of AION-1, not of a VQ tokenizer."""
+    others = ("format", "class", "enc_type", "dec_type", "domains_in", "kind")
+    return not any(key in config for key in others) and _kind(config) is not None
+
+
+def _kind(config: Mapping[str, Any]) -> Kind | None:
+    return next((kind for kind in KINDS if kind.mark in config), None)
+
+
+def load_codec(source: Source) -> Codec:
     """The codec of a folder with config.json and model.safetensors.
 
     Raises:
@@ -55,10 +68,11 @@ def load_codec(source: str | Path) -> Codec:
     from fourm_lite.io.checkpoint import read
 
     checkpoint = read(source)
-    kind = next((kind for kind in KINDS if kind.mark in checkpoint.config), None)
+    kind = _kind(checkpoint.config)
     if kind is None:
         raise ConfigError(
-            f"'{source}' is no codec of AION-1: its config has {sorted(checkpoint.config)}"
+            f"'{checkpoint.source}' is no codec of AION-1: its config has "
+            f"{sorted(checkpoint.config)}"
         )
     # a reservoir is what a table was computed from; nothing reads it afterwards
     names = [name for name in checkpoint.tensors if not name.endswith("_reservoir")]
@@ -68,7 +82,8 @@ def load_codec(source: str | Path) -> Codec:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise CheckpointError(f"the codec '{source}' cannot be read: {error!r}") from error
+        place = checkpoint.source
+        raise CheckpointError(f"the codec '{place}' cannot be read: {error!r}") from error
 
 
 class Codecs(Mapping[str, Codec]):
@@ -110,9 +125,12 @@ def load_codecs(source: str | Path) -> Codecs:
     Raises:
         CheckpointError: there are none
     """
-    from fourm_lite.io.hub import resolve
+    from fourm_lite.io.hub import fetch_inside, is_hub_id, resolve
 
-    root = resolve(source)
+    if is_hub_id(source) and not Path(source).exists():
+        root = fetch_inside(source, CODECS).parent
+    else:
+        root = resolve(source)
     found = Codecs(root if root.is_dir() else root.parent)
     if not len(found):
         raise CheckpointError(

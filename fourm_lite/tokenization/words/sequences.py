@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.modalities.forks import coords_of, place_text
 from fourm_lite.modalities.values import Metadata
 from fourm_lite.tokenization.vq.randomness import RandomSource
 from fourm_lite.tokenization.words.boxes import (
@@ -40,11 +41,17 @@ class SequenceFormat:
         say: a value, a source where the order is random, bins of a coordinate -> texts
         read: a text, however broken, and bins -> the part of the value that can be read
         by_chunk: span masking keeps or hides each of the texts as a whole, not token by token
+        spell: a person's text in the words of the vocabulary
+        is_plain: whether the value is a text in plain language
+        numbers: of a value that is a row of numbers, how many, so that it is not taken for ids
     """
 
     say: Callable[[Any, RandomSource | None, int], list[str]]
     read: Callable[[str, int], Any]
     by_chunk: bool = False
+    spell: Callable[[str], str] = str
+    is_plain: bool = False
+    numbers: int = 0
 
     def text(self, value: Any, source: RandomSource | None = None, bins: int = BINS) -> str:
         """The whole value as one text."""
@@ -93,7 +100,22 @@ def _say_metadata(value: Metadata, source: RandomSource | None, bins: int) -> li
 
 
 FORMATS: dict[str, SequenceFormat] = {
-    "text": SequenceFormat(lambda value, source, bins: [value], lambda text, bins: text),
+    "text": SequenceFormat(
+        lambda value, source, bins: [value], lambda text, bins: text, is_plain=True
+    ),
+    # TerraMind's captions end in the first sentinel
+    "marked_text": SequenceFormat(
+        lambda value, source, bins: [value],
+        lambda text, bins: text,
+        spell=lambda text: f"{text} [S_1]",
+        is_plain=True,
+    ),
+    "place": SequenceFormat(
+        lambda value, source, bins: [place_text(value)],
+        lambda text, bins: coords_of(text),
+        spell=lambda text: place_text(coords_of(text)),
+        numbers=2,
+    ),
     "boxes": SequenceFormat(
         lambda value, source, bins: boxes_to_chunks(value, bins=bins),
         lambda text, bins: text_to_boxes(text, bins=bins),
