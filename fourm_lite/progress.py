@@ -40,7 +40,7 @@ def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
 
 
 def of_total(progress: Progress | None, total: int) -> Callable[[int], object] | None:
-    """The progress of work of a known total, for a function that tells a count alone."""
+    """The progress of work of a known total, for a function that reports a count alone."""
     if progress is None:
         return None
     return lambda done: progress(done, total)
@@ -49,7 +49,7 @@ def of_total(progress: Progress | None, total: int) -> Callable[[int], object] |
 def batches(
     items: Sequence[Item], size: int, progress: Progress | None = None
 ) -> Iterator[Sequence[Item]]:
-    """Parts of a list, the last perhaps shorter; each is told when the next is asked for."""
+    """Parts of a list, the last perhaps shorter; each is reported when the next is asked for."""
     for start in range(0, len(items), size):
         part = items[start : start + size]
         yield part

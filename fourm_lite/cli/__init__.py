@@ -1,19 +1,16 @@
 """The command line: `fourm-lite VERB ...`, each verb a thin function over a public one.
 
 To add a verb, write one plain, typed function in a file here and name it in the table
-`VERBS` of `cli/app.py`. Its parameters are the arguments and options, in typer's words; those that
-several verbs share stand in `cli/options.py`, here `opt`:
+`VERBS` of `cli/app.py`:
 
-    def info(
-        source: Annotated[str, typer.Argument(help="The checkpoint, by folder, file or hub id.")],
-        as_json: opt.Json = None,
-    ) -> None:
-        \"\"\"Show what a checkpoint is.\"\"\"
+    def info(source: str, limit: int = 10, as_json: opt.Json = None) -> None:
 
-The docstring up to its first section is the help. All verbs are imported at the start, so their
-files import torch and what needs it inside the functions, after the arguments are checked. A verb
-raises FourMError for what the user can mend, and hands its result to `cli.output.deliver`; it
-never exits.
+Its parameters are the arguments and options; those that several verbs share stand in
+`cli/options.py`, here `opt`. Its docstring is the help, and the section "Args:" that of each.
+A short name, a bound or a check is said in typer's words: `Annotated[int, typer.Option(min=1)]`.
+All verbs are imported at the start, so their files import torch and what needs it inside the
+functions, after the arguments are checked. A verb raises FourMError for what the user can mend, and
+hands its result to `cli.output.deliver`; it never exits.
 
 Unusual: three things are put right before typer reads the line, see `arranged`.
 """

@@ -35,10 +35,11 @@ NOTHING = "files that it had finished are whole, what was there before is unchan
 _SHARDS = "finished shards are kept, and the same command goes on behind them"
 _CHECKPOINTS = "the last checkpoint is kept, and the same command goes on from it with --resume"
 _SECTION = re.compile(r"^[A-Z]\w+:$", re.MULTILINE)  # "Raises:" of a docstring
+_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 class Verb(NamedTuple):
-    """A function that is a verb; its docstring is the help.
+    """A function that is a verb; its docstring is the help, also of its arguments.
 
     `kept` is what it leaves when it is stopped before its end; "" for whole files alone.
     """
@@ -139,7 +140,20 @@ def build_app(verbs: Mapping[str, Verb] = VERBS, asked: Sequence[str] | None = N
         app.add_typer(group, name=name)
     command = get_command(app)
     assert isinstance(command, TyperGroup)
+    for words, verb in verbs.items():
+        _document(command, words, verb.run)
     return command
+
+
+def _document(command: Any, words: str, run: Callable[..., Any]) -> None:
+    """Gives a verb's arguments the help that stands under "Args:" in its docstring."""
+    first, _, second = words.partition(" ")
+    inner, names = command.commands, {words, words.replace(" ", "-")}
+    if first in GROUPS:
+        inner, names = command.commands[first].commands, {second}
+    told = arguments_of_docstring(run)
+    for param in (param for name in names for param in inner[name].params):
+        param.help = param.help or told.get(param.name)
 
 
 def _listed() -> None:
@@ -193,6 +207,13 @@ def help_of(called: Callable[..., Any]) -> str:
     text = inspect.cleandoc(called.__doc__ or "")
     section = _SECTION.search(text)
     return text[: section.start()].strip() if section else text
+
+
+def arguments_of_docstring(called: Callable[..., Any]) -> dict[str, str]:
+    """What the section "Args:" of a function's docstring says of each argument."""
+    text = inspect.cleandoc(called.__doc__ or "").partition("\nArgs:\n")[2]
+    section = _SECTION.split(text)[0]
+    return {name: " ".join(told.split()) for name, told in _ARGUMENT.findall(section)}
 
 
 def kept(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> str:

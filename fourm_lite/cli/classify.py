@@ -24,57 +24,35 @@ RANGE_PHOTOS = 32
 
 
 def classify(
-    photos: Annotated[list[str], typer.Argument(help="The picture files to classify.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m",
-            help="Use this classifier's folder; with --labels any 4M model or dual encoder, such "
-            "as mini or hf:FOLDER_OR_ID.",
-        ),
-    ],
-    labels: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--labels",
-            help="Tell these classes apart, which are named in words; LABEL=NAME|NAME gives one "
-            "several names. May be repeated.",
-        ),
-    ] = None,
-    templates: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--template",
-            help="Put each class into this sentence, such as 'a photo of a {}'. May be repeated; "
-            "then the sentences are averaged.",
-        ),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by",
-            help="Compare photos with --labels by a 4M model's 'embedding' or by the "
-            "'likelihood' of the words.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", help="Divide the scores of --labels by this before the softmax."
-        ),
-    ] = None,
+    photos: list[str],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    labels: opt.Texts = None,
+    templates: Annotated[opt.Texts, typer.Option("--template")] = None,
+    by: str | None = None,
+    temperature: float | None = None,
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     device: opt.Device = None,
-    top: Annotated[
-        int, typer.Option("--top", help="Show this many of the most probable classes.", min=1)
-    ] = 5,
+    top: Annotated[int, typer.Option(min=1)] = 5,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Show the most probable classes of photos: trained ones, or any words (--labels).
 
     A photo that cannot be read is listed with the reason; if none can be read, that is an error.
+
+    Args:
+        photos: The picture files to classify.
+        model: Use this classifier's folder; with --labels any 4M model or dual encoder, such as
+            mini or hf:FOLDER_OR_ID.
+        labels: Tell these classes apart, which are named in words; LABEL=NAME|NAME gives one
+            several names. May be repeated.
+        templates: Put each class into this sentence, such as 'a photo of a {}'. May be repeated;
+            then the sentences are averaged.
+        by: Compare photos with --labels by a 4M model's 'embedding' or by the 'likelihood' of the
+            words.
+        temperature: Divide the scores of --labels by this before the softmax.
+        top: Show this many of the most probable classes.
 
     Raises:
         FourMError: no photo can be read, the model has no head, or it cannot judge words
@@ -159,39 +137,29 @@ def _option(parameter: str) -> str:
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="The classifier to export, or any model that reads pixels.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the exported files into this folder.")
-    ],
-    forms: Annotated[
-        str,
-        typer.Option(
-            help="Make these forms, with commas between them: export, onnx, onnx-int8, compile, "
-            "bf16, int8; by default all that can be made here."
-        ),
-    ] = "",
-    photos: Annotated[
-        str,
-        typer.Option(
-            help="Compare on these photos, a folder or list, and take int8's ranges from them; "
-            "by default on noise.",
-            callback=present,
-        ),
-    ] = "",
-    images: Annotated[int, typer.Option(help="Compare on this many images.", min=1)] = 64,
-    batch: Annotated[
-        int, typer.Option(help="Run this many images at a time, also to measure speed.", min=1)
-    ] = 8,
-    threads: Annotated[
-        int, typer.Option(help="Use this many CPU threads; 0 uses as many as there are.")
-    ] = 0,
+    model: str,
+    out: Annotated[Path, typer.Option("--out", "-o")],
+    forms: str = "",
+    photos: Annotated[str, typer.Option(callback=present)] = "",
+    images: Annotated[int, typer.Option(min=1)] = 64,
+    batch: Annotated[int, typer.Option(min=1)] = 8,
+    threads: int = 0,
     as_json: opt.Json = None,
 ) -> None:
     """Export a ViT, and show how each form agrees with it and how fast it is.
 
     A model without a trained classifier is exported without a head: it gives its pooled features.
+
+    Args:
+        model: The classifier to export, or any model that reads pixels.
+        out: Write the exported files into this folder.
+        forms: Make these forms, with commas between them: export, onnx, onnx-int8, compile, bf16,
+            int8; by default all that can be made here.
+        photos: Compare on these photos, a folder or list, and take int8's ranges from them; by
+            default on noise.
+        images: Compare on this many images.
+        batch: Run this many images at a time, also to measure speed.
+        threads: Use this many CPU threads; 0 uses as many as there are.
 
     Raises:
         FourMError: the model reads no pixels, or a form that was named needs a missing package
@@ -223,7 +191,7 @@ def _show_forms(lines: Sequence[Any], has_classes: bool) -> None:
 
 
 def _opened(source: str) -> FMViT:
-    """A classifier, or the backbone alone where no head was trained, which is said."""
+    """A classifier, or, with a note, the backbone alone where no head was trained."""
     from fourm_lite.backbone.load import is_classifier
     from fourm_lite.backbone.vit import FMViT
     from fourm_lite.io.checkpoint import read
@@ -241,7 +209,7 @@ def _opened(source: str) -> FMViT:
 
 
 def _available() -> list[str]:
-    """The forms whose packages are here; of the others it is said what they lack."""
+    """The forms whose packages are here; a note says what the others lack."""
     from fourm_lite.backbone.export import FORMS, missing_packages
 
     lacking = {form: missing for form in FORMS if (missing := missing_packages(form))}
@@ -274,7 +242,7 @@ def _images(vit: FMViT, photos: str, count: int) -> tuple[Tensor, Tensor | None]
 
 
 def _readable(records: Sequence[Record]) -> list[Record]:
-    """The photos that can be read; of the others it is told, aside."""
+    """The photos that can be read; a note names the others."""
     from fourm_lite.data.unread import readable
 
     good, left_out = readable(records)

@@ -22,51 +22,18 @@ def retrieval(
     gallery: opt.Gallery = "model",
     target: opt.Target = None,
     decode: opt.Decode = "expected",
-    steps: Annotated[
-        int, typer.Option("--steps", help="Decode a query in this many forward passes.", min=1)
-    ] = 1,
+    steps: Annotated[int, typer.Option(min=1)] = 1,
     samples: opt.Samples = 1,
     seed: opt.Seed = 0,
     center: opt.Center = True,
     spread: opt.QueryWhitening = None,
     rerank: opt.Rerank = 0,
     rerank_weights: opt.RerankWeights = None,
-    fit_split: Annotated[
-        str | None,
-        typer.Option(
-            "--fit-split",
-            help="Fit the reranking on this split; by default it is the model's own.",
-        ),
-    ] = None,
-    caption_depth: Annotated[
-        int,
-        typer.Option(
-            "--caption-depth",
-            help="Judge this many of the reranked hits by how likely they make the caption.",
-            min=1,
-        ),
-    ] = 20,
-    rerank_given: Annotated[
-        str,
-        typer.Option(
-            "--rerank-given",
-            help="Judge how likely words are from this of a hit: codes, pixels, both or auto.",
-        ),
-    ] = "auto",
-    depths: Annotated[
-        str | None,
-        typer.Option(
-            "--rerank-depths", help="Also measure reranking of so many hits: 0,10,20,50,100."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            help="Draw quality against --rerank-depths into this PNG file.",
-            callback=writable,
-        ),
-    ] = None,
+    fit_split: str | None = None,
+    caption_depth: Annotated[int, typer.Option(min=1)] = 20,
+    rerank_given: str = "auto",
+    depths: Annotated[str | None, typer.Option("--rerank-depths")] = None,
+    plot: Annotated[Path | None, typer.Option(callback=writable)] = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     batch_size: opt.BatchSize = 32,
@@ -79,6 +46,14 @@ def retrieval(
     Every caption is a query. The cosine is centred by the mean that the tokenizer was trained
     around, or by the gallery's where it has none. With --rerank the figures under the usual names
     are the reranked ones; those by cosine alone stand beside them.
+
+    Args:
+        steps: Decode a query in this many forward passes.
+        fit_split: Fit the reranking on this split; by default it is the model's own.
+        caption_depth: Judge this many of the reranked hits by how likely they make the caption.
+        rerank_given: Judge how likely words are from this of a hit: codes, pixels, both or auto.
+        depths: Also measure reranking of so many hits: 0,10,20,50,100.
+        plot: Draw quality against --rerank-depths into this PNG file.
 
     Raises:
         FourMError: the model or the data cannot be used
@@ -136,9 +111,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 def same_class(
     data: opt.LabelledFolder,
     model: opt.AnyModel = "mini",
-    split: Annotated[
-        str, typer.Option("--split", help="Use the photos of this split; 'all' uses all photos.")
-    ] = "test",
+    split: str = "test",
     gallery: opt.Gallery = "model",
     target: opt.Target = None,
     decode: opt.Decode = "expected",
@@ -152,6 +125,9 @@ def same_class(
     """Measure how well photos find photos of their class: mAP by the GPR1200 protocol.
 
     Every photo is a query, all others of its class are right, and the query itself is left out.
+
+    Args:
+        split: Use the photos of this split; 'all' uses all photos.
 
     Raises:
         FourMError: the model or the data cannot be used
@@ -189,37 +165,26 @@ def steps(
     split: opt.Split = "test",
     gallery: opt.Gallery = "model",
     target: opt.Target = None,
-    passes: Annotated[
-        str,
-        typer.Option(
-            "--steps", help="Decode in each of these numbers of forward passes, with commas."
-        ),
-    ] = "1,2,4,8,16",
-    decodes: Annotated[
-        str, typer.Option("--decode", help="Compare these ways to decode, with commas.")
-    ] = "argmax,sample,expected",
+    passes: Annotated[str, typer.Option("--steps")] = "1,2,4,8,16",
+    decodes: Annotated[str, typer.Option("--decode")] = "argmax,sample,expected",
     center: opt.Center = True,
-    most: Annotated[
-        int | None,
-        typer.Option(
-            "--queries", help="Ask at most this many captions, drawn evenly over the list.", min=1
-        ),
-    ] = None,
+    most: Annotated[int | None, typer.Option("--queries", min=1)] = None,
     seed: opt.Seed = 0,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     batch_size: opt.BatchSize = 32,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", help="Draw R@10 against steps into this PNG file.", callback=writable
-        ),
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(callback=writable)] = None,
     out: opt.Json = None,
 ) -> None:
     """Measure caption to photo against decoding steps, for each way to decode.
+
+    Args:
+        passes: Decode in each of these numbers of forward passes, with commas.
+        decodes: Compare these ways to decode, with commas.
+        most: Ask at most this many captions, drawn evenly over the list.
+        plot: Draw R@10 against steps into this PNG file.
 
     Raises:
         FourMError: the model or the data cannot be used
@@ -265,19 +230,9 @@ def any2any(
     segmentation: opt.ClassMaps = None,
     limit: opt.PhotoLimit = None,
     decode: opt.Decode = "expected",
-    steps: Annotated[
-        int, typer.Option("--steps", help="Decode a map in this many forward passes.", min=1)
-    ] = 1,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature", help="Draw texts at this temperature; 0 takes the likeliest.", min=0
-        ),
-    ] = 0.0,
-    gallery: Annotated[
-        Path | None,
-        typer.Option("--gallery", help="Also draw the targets of ten photos into this folder."),
-    ] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 1,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    gallery: Path | None = None,
     seed: opt.Seed = 0,
     tokenizers: opt.Tokenizers = None,
     batch_size: opt.BatchSize = 32,
@@ -289,6 +244,11 @@ def any2any(
 
     Sources: pixels, caption, segmentation, edges, embedding, caption with segmentation. What needs
     a teacher that is not named is left out.
+
+    Args:
+        steps: Decode a map in this many forward passes.
+        temperature: Draw texts at this temperature; 0 takes the likeliest.
+        gallery: Also draw the targets of ten photos into this folder.
 
     Raises:
         FourMError: the model, the data or a teacher cannot be used

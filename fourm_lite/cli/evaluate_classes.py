@@ -1,4 +1,4 @@
-"""`fourm-lite evaluate zeroshot`, `knn`, `probe`, `fewshot`: how well classes are told apart."""
+"""`fourm-lite evaluate zeroshot`, `knn`, `probe`, `fewshot`: how well photos are classified."""
 
 from __future__ import annotations
 
@@ -48,49 +48,13 @@ def zeroshot(
     data: opt.LabelledFolder,
     model: opt.AnyModel = "mini",
     split: opt.Split = "test",
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", help="Use this many photos, evenly over the list.", min=1),
-    ] = None,
-    labels: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--labels", help="Call a class by other words: 'CLASS=NAME|NAME'. May be repeated."
-        ),
-    ] = None,
-    templates: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--template",
-            help="Put each class into this sentence, such as 'a photo of a {}'. May be repeated; "
-            "then the sentences are averaged.",
-        ),
-    ] = None,
-    template_set: Annotated[
-        str | None,
-        typer.Option(
-            "--templates", help="Use a known set of sentences: openai (80 of them) or simple."
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            "--classes",
-            help="Judge among the 1,000 classes of ImageNet, by their names: imagenet.",
-        ),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by",
-            help="Compare photos with words by a 4M model's 'embedding' or by the 'likelihood' of "
-            "the words.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", help="Divide the scores by this before the softmax."),
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1)] = None,
+    labels: opt.Texts = None,
+    templates: Annotated[opt.Texts, typer.Option("--template")] = None,
+    template_set: Annotated[str | None, typer.Option("--templates")] = None,
+    classes: str | None = None,
+    by: str | None = None,
+    temperature: float | None = None,
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
@@ -100,6 +64,17 @@ def zeroshot(
     """Measure classes in words on labelled photos: accuracy, and how good the probabilities are.
 
     As OpenCLIP's users run it: --classes imagenet --templates openai.
+
+    Args:
+        limit: Use this many photos, evenly over the list.
+        labels: Call a class by other words: 'CLASS=NAME|NAME'. May be repeated.
+        templates: Put each class into this sentence, such as 'a photo of a {}'. May be repeated;
+            then the sentences are averaged.
+        template_set: Use a known set of sentences: openai (80 of them) or simple.
+        classes: Judge among the 1,000 classes of ImageNet, by their names: imagenet.
+        by: Compare photos with words by a 4M model's 'embedding' or by the 'likelihood' of the
+            words.
+        temperature: Divide the scores by this before the softmax.
 
     Raises:
         FourMError: the model or the data cannot be used
@@ -136,14 +111,14 @@ def knn(
     test_data: TestData = "",
     as_json: opt.Json = None,
     features: WhichFeatures = "",
-    k: Annotated[
-        int, typer.Option("--k", help="Let this many nearest neighbours vote.", min=1)
-    ] = 20,
-    temperature: Annotated[
-        float, typer.Option(help="Weigh votes by similarity at this temperature.")
-    ] = 0.07,
+    k: Annotated[int, typer.Option(min=1)] = 20,
+    temperature: float = 0.07,
 ) -> None:
     """Classify photos by their nearest neighbours among the training photos.
+
+    Args:
+        k: Let this many nearest neighbours vote.
+        temperature: Weigh votes by similarity at this temperature.
 
     Raises:
         FourMError: the photos or the model cannot be used
@@ -182,19 +157,16 @@ def fewshot(
     test_data: TestData = "",
     as_json: opt.Json = None,
     features: WhichFeatures = "",
-    shots: Annotated[
-        str,
-        typer.Option(
-            help="Learn from this many photos of each class, with commas; the first number gives "
-            "the headline."
-        ),
-    ] = "5,20",
-    draws: Annotated[
-        int, typer.Option(help="Draw this many training sets for each number.", min=1)
-    ] = 5,
+    shots: str = "5,20",
+    draws: Annotated[int, typer.Option(min=1)] = 5,
     seed: opt.Seed = 0,
 ) -> None:
     """Classify photos by linear maps that saw a few photos of each class.
+
+    Args:
+        shots: Learn from this many photos of each class, with commas; the first number gives the
+            headline.
+        draws: Draw this many training sets for each number.
 
     Raises:
         FourMError: the photos or the model cannot be used

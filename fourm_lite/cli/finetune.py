@@ -1,4 +1,4 @@
-"""`fourm-lite finetune`, `calibrate`, `spread`: what is learnt from photos of your own."""
+"""`fourm-lite finetune`, `calibrate`, `spread`: fitted to photos of your own."""
 
 from __future__ import annotations
 
@@ -35,91 +35,27 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def finetune(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="The labelled photos: a folder of classes or one with a labels.jsonl, a JSONL or "
-            "Parquet list, or a tar.",
-            callback=present,
-        ),
-    ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Start from this 4M model or FMViT.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the classifier into this folder.")
-    ],
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="Train this much: 'probe' a linear map of fixed features, 'lora' small additions "
-            "to the weights, 'full' all weights."
-        ),
-    ] = "probe",
-    head: Annotated[
-        str, typer.Option(help="Put this head on the backbone: linear, attentive or mlp.")
-    ] = "linear",
-    epochs: Annotated[
-        int | None, typer.Option(help="Pass over the photos at most this often; by default 20.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Train on this many photos a step; by default 32.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Set the peak learning rate; by default the mode's own.")
-    ] = None,
-    layer_decay: Annotated[
-        float | None,
-        typer.Option(
-            help="Multiply the learning rate by this from block to block, downwards (mode full); "
-            "by default 0.75."
-        ),
-    ] = None,
-    smoothing: Annotated[
-        float | None, typer.Option(help="Smooth labels by this much; by default 0.1.")
-    ] = None,
-    mixup: Annotated[
-        float, typer.Option(help="Mix photos with this alpha of mixup; 0 does not.")
-    ] = 0.0,
-    cutmix: Annotated[
-        float, typer.Option(help="Paste photos with this alpha of cutmix; 0 does not.")
-    ] = 0.0,
-    augment: Annotated[
-        str, typer.Option(help="Augment by this policy of timm, such as rand-m9-mstd0.5-inc1.")
-    ] = "",
-    balance: Annotated[
-        str,
-        typer.Option(
-            help="Help rare classes by 'loss' (they weigh more) or 'sample' (they are shown more "
-            "often), or not: 'none'."
-        ),
-    ] = "none",
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="Stop after this many epochs that brought nothing, 0 never; by default 5."
-        ),
-    ] = None,
-    input: Annotated[
-        str,
-        typer.Option(
-            "--input", help="Read the photos as this modality, where a model reads several: S2L2A."
-        ),
-    ] = "",
-    image_size: Annotated[
-        int, typer.Option(help="Read photos with this side in pixels; 0 takes the model's own.")
-    ] = 0,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Forget the weights first, to compare with.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is in --out.")
-    ] = False,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(help="Stop after this many seconds; --resume goes on later."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Run on cpu or cuda; by default on a GPU where there is one.")
-    ] = "",
+    data: Annotated[str, typer.Argument(callback=present)],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    out: Annotated[Path, typer.Option("--out", "-o")],
+    mode: str = "probe",
+    head: str = "linear",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    layer_decay: float | None = None,
+    smoothing: float | None = None,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    augment: str = "",
+    balance: str = "none",
+    patience: int | None = None,
+    input: str = "",
+    image_size: int = 0,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch")] = False,
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+    max_seconds: float | None = None,
+    device: str = "",
     seed: opt.Seed = 0,
     as_json: opt.Json = None,
 ) -> None:
@@ -127,6 +63,33 @@ def finetune(
 
     Writes the model, report.json, per_class.csv, confusion.png and curves.png to --out; photos that
     cannot be used are listed in skipped.json. Each epoch is told with its figures when it ends.
+
+    Args:
+        data: The labelled photos: a folder of classes or one with a labels.jsonl, a JSONL or
+            Parquet list, or a tar.
+        model: Start from this 4M model or FMViT.
+        out: Write the classifier into this folder.
+        mode: Train this much: 'probe' a linear map of fixed features, 'lora' small additions to the
+            weights, 'full' all weights.
+        head: Put this head on the backbone: linear, attentive or mlp.
+        epochs: Pass over the photos at most this often; by default 20.
+        batch_size: Train on this many photos a step; by default 32.
+        lr: Set the peak learning rate; by default the mode's own.
+        layer_decay: Multiply the learning rate by this from block to block, downwards (mode full);
+            by default 0.75.
+        smoothing: Smooth labels by this much; by default 0.1.
+        mixup: Mix photos with this alpha of mixup; 0 does not.
+        cutmix: Paste photos with this alpha of cutmix; 0 does not.
+        augment: Augment by this policy of timm, such as rand-m9-mstd0.5-inc1.
+        balance: Help rare classes by 'loss' (they weigh more) or 'sample' (they are shown more
+            often), or not: 'none'.
+        patience: Stop after this many epochs that brought nothing, 0 never; by default 5.
+        input: Read the photos as this modality, where a model reads several: S2L2A.
+        image_size: Read photos with this side in pixels; 0 takes the model's own.
+        from_scratch: Forget the weights first, to compare with.
+        resume: Go on with the run that is in --out.
+        max_seconds: Stop after this many seconds; --resume goes on later.
+        device: Run on cpu or cuda; by default on a GPU where there is one.
 
     Raises:
         FourMError: the data or the settings cannot be used
@@ -228,9 +191,7 @@ def calibrate(
     model: opt.OwnModel,
     data: opt.Data,
     split: opt.Split = "val",
-    rerank: Annotated[
-        int, typer.Option("--rerank", help="Learn to rerank this many of the first hits.", min=2)
-    ] = 100,
+    rerank: Annotated[int, typer.Option(min=2)] = 100,
     target: opt.Target = None,
     batch_size: opt.BatchSize = 32,
     device: opt.Device = None,
@@ -241,6 +202,9 @@ def calibrate(
     Both are learnt from photos with captions that the model was not trained on, and kept beside it
     as search.json: searches and evaluations read them from there. An index may have its own
     (fourm-lite index calibrate).
+
+    Args:
+        rerank: Learn to rerank this many of the first hits.
 
     Raises:
         FourMError: the model or the data cannot be used
@@ -259,40 +223,26 @@ def calibrate(
 
 
 def spread(
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            help="The vectors to learn from, in a folder of `fourm-lite pseudolabel`.",
-            callback=present,
-        ),
-    ],
-    name: Annotated[
-        str, typer.Option("--label", help="Read these vectors of it, such as mobilenet_global.")
-    ],
+    labels: Annotated[Path, typer.Argument(callback=present)],
+    name: Annotated[str, typer.Option("--label")],
     model: opt.OwnModel,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", help="Whiten queries in this embedding of the model; its first by default."
-        ),
-    ] = None,
-    power: Annotated[
-        float,
-        typer.Option(
-            "--power", help="Divide by the variance to this power: 0 not at all, 0.5 fully.",
-            min=0, max=1,
-        ),
-    ] = 0.3,
-    axes: Annotated[
-        int, typer.Option("--axes", help="Keep this many directions of most variance.", min=1)
-    ] = 64,
+    target: str | None = None,
+    power: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
+    axes: Annotated[int, typer.Option(min=1)] = 64,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Learn what photos vary in most, so that queries hold less of it (partial whitening).
 
     A query that a model predicts lies mostly in the directions that photos vary in most, and finds
     what is common. Searches with this model divide those by their variance to a power, which is
     chosen by `fourm-lite evaluate retrieval --spread`. Galleries stay as they are.
+
+    Args:
+        labels: The vectors to learn from, in a folder of `fourm-lite pseudolabel`.
+        name: Read these vectors of it, such as mobilenet_global.
+        target: Whiten queries in this embedding of the model; its first by default.
+        power: Divide by the variance to this power: 0 not at all, 0.5 fully.
+        axes: Keep this many directions of most variance.
 
     Raises:
         FourMError: the labels or the model cannot be read

@@ -20,53 +20,32 @@ if TYPE_CHECKING:
 
 def generate(
     model: opt.FourM,
-    inputs: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--input", "-i",
-            help="Generate from this value: rgb=photo.jpg, caption='a dog'. May be repeated.",
-        ),
-    ] = None,
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            "--items",
-            help="Generate from each line of this JSONL file: {'id': .., 'rgb': ..}.",
-            callback=present,
-        ),
-    ] = None,
-    targets: Annotated[
-        opt.Texts,
-        typer.Option("--target", "-t", help="Generate this modality. May be repeated."),
-    ] = None,
-    plan: Annotated[
-        str | None,
-        typer.Option(
-            "--plan", "-p",
-            help="Generate what this plan says, in its order: a TOML file or a shipped plan.",
-        ),
-    ] = None,
+    inputs: Annotated[opt.Texts, typer.Option("--input", "-i")] = None,
+    items: Annotated[Path | None, typer.Option(callback=present)] = None,
+    targets: Annotated[opt.Texts, typer.Option("--target", "-t")] = None,
+    plan: Annotated[str | None, typer.Option("--plan", "-p")] = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
-    tokens: Annotated[
-        bool,
-        typer.Option(
-            "--tokens", help="Accept token numbers where there is no tokenizer to decode them."
-        ),
-    ] = False,
+    tokens: Annotated[bool, typer.Option("--tokens")] = False,
     seed: opt.Seed = 0,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the results into this folder.")
-    ] = Path("generated"),
+    out: Annotated[Path, typer.Option("--out", "-o")] = Path("generated"),
     device: opt.Device = None,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Generate any modalities from any others.
 
     Each item gets its own files (a picture or a text for each target, a contact sheet,
     result.json). Items of --items that are finished already are not made again, unless a file,
     the plan, the model or a tokenizer has changed since. A target without a tokenizer is written
     as token numbers with the reason, which is an error unless --tokens asks for it.
+
+    Args:
+        inputs: Generate from this value: rgb=photo.jpg, caption='a dog'. May be repeated.
+        items: Generate from each line of this JSONL file: {'id': .., 'rgb': ..}.
+        targets: Generate this modality. May be repeated.
+        plan: Generate what this plan says, in its order: a TOML file or a shipped plan.
+        tokens: Accept token numbers where there is no tokenizer to decode them.
+        out: Write the results into this folder.
 
     Raises:
         FourMError: the request cannot be carried out, or a target has no tokenizer
@@ -90,13 +69,13 @@ def generate(
 
 
 def plan(
-    source: Annotated[
-        str,
-        typer.Argument(help='The plan to show: a TOML file, or a shipped one such as "rgb2all".'),
-    ],
+    source: str,
     as_json: opt.Json = None,
 ) -> None:
     """Show the targets of a plan in order, and how each is decoded.
+
+    Args:
+        source: The plan to show: a TOML file, or a shipped one such as "rgb2all".
 
     Raises:
         ConfigError: the plan cannot be read
@@ -179,7 +158,7 @@ def _results(
 
 
 def _following(told: Told, item: str) -> tuple[Any, Callable[[int, int], None]]:
-    """What tells of the steps and of the tokens of one item."""
+    """Shows the steps, and the tokens, of one item."""
 
     def step(result: Any, done: int, total: int) -> None:
         told.tell(f"{item}: {result.step.target}", done, total)
@@ -193,7 +172,7 @@ def _show(jobs: Sequence[Job], done: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _told(outputs: Mapping[str, Any]) -> dict[str, str]:
-    """What is said of outputs that are no picture: texts, and why something is only tokens."""
+    """Lines for outputs that are no picture: texts, and why something is only tokens."""
     texts = {k: v["text"] for k, v in outputs.items() if "text" in v}
     undecoded = {
         k: f"token numbers only: {v['reason']}" for k, v in outputs.items() if "reason" in v

@@ -25,16 +25,8 @@ MOST_HOURS = 1e6
 
 
 def index(
-    photos: Annotated[
-        list[Path],
-        typer.Argument(
-            help="The photos to index: folders, pictures, .tar shards, .parquet or .jsonl lists.",
-            callback=present,
-        ),
-    ],
-    out: Annotated[
-        str, typer.Option("--out", "-o", help="Write the index to this folder, or to s3://...")
-    ],
+    photos: Annotated[list[Path], typer.Argument(callback=present)],
+    out: Annotated[str, typer.Option("--out", "-o")],
     model: opt.AnyModel = "mini",
     gallery: opt.Gallery = "model",
     target: opt.Target = None,
@@ -42,39 +34,16 @@ def index(
     text_tokenizer: opt.TextTokenizer = None,
     decode: opt.Decode = "expected",
     center: opt.Center = True,
-    codes_only: Annotated[
-        bool,
-        typer.Option(
-            "--codes-only",
-            help="Store codes instead of vectors, which is smaller and slower to search.",
-        ),
-    ] = False,
+    codes_only: Annotated[bool, typer.Option("--codes-only")] = False,
     workers: opt.Workers = 2,
     batch_size: opt.BatchSize = 32,
-    commit_rows: Annotated[
-        int,
-        typer.Option(
-            "--commit-rows",
-            help="Write after about this many photos; a run that is killed loses no more.",
-            min=1,
-        ),
-    ] = 256,
+    commit_rows: Annotated[int, typer.Option(min=1)] = 256,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Delete rows whose photo is no longer there.")
-    ] = False,
-    prefix: Annotated[
-        str, typer.Option("--prefix", help="Put this text before every photo's id.")
-    ] = "",
-    licence: Annotated[
-        str | None,
-        typer.Option("--licence", help="Write down that the photos are under this licence."),
-    ] = None,
-    gps: Annotated[
-        bool,
-        typer.Option("--gps", help="Also store where photos were taken: latitude and longitude."),
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune")] = False,
+    prefix: str = "",
+    licence: str | None = None,
+    gps: Annotated[bool, typer.Option("--gps")] = False,
     as_json: opt.Json = None,
 ) -> None:
     """Index photos, to search them by words, pictures or any modality.
@@ -82,6 +51,16 @@ def index(
     Only what is new or changed is embedded, so a run that was stopped goes on when it is started
     again. Files that cannot be read are listed with the reason. What one does with an index
     besides: `fourm-lite index info|build|check|compact|calibrate IDX`.
+
+    Args:
+        photos: The photos to index: folders, pictures, .tar shards, .parquet or .jsonl lists.
+        out: Write the index to this folder, or to s3://...
+        codes_only: Store codes instead of vectors, which is smaller and slower to search.
+        commit_rows: Write after about this many photos; a run that is killed loses no more.
+        prune: Delete rows whose photo is no longer there.
+        prefix: Put this text before every photo's id.
+        licence: Write down that the photos are under this licence.
+        gps: Also store where photos were taken: latitude and longitude.
 
     Raises:
         FourMError: the model or a source cannot be opened, or the index is of another space
@@ -186,23 +165,18 @@ Partitions = Annotated[
 
 def index_check(
     index: opt.IndexPath,
-    k: Annotated[
-        int, typer.Option("-k", help="Compare this many neighbours of each query.", min=1)
-    ] = 10,
-    queries: Annotated[
-        int, typer.Option("--queries", help="Draw this many rows as queries.", min=1)
-    ] = 100,
-    build: Annotated[
-        str | None,
-        typer.Option(
-            "--build",
-            help="Build an approximate index of this kind first, as `index build` does.",
-        ),
-    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1)] = 10,
+    queries: Annotated[int, typer.Option(min=1)] = 100,
+    build: str | None = None,
     partitions: Partitions = None,
     as_json: opt.Json = None,
 ) -> None:
     """Measure what approximate search costs in recall, against exact search.
+
+    Args:
+        k: Compare this many neighbours of each query.
+        queries: Draw this many rows as queries.
+        build: Build an approximate index of this kind first, as `index build` does.
 
     Raises:
         ConfigError: no approximate index was built
@@ -220,10 +194,7 @@ def index_check(
 
 def index_build(
     index: opt.IndexPath,
-    kind: Annotated[
-        str,
-        typer.Option("--kind", help="Build this kind: ivf_rq, ivf_sq, ivf_pq or ivf_hnsw_sq."),
-    ] = "ivf_rq",
+    kind: str = "ivf_rq",
     partitions: Partitions = None,
     as_json: opt.Json = None,
 ) -> None:
@@ -231,6 +202,9 @@ def index_build(
 
     About how much memory it takes is said before it begins. `fourm-lite index check` measures
     afterwards what it costs in recall.
+
+    Args:
+        kind: Build this kind: ivf_rq, ivf_sq, ivf_pq or ivf_hnsw_sq.
 
     Raises:
         ConfigError: there is no index, or it holds too few rows for that kind
@@ -248,13 +222,13 @@ def index_build(
 
 def index_compact(
     index: opt.IndexPath,
-    keep_hours: Annotated[
-        float,
-        typer.Option("--keep-hours", help="Keep versions that are younger than this.", min=0),
-    ] = 1.0,
+    keep_hours: Annotated[float, typer.Option(min=0)] = 1.0,
     as_json: opt.Json = None,
 ) -> None:
     """Join small files and drop old versions.
+
+    Args:
+        keep_hours: Keep versions that are younger than this.
 
     Raises:
         ConfigError: there is no index
@@ -270,43 +244,13 @@ def index_compact(
 
 def index_calibrate(
     index: opt.IndexPath,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Learn from the photos with captions in this folder (captions.jsonl); without it "
-            "from what is kept beside the model.",
-            callback=present,
-        ),
-    ] = None,
+    data: Annotated[Path | None, typer.Option(callback=present)] = None,
     split: opt.Split = "val",
-    rerank: Annotated[
-        int,
-        typer.Option(
-            "--rerank",
-            help="Also learn how to rerank this many hits, and how sure that answer is.",
-            min=0,
-        ),
-    ] = 0,
+    rerank: Annotated[int, typer.Option(min=0)] = 0,
     rerank_given: opt.RerankGiven = None,
     samples: Annotated[int, typer.Option("--samples", hidden=True, min=0)] = 0,  # not read any more
-    absent: Annotated[
-        Path | None,
-        typer.Option(
-            "--absent",
-            help="Read from this file texts of things that the index lacks, one on each line.",
-            callback=present,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            "--threshold",
-            help="Call an answer 'no good match' where its probability is below this.",
-            min=0,
-            max=1,
-        ),
-    ] = 0.5,
+    absent: Annotated[Path | None, typer.Option(callback=present)] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     model: opt.IndexModel = None,
     device: opt.Device = None,
     as_json: opt.Json = None,
@@ -316,6 +260,13 @@ def index_calibrate(
     The probability is stored in the index and told with every answer to words. Without --data it is
     the one that is kept beside the model, fitted to what this index answers to things that it
     hardly has. With --rerank also learns how hits are reranked.
+
+    Args:
+        data: Learn from the photos with captions in this folder (captions.jsonl); without it from
+            what is kept beside the model.
+        rerank: Also learn how to rerank this many hits, and how sure that answer is.
+        absent: Read from this file texts of things that the index lacks, one on each line.
+        threshold: Call an answer 'no good match' where its probability is below this.
 
     Raises:
         FourMError: no caption's photo is in the index, or all answers are right or wrong

@@ -21,17 +21,15 @@ GB = 1e9
 
 
 def info(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="The checkpoint: a folder, a .safetensors file, a shipped name or a hub id."
-        ),
-    ],
+    source: str,
     as_json: Json = None,
 ) -> None:
     """Show what a checkpoint is: its kind, configuration, modalities and licence.
 
     Of a 4M model it names the tokenizers and embedding networks that belong to it, with licences.
+
+    Args:
+        source: The checkpoint: a folder, a .safetensors file, a shipped name or a hub id.
 
     Raises:
         CheckpointError: nothing is there, or it is damaged
@@ -112,28 +110,21 @@ def _tick(there: bool) -> str:
 
 
 def download(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="What to fetch: hub ids of models, tokenizers or networks; '4m' is the "
-            "original's text tokenizer."
-        ),
-    ],
-    purpose: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            help="Fetch what this needs: 'embed' (the model, its global embeddings' tokenizers "
-            "and the text tokenizer), 'generate' (the tokenizers of all its targets) or 'all' "
-            "(those of its inputs too).",
-        ),
-    ] = "all",
+    sources: list[str],
+    purpose: Annotated[str, typer.Option("--for")] = "all",
     as_json: Json = None,
 ) -> None:
     """Fetch what models need into the caches; afterwards HF_HUB_OFFLINE=1 will do.
 
     What is here already is not fetched again. The files go to the hub's cache (HF_HUB_CACHE), the
     original's text tokenizer to FOURM_LITE_CACHE.
+
+    Args:
+        sources: What to fetch: hub ids of models, tokenizers or networks; '4m' is the original's
+            text tokenizer.
+        purpose: Fetch what this needs: 'embed' (the model, its global embeddings' tokenizers and
+            the text tokenizer), 'generate' (the tokenizers of all its targets) or 'all' (those of
+            its inputs too).
 
     Raises:
         NotFetchedError: there is no network, or no such repository
@@ -177,49 +168,32 @@ def _tell_part(part: Part) -> None:
 
 
 def push(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="What to push: the folder of a model, a tokenizer or a classifier, or its "
-            ".safetensors file."
-        ),
-    ],
-    repo: Annotated[
-        str, typer.Argument(help="The repository on the hub that takes it: owner/name.")
-    ],
-    licence: Annotated[
-        str | None,
-        typer.Option(
-            "--licence",
-            help="State this licence on the card, such as apache-2.0; by default the one that the "
-            "files state.",
-        ),
-    ] = None,
-    datasets: Annotated[
-        Texts,
-        typer.Option(
-            "--dataset", help="Name this dataset on the card: it was trained on. May be repeated."
-        ),
-    ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option("--base-model", help="Name this model on the card: it was made from it."),
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Commit to this branch, not to the main one.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the card and the files, and push nothing.")
-    ] = False,
+    source: str,
+    repo: str,
+    licence: str | None = None,
+    datasets: Annotated[Texts, typer.Option("--dataset")] = None,
+    base_model: str | None = None,
+    private: Annotated[bool, typer.Option("--private")] = False,
+    revision: str | None = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
     as_json: Json = None,
 ) -> None:
     """Push a model, a tokenizer or a classifier to the Hugging Face Hub, with its card.
 
     The card is README.md with the YAML head that the hub reads; the text of a README.md or card.md
     in the folder is kept. Log in first with `hf auth login`, or set HF_TOKEN.
+
+    Args:
+        source: What to push: the folder of a model, a tokenizer or a classifier, or its
+            .safetensors file.
+        repo: The repository on the hub that takes it: owner/name.
+        licence: State this licence on the card, such as apache-2.0; by default the one that the
+            files state.
+        datasets: Name this dataset on the card: it was trained on. May be repeated.
+        base_model: Name this model on the card: it was made from it.
+        private: Make a new repository private.
+        revision: Commit to this branch, not to the main one.
+        dry_run: Show the card and the files, and push nothing.
 
     Raises:
         FourMError: nothing that can be loaded is there, or the hub refuses
@@ -246,36 +220,25 @@ def push(
 
 
 def convert(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="What to convert: a .pth, .pt, .bin or .tsv file, or the folder of another "
-            "toolkit.",
-            callback=present,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the converted files into this folder.")
-    ],
-    family: Annotated[
-        str | None,
-        typer.Option(
-            "--family",
-            help="Read it as this: features, mmt, mobileclip, terramind, terramind_tokenizer, "
-            "imagebind, dinov2, efficientnet_lite or plain; by default it is found out.",
-        ),
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option("--part", help="Take the network under this key, if the file holds several."),
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store floats as float16.")] = False,
+    file: Annotated[str, typer.Argument(callback=present)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
+    family: str | None = None,
+    part: str | None = None,
+    half: Annotated[bool, typer.Option("--half")] = False,
     as_json: Json = None,
 ) -> None:
     """Turn a published file or folder into one of ours: safetensors with what belongs to it.
 
     Read are ImageBind's, DINOv2's and EfficientNet-Lite's files, folders of MMT-Retrieval, Oscar,
     UNITER and M3P, MobileCLIP's and TerraMind's files, and region features (.tsv, .pt, .npz).
+
+    Args:
+        file: What to convert: a .pth, .pt, .bin or .tsv file, or the folder of another toolkit.
+        out: Write the converted files into this folder.
+        family: Read it as this: features, mmt, mobileclip, terramind, terramind_tokenizer,
+            imagebind, dinov2, efficientnet_lite or plain; by default it is found out.
+        part: Take the network under this key, if the file holds several.
+        half: Store floats as float16.
 
     Raises:
         FourMError: the file needs more than tensors and plain options to be read, is damaged, or
@@ -295,30 +258,21 @@ def convert(
 
 
 def demo(
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            "--photos",
-            help="Show it on this folder of pictures; by default on examples.",
-            callback=present,
-        ),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the page into this folder.")
-    ] = Path("demo"),
-    serve: Annotated[
-        bool,
-        typer.Option("--serve", help="Then serve a page to search in, over the same photos."),
-    ] = False,
-    port: Annotated[
-        int,
-        typer.Option("--port", help="Serve at this port; 0 takes one that is free.", max=65535),
-    ] = 8000,
+    photos: Annotated[Path | None, typer.Option(callback=present)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o")] = Path("demo"),
+    serve: Annotated[bool, typer.Option("--serve")] = False,
+    port: Annotated[int, typer.Option(max=65535)] = 8000,
     as_json: Json = None,
 ) -> None:
     """Embed, index, search and generate on a folder of pictures, and show it on one page.
 
     The last line that is printed is the page's path; with --serve the process goes on and serves.
+
+    Args:
+        photos: Show it on this folder of pictures; by default on examples.
+        out: Write the page into this folder.
+        serve: Then serve a page to search in, over the same photos.
+        port: Serve at this port; 0 takes one that is free.
 
     Raises:
         FourMError: the folder holds no picture that can be read

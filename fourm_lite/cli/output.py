@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BETWEEN, NARROWEST = 3, 8
 """Letters between two columns, and in the narrowest one that is worth showing."""
 EVERY = 15.0
-"""Seconds between two lines of progress where nobody sees a bar."""
+"""Seconds between two lines of progress where there is no bar."""
 _loudness = 0
 """Below 0: results and errors alone; above 0: what the library notes on the way, too."""
 
@@ -48,7 +48,7 @@ def require_folder(folder: Path, option: str) -> None:
 
 
 def require_model_folder(model: Path) -> None:
-    """Refuses a name: what is learnt about a model is written beside its weights.
+    """Refuses a name: what is fitted for a model is written beside its weights.
 
     Raises:
         ConfigError: the model is no folder
@@ -102,7 +102,7 @@ class _Printable(logging.Formatter):
 
 
 def set_loudness(loudness: int) -> None:
-    """How much is told on stderr: -1 errors alone, 0 warnings and progress, 1 everything.
+    """How much is written to stderr: -1 errors alone, 0 warnings and progress, 1 everything.
 
     Warnings of the library go to stderr and bring no escape sequences there.
     """
@@ -219,7 +219,7 @@ def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:
 
 
 class Told:
-    """What is done so far, for people: nothing by itself; `tell` is given by its kinds."""
+    """Progress for people: silent by itself; its kinds show it."""
 
     is_shown = False
 
@@ -287,7 +287,7 @@ class _Lines(Told):
 
 @contextmanager
 def progress(title: str, *, stages: bool = False) -> Iterator[Told]:
-    """What tells on stderr how far the work is, with the total and the time that is left.
+    """Shows on stderr how far the work is, with the total and the time that is left.
 
     At a terminal it is a bar that goes away at the end; else a line every few seconds.
 

@@ -22,51 +22,33 @@ from fourm_lite.errors import ConfigError
 
 
 def tokenize(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="What becomes tokens: a folder of `fourm-lite pseudolabel`, or photos (a folder "
-            "or a list).",
-            callback=present,
-        ),
-    ],
-    tokenizer: Annotated[
-        list[str],
-        typer.Option(
-            "--tokenizer", "-t",
-            help="Use this tokenizer, [FOLDER=]NAME_OR_PATH[#LABEL]: a shipped name or a path, "
-            "perhaps with the folder that its tokens go to and the label that it reads ('photos' "
-            "reads the pixels). May be repeated.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Write the tokens into this folder.")],
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            "--photos",
-            help="Read the photos of the labels here, for tokenizers of pixels.",
-            callback=present,
-        ),
-    ] = None,
+    source: Annotated[Path, typer.Argument(callback=present)],
+    tokenizer: Annotated[list[str], typer.Option("--tokenizer", "-t")],
+    out: Annotated[Path, typer.Option("--out", "-o")],
+    photos: Annotated[Path | None, typer.Option(callback=present)] = None,
     split: opt.ListSplit = None,
-    crops: Annotated[
-        int,
-        typer.Option(
-            "--crops", help="Cut this many crops of each photo, where there are no labels.", min=1
-        ),
-    ] = 1,
+    crops: Annotated[int, typer.Option(min=1)] = 1,
     seed: opt.Seed = 0,
     batch_size: opt.BatchSize = 64,
-    device: Annotated[
-        str, typer.Option("--device", help="Run the tokenizers on this device, such as cuda.")
-    ] = "cpu",
+    device: str = "cpu",
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Turn labels and photos into tokens, for training.
 
     Labels keep the crops that they were made of. Only what is missing is made, so a run that was
     stopped goes on when it is started again, and further tokenizers can be added later. Photos that
     cannot be read are left out and listed.
+
+    Args:
+        source: What becomes tokens: a folder of `fourm-lite pseudolabel`, or photos (a folder or a
+            list).
+        tokenizer: Use this tokenizer, [FOLDER=]NAME_OR_PATH[#LABEL]: a shipped name or a path,
+            perhaps with the folder that its tokens go to and the label that it reads ('photos'
+            reads the pixels). May be repeated.
+        out: Write the tokens into this folder.
+        photos: Read the photos of the labels here, for tokenizers of pixels.
+        crops: Cut this many crops of each photo, where there are no labels.
+        device: Run the tokenizers on this device, such as cuda.
 
     Raises:
         ConfigError: the folder was begun with other crops or another tokenizer
@@ -115,41 +97,28 @@ def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
 
 def mix_photos(
     photos: opt.PhotoList,
-    count: Annotated[int, typer.Option("--count", help="Make this many mixtures.", min=1)],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the list into this .jsonl file.")
-    ],
+    count: Annotated[int, typer.Option(min=1)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
     split: opt.ListSplit = None,
-    blended: Annotated[
-        float,
-        typer.Option(
-            "--blended",
-            help="Blend this share of the pairs; of the rest one photo holds a piece of the other.",
-            min=0.0, max=1.0,
-        ),
-    ] = 0.5,
-    scale: Annotated[
-        float,
-        typer.Option(
-            "--scale", help="Cut out at least this share of a photo's area.", min=0.01, max=1.0
-        ),
-    ] = 0.35,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", help="Draw the mixtures from this seed; the same gives the same.", min=0
-        ),
-    ] = 0,
-    size: Annotated[
-        int, typer.Option("--size", help="Make mixtures with this side in pixels.", min=1)
-    ] = 224,
+    blended: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.5,
+    scale: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.35,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[int, typer.Option(min=1)] = 224,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Mix photos, for a teacher to label.
 
     Two photos blended, or a piece of one in the other. No picture is written: the list names the
     photos and how they are joined, and `pseudolabel`, `tokenize` and `train` read it like a list of
     photos. Photos that cannot be read are left out and listed.
+
+    Args:
+        count: Make this many mixtures.
+        out: Write the list into this .jsonl file.
+        blended: Blend this share of the pairs; of the rest one photo holds a piece of the other.
+        scale: Cut out at least this share of a photo's area.
+        seed: Draw the mixtures from this seed; the same gives the same.
+        size: Make mixtures with this side in pixels.
 
     Raises:
         ConfigError: there are fewer than two photos, or the list is there already
@@ -177,18 +146,15 @@ def mix_photos(
 
 
 def split_features(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="The file to cut: a .tsv of bottom-up attention, or an .npz.", callback=present
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write a file for each item into this folder.")
-    ],
+    file: Annotated[str, typer.Argument(callback=present)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
     as_json: opt.Json = None,
 ) -> None:
     """Cut a file of region or grid features into one .npz an item and an index.json.
+
+    Args:
+        file: The file to cut: a .tsv of bottom-up attention, or an .npz.
+        out: Write a file for each item into this folder.
 
     Raises:
         FourMError: another kind of file, a row that cannot be read, or an id that comes twice
@@ -200,22 +166,8 @@ def split_features(
 
 
 def embed(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="What is embedded, all of one kind: photos (as for an index), texts (.txt, one on "
-            "each line), or items (.jsonl of modality and value).",
-            callback=present,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Write the vectors to this .npy (ids go to NAME.ids.jsonl), .parquet or .lance.",
-        ),
-    ],
+    inputs: Annotated[list[Path], typer.Argument(callback=present)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
     model: opt.AnyModel = "mini",
     gallery: opt.Gallery = "model",
     target: opt.Target = None,
@@ -227,13 +179,19 @@ def embed(
     batch_size: opt.BatchSize = 32,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    prefix: Annotated[str, typer.Option("--prefix", help="Put this text before every id.")] = "",
+    prefix: str = "",
     as_json: opt.Json = None,
 ) -> None:
     """Embed photos, texts or items: unit vectors with ids, in the order of what was given.
 
     A run that was stopped goes on when it is started again. What cannot be read is listed with the
     reason.
+
+    Args:
+        inputs: What is embedded, all of one kind: photos (as for an index), texts (.txt, one on
+            each line), or items (.jsonl of modality and value).
+        out: Write the vectors to this .npy (ids go to NAME.ids.jsonl), .parquet or .lance.
+        prefix: Put this text before every id.
 
     Raises:
         FourMError: the model or a source cannot be opened, or there is nothing to embed

@@ -28,120 +28,57 @@ BATCH = 128
 
 def pseudolabel(
     photos: opt.PhotoList,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Write the labels into this folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o")],
     split: opt.ListSplit = None,
-    labels: Annotated[
-        str,
-        typer.Option(
-            "--labels",
-            help="Make these labels by formulas, with commas between them; '' makes none.",
-        ),
-    ] = "canny_edge,color_palette,metadata",
-    teacher: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--teacher",
-            help="Label by an output or an inner value of an ONNX network, a vector or a map: "
-            "NAME=FILE.onnx#OUTPUT. May be repeated.",
-        ),
-    ] = None,
-    embedder: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--embedder",
-            help="Label by the vector of an embedding network: NAME=SPEC, such as dino=timm:... "
-            "May be repeated.",
-        ),
-    ] = None,
-    features: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--features",
-            help="Label by the feature map of an embedding network: NAME=SPEC. May be repeated.",
-        ),
-    ] = None,
-    segmentation: Annotated[
-        Path | None,
-        typer.Option(
-            "--segmentation",
-            help="Label by the class map of this segmentation network, an ONNX file.",
-            callback=present,
-        ),
-    ] = None,
-    maps: Annotated[
-        Path | None,
-        typer.Option(
-            "--maps",
-            help="Take class maps that were made before from this .npz file of ids and maps.",
-            callback=present,
-        ),
-    ] = None,
-    sentences: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--sentences",
-            help="Label every caption, each a text by itself, by the vector of this network: "
-            "NAME=SPEC, such as minilm=sentence:FOLDER. No photo is read. May be repeated.",
-        ),
-    ] = None,
-    words: Annotated[
-        str | None,
-        typer.Option(
-            "--words",
-            help="Label texts without photos: NAME=LABELS@LIST makes vectors NAME by regression "
-            "from the words of LIST's train captions to that label in the folder LABELS. Texts "
-            "that are those captions get a regression that has not seen their own photo.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="Mix in what this model predicts of a text, with --words and --share."
-        ),
-    ] = None,
-    share: Annotated[
-        float,
-        typer.Option(
-            "--share",
-            help="Weigh the second opinion this much, with --words: the vector of --model or, for "
-            "captions of LIST, of their own photo.",
-            min=0.0, max=1.0,
-        ),
-    ] = 0.0,
-    spread: Annotated[
-        float,
-        typer.Option(
-            "--spread",
-            help="Whiten the vectors by this power, with --words: less of what photos vary in "
-            "most. 0 does not, 0.5 whitens fully.",
-            min=0.0, max=1.0,
-        ),
-    ] = 0.0,
-    map_size: Annotated[
-        int, typer.Option("--map-size", help="Store class maps with this many cells a side.", min=1)
-    ] = 56,
-    crops: Annotated[
-        int,
-        typer.Option(
-            "--crops", help="Label this many crops of each photo; the first is its middle.", min=1
-        ),
-    ] = 1,
+    labels: str = "canny_edge,color_palette,metadata",
+    teacher: opt.Texts = None,
+    embedder: opt.Texts = None,
+    features: opt.Texts = None,
+    segmentation: Annotated[Path | None, typer.Option(callback=present)] = None,
+    maps: Annotated[Path | None, typer.Option(callback=present)] = None,
+    sentences: opt.Texts = None,
+    words: str | None = None,
+    model: str | None = None,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
+    spread: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
+    map_size: Annotated[int, typer.Option(min=1)] = 56,
+    crops: Annotated[int, typer.Option(min=1)] = 1,
     seed: opt.Seed = 0,
-    size: Annotated[
-        int, typer.Option("--size", help="Cut crops with this side in pixels.", min=1)
-    ] = 224,
+    size: Annotated[int, typer.Option(min=1)] = 224,
     workers: opt.Workers = 1,
-    shard_size: Annotated[
-        int,
-        typer.Option("--shard-size", help="Put the labels of this many photos in a file.", min=1),
-    ] = 256,
+    shard_size: Annotated[int, typer.Option(min=1)] = 256,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Label photos by teachers and formulas, for training.
 
     Writes a folder for each label and one for the crops. Only what is missing is made, so a run
     that was stopped goes on when it is started again, and a further label can be added later.
     Photos that cannot be read are left out and listed.
+
+    Args:
+        out: Write the labels into this folder.
+        labels: Make these labels by formulas, with commas between them; '' makes none.
+        teacher: Label by an output or an inner value of an ONNX network, a vector or a map:
+            NAME=FILE.onnx#OUTPUT. May be repeated.
+        embedder: Label by the vector of an embedding network: NAME=SPEC, such as dino=timm:... May
+            be repeated.
+        features: Label by the feature map of an embedding network: NAME=SPEC. May be repeated.
+        segmentation: Label by the class map of this segmentation network, an ONNX file.
+        maps: Take class maps that were made before from this .npz file of ids and maps.
+        sentences: Label every caption, each a text by itself, by the vector of this network:
+            NAME=SPEC, such as minilm=sentence:FOLDER. No photo is read. May be repeated.
+        words: Label texts without photos: NAME=LABELS@LIST makes vectors NAME by regression from
+            the words of LIST's train captions to that label in the folder LABELS. Texts that are
+            those captions get a regression that has not seen their own photo.
+        model: Mix in what this model predicts of a text, with --words and --share.
+        share: Weigh the second opinion this much, with --words: the vector of --model or, for
+            captions of LIST, of their own photo.
+        spread: Whiten the vectors by this power, with --words: less of what photos vary in most. 0
+            does not, 0.5 whitens fully.
+        map_size: Store class maps with this many cells a side.
+        crops: Label this many crops of each photo; the first is its middle.
+        size: Cut crops with this side in pixels.
+        shard_size: Put the labels of this many photos in a file.
 
     Raises:
         ConfigError: the folder was begun with other photos, crops or seed, or a label by another

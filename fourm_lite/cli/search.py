@@ -22,108 +22,34 @@ SHOWN = 60
 
 
 def search(
-    index: Annotated[
-        str,
-        typer.Argument(
-            help="What is searched: an index, or a file of vectors of your own (.npy .npz "
-            ".safetensors .parquet .lance).",
-        ),
-    ],
-    words: Annotated[
-        opt.Texts,
-        typer.Argument(
-            metavar="QUERY",
-            help="What is looked for: words in quotation marks, or the name of a picture. The "
-            "same as --caption or --image.",
-        ),
-    ] = None,
-    captions: Annotated[
-        opt.Texts,
-        typer.Option("--caption", help="Search for what these words say. May be repeated."),
-    ] = None,
-    images: Annotated[
-        opt.Texts,
-        typer.Option("--image", help="Search for what this picture shows. May be repeated."),
-    ] = None,
-    depths: Annotated[
-        opt.Texts, typer.Option("--depth", help="Search for what fits this depth map.")
-    ] = None,
-    given: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--given",
-            help="Search by any modality that the model reads: NAME=VALUE, where the value is a "
-            "text or a file. May be repeated.",
-        ),
-    ] = None,
-    not_captions: Annotated[
-        opt.Texts, typer.Option("--not-caption", help="Keep away from what these words say.")
-    ] = None,
-    not_images: Annotated[
-        opt.Texts, typer.Option("--not-image", help="Keep away from what this picture shows.")
-    ] = None,
-    not_given: Annotated[
-        opt.Texts, typer.Option("--not-given", help="Keep away from this value: NAME=VALUE.")
-    ] = None,
-    weights: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--weight",
-            help="Weigh a part of the query: caption=2, not-caption=0.5. May be repeated.",
-        ),
-    ] = None,
-    compose: Annotated[
-        str | None,
-        typer.Option(
-            "--compose",
-            help="Join several parts by 'conditioning' (one forward pass reads all of them) or "
-            "by 'arithmetic' (their vectors are added).",
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Show this many hits.", min=1)] = 10,
+    index: str,
+    words: Annotated[opt.Texts, typer.Argument(metavar="QUERY")] = None,
+    captions: Annotated[opt.Texts, typer.Option("--caption")] = None,
+    images: Annotated[opt.Texts, typer.Option("--image")] = None,
+    depths: Annotated[opt.Texts, typer.Option("--depth")] = None,
+    given: opt.Texts = None,
+    not_captions: Annotated[opt.Texts, typer.Option("--not-caption")] = None,
+    not_images: Annotated[opt.Texts, typer.Option("--not-image")] = None,
+    not_given: opt.Texts = None,
+    weights: Annotated[opt.Texts, typer.Option("--weight")] = None,
+    compose: str | None = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1)] = 10,
     rerank: opt.Rerank = 0,
     rerank_weights: opt.RerankWeights = None,
     rerank_given: opt.RerankGiven = None,
     reranker: opt.RerankerName = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", help="Keep rows that fulfil this SQL condition: 'year > 2020'."),
-    ] = None,
+    where: str | None = None,
     model: opt.IndexModel = None,
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
-    decode: Annotated[
-        str | None,
-        typer.Option(
-            "--decode",
-            help="Turn predictions into a vector by this way: expected, argmax or sample.",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Decode the query in this many forward passes.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", help="Read this array of a file of vectors that holds several."),
-    ] = None,
-    ids: Annotated[
-        str | None,
-        typer.Option("--ids", help="Read the ids of a file of vectors from this file."),
-    ] = None,
+    decode: str | None = None,
+    steps: int | None = None,
+    key: str | None = None,
+    ids: str | None = None,
     device: opt.Device = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", help="Also write the answer as one page with pictures.", callback=writable
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            "--sheet", help="Also write the answer as a contact sheet (PNG).", callback=writable
-        ),
-    ] = None,
+    html: Annotated[Path | None, typer.Option(callback=writable)] = None,
+    sheet: Annotated[Path | None, typer.Option(callback=writable)] = None,
     as_json: opt.Json = None,
 ) -> None:
     """Search an index by words, pictures, any modality, or several together.
@@ -132,6 +58,31 @@ def search(
 
     Several terms go into the model together (conditioning), or are added as vectors
     (arithmetic): q = unit(sum of weight * unit(term) - sum of weight * unit(not wanted)).
+
+    Args:
+        index: What is searched: an index, or a file of vectors of your own (.npy .npz .safetensors
+            .parquet .lance).
+        words: What is looked for: words in quotation marks, or the name of a picture. The same as
+            --caption or --image.
+        captions: Search for what these words say. May be repeated.
+        images: Search for what this picture shows. May be repeated.
+        depths: Search for what fits this depth map.
+        given: Search by any modality that the model reads: NAME=VALUE, where the value is a text or
+            a file. May be repeated.
+        not_captions: Keep away from what these words say.
+        not_images: Keep away from what this picture shows.
+        not_given: Keep away from this value: NAME=VALUE.
+        weights: Weigh a part of the query: caption=2, not-caption=0.5. May be repeated.
+        compose: Join several parts by 'conditioning' (one forward pass reads all of them) or by
+            'arithmetic' (their vectors are added).
+        k: Show this many hits.
+        where: Keep rows that fulfil this SQL condition: 'year > 2020'.
+        decode: Turn predictions into a vector by this way: expected, argmax or sample.
+        steps: Decode the query in this many forward passes.
+        key: Read this array of a file of vectors that holds several.
+        ids: Read the ids of a file of vectors from this file.
+        html: Also write the answer as one page with pictures.
+        sheet: Also write the answer as a contact sheet (PNG).
 
     Raises:
         FourMError: the query cannot be carried out, or is of another space than the index

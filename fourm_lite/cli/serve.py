@@ -19,14 +19,8 @@ TOKEN = "FOURM_LITE_TOKEN"
 
 def serve(
     index: opt.IndexPath,
-    host: Annotated[
-        str,
-        typer.Option("--host", help="Listen at this address; other machines reach 0.0.0.0."),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option("--port", help="Listen at this port; 0 takes one that is free.", max=65535),
-    ] = 8000,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(max=65535)] = 8000,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -35,39 +29,30 @@ def serve(
             callback=present,
         ),
     ] = None,
-    allow_host: Annotated[
-        opt.Texts,
-        typer.Option(
-            "--allow-host", help="Answer to this name of the server, too. May be repeated."
-        ),
-    ] = None,
+    allow_host: opt.Texts = None,
     model: opt.IndexModel = None,
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     device: opt.Device = None,
-    max_body: Annotated[
-        int, typer.Option("--max-body", help="Refuse requests of more MiB than this.", min=1)
-    ] = 16,
-    max_k: Annotated[
-        int, typer.Option("--max-k", help="Refuse requests for more hits than this.", min=1)
-    ] = 1000,
-    max_waiting: Annotated[
-        int,
-        typer.Option(
-            "--max-waiting",
-            help="Hold this many requests at once; others are told to come again.",
-            min=1,
-        ),
-    ] = 64,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Give up an answer after this time.", min=0.1)
-    ] = 30.0,
+    max_body: Annotated[int, typer.Option(min=1)] = 16,
+    max_k: Annotated[int, typer.Option(min=1)] = 1000,
+    max_waiting: Annotated[int, typer.Option(min=1)] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1)] = 30.0,
 ) -> None:
     """Serve an index over HTTP, with a page to search in.
 
     Only this machine is answered unless --host says otherwise. The page is at /, the description of
     the API at /docs. Rows that are indexed meanwhile are found at once.
+
+    Args:
+        host: Listen at this address; other machines reach 0.0.0.0.
+        port: Listen at this port; 0 takes one that is free.
+        allow_host: Answer to this name of the server, too. May be repeated.
+        max_body: Refuse requests of more MiB than this.
+        max_k: Refuse requests for more hits than this.
+        max_waiting: Hold this many requests at once; others are told to come again.
+        seconds: Give up an answer after this time.
 
     Raises:
         FourMError: the index cannot be opened, or the address cannot be had

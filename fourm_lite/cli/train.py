@@ -35,92 +35,50 @@ if TYPE_CHECKING:
 
 
 def add_embedding(
-    name: Annotated[
-        str, typer.Argument(help="The name that the new modality gets, such as my_network.")
-    ],
-    embedder: Annotated[
-        str,
-        typer.Option(
-            "--embedder", "-e",
-            help="Learn to predict this network's vectors: onnx:FILE, timm:NAME, hf:FOLDER_OR_ID.",
-        ),
-    ],
-    photos: Annotated[
-        list[Path],
-        typer.Option(
-            "--photos", "-p",
-            help="Learn from these photos: a folder (with captions.jsonl or without), a .tar, "
-            ".parquet or .jsonl. May be repeated.",
-            callback=present,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Write the widened model into this new folder.")
-    ],
+    name: str,
+    embedder: Annotated[str, typer.Option("--embedder", "-e")],
+    photos: Annotated[list[Path], typer.Option("--photos", "-p", callback=present)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
     model: opt.FourM = "mini",
-    train: Annotated[
-        str,
-        typer.Option(
-            "--train", help="Train 'tables' alone (old weights stay as they are) or 'all' weights."
-        ),
-    ] = "tables",
-    steps: Annotated[
-        int, typer.Option("--steps", help="Fine-tune the model for this many steps.", min=1)
-    ] = 300,
-    lr: Annotated[
-        float, typer.Option("--lr", help="Train the new tables with this learning rate.")
-    ] = 2e-3,
-    tokens: Annotated[
-        int | None,
-        typer.Option("--tokens", help="Write a vector as this many codes; by default 16.", min=1),
-    ] = None,
-    codebook_size: Annotated[
-        int | None,
-        typer.Option(
-            "--codebook-size",
-            help="Let codes have this many values; by default it follows the number of photos.",
-            min=2,
-        ),
-    ] = None,
-    tokenizer_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--tokenizer-steps",
-            help="Train the tokenizer for this many steps; by default it follows the number of "
-            "photos.",
-            min=1,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", help="Learn from this split of captions.jsonl; by default from train."
-        ),
-    ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            "--held-out", help="Measure on these photos: a share such as 0.1, or a split's name."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Train on this many samples a step.", min=1)
-    ] = 48,
+    train: str = "tables",
+    steps: Annotated[int, typer.Option(min=1)] = 300,
+    lr: float = 2e-3,
+    tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    codebook_size: Annotated[int | None, typer.Option(min=2)] = None,
+    tokenizer_steps: Annotated[int | None, typer.Option(min=1)] = None,
+    split: str | None = None,
+    held_out: str | None = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 48,
     seed: opt.Seed = 0,
-    title: Annotated[
-        str, typer.Option("--title", help="Call the modality by this name on its card.")
-    ] = "",
-    licence: Annotated[
-        str, typer.Option("--licence", help="Write on the card that the result is under this.")
-    ] = "",
+    title: str = "",
+    licence: str = "",
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     as_json: opt.Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Make a modality of an embedding network: tokenizer, grown model, figures, card.
 
     Call it again to go on after a stop; what is done is skipped. The model that is grown is not
     changed.
+
+    Args:
+        name: The name that the new modality gets, such as my_network.
+        embedder: Learn to predict this network's vectors: onnx:FILE, timm:NAME, hf:FOLDER_OR_ID.
+        photos: Learn from these photos: a folder (with captions.jsonl or without), a .tar, .parquet
+            or .jsonl. May be repeated.
+        out: Write the widened model into this new folder.
+        train: Train 'tables' alone (old weights stay as they are) or 'all' weights.
+        steps: Fine-tune the model for this many steps.
+        lr: Train the new tables with this learning rate.
+        tokens: Write a vector as this many codes; by default 16.
+        codebook_size: Let codes have this many values; by default it follows the number of photos.
+        tokenizer_steps: Train the tokenizer for this many steps; by default it follows the number
+            of photos.
+        split: Learn from this split of captions.jsonl; by default from train.
+        held_out: Measure on these photos: a share such as 0.1, or a split's name.
+        batch_size: Train on this many samples a step.
+        title: Call the modality by this name on its card.
+        licence: Write on the card that the result is under this.
 
     Raises:
         FourMError: a wrong name, too few photos, a network that gives no usable vectors
@@ -191,30 +149,22 @@ STAGES: dict[str, Callable[..., None]] = {
 
 
 def train(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="The recipe to train by: a TOML file such as tokenizers/rgb_mini/recipe.toml.",
-            callback=present,
-        ),
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where this run was stopped.")
-    ] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", help="Train for this many steps, not the recipe's number.", min=1),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Write the run into this folder, not the recipe's."),
-    ] = None,
+    recipe: Annotated[Path, typer.Argument(callback=present)],
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o")] = None,
     as_json: opt.Json = None,
 ) -> None:
     """Train a tokenizer, a model, a joint space, a joint encoder, or all stages of a recipe.
 
     A recipe of stages goes on by itself where it was stopped, and skips what is done. On several
     GPUs: `accelerate launch -m fourm_lite train RECIPE` (docs/multi-gpu.md).
+
+    Args:
+        recipe: The recipe to train by: a TOML file such as tokenizers/rgb_mini/recipe.toml.
+        resume: Go on where this run was stopped.
+        steps: Train for this many steps, not the recipe's number.
+        out: Write the run into this folder, not the recipe's.
 
     Raises:
         ConfigError: the recipe is wrong

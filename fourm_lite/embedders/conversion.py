@@ -64,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of source: how it is told apart, and what writes it to a folder."""
+    """One kind of source: how it is recognised, and what writes it to a folder."""
 
     fits: Callable[[Source], bool]
     write: Callable[[Source, Path], Converted]
@@ -78,7 +78,7 @@ def convert(
     part: str | None = None,
     half: bool = False,
 ) -> Converted:
-    """Writes `folder` from a published file or folder; its kind is found unless it is told.
+    """Writes `folder` from a published file or folder; its kind is found unless it is given.
 
     `part` and `half` are as in `convert_pth`, for files of weights that it reads.
 
@@ -107,7 +107,7 @@ def convert(
 
 
 def _kind_of(opened: Source, family: str | None, part: str | None) -> Kind | None:
-    """The kind that a source is found to be of, where nobody says it."""
+    """The kind of a source that is recognised, where none is given."""
     if family is not None or part is not None:
         return None
     return next((kind for kind in KINDS.values() if kind.fits(opened)), None)

@@ -46,7 +46,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote, what it left out, and what is to be said of both."""
+    """What a conversion wrote, what it left out, and notes on both."""
 
     folder: Path
     family: str

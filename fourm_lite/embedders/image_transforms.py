@@ -135,7 +135,7 @@ class ImagePreprocess:
 
 
 def one_size(sizes: Iterable[tuple[int, ...]]) -> ShapeError:
-    """What is said of pictures that do not fit into one batch."""
+    """The error for pictures that do not fit into one batch."""
     return ShapeError(
         f"pictures of one batch must have one size, got {sorted(set(sizes))}; "
         f"set a crop or embed with batch_size=1"

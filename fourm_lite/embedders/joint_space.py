@@ -188,7 +188,7 @@ CONFIG, HEADS, FORMAT = "joint_space.json", "heads.safetensors", 1
 KEPT = (".json", ".safetensors", ".onnx", ".txt", ".model")
 """Files of an encoder's folder that are copied: weights and settings, and no code."""
 OUTSIDE = ""
-"""Where the encoder of a side is to be told by whoever opens the folder."""
+"""Stands for an encoder that the caller names when the folder is opened."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def _heads(weights: dict[str, Tensor], words: WordWeights, folder: Path) -> Join
 def _encoder(
     side: str, told: dict[str, Any], folder: Path, given: str | None, device: str
 ) -> NetworkEmbedder:
-    """The encoder of one side: as told by the caller, or from the folder itself."""
+    """The encoder of one side: the caller's, or the folder's own."""
     spec = given
     if spec is None:
         spec = told.get(side, OUTSIDE)

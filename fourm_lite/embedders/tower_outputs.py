@@ -123,7 +123,7 @@ def tokenize(model: Any, tokenizer: Any, texts: list[str], accepts: Callable[...
 
 
 def _positions(model: Any) -> int | None:
-    """How many tokens of a text the model tells apart.
+    """How many positions of a text the model knows.
 
     RoBERTa's kind numbers its positions from the padding id + 1 on, so that some rows of its table
     are never a token's.

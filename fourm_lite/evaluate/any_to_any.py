@@ -25,6 +25,7 @@ from fourm_lite.evaluate.references import NUMBERS, References, Teachers, read_r
 from fourm_lite.io.files import replacing, write_whole
 from fourm_lite.metrics import generation as measures
 from fourm_lite.metrics.generation import Cider, Measured
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.modalities.array_codecs import LabelCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
@@ -236,7 +237,7 @@ class TargetMeasures:
         return {"words": measures.word_accuracy(found, right), "CIDEr": self.cider(found, right)}
 
     def numbers(self, found: Any, right: Any) -> dict[str, Measured]:
-        """A number that was not said counts as the mean."""
+        """A number that is missing in a generated text counts as the mean."""
         table = self.known.values["numbers"]
         filled = np.where(np.isfinite(found), found, table.mean(axis=0))
         return {"number error": measures.number_errors(filled, right, table.std(axis=0))}
@@ -352,8 +353,7 @@ def write_gallery(
         progress: called with the stage, and what is done of how much
     """
     photos = CaptionPack.read(folder, split).photos
-    chosen = np.unique(np.linspace(0, len(photos) - 1, PHOTOS).astype(int))
-    known = read_references([photos[i] for i in chosen], pipe, teachers)
+    known = read_references([photos[i] for i in evenly(len(photos), PHOTOS)], pipe, teachers)
     sources = list(dict.fromkeys(source for source, _ in cells(pipe, known)))
     command = f"fourm-lite evaluate any2any --model {model} --split {split} --gallery DIR"
     lines = [_HEAD.format(model=model, split=split, seed=seed, command=command)]

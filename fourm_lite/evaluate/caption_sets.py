@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fourm_lite.embedders.base import Reads
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.photos.records import Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.progress import StageProgress, of_stage
@@ -69,11 +70,7 @@ class CaptionPack:
 
     def subsample(self, limit: int | None) -> tuple[Record, ...]:
         """At most `limit` of the photos, drawn evenly; all of them for None."""
-        if limit is None or limit >= len(self.photos):
-            return self.photos
-        return tuple(
-            self.photos[i] for i in np.linspace(0, len(self.photos) - 1, limit).astype(int)
-        )
+        return tuple(self.photos[i] for i in evenly(len(self.photos), limit))
 
     def pictures(self, batch_size: int) -> Iterator[list[Image]]:
         """The photos, some at a time.
@@ -201,7 +198,7 @@ def captions_of(index: Index, space: Space, folder: str | Path, split: str) -> J
 
 
 def captioned(index: Index, space: Space, folder: str | Path, split: str) -> Captioned:
-    """The captions of one split whose photos are rows of the index, and what all captions tell.
+    """The captions of one split whose photos are rows of an index, with a judge made of all.
 
     Captions of other splits are no questions, but they tell whether a hit matches.
 

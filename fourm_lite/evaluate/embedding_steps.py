@@ -18,6 +18,7 @@ from fourm_lite.evaluate.caption_sets import (
     embed_photos,
     protocol_of,
 )
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.pipeline.embedding import Decode
 from fourm_lite.progress import StageProgress
 from fourm_lite.search.model_space import ModelSpace
@@ -63,7 +64,7 @@ def evaluate_steps(
         pack, space, center=center, batch_size=batch_size, progress=progress
     )
     items, cut = caption_items(pack, fitted)
-    chosen = _evenly(len(items), most)
+    chosen = evenly(len(items), most)
     points = []
     settings = [(d, s) for d in decodes for s in steps]
     for number, (decode, count) in enumerate(settings):
@@ -79,12 +80,6 @@ def evaluate_steps(
     protocol = {**protocol_of(data, center), "queries_text": len(chosen), **(facts or {})}
     protocol.pop("decode")
     return {"points": points, "protocol": protocol}
-
-
-def _evenly(count: int, most: int | None) -> npt.NDArray[np.int64]:
-    if most is None or most >= count:
-        return np.arange(count)
-    return np.unique(np.linspace(0, count - 1, most).astype(np.int64))
 
 
 def _text_to_image(

@@ -43,7 +43,7 @@ def fit_model(
     batch_size: int = 32,
     progress: StageProgress | None = None,
 ) -> FittedSearch:
-    """Weights of the reranker for both directions, and what captions are best said from.
+    """Weights of the reranker for both directions, and what captions are best predicted from.
 
     Args:
         space: the model, as galleries of users are embedded
@@ -68,7 +68,7 @@ def fit_model(
 
 
 def _confidence(data: Embedded, folder: str | Path) -> Transferable:
-    """How sure answers are, learnt on an index of the photos that is made for it.
+    """The confidence of answers, fitted on an index of the photos that is made for it.
 
     Words count as known that the split "train" has often enough for a gallery of this size; where
     there is none, those of the other photos of the split.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.metrics.ranking import Rescore
 from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.likelihood_scores import (
@@ -132,7 +133,7 @@ class PairScores:
         return cls(likelihood, spoken, ready, cosine, table, empty, priors, caption_depth)
 
     def with_given(self, given: Given, codes: Codes, pictures: Pictures) -> PairScores:
-        """The same pairs, their texts said from something else of the photos."""
+        """The same pairs, their texts predicted from other inputs of the photos."""
         ready = self.likelihood.candidates(codes, pictures, given=given)
         return dataclasses.replace(self, candidates=ready, said=np.full_like(self.said, np.nan))
 
@@ -237,7 +238,7 @@ class PairScores:
         At most so many of the queries are taken, drawn evenly.
         """
         table = direction.rows(self.cosine)
-        queries = _spread(len(table), most)
+        queries = evenly(len(table), most)
         found = np.stack([np.argsort(-table[q], kind="stable")[:depth] for q in queries])
         cheap = self._tables(direction, queries, found, direction.cheap)
         right = np.stack(
@@ -268,7 +269,3 @@ class PairScores:
     def _is_right(self, direction: Direction, query: int, found: Ints) -> npt.NDArray[np.bool_]:
         texts, images = direction.pairs(int(query), found)
         return np.asarray(direction.owner[texts] == images)
-
-
-def _spread(count: int, most: int) -> Ints:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -1,4 +1,4 @@
-"""How well labelled photos are told apart: by frozen features, or in words.
+"""How well labelled photos are classified: by frozen features, or in words.
 
 Frozen features are asked for their neighbours, through a linear map, and with a few photos a class.
 In words a classifier of `evaluate.zero_shot` judges; ImageNet's 1,000 classes and the templates

@@ -156,7 +156,7 @@ def _given(role: str, value: Any, entry: Modality, pipe: FourMPipeline) -> Any:
 def read_references(
     photos: Sequence[Record], pipe: FourMPipeline, teachers: Teachers, *, batch_size: int = 32
 ) -> References:
-    """Photos in every role that somebody can tell.
+    """Photos in every role that has a teacher or a formula.
 
     Raises:
         FourMError: a photo cannot be read, or a teacher does not fit the model

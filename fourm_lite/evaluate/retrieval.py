@@ -89,7 +89,7 @@ class Reranking:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Weights of both directions, what captions are said from, and how both were come by."""
+    """Weights of both directions, what captions are predicted from, and how both were found."""
 
     forward: Weights
     back: Weights
@@ -201,7 +201,7 @@ def _chosen(
     embed: Callable[[CaptionPack], Embedded],
     progress: StageProgress | None,
 ) -> Chosen:
-    """Weights for both directions and what captions are said from, and where they come from.
+    """Weights for both directions, what captions are predicted from, and where both come from.
 
     `embed` gives the fit split as the measured one was: centred by its own mean, or not at all.
     """
@@ -234,7 +234,7 @@ def _fitted(val: Embedded, how: Reranking, progress: StageProgress | None) -> Ch
 
 
 def best_given(log_p: Mapping[Given, float]) -> Given:
-    """What captions are best said from: reading photos must bring `WORTH` more."""
+    """What captions are best predicted from: reading photos must bring `WORTH` more."""
     best = next(iter(log_p))
     for given, value in log_p.items():
         # not a number where nothing could be fitted
@@ -245,7 +245,7 @@ def best_given(log_p: Mapping[Given, float]) -> Given:
 def fits_of(
     val: Embedded, how: Reranking, progress: StageProgress | None = None, *, most: int = FIT_QUERIES
 ) -> tuple[dict[Given, tuple[Fit, Fit]], dict[Given, float]]:
-    """The fits of both directions for all that captions can be said from, and how well they fit."""
+    """The fits of both directions for each input of captions, and how well they fit."""
     names = _possible(val.space) if how.given == "auto" else (how.given,)
     pairs = _pairs(val, how.caption_depth, names[0])
     found: dict[Given, tuple[Fit, Fit]] = {}

@@ -169,7 +169,7 @@ class LikelihoodClassifier:
 
 
 WordClassifier = ZeroShotClassifier | LikelihoodClassifier
-"""What tells classes in words apart; its logits are divided by its `temperature` already."""
+"""Classifies by words; its logits are divided by its `temperature` already."""
 
 
 def open_classifier(

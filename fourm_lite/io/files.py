@@ -219,7 +219,7 @@ def _draft(target: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or a folder where that is possible; a left-over harms nobody."""
+    """Removes a file or a folder where that is possible; a left-over does no harm."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -239,7 +239,7 @@ def _machine() -> str:
 
 
 def _start(process: int) -> int:
-    """When a process began: a number is given again to others. 0 where the system does not tell."""
+    """When a process began, as its number is reused by others; 0 where that is not known."""
     try:
         told = Path(f"/proc/{process}/stat").read_text(errors="replace")
     except OSError:

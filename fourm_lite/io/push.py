@@ -25,7 +25,7 @@ from fourm_lite.reading.regular import read_text
 LIBRARY = "fourm_lite"
 README, CARD, REPORT = "README.md", "card.md", "report.json"
 BESIDE = (SPREAD, "search.json")
-"""What is learnt about a model and kept beside its weights."""
+"""Files with what was fitted for a model, kept beside its weights."""
 
 
 class Savable(Protocol):
@@ -37,7 +37,7 @@ class Savable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says beside what the files tell.
+    """What a card says beside what is read from the files.
 
     Units:
         licence: an identifier of the hub ("apache-2.0"), or other terms in words; None: as stated

@@ -222,7 +222,7 @@ _PLAIN = (str, int, float, bool, type(None))
 def read_metadata(
     metadata: Mapping[str, str], tensors: Collection[str]
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """What the metadata tells: aliases (dropped name -> kept name), and the configuration.
+    """What the metadata holds: aliases (dropped name -> kept name), and the configuration.
 
     Raises:
         CheckpointError: our own configuration is damaged

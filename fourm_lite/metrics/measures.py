@@ -205,3 +205,13 @@ def _precision(hits: npt.NDArray[Any], right: int, k: int) -> float:
 
 
 MEASURES = {"recall": _recall, "mrr": _reciprocal, "ndcg": _gain_of_hits, "map": _precision}
+
+
+def evenly(count: int, most: int | None) -> Ranks:
+    """The places of at most `most` of `count` things, drawn evenly; of all for None.
+
+    >>> evenly(5, 3).tolist(), evenly(2, 3).tolist()
+    ([0, 2, 4], [0, 1])
+    """
+    some = count if most is None else min(count, most)
+    return np.unique(np.linspace(0, count - 1, some).astype(np.int64))

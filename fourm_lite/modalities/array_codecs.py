@@ -103,7 +103,7 @@ def _as_map(value: Tensor) -> Tensor:
 
 
 def class_colors(count: int) -> npt.NDArray[np.uint8]:
-    """Colours that tell classes apart, the first one black.
+    """Distinct colours for classes, the first one black.
 
     Shapes:
         returns: uint8[count, 3]
@@ -124,7 +124,7 @@ def _colored(numbers: npt.NDArray[np.int64], colors: npt.NDArray[np.uint8]) -> I
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCodec:
-    """What another network said of a picture: an .npy file of numbers.
+    """Another network's features of a picture: an .npy file of numbers.
 
     The file was made for one crop, so `crop` changes nothing.
 

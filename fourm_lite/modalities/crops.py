@@ -222,7 +222,7 @@ def relative(folder: Path, path: Path) -> str:
 
 
 def mix_of(row: Mapping[str, Any], folder: Path) -> Mix | None:
-    """The mixture that a line of a list tells of, or None: it is a photo.
+    """The mixture that a line of a list names; None for a plain photo.
 
     Raises:
         FourMError: it says no mixture

@@ -230,7 +230,7 @@ def _quarters(degrees: float) -> str:
 
 
 def coords_of(text: str) -> tuple[float, float]:
-    """Longitude and latitude of what the model said; NaN where it cannot be read.
+    """Longitude and latitude of a generated text; NaN where it cannot be read.
 
     >>> coords_of("lat=45.00 lon=12.25 [EOS]")
     (12.25, 45.0)

@@ -1,4 +1,4 @@
-"""What a modality is: one frozen entry that holds everything that tells it from the others.
+"""What a modality is: one frozen entry that holds everything particular to it.
 
 Embedding, mask rule, default decoding scheme, reader and picture are *derived* from the entry, so
 a new modality needs no edit elsewhere. If code wants to ask for a name, this type lacks a field.
@@ -248,7 +248,7 @@ class Modality:
 
     @property
     def scheme(self) -> Literal["maskgit", "autoregressive"] | None:
-        """How it is decoded when nobody says otherwise; None for what is never a target."""
+        """How it is decoded by default; None for what is never a target."""
         return _SCHEME_OF_KIND.get(self.kind)
 
     @property
@@ -258,7 +258,7 @@ class Modality:
 
     @property
     def decoder_rows(self) -> int:
-        """How many positions the decoder of a sequence tells apart."""
+        """How many positions the decoder of a sequence has."""
         return self.max_positions or self.max_tokens
 
     @property

@@ -1,4 +1,4 @@
-"""Codecs of the modalities that are said in words: text, boxes, people, palettes, metadata, masks.
+"""Codecs of modalities that are written as text: text, boxes, people, palettes, metadata, masks.
 
 They read and write UTF-8 text or JSON. `form` names the format in
 `tokenization.words.sequences.FORMATS` that turns the value into text for the model.

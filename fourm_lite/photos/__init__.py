@@ -1,1 +1,1 @@
-"""Photos of any source, with what is said of them: one reader for everything that takes photos."""
+"""Photos of any source, with their captions and columns: one reader for all."""

@@ -198,7 +198,7 @@ def clean_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(first: Item, second: Item) -> Item | None:
-    """One item of two rows that tell of one photo and differ in their captions alone.
+    """One item of two rows of one photo that differ in their captions alone.
 
     >>> a, b = (Item("1", "1.jpg", bytes, {"caption": c}) for c in ("a dog", "a puppy"))
     >>> joined(a, b).columns

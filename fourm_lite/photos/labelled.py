@@ -120,7 +120,7 @@ def read_labelled(
 
 
 def has_split(source: str | Path, split: str) -> bool:
-    """Whether a source tells which photos are of this split."""
+    """Whether a source has photos of this split."""
     return bool(_rows(source).of(split))
 
 
@@ -307,7 +307,7 @@ def _from_folders(root: Path) -> Rows:
 
 
 def _by_folder(root: Path, listing: Listing, depth: int) -> Rows:
-    """Photos whose folder, so far down, is their class; folders without photos are told of."""
+    """Photos whose folder, so far down, is their class; folders without photos are listed."""
     rows, skipped = [], list(_skips(listing.skipped, root))
     taken = Counter(record.id for record in listing.records)
     for record in listing.records:

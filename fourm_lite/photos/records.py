@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 LIST = "captions.jsonl"
 ENDINGS = frozenset(_PICTURES.split())
 TOLD = 20
-"""How many left-out rows are told one by one."""
+"""How many left-out rows are logged one by one."""
 _LABELS = ("label", "labels")
 _HEARD: ContextVar[list[Skipped] | None] = ContextVar("heard", default=None)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One photo with its captions, as a list of captions tells it.
+    """One photo with its captions, as a list of captions has it.
 
     Units:
         image: a file, or its bytes; b"" where there is a caption and no photo
@@ -140,7 +140,7 @@ def read_listing(path: str | Path, *, split: str | None = None) -> Listing:
 
 
 def read_records(path: str | Path, *, split: str | None = None) -> list[Record]:
-    """The records of `read_listing`; the log is told what was left out."""
+    """The records of `read_listing`; what was left out is logged."""
     return _told(read_listing(path, split=split), path)
 
 
@@ -202,7 +202,7 @@ def list_records(path: Path) -> Listing:
 
 
 def listing_file(place: Path) -> Path | None:
-    """The list, tar or table that tells of photos at a place; None for a folder and a text."""
+    """The list, tar or table of photos at a place; None for a folder and a text."""
     if place.is_dir():
         own = place / LIST
         return own if own.is_file() else place if is_lance(place) else None
@@ -292,7 +292,7 @@ def read_spoken(path: str | Path, *, split: str | None = None) -> list[Record]:
 
 @contextmanager
 def hearing() -> Iterator[list[Skipped]]:
-    """Gives a list of what `tell_skipped` tells while this is open, for a verb to list it."""
+    """A list that `tell_skipped` fills while this is open, for a verb to show."""
     heard: list[Skipped] = []
     before = _HEARD.set(heard)
     try:
@@ -302,7 +302,7 @@ def hearing() -> Iterator[list[Skipped]]:
 
 
 def tell_skipped(skipped: Sequence[Skipped], where: Any) -> None:
-    """Tells the log, and who is `hearing`, what was left out of a source."""
+    """Logs what was left out of a source, and adds it to the list of `hearing`."""
     if (heard := _HEARD.get()) is not None:
         heard += [one for one in skipped if one not in heard]
     for one in skipped[:TOLD]:

@@ -218,7 +218,7 @@ def _image_column(schema: Any) -> tuple[str, str]:
 
 
 def _merged(stream: Stream) -> Stream:
-    """Neighbours that tell of one photo as one item."""
+    """Neighbouring rows of one photo as one item."""
     last: Item | None = None
     for one in stream:
         both = joined(last, one) if last is not None and isinstance(one, Item) else None

@@ -92,7 +92,7 @@ CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
-    """An open file; pipes, devices and links to them are told of and never opened.
+    """An open file; pipes, devices and links to them are refused and never opened.
 
     Raises:
         ReadError: it is missing, no regular file, or may not be read

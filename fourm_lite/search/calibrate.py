@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.progress import batches
 from fourm_lite.search.caption_confidence import (
     Captioned,
@@ -59,7 +60,7 @@ from fourm_lite.search.space import Inputs, Space
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationReport:
-    """How well the stored confidence tells right from wrong answers.
+    """How well the stored confidence separates right from wrong answers.
 
     Units:
         AUROC of the calibrated probability and of the bare score; ``error`` is the mean gap
@@ -140,13 +141,13 @@ class Judgements:
 
     def some(self, most: int) -> Judgements:
         """At most so many of them, drawn evenly."""
-        places = np.linspace(0, len(self.items) - 1, min(len(self.items), most)).astype(int)
+        places = evenly(len(self.items), most)
         return Judgements([self.items[i] for i in places], [self.right[i] for i in places])
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was learnt: the confidence; with reranking its weights and how good its order is.
+    """What was fitted: the confidence; with reranking its weights and how good its order is.
 
     Units:
         share_reranked: of captions with a relevant hit among the first ones, reranked

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
+from fourm_lite.metrics.measures import evenly
 from fourm_lite.search.confidence_features import (
     CODES,
     FIRST,
@@ -45,7 +46,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RelevanceReport:
-    """How well answers are told apart, on photos (half of them) that the trial fit has not seen.
+    """How well right and wrong answers are separated, on the half that a trial fit has not seen.
 
     Units:
         shares of questions: `share_right` of fitting ones whose answer is relevant, `flagged_x` of
@@ -87,8 +88,7 @@ class Captioned:
 
     def some(self, most: int) -> Captioned:
         """At most so many of the questions, drawn evenly."""
-        count = len(self.questions)
-        places = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+        places = evenly(len(self.questions), most).tolist()
         return Captioned(
             [self.questions[i] for i in places], [self.owner[i] for i in places],
             self.judge, self.vocabulary,

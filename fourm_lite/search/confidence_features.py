@@ -1,4 +1,4 @@
-"""What tells how sure an answer is; the same features for calibration and for searches.
+"""Features that the confidence of an answer is computed from, in calibration and in searches.
 
 Of answers to words, the probability that they are relevant:
 

@@ -29,7 +29,7 @@ from fourm_lite.unit import unit_doubles
 Compose = Literal["conditioning", "arithmetic"]
 COMPOSE: tuple[Compose, ...] = ("conditioning", "arithmetic")
 NEGATIVE_WEIGHT = 0.5
-"""How much a negative counts unless it is said; at 1 it would weigh as much as what is wanted."""
+"""The default weight of a negative; at 1 it would weigh as much as what is wanted."""
 
 BESIDE_PICTURE = 1.5
 """How much words count beside a picture, where nothing is said: the answer has then gained more

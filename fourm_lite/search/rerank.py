@@ -158,7 +158,7 @@ def as_reranker(given: str | PairReranker | Reranker) -> Reranker:
 
 
 def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
-    """Refuses what tells how hits are reranked where none are, or where a reranker replaces it.
+    """Refuses options of reranking where nothing is reranked, or where a reranker replaces them.
 
     Raises:
         ConfigError: a reranker or parts of the likelihood without a depth, or both together

@@ -31,7 +31,7 @@ USUAL_TOKENS = 13
 """Of a caption, its end included."""
 CAPTION_DEPTH = 20
 FIT_QUERIES = 500
-"""Queries that weights of an index are fitted on, which tells that of a costly part to a third."""
+"""Queries that an index's weights are fitted on: enough to know a costly part's within a third."""
 NEWTON_STEPS = 50
 RIDGE = 1e-3
 
@@ -82,7 +82,7 @@ def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of a reranker, what of a candidate its words are said from, and who says so.
+    """Weights of a reranker, what captions are predicted from, and where both come from.
 
     Units:
         source: where the weights were fitted; empty where nothing was

@@ -21,7 +21,7 @@ from fourm_lite.io.strict_json import read_json_object
 Weights = Mapping[str, float]
 Given = Literal["codes", "pixels", "both"]
 GIVEN: tuple[Given, ...] = ("codes", "pixels", "both")
-"""What of a candidate its words are said from."""
+"""The inputs that a candidate's captions are predicted from."""
 PARTS = ("cosine", "codes", "caption", "prior")
 DIRECTIONS = ("text_to_image", "image_to_text")
 

@@ -1,4 +1,4 @@
-"""Vectors that somebody made earlier, in a file of their own, searched by anything a model reads.
+"""Vectors made earlier, in a file of their own, searched by anything that a model reads.
 
 The file is only read. Its vectors must be of the network whose embedding the model predicts (or of
 the dual encoder that asks); the width is checked, the rest is the user's word. Rows are compared by

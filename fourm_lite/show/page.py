@@ -77,7 +77,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what it tells, the command that does it, and its cards."""
+    """A heading, its text, the command that does it, and its cards."""
 
     title: str
     text: str = ""

@@ -194,7 +194,7 @@ def auroc(scores: Any, right: Any) -> float:
 
 
 def calibration_error(p: Any, right: Any, *, bins: int = 10, counts: Any = None) -> float:
-    """The mean gap between the probability told and the share that is right, over equal bins.
+    """The mean gap between the predicted probability and the share that is right, over equal bins.
 
     Answers count alike, or as `counts` says.
     """

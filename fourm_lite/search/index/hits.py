@@ -74,7 +74,7 @@ class Hits(Sequence[Hit]):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What a program is told: the rows, and how sure the answer is.
+        """For programs: the rows, and the confidence of the answer.
 
         JSON has no NaN: the score of a hit behind the rerank depth is null.
         """

@@ -205,7 +205,7 @@ class Index:
     def set_calibration(
         self, calibration: Calibration | None, *, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Stores how scores become probabilities; later searches tell ``p_right``.
+        """Stores how scores become probabilities; later searches give ``p_right``.
 
         Args:
             calibration: the map; None for none

@@ -68,7 +68,7 @@ class Loader:
         return Loaded(self._told(item, data), content, row, state, image)
 
     def _told(self, item: Item, data: bytes) -> Item:
-        """The item with the columns that its bytes tell."""
+        """The item with the columns that are read from its bytes."""
         return dataclasses.replace(item, columns={**self.facts(data), **item.columns})
 
 
@@ -95,5 +95,5 @@ def _row_hash(item: Item) -> int:
 
 
 def no_facts(data: bytes) -> Mapping[str, Any]:
-    """What bytes tell that are no photo."""
+    """No columns, as of bytes that are no photo."""
     return {}

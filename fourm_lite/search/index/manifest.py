@@ -167,7 +167,7 @@ def create_manifest(path: str, manifest: Manifest) -> None:
 
 
 def remove_rowless(path: str) -> None:
-    """Takes an index away to which nobody has added a row; of another nothing is touched."""
+    """Removes an index without rows; any other is left as it is."""
     folder = Path(path)
     if is_remote(path) or {p.name for p in folder.iterdir()} - EMPTY:
         return

@@ -85,7 +85,7 @@ def _free(file: int, newest: int) -> int | None:
 
 
 def _lock(file: int, start: int, length: int, *, alone: bool) -> bool:
-    """Locks bytes, all from the start on if the length is 0; whether nobody stands against it."""
+    """Locks bytes, all from the start on if the length is 0; whether that succeeds."""
     import fcntl
 
     kind = fcntl.F_WRLCK if alone else fcntl.F_RDLCK
