@@ -85,7 +85,7 @@ def add_embedding(
     """
     require_folder(out, "--out")
     from fourm_lite.add_embedding.register import register_embedding
-    from fourm_lite.pipeline.tokenizers import with_text
+    from fourm_lite.pipeline.given import with_text
 
     with progress("photos", stages=True) as told:
         added = register_embedding(
