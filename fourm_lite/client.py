@@ -89,11 +89,13 @@ class SearchClient:
         body = {"text": text, "image": _pictures(image), "k": k, **more}
         return _hits(self._post("/search", body))
 
-    def embed(self, items: Sequence[Mapping[str, Any]]) -> Floats:
-        """Unit vectors float32[N, E] of items such as {"text": "a dog"}, {"image": "a.jpg"}."""
+    def embed(self, items: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Floats:
+        """Unit vectors float32[N, E] of texts and of items such as {"image": "a.jpg"}."""
+        some = [items] if isinstance(items, str | Mapping) else items
+        named = [{"text": item} if isinstance(item, str) else item for item in some]
         plain = [
             {n: _pictures(v) if n in ("image", "rgb") else v for n, v in item.items()}
-            for item in items
+            for item in named
         ]
         return np.array(self._post("/embed", {"items": plain})["vectors"], np.float32)
 

@@ -28,7 +28,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Ground first. A file imports from a lower floor or from its own part only.
 FLOORS = (
     ("errors", "former_paths", "progress"),
-    ("names", "unit"),
+    ("names", "unit", "cluster"),
     ("reading",),
     ("nn",),
     ("io",),

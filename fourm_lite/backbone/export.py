@@ -23,6 +23,7 @@ from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.io.files import replacing
+from fourm_lite.progress import Progress
 
 Run = Callable[[Tensor], Tensor]
 
@@ -142,12 +143,16 @@ def report(
     batch: int = 8,
     repeats: int = 3,
     ranges_from: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> list[Agreement]:
     """Makes the named forms, writes their files to `out`, and measures them on images.
 
     Shapes:
         images: float[B, C, H, W]; all are compared, the first `batch` are timed
         ranges_from: float[n, C, H, W], other images, for int8; without them it is slower
+    Args:
+        progress: told how many forms are done
+
     Raises:
         ConfigError: a form that is not known
         FourMError: a form needs a package that is not installed; before any work
@@ -162,12 +167,14 @@ def report(
     model.eval()
     want, base = _measured(model, images, batch, repeats)
     lines = [Agreement("float32", 0.0, 1.0, base, 1.0)]
-    for form in forms:
+    for number, form in enumerate(forms, 1):
         run = make(model, form, out, ranges_from=ranges_from)
         got, seconds = _measured(run, images, batch, repeats)
         top1 = float((got.argmax(-1) == want.argmax(-1)).float().mean())
         difference = float((got - want).abs().max())
         lines.append(Agreement(form, difference, top1, seconds, base / seconds))
+        if progress is not None:
+            progress(number, len(forms))
     return lines
 
 

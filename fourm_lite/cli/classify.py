@@ -10,7 +10,7 @@ import typer
 
 from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import present
-from fourm_lite.cli.output import deliver, print_table, require_folder, say
+from fourm_lite.cli.output import deliver, print_table, progress, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
 if TYPE_CHECKING:
@@ -64,7 +64,15 @@ def classify(
     if labels:
         from fourm_lite.evaluate.zero_shot import classify_by_words
 
-        results = classify_by_words(model, photos, labels, top, **words)  # type: ignore[arg-type]
+        with progress("photos") as told:
+            results = classify_by_words(
+                model,
+                photos,
+                labels,
+                top,
+                progress=told.of("photos"),
+                **words,  # type: ignore[arg-type]
+            )
     else:
         given = [name for name, value in words.items() if value is not None]
         if given:
@@ -86,9 +94,13 @@ def _show(results: list[dict[str, Any]]) -> None:
 def _by_classifier(model: str, photos: list[str], top: int) -> list[dict[str, Any]]:
     import torch
 
-    with torch.inference_mode():
+    results = []
+    with torch.inference_mode(), progress("photos") as told:
         vit = classifier(model)
-        return [classified(vit, photo, top) for photo in photos]
+        for number, photo in enumerate(photos, 1):
+            results.append(classified(vit, photo, top))
+            told.tell("photos", number, len(photos))
+    return results
 
 
 def classifier(source: str) -> FMViT:
@@ -174,7 +186,11 @@ def export(
         torch.set_num_threads(threads)
     compared, others = _images(vit, photos, images)
     named = forms.split(",") if forms else _available()
-    lines = report(vit, compared, forms=named, out=out, batch=batch, ranges_from=others)
+    with progress("forms") as told:
+        lines = report(
+            vit, compared, forms=named, out=out, batch=batch, ranges_from=others,
+            progress=told.of("forms"),
+        )  # fmt: skip
     left_out = () if vit.num_classes else ("top1",)
     value = [{k: v for k, v in vars(a).items() if k not in left_out} for a in lines]
     deliver(value, as_json, lambda: _show_forms(lines, bool(vit.num_classes)))

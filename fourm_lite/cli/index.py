@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import dtype_of, file_of, present
+from fourm_lite.cli.options import cluster_of, dtype_of, file_of, present
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, say
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.reading.regular import read_text
@@ -44,6 +45,10 @@ def index(
     prefix: str = "",
     licence: str | None = None,
     gps: Annotated[bool, typer.Option("--gps")] = False,
+    engine: opt.Engine = "local",
+    address: opt.Address = None,
+    worker_cpus: opt.WorkerCpus = 1.0,
+    worker_gpus: opt.WorkerGpus = 0.0,
     as_json: opt.Json = None,
 ) -> None:
     """Index photos, to search them by words, pictures or any modality.
@@ -67,18 +72,22 @@ def index(
     """
     from fourm_lite.search.gallery import Ingest, index_photos, open_index
     from fourm_lite.search.index.manifest import read_manifest, remove_rowless
+    from fourm_lite.search.scale import Engine
     from fourm_lite.search.spaces import open_space
 
-    space = open_space(
-        model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
+    cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
+    opener = partial(
+        open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
         tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
-    is_new = read_manifest(out) is None
+    is_new, space = read_manifest(out) is None, opener()
     opened = open_index(out, space, codes_only=codes_only, licence=licence)
     how = Ingest(workers, batch_size, commit_rows, prune, prefix, gps)
+    where = None if cluster is None else Engine(cluster, opener)
     try:
         with progress("photos") as told:
-            report = index_photos(photos, opened, space, how, progress=_counted(told, photos))
+            tell = _counted(told, photos)
+            report = index_photos(photos, opened, space, how, engine=where, progress=tell)
     except ConfigError:  # there was nothing to index
         if is_new:
             remove_rowless(opened.path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli.options import Json, Texts, present
-from fourm_lite.cli.output import deliver, print_facts, print_table, require_folder, say
+from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder, say
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
@@ -246,7 +246,10 @@ def convert(
     """
     from fourm_lite.embedders.conversion import convert as convert_source
 
-    done = convert_source(file, out, family=family, part=part, half=half)
+    with progress("items") as told:
+        done = convert_source(
+            file, out, family=family, part=part, half=half, progress=told.of("items")
+        )
     facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
     names = ", ".join(done.left_out[:3]) + ", ..." * (len(done.left_out) > 3)
     told = f"{len(done.left_out)} tensors: {names}" if done.left_out else None

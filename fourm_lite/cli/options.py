@@ -14,6 +14,8 @@ from fourm_lite.errors import ConfigError, suggest
 if TYPE_CHECKING:
     import torch
 
+    from fourm_lite.cluster import Cluster
+
 DTYPES = ("float32", "bfloat16", "float16")
 _PATTERN = "*?[{"
 """Letters of a pattern, which names files that are listed later."""
@@ -249,6 +251,49 @@ PhotoList = Annotated[
 Workers = Annotated[
     int, typer.Option("--workers", help="Work with this many threads side by side.", min=1)
 ]
+
+
+ENGINES = ("local", "ray")
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Work in this process (local), or in --workers processes on one machine or many "
+        "(ray).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Use the running Ray cluster at this address; without it one is started here.",
+    ),
+]
+WorkerCpus = Annotated[
+    float, typer.Option("--worker-cpus", help="Give each Ray worker this many CPUs.", min=0.01)
+]
+WorkerGpus = Annotated[
+    float, typer.Option("--worker-gpus", help="Give each Ray worker this share of a GPU.", min=0)
+]
+
+
+def cluster_of(
+    engine: str, address: str | None, workers: int, cpus: float, gpus: float
+) -> Cluster | None:
+    """Where Ray's workers run; None where the work is done in this process.
+
+    Raises:
+        ConfigError: there is no such engine, or an option of the other one
+    """
+    from fourm_lite.cluster import Cluster
+
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "ray":
+        return Cluster(address, workers, cpus, gpus)
+    if address is not None or gpus or cpus != 1:
+        raise ConfigError("--address, --worker-cpus and --worker-gpus need --engine ray")
+    return None
 
 
 def pair(text: str, option: str) -> tuple[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import dtype_of, present
+from fourm_lite.cli.options import cluster_of, dtype_of, present
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
@@ -19,6 +20,9 @@ from fourm_lite.cli.output import (
     say_left_out,
 )
 from fourm_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fourm_lite.cluster import Work
 
 
 def tokenize(
@@ -31,6 +35,11 @@ def tokenize(
     seed: opt.Seed = 0,
     batch_size: opt.BatchSize = 64,
     device: str = "cpu",
+    workers: opt.Workers = 2,
+    engine: opt.Engine = "local",
+    address: opt.Address = None,
+    worker_cpus: opt.WorkerCpus = 1.0,
+    worker_gpus: opt.WorkerGpus = 0.0,
     as_json: opt.Json = None,
 ) -> None:
     """Turn labels and photos into tokens, for training.
@@ -60,20 +69,47 @@ def tokenize(
     from fourm_lite.photos.records import Listing, read_listing
     from fourm_lite.training.recipe_data import open_job
 
-    labelled = (source / CROPS).is_dir()
-    jobs = [open_job(word, source if labelled else None, device=device) for word in tokenizer]
-    given = photos if labelled else source
+    cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
+    labels = source if (source / CROPS).is_dir() else None
+    jobs = [open_job(word, labels, device=device) for word in tokenizer]
+    given = photos if labels else source
     listing = Listing(()) if given is None else read_listing(given, split=split)
     run = LabelRun(num_crops=crops, seed=seed)
     records, left_out = listing.records, list(listing.skipped)
-    parts = parts_of_labels(source, records) if labelled else parts_of_photos(records, run)
+    parts = parts_of_labels(labels, records) if labels else parts_of_photos(records, run)
     with progress("photos") as told:
-        seen = tokenize_parts(
-            _noted(parts, left_out), jobs, out, batch_size=batch_size,
-            progress=lambda done, _: told.tell("photos", done, len(records)),
-        )  # fmt: skip
+        tell = partial(told.tell, "photos", total=len(records))
+        if cluster is None:
+            seen = tokenize_parts(
+                _noted(parts, left_out), jobs, out, batch_size=batch_size,
+                progress=lambda done, _: tell(done),
+            )  # fmt: skip
+        else:
+            opened = partial(_tokenizing, tokenizer, labels, out, batch_size, device)
+            seen = 0
+            with cluster.connected() as ray:
+                for _, (count, lost) in cluster.started(ray, opened).run(parts):
+                    seen, left_out = seen + count, left_out + lost
+                    tell(seen)
     facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
     _deliver(facts, {"tokens": ", ".join(job.folder for job in jobs)}, left_out, as_json)
+
+
+def _tokenizing(
+    words: list[str], labels: Path | None, out: Path, batch_size: int, device: str
+) -> Work:
+    """What turns a part into tokens; gives how many photos it has, and those that it lacks."""
+    from fourm_lite.data.tokenized import tokenize_parts
+    from fourm_lite.training.recipe_data import open_job
+
+    jobs = [open_job(word, labels, device=device) for word in words]
+
+    def work(given: Any, _: Any) -> tuple[int, list[Any]]:
+        left_out: list[Any] = []
+        seen = tokenize_parts(_noted([given], left_out), jobs, out, batch_size=batch_size)
+        return seen, left_out
+
+    return work
 
 
 def _deliver(
@@ -90,7 +126,8 @@ def _deliver(
 
 def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
     """The parts; what they lack is added to the list."""
-    for part in parts:
+    for one in parts:
+        part = one() if callable(one) else one
         left_out += part.left_out
         yield part
 
@@ -161,7 +198,8 @@ def split_features(
     """
     from fourm_lite.embedders.features import split_features as split
 
-    facts = {"folder": out, "items": len(split(file, out))}
+    with progress("items") as told:
+        facts = {"folder": out, "items": len(split(file, out, told.of("items")))}
     deliver(facts, as_json, lambda: print_facts(facts))
 
 
@@ -180,6 +218,10 @@ def embed(
     dtype: opt.Dtype = None,
     device: opt.Device = None,
     prefix: str = "",
+    engine: opt.Engine = "local",
+    address: opt.Address = None,
+    worker_cpus: opt.WorkerCpus = 1.0,
+    worker_gpus: opt.WorkerGpus = 0.0,
     as_json: opt.Json = None,
 ) -> None:
     """Embed photos, texts or items: unit vectors with ids, in the order of what was given.
@@ -198,22 +240,25 @@ def embed(
     """  # fmt: skip
     from fourm_lite.search.embed_files import check_form, embed_to_file
     from fourm_lite.search.gallery import Ingest
+    from fourm_lite.search.scale import Engine
     from fourm_lite.search.spaces import open_space
 
     check_form(out)
-    space = open_space(
-        model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
+    cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
+    opener = partial(
+        open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
         tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
     )  # fmt: skip
     how = Ingest(workers, batch_size, prefix=prefix)
+    where = None if cluster is None else Engine(cluster, opener)
     with progress("embedding") as told:
         done = embed_to_file(
-            inputs, out, space, how,
+            inputs, out, opener(), how, engine=where,
             progress=lambda report, total: told.tell(
                 "embedding", report.seen, total, f"{report.rate:.1f} a second"
             ),
         )  # fmt: skip
-    facts = {"file": out, "rows": done.rows, "width": done.width, "space": space.name}
+    facts = {"file": out, "rows": done.rows, "width": done.width, "space": done.space}
 
     def show() -> None:
         print_facts({**facts, "left out": len(done.left_out) or None})

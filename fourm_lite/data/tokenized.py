@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class TokenJob:
     folder: str
     label: str = PHOTOS
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the weights."""
         digest = hashlib.sha256()
@@ -102,7 +103,8 @@ def parts_of_labels(folder: Path, records: Sequence[Record] = ()) -> list[Part]:
     for path in paths:
         ids, settings = _npz(path)
         read = _label_reader(Path(folder), path.name)
-        out.append(Part(_number(path), ids, settings, read, by_id, left_out_of(path)))
+        own = {i: by_id[i] for i in ids if i in by_id}
+        out.append(Part(_number(path), ids, settings, read, own, left_out_of(path)))
     return out
 
 
@@ -130,22 +132,29 @@ def _npz(path: Path) -> tuple[list[str], Array]:
         return [str(i) for i in ids], values
 
 
-def parts_of_photos(records: Sequence[Record], run: LabelRun) -> Iterator[Part]:
-    """Photos without labels, cut as `pseudolabel` would cut them."""
-    for number, start in enumerate(range(0, len(records), run.shard_size)):
-        part, rows, left_out = [], [], []
-        for record in records[start : start + run.shard_size]:
-            image = opened(record)
-            if isinstance(image, Skipped):
-                left_out.append(image)
-                continue
-            part.append(record)
-            rng = crop_rng(record.id, run.seed)
-            drawn = crops(image.height, image.width, run.num_crops, run.policy, rng)
-            rows.append(to_settings(drawn))
-        settings = np.stack(rows) if rows else np.zeros((0, run.num_crops, 5), np.int64)
-        by_id = {r.id: r for r in part}
-        yield Part(number, list(by_id), settings, _no_label, by_id, tuple(left_out))
+def parts_of_photos(records: Sequence[Record], run: LabelRun) -> list[Callable[[], Part]]:
+    """Photos without labels, cut as `pseudolabel` would cut them; each part opens its photos."""
+    starts = range(0, len(records), run.shard_size)
+    return [
+        partial(_photo_part, number, records[start : start + run.shard_size], run)
+        for number, start in enumerate(starts)
+    ]
+
+
+def _photo_part(number: int, records: Sequence[Record], run: LabelRun) -> Part:
+    part, rows, left_out = [], [], []
+    for record in records:
+        image = opened(record)
+        if isinstance(image, Skipped):
+            left_out.append(image)
+            continue
+        part.append(record)
+        rng = crop_rng(record.id, run.seed)
+        drawn = crops(image.height, image.width, run.num_crops, run.policy, rng)
+        rows.append(to_settings(drawn))
+    settings = np.stack(rows) if rows else np.zeros((0, run.num_crops, 5), np.int64)
+    by_id = {r.id: r for r in part}
+    return Part(number, list(by_id), settings, _no_label, by_id, tuple(left_out))
 
 
 def _no_label(name: str) -> Array:
@@ -155,7 +164,7 @@ def _no_label(name: str) -> Array:
 
 
 def tokenize_parts(
-    parts: Iterable[Part],
+    parts: Iterable[Part | Callable[[], Part]],
     jobs: Sequence[TokenJob],
     out: Path,
     *,
@@ -164,6 +173,13 @@ def tokenize_parts(
 ) -> int:
     """Writes `out/<folder>/shard-00000.tar` for every job, what is missing alone; counts photos.
 
+    Args:
+        parts: parts, or what makes them when their turn comes
+        jobs: what makes tokens
+        out: the folder
+        batch_size: crops that a tokenizer reads at once
+        progress: told the photos that are done
+
     Raises:
         ConfigError: `out` was begun with other crops or another tokenizer
         FourMError: a label or a photo is missing
@@ -171,7 +187,8 @@ def tokenize_parts(
     out = Path(out)
     _claim(out, jobs)
     seen = 0
-    for part in parts:
+    for one in parts:
+        part = one() if callable(one) else one
         if not part.ids:
             continue
         _same_crops(out, part)

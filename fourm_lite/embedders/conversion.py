@@ -26,6 +26,7 @@ from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.families.joint import JOINT_FAMILIES
 from fourm_lite.families.mobileclip import MOBILECLIP, OPEN_CLIP_FILES
 from fourm_lite.model.terramind import convert_terramind, is_terramind
+from fourm_lite.progress import Progress
 from fourm_lite.tokenization.terramind import (
     convert_terramind_tokenizer,
     is_terramind_tokenizer,
@@ -35,8 +36,8 @@ from fourm_lite.tokenization.terramind import (
 class Source:
     """A file or folder, opened once however many kinds look at it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self.path, self.progress = path, progress
 
     @cached_property
     def file(self) -> Path | None:
@@ -77,10 +78,12 @@ def convert(
     family: str | None = None,
     part: str | None = None,
     half: bool = False,
+    progress: Progress | None = None,
 ) -> Converted:
     """Writes `folder` from a published file or folder; its kind is found unless it is given.
 
-    `part` and `half` are as in `convert_pth`, for files of weights that it reads.
+    `part` and `half` are as in `convert_pth`, for files of weights that it reads; `progress` is
+    told how many items of features are done.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be read
@@ -92,7 +95,7 @@ def convert(
     known = [*KINDS, *CONVERSIONS]
     if family is not None and family not in known:
         raise ConfigError(f"family is one of {known}, got '{family}'.{suggest(family, known)}")
-    opened = Source(path)
+    opened = Source(path, progress)
     if half and (family in KINDS or _kind_of(opened, family, part) is not None):
         raise ConfigError(f"'{path}' keeps its own numbers; `half` is for files of plain weights")
     if family in KINDS:
@@ -149,7 +152,7 @@ def _holds_weights(path: Path) -> bool:
 
 
 def _write_features(source: Source, folder: Path) -> Converted:
-    store = split_features(source.path, folder)
+    store = split_features(source.path, folder, source.progress)
     return Converted(folder, "features", len(store), ())
 
 

@@ -31,6 +31,7 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.names import check_name, place_inside
+from fourm_lite.progress import Progress
 
 INDEX = "index.json"
 MARK = "::"
@@ -155,14 +156,16 @@ def _opened(path: str, changed: int) -> FeatureStore:
     return FeatureStore.open(path)
 
 
-def split_features(source: str | Path, folder: str | Path) -> FeatureStore:
+def split_features(
+    source: str | Path, folder: str | Path, progress: Progress | None = None
+) -> FeatureStore:
     """Cuts one big file, or copies any store, into a folder with one .npz an item and index.json.
 
     A .tsv has the columns id, width, height, num_boxes, boxes and features (bottom-up attention),
     or id, num_boxes and features with their geometry (VinVL), without a header line, arrays as
     base64 of float32. A .pt is Oscar's dictionary of ids. An .npz holds one array an id, or the
     arrays `ids`, `features` [N, R, E] and, if any, `boxes` [N, R, 4]. A folder may hold M3P's .pt
-    files or those of any store.
+    files or those of any store. `progress` is told how many items are done.
 
     Raises:
         ConfigError: another suffix, no such file, no item, or an id that comes twice
@@ -170,9 +173,11 @@ def split_features(source: str | Path, folder: str | Path) -> FeatureStore:
     """
     store, root = FeatureStore.open(source), Path(folder)
     files: dict[str, str] = {}
-    for key, item in store.items():
+    for number, (key, item) in enumerate(store.items(), 1):
         files[key] = check_name(f"{quote(key, safe='')}.npz", f"the file of the id {key[:80]!r}")
         _write_item(root / files[key], item)
+        if progress is not None:
+            progress(number, len(store))
     write_json(root / INDEX, files, indent=0)
     return FeatureStore.open(root)
 

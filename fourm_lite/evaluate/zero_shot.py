@@ -20,7 +20,7 @@ from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import decode
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.progress import batches
+from fourm_lite.progress import Progress, batches
 from fourm_lite.search.space import PICTURE, TEXT
 from fourm_lite.search.spaces import ModelSpace, is_embedder, open_model_space
 
@@ -238,9 +238,12 @@ def classify_by_words(
     *,
     templates: Sequence[str] | None,
     temperature: float | None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """The labels of photos, most probable first, or why a photo cannot be read.
+
+    `progress` is told how many photos are done.
 
     Raises:
         ConfigError: fewer than two labels, two equal ones, a template without `{}`, or options that
@@ -249,7 +252,7 @@ def classify_by_words(
     """
     judge = open_named_classifier(model, labels, templates, temperature, **options)
     results: list[dict[str, Any]] = []
-    for some in batches(photos, BATCH):
+    for some in batches(photos, BATCH, progress):
         results += _judged(judge, some, top)
     return results
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing, replacing_folder, write_json
+from fourm_lite.modalities.pictures import open_rgb
+from fourm_lite.photos.columns import photo_facts
 from fourm_lite.photos.item import (
     LINE_ENDINGS,
     TEXT_ENDINGS,
@@ -29,12 +32,15 @@ from fourm_lite.photos.item import (
     printable,
 )
 from fourm_lite.photos.lists import json_rows, text_lines
+from fourm_lite.photos.source_parts import Part, parts_of_stream
 from fourm_lite.photos.table_rows import FILE_COLUMNS
 from fourm_lite.reading.remote import expand, is_remote
-from fourm_lite.search.gallery import SOURCES, Ingest, open_index
+from fourm_lite.search.gallery import SOURCES, Ingest, open_index, parts_for
 from fourm_lite.search.index.index import Index
-from fourm_lite.search.index.ingest import IngestReport, index_items
+from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
+from fourm_lite.search.index.loading import Decode, Keys, KnownRows, Loader, key_of, no_facts
 from fourm_lite.search.index.value_items import item_of, listed_items
+from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import TEXT, Space
 
 MARK = "embed.json"
@@ -54,6 +60,7 @@ class Embedded:
     """
 
     path: Path
+    space: str
     rows: int
     width: int
     left_out: list[Skipped] = field(default_factory=list)
@@ -65,6 +72,7 @@ def embed_to_file(
     space: Space,
     how: Ingest | None = None,
     *,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
     """Writes the unit vectors of all sources to one file; run it again to continue.
@@ -76,6 +84,7 @@ def embed_to_file(
             id, uri, vector)
         space: what embeds
         how: threads, batch size, rows a commit, what is put before ids
+        engine: as for `index_photos`
         progress: called after every block with the report so far and the total, 0 where unknown
 
     Raises:
@@ -85,18 +94,24 @@ def embed_to_file(
     how, path = how or Ingest(), check_form(out)
     places = expand(sources)
     kind = _kind_of(places, space, how.prefix)
-    draft = _draft(path, space)
-    total, order = kind.count(), list[str]()
+    draft, total = _draft(path, space), kind.count()
 
     def told(report: IngestReport) -> None:
         if progress is not None:
             progress(report, total)
 
-    report = index_items(
-        _noted(kind.items(), order), lambda values: kind.embed(values, how.batch_size), draft,
-        batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-        decode=kind.decode, progress=told,
-    )  # fmt: skip
+    if engine is None:
+        order: list[str] = []
+        report = index_items(
+            _noted(kind.items(), order), _embed_of(kind.name, space, how.batch_size), draft,
+            batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
+            decode=_decode_of(kind.name, space), progress=told,
+        )  # fmt: skip
+    else:
+        job = Job(draft.path, partial(_opened, kind.name, engine.open_space, how.batch_size),
+                  str((kind.name, sorted(space.fingerprints.items()))), how.batch_size)  # fmt: skip
+        report, keys = index_parts_on(engine.cluster, kind.parts(), draft, job, progress=told)
+        order = _in_order(draft, keys)
     there = dict.fromkeys(n for batch in draft.scan(["id"]) for n in batch.column(0).to_pylist())
     ids = [name for name in dict.fromkeys(order) if name in there]
     if not ids:
@@ -105,7 +120,7 @@ def embed_to_file(
     write_vectors(draft, ids, path)
     width = int(draft.width or 0)
     remove_folder(Path(draft.path))
-    return Embedded(path, len(ids), width, report.unreadable)
+    return Embedded(path, space.name, len(ids), width, report.unreadable)
 
 
 def check_form(out: str | Path) -> Path:
@@ -146,12 +161,11 @@ def write_vectors(index: Index, ids: Sequence[str], path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Sources of one kind: how they are listed, opened and embedded."""
+    """Sources of one kind: how they are listed, whole or in parts."""
 
     name: str
     items: Callable[[], Stream]
-    decode: Callable[[bytes], Any] | None
-    embed: Callable[[list[Any], int], Any]
+    parts: Callable[[], Iterator[Part]]
     countable: bool = True
 
     def count(self) -> int:
@@ -159,27 +173,55 @@ class _Kind:
         return sum(1 for _ in self.items()) if self.countable else 0
 
 
-def _kind_of(places: Sequence[Path], space: Space, prefix: str) -> _Kind:
+def _kind_of(places: list[Path], space: Space, prefix: str) -> _Kind:
     kinds = {_name_of(place) for place in places}
     if len(kinds) != 1:
         told = " and ".join(sorted(kinds)) or "nothing"
         raise ConfigError(f"photos, texts or items are embedded, one kind a file; got {told}")
     name = kinds.pop()
-    if name == "photos":
-        reader, decode = SOURCES[space.reads]
-        plain = not any(is_tar(place.name) or is_remote(place) for place in places)
-        return _Kind(
-            name, lambda: reader(places, prefix=prefix), decode,
-            lambda photos, n: space.encode_document(photos, batch_size=n)[0], plain,
-        )  # fmt: skip
-    each, decode = (_texts, _text_of) if name == "texts" else (listed_items, item_of)
+    each = _texts if name == "texts" else listed_items
 
     def listed() -> Stream:
         for place in places:
             for one in each(place):
                 yield dataclasses.replace(one, id=prefix + one.id) if isinstance(one, Item) else one
 
-    return _Kind(name, listed, decode, lambda values, n: space.encode_query(values, batch_size=n))
+    if name != "photos":
+        return _Kind(name, listed, lambda: parts_of_stream(listed()))
+    reader, how = SOURCES[space.reads][0], Ingest(prefix=prefix)
+    plain = not any(is_tar(place.name) or is_remote(place) for place in places)
+    return _Kind(
+        name, lambda: reader(places, prefix=prefix), lambda: parts_for(space, places, how), plain
+    )
+
+
+def _embed_of(kind: str, space: Space, batch_size: int) -> Embed:
+    if kind == "photos":
+        return lambda photos: space.encode_document(photos, batch_size=batch_size)[0]
+    return lambda values: space.encode_query(values, batch_size=batch_size)
+
+
+def _decode_of(kind: str, space: Space) -> Decode | None:
+    ways = {"photos": SOURCES[space.reads][1], "texts": _text_of, "items": item_of}
+    return ways[kind]
+
+
+def _opened(
+    kind: str, open_space: Callable[[], Space], batch_size: int
+) -> tuple[Embed, Callable[[KnownRows], Loader]]:
+    """What embeds and what reads, in a process of its own."""
+    space = open_space()
+    decode = _decode_of(kind, space)
+    facts = photo_facts if decode is None else no_facts
+    embed = _embed_of(kind, space, batch_size)
+    return embed, lambda known: Loader(known.get, decode or open_rgb, facts)
+
+
+def _in_order(index: Index, keys: Keys) -> list[str]:
+    """The ids of an index in the order of their hashes."""
+    ids = [name for batch in index.scan(["id"]) for name in batch.column(0).to_pylist()]
+    place = {key: number for number, key in enumerate(keys.tolist())}
+    return sorted((i for i in ids if key_of(i) in place), key=lambda i: place[key_of(i)])
 
 
 def _name_of(place: Path) -> str:

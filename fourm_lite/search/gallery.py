@@ -7,7 +7,7 @@ same one and a search refuses another space.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,18 @@ from fourm_lite.embedders.base import Reads
 from fourm_lite.embedders.feature_files import found_in, pack, unpack
 from fourm_lite.embedders.features import Features, FeatureStore
 from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.columns import photo_facts
 from fourm_lite.photos.item import Item, Skipped, Stream, printable
+from fourm_lite.photos.source_parts import Part, parts_of, parts_of_stream
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.reading.remote import expand, is_remote
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
+from fourm_lite.search.index.loading import KnownRows, Loader, no_facts
 from fourm_lite.search.index.manifest import allow, read_manifest
 from fourm_lite.search.index.value_items import item_of, open_value_sources
+from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import Space
 
 
@@ -118,6 +122,7 @@ def index_photos(
     space: Space,
     how: Ingest | None = None,
     *,
+    engine: Engine | None = None,
     progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Brings an index up to date with folders, tars, Parquet or JSONL; run it again to continue.
@@ -129,24 +134,53 @@ def index_photos(
         space: what embeds the pictures
         how: threads, batch size, what happens to rows whose picture is gone, whether columns tell
             where photos were taken
-        progress: called after every block
+        engine: the cluster whose processes embed; this one without it. Sources and index are where
+            all of its machines see them, and its processes read with two threads each
+        progress: called after every block, or part
+
     Raises:
         ConfigError: no row is in the index, because the sources hold nothing that can be read; or
             its rows were made by another model, network or tokenizer
     """
     how = how or Ingest()
     index.renew_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
-    embed = embed_of(space, index.manifest.kind == "codes", how.batch_size)
-    places = expand(photos)
+    codes_only, places = index.manifest.kind == "codes", expand(photos)
     reader, decode = SOURCES[space.reads]
-    report = index_items(
-        reader(places, prefix=how.prefix), embed, index,
-        batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-        prune=how.prune, decode=decode, facts=partial(photo_facts, gps=how.gps), progress=progress,
-    )  # fmt: skip
+    if engine is None:
+        report = index_items(
+            reader(places, prefix=how.prefix), embed_of(space, codes_only, how.batch_size), index,
+            batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
+            prune=how.prune, decode=decode, facts=partial(photo_facts, gps=how.gps),
+            progress=progress,
+        )  # fmt: skip
+    else:
+        opened = partial(_opened, engine.open_space, codes_only, how)
+        told = str((sorted(index.manifest.fingerprints.items()), codes_only, how.gps))
+        job, parts = Job(index.path, opened, told, how.batch_size), parts_for(space, places, how)
+        report, _ = index_parts_on(
+            engine.cluster, parts, index, job, prune=how.prune, progress=progress
+        )
     if not len(index):
         raise ConfigError(nothing_in(places, report.unreadable))
     return report
+
+
+def parts_for(space: Space, places: list[Path], how: Ingest) -> Iterator[Part]:
+    """What a space reads, in parts."""
+    if space.reads == "pictures":
+        return parts_of(places, how.prefix)
+    return parts_of_stream(SOURCES[space.reads][0](places, prefix=how.prefix))
+
+
+def _opened(
+    open_space: Callable[[], Space], codes_only: bool, how: Ingest
+) -> tuple[Embed, Callable[[KnownRows], Loader]]:
+    """What embeds and what reads, in a process of its own."""
+    space = open_space()
+    decode = SOURCES[space.reads][1]
+    facts = partial(photo_facts, gps=how.gps) if decode is None else no_facts
+    embed = embed_of(space, codes_only, how.batch_size)
+    return embed, lambda known: Loader(known.get, decode or open_rgb, facts)
 
 
 def embed_of(space: Space, only_codes: bool, batch_size: int) -> Embed:

@@ -112,8 +112,9 @@ def malformed(url: str, process: subprocess.Popen[str], count: int) -> tuple[dic
     rng = np.random.default_rng(1)
     whole = json.dumps({"text": "a dog", "k": 5, "weights": {"text": 2}, "where": "year > 3"})
     statuses: dict[int, int] = {}
-    before = 0
-    for number in range(count + 100):
+    before = number = 0
+    while sum(statuses.values()) < count:
+        number += 1
         if number == 100:  # what is made once is there by now
             before = resident(process.pid)
         data = bytearray(whole.encode())

@@ -1,4 +1,4 @@
-"""`accelerate launch -m fourm_lite train`, as docs/multi-gpu.md writes it."""
+"""`torchrun -m fourm_lite train` on two processes, as docs/multi-gpu.md writes it."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ def test_two_processes_train_one_model_and_one_of_them_speaks(tmp_path):
     (tmp_path / "list.jsonl").write_text("".join(rows))
     (tmp_path / "recipe.toml").write_text(RECIPE)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["--cpu", "--num_processes", "2", "--num_machines", "1", "-m", "fourm_lite"]
+    env["ACCELERATE_USE_CPU"] = "true"
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "fourm_lite"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *words, "train", "recipe.toml"],
+        [sys.executable, "-m", "torch.distributed.run", *words, "train", "recipe.toml"],
         cwd=tmp_path, env=env, capture_output=True, text=True,
     )  # fmt: skip
 

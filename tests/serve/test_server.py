@@ -164,7 +164,7 @@ def test_the_answer_is_that_of_search_json(server, index, capsys):
 
 
 def test_vectors_are_those_of_the_space(client, search):
-    vectors = client.embed([{"text": "two dogs"}, {"image": as_png(photo(2))}])
+    vectors = client.embed(["two dogs", {"image": as_png(photo(2))}])
 
     wanted = search.space.encode_query([{"caption": "two dogs"}, {"rgb": photo(2)}])
     assert np.allclose(vectors, wanted, atol=1e-5)

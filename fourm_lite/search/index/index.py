@@ -29,12 +29,14 @@ from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import (
     Former,
     Manifest,
+    address_of,
     create_manifest,
     is_remote,
     read_manifest,
 )
 from fourm_lite.search.index.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.search.index.rows import check_ids, make_table, stored_form
+from fourm_lite.search.index.storage import Rows
 
 MEMORY_LIMIT = 4 << 30
 """Bytes of vectors that are searched in memory unless the user says otherwise."""
@@ -94,7 +96,7 @@ class Index:
         Raises:
             ConfigError: there is an index already, or a field is unknown
         """
-        address = _address(path)
+        address = address_of(path)
         made = from_dict(Manifest, {"space": space, **manifest})
         create_manifest(address, made)
         return cls(address, made, memory_limit=memory_limit, decode=decode, options=options)
@@ -109,7 +111,7 @@ class Index:
         options: Mapping[str, str] | None = None,
     ) -> Index:
         """Opens an index that ``create`` made; the arguments are those of ``create``."""
-        address = _address(path)
+        address = address_of(path)
         manifest = read_manifest(address)
         if manifest is None:
             raise ConfigError(
@@ -135,6 +137,11 @@ class Index:
         with self._handle.pinned() as reader:
             return list(reader.rows.schema.names) if reader.rows.exists else []
 
+    @property
+    def rows(self) -> Rows:
+        """The table as the storage engine has it, for what writes rows otherwise."""
+        return self._handle.rows
+
     # Writing -------------------------------------------------------------------------------
 
     def add(
@@ -157,7 +164,7 @@ class Index:
             ShapeError: widths or counts differ
         """
         with self._handle.pinned():
-            table = self._prepare(ids, vectors, codes, space, columns)
+            table = self.prepare(ids, vectors, codes, space, columns)
         new = table.column("id").to_pylist()
         known = list(self._handle.read(lambda reader: reader.places(new))) if new else []
         if known:
@@ -184,7 +191,7 @@ class Index:
     ) -> tuple[int, int]:
         """Adds rows, and replaces whole rows of known ids; returns (added, replaced)."""
         with self._handle.pinned():
-            table = self._prepare(ids, vectors, codes, space, columns)
+            table = self.prepare(ids, vectors, codes, space, columns)
         return self._handle.rows.upsert(table) if len(table) else (0, 0)
 
     def delete(self, ids: Iterable[Any]) -> int:
@@ -368,9 +375,7 @@ class Index:
             own, vectors = reader.sample(queries, seed)
             return approximate.check(reader.rows, reader.blocks(), own, vectors, k, ann or Ann())
 
-    # Inside --------------------------------------------------------------------------------
-
-    def _prepare(
+    def prepare(
         self,
         ids: Iterable[Any],
         vectors: Any,
@@ -390,9 +395,4 @@ class Index:
         if codes is not None:
             codes = check_codes(codes, len(plain), self.manifest.codebook_size)
         table = make_table(plain, units, codes, columns, reader.store)
-        return stored_form(table, self._handle.rows) if len(table) else table
-
-
-def _address(path: str | Path) -> str:
-    address = str(path)
-    return address.rstrip("/") if is_remote(address) else str(Path(address).expanduser())
+        return stored_form(table, self.rows) if len(table) else table

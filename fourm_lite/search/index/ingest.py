@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,13 @@ from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.loading import (
     Decode,
     Facts,
-    Hashes,
+    Keys,
+    KnownRows,
     Loaded,
     Loader,
     columns_of,
+    key_of,
+    keys_of,
     no_facts,
 )
 
@@ -113,17 +116,12 @@ def index_items(
         raise ConfigError("batch_size, commit_rows and workers are at least 1")
     opened = decode or partial(open_rgb, max_pixels=max_pixels)
     told = facts if facts is not None and decode is None else no_facts
-    known = _known_rows(index)
+    known = known_rows(index)
     loader = Loader(known.get, opened, told)
-    run = Run(index, embed, max(1, commit_rows // batch_size), loader, known)
-    with ThreadPoolExecutor(workers) as pool:
-        for block in blocks_of(
-            loaded_items(items, run, pool, 2 * batch_size + workers), batch_size
-        ):
-            run.take(block)
-            if progress is not None:
-                progress(run.report)
-    run.finish(prune)
+    run = Run(index, embed, max(1, commit_rows // batch_size), loader)
+    run.read(items, batch_size, workers, progress)
+    remove_gone(index, run.report, known, np.fromiter(run.seen, np.int64), prune)
+    run.count_time()
     if progress is not None:
         progress(run.report)
     return run.report
@@ -138,23 +136,44 @@ class Run:
         embed: Embed,
         commit_blocks: int,
         loader: Loader,
-        known: Mapping[str, Hashes],
+        taken: Iterable[int] = (),
     ) -> None:
         self.report = IngestReport()
+        self.seen: dict[int, None] = dict.fromkeys(taken)
         self._index = index
         self._embed = embed
         self._commit_blocks = commit_blocks
-        self._known = known
         self.load = loader.load
-        self._seen: set[str] = set()
         self._waiting: list[tuple[list[Loaded], Any]] = []
         self._start = self._committed = time.perf_counter()
 
+    def read(
+        self,
+        items: Iterable[Item | Skipped],
+        batch_size: int,
+        workers: int,
+        progress: Callable[[IngestReport], object] | None = None,
+    ) -> None:
+        """Reads, embeds and writes all items."""
+        with ThreadPoolExecutor(workers) as pool:
+            stream = loaded_items(items, self, pool, 2 * batch_size + workers)
+            for block in _blocks(stream, batch_size):
+                self.take(block)
+                if progress is not None:
+                    progress(self.report)
+        self._commit()
+        self.count_time()
+
     def first_sight(self, item: Item) -> bool:
         """Whether this id was not met before in this run."""
-        new = item.id not in self._seen
-        self._seen.add(item.id)
+        key = key_of(item.id)
+        new = key not in self.seen
+        self.seen[key] = None
         return new
+
+    def count_time(self) -> None:
+        """Notes how long the run has taken."""
+        self.report.seconds = time.perf_counter() - self._start
 
     def take(self, block: Sequence[Loaded | Skipped]) -> None:
         """Embeds what a block needs; commits when enough blocks wait."""
@@ -172,39 +191,7 @@ class Run:
         late = time.perf_counter() - self._committed > COMMIT_SECONDS
         if late or len(self._waiting) >= self._commit_blocks:
             self._commit()
-        self.report.seconds = time.perf_counter() - self._start
-
-    def finish(self, prune: bool) -> None:
-        """Commits the rest and looks for rows whose item is gone."""
-        self._commit()
-        self.remove_gone(
-            [name for name in self._known if name not in self._seen], prune, not self._seen
-        )
-
-    def remove_gone(self, gone: list[str], prune: bool, is_empty: bool) -> None:
-        """Counts rows whose item is gone, and deletes them where that is wanted and certain."""
-        self.report.missing = len(gone)
-        gone = self._certainly(gone) if prune else gone
-        if prune and gone and is_empty:
-            raise ConfigError(
-                f"the sources are empty, and prune would delete all {len(gone)} rows; "
-                "check the paths, or delete the index"
-            )
-        if prune and gone:
-            self.report.removed = self._index.delete(gone)
-        self.report.seconds = time.perf_counter() - self._start
-
-    def _certainly(self, gone: Sequence[str]) -> list[str]:
-        """Those of the missing that no source which was left out, in part or whole, may hold."""
-        left_out = self.report.unreadable
-        if not gone or not left_out or "uri" not in self._index.columns:
-            return list(gone)
-        uris = self._index.get(gone, ["uri"]).column(0).to_pylist()
-        return [
-            name
-            for name, uri in zip(gone, uris, strict=True)
-            if not uri or not any(one.may_hide(uri) for one in left_out)
-        ]
+        self.count_time()
 
     def without_strangers(self, block: Sequence[Loaded | Skipped]) -> Sequence[Loaded | Skipped]:
         """Lists a picture under an id whose old file is still there: two folders, equal names."""
@@ -304,17 +291,28 @@ class Run:
             setattr(self.report, one.state, getattr(self.report, one.state) + 1)
 
 
-class Reading(Protocol):
-    """What reads a stream of items."""
-
-    def first_sight(self, item: Item) -> bool:
-        """Whether this id was not met before."""
-        ...
-
-    @property
-    def load(self) -> Callable[[Item], Loaded | Skipped]:
-        """Reads an item."""
-        ...
+def remove_gone(
+    index: Index, report: IngestReport, known: KnownRows, seen: Keys, prune: bool
+) -> None:
+    """Counts rows whose item is gone, and deletes them where that is wanted and certain."""
+    keys = np.setdiff1d(known.ids, seen)
+    report.missing = len(keys)
+    if not prune or not len(keys):
+        return
+    gone: list[Any] = []
+    for batch in index.scan([n for n in ("id", "uri") if n in index.columns]):
+        is_gone = np.isin(keys_of(batch.column("id").to_pylist()), keys)
+        rows = batch.take(np.flatnonzero(is_gone)).to_pydict()
+        for name, uri in zip(rows["id"], rows.get("uri") or [""] * len(rows["id"]), strict=True):
+            # What a source that was left out, in part or whole, may still hold is not gone.
+            if not uri or not any(one.may_hide(uri) for one in report.unreadable):
+                gone.append(name)
+    if gone and not len(seen):
+        raise ConfigError(
+            f"the sources are empty, and prune would delete all {len(gone)} rows; "
+            "check the paths, or delete the index"
+        )
+    report.removed = index.delete(gone) if gone else 0
 
 
 def embedded(embed: Embed, kind: str, images: list[Any]) -> dict[str, Any]:
@@ -335,23 +333,15 @@ def embedded(embed: Embed, kind: str, images: list[Any]) -> dict[str, Any]:
     return arrays
 
 
-def _known_rows(index: Index) -> dict[str, Hashes]:
-    """Id -> hashes of what is in the index already."""
+def known_rows(index: Index) -> KnownRows:
+    """Hashes of what is in the index already."""
     present = index.columns
     names = [name for name in ("id", "content_hash", "row_hash") if name in present]
-    known: dict[str, Hashes] = {}
-    for batch in index.scan(names):
-        columns = {name: batch.column(name).to_pylist() for name in names}
-        empty = [None] * len(batch)
-        hashes = zip(
-            columns.get("content_hash", empty), columns.get("row_hash", empty), strict=True
-        )
-        known.update(zip(columns["id"], hashes, strict=True))
-    return known
+    return KnownRows.of(index.scan(names) if names else [])
 
 
 def loaded_items(
-    items: Iterable[Item | Skipped], run: Reading, pool: ThreadPoolExecutor, ahead: int
+    items: Iterable[Item | Skipped], run: Run, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Loaded | Skipped]:
     """Items after reading, in the order of the stream, at most ``ahead`` of them in memory."""
     queue: deque[Future[Loaded | Skipped] | Skipped] = deque()
@@ -372,7 +362,7 @@ def _result(one: Future[Loaded | Skipped] | Skipped) -> Loaded | Skipped:
     return one if isinstance(one, Skipped) else one.result()
 
 
-def blocks_of(stream: Iterable[Loaded | Skipped], size: int) -> Iterator[list[Loaded | Skipped]]:
+def _blocks(stream: Iterable[Loaded | Skipped], size: int) -> Iterator[list[Loaded | Skipped]]:
     """The stream in blocks of a size; the last may be smaller."""
     block: list[Loaded | Skipped] = []
     for one in stream:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fourm_lite.errors import FourMError
 from fourm_lite.photos.item import Item, Skipped
@@ -19,8 +22,60 @@ Decode = Callable[[bytes], Any]
 """The bytes of an item -> a picture, or what else an embedder reads."""
 Facts = Callable[[bytes], Mapping[str, Any]]
 """The bytes of an item -> columns of its row."""
-Hashes = tuple[int | None, int | None]
-"""Of the bytes of an item, and of the rest of its row."""
+Hashes = tuple[int, int]
+"""Of the bytes of an item, and of the rest of its row; 0 where the row does not tell."""
+Keys = npt.NDArray[np.int64]
+"""Hashes of ids."""
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Hashes of the rows of an index, 24 bytes each, sorted by the hash of their ids.
+
+    Units:
+        digest: a hash of all of them
+    """
+
+    ids: Keys
+    content: Keys
+    row: Keys
+    digest: str
+
+    @classmethod
+    def of(cls, batches: Iterable[Any]) -> KnownRows:
+        """Those of record batches with the columns id, and content_hash and row_hash if known."""
+        parts: list[tuple[Keys, ...]] = [(np.empty(0, np.int64),) * 3]
+        for batch in batches:
+            hashes = [np.zeros(len(batch), np.int64)] * 2
+            for place, name in enumerate(("content_hash", "row_hash")):
+                if name in batch.schema.names:
+                    hashes[place] = batch.column(name).fill_null(0).to_numpy()
+            parts.append((keys_of(batch.column("id").to_pylist()), *hashes))
+        ids, content, row = map(np.concatenate, zip(*parts, strict=True))
+        order = np.argsort(ids, kind="stable")
+        ids, content, row = (array[order] for array in (ids, content, row))
+        made = hashlib.sha256(b"".join(array.tobytes() for array in (ids, content, row)))
+        return cls(ids, content, row, made.hexdigest())
+
+    def get(self, name: str) -> Hashes | None:
+        """The hashes of a row, or None where there is none of this id."""
+        key = key_of(name)
+        at = int(np.searchsorted(self.ids, key))
+        if at == len(self.ids) or self.ids[at] != key:
+            return None
+        return int(self.content[at]), int(self.row[at])
+
+
+def key_of(name: str | int) -> int:
+    """A hash of an id; the number 5 is another id than the text "5"."""
+    if isinstance(name, str):
+        return content_hash(name.encode("utf-8", "surrogatepass"))
+    return content_hash(b"\xff%d" % name)  # no text begins so
+
+
+def keys_of(ids: Iterable[str | int]) -> Keys:
+    """Hashes of ids: int64[N]."""
+    return np.array([key_of(name) for name in ids], np.int64)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,12 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def address_of(path: str | Path) -> str:
+    """A folder, or the address of one in an object store, as text."""
+    address = str(path)
+    return address.rstrip("/") if is_remote(address) else str(Path(address).expanduser())
+
+
 def read_manifest(path: str) -> Manifest | None:
     """The manifest of the index at ``path``, or ``None`` where there is no index."""
     text = _read_remote(path) if is_remote(path) else _read_local(Path(path))

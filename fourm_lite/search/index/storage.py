@@ -159,8 +159,8 @@ class Rows:
     """One Lance table at an address; it may not exist yet. Reads go to a `Snapshot` of it."""
 
     def __init__(self, path: str, options: Mapping[str, str] | None = None) -> None:
-        self._place = f"{path.rstrip('/')}/{TABLE}.lance"
-        self._options = dict(options) if options else None
+        self.place = f"{path.rstrip('/')}/{TABLE}.lance"
+        self.options = dict(options) if options else None
         self._table: Any = None
         self._newest = Snapshot()
         self._lock = threading.RLock()
@@ -169,6 +169,11 @@ class Rows:
     def pinned(self) -> AbstractContextManager[None]:
         """What is the newest version in the block, or becomes it, is not dropped before its end."""
         return self._pins.reading(self._newest.version)
+
+    def dropping(self) -> AbstractContextManager[int | None]:
+        """Keeps out who reads or writes; gives None if nobody is left who does, see `pins`."""
+        self._pins.make()
+        return self._pins.dropping(int(self.newest().version))
 
     def newest(self) -> Snapshot:
         """The newest version; the same object as long as nothing was written.
@@ -198,7 +203,7 @@ class Rows:
 
     def _opened_now(self) -> Any:
         try:
-            return lance().dataset(self._place, storage_options=self._options)
+            return lance().dataset(self.place, storage_options=self.options)
         except (ValueError, FileNotFoundError) as error:
             if "not found" not in str(error).lower():
                 raise
@@ -215,8 +220,8 @@ class Rows:
         with self._lock:
             try:
                 made = pa.schema(schema.set(place, keyed))
-                empty, options = made.empty_table(), self._options
-                self._table = lance().write_dataset(empty, self._place, storage_options=options)
+                empty, options = made.empty_table(), self.options
+                self._table = lance().write_dataset(empty, self.place, storage_options=options)
             except Exception as error:
                 if "exist" not in str(error).lower() or not self._opened():
                     raise write_error(error) from error
@@ -310,8 +315,7 @@ class Rows:
         start = time.monotonic()
         self._retry(self._joined_files)
         margin = MARGIN + timedelta(seconds=time.monotonic() - start)
-        self._pins.make()
-        with self._pins.dropping(int(self._table.version)) as below:
+        with self.dropping() as below:
 
             def drop() -> None:
                 spared = timedelta(0) if below is None else age(self._table, below) + margin
