@@ -21,6 +21,9 @@ from fourm_lite.search.index.index import Index
 from fourm_lite.search.scale import Engine
 from fourm_lite.search.spaces import open_space
 
+pytestmark = pytest.mark.filterwarnings(  # Ray leaves sockets and files of processes open
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 slow = pytest.mark.slow  # Ray starts processes that import torch: half a minute and more
 TWO = Cluster(workers=2, cpus=0.5)
 
@@ -71,7 +74,7 @@ def test_photos_texts_and_a_second_run(tmp_path, model, sources, here):
         there = open_index(tmp_path / "there", space)
         first, second = on_two(there, sources, model), on_two(there, sources, model)
         texts = tmp_path / "texts.txt"
-        texts.write_text("".join(f"a photo of {n}\n" for n in range(300)))
+        texts.write_text("".join(f"a red circle {n % 3}\n" for n in range(300)))
         for given, out in ((sources, "photos"), ([texts], "texts")):
             for name, engine in (("a", None), ("b", Engine(TWO, opener))):
                 embed_to_file(given, tmp_path / f"{out}-{name}.npy", space, engine=engine)
