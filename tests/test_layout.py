@@ -6,7 +6,6 @@ Imports are read with ``ast``, nothing is run.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -317,13 +316,6 @@ def test_text_files_end_with_one_newline():
     wrong = [p for p, text in texts.items() if text and text[-2:].strip(b"\r")[-1:] != b"\n"]
 
     assert not wrong
-
-
-def test_notebooks_are_stored_without_outputs():
-    for path in tracked():
-        if path.suffix == ".ipynb":
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            assert not [cell for cell in cells if cell.get("outputs")], path
 
 
 @every_source

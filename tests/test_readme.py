@@ -84,6 +84,14 @@ def test_the_files_that_a_page_links_to_exist(page):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_paths_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|fourm_lite|generation|tokenizers|docs)/[\w./-]+)`", text))
+
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_the_make_goals_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     goals = set(re.findall(r"^make (\w+)", "\n".join(blocks(README, "sh")), re.MULTILINE))

@@ -25,6 +25,9 @@ HISTORY = (
     r"\b(was|were) lent\b",
     r"an? earlier `?mini",
     r"`mini` of [\d,]+ steps",
+    r"\b202[5-9]-\d\d-\d\d\b",
+    r"\bthe day before\b",
+    r"\b(TODO|TBD|FIGURES)\b",
 )
 
 

@@ -248,14 +248,16 @@ def any2any(
     Args:
         steps: Decode a map in this many forward passes.
         temperature: Draw texts at this temperature; 0 takes the likeliest.
-        gallery: Also draw the targets of ten photos into this folder.
+        gallery: Also draw what is made of nine of the photos into this folder.
 
     Raises:
         FourMError: the model, the data or a teacher cannot be used
     """
     if gallery is not None:
         require_folder(gallery, "--gallery")
-    from fourm_lite.evaluate.any_to_any import How, evaluate_any2any, write_gallery
+    from fourm_lite.evaluate.any_to_any import How, evaluate_any2any
+    from fourm_lite.evaluate.caption_sets import CaptionPack
+    from fourm_lite.evaluate.gallery import write_gallery
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
     pipe = FourMPipeline.from_pretrained(model, tokenizers, device=device, dtype=dtype_of(dtype))
@@ -267,8 +269,13 @@ def any2any(
             pipe, data, split, teachers, limit=limit, how=how, facts=facts, progress=told.tell
         )
         if gallery is not None:
+            photos = CaptionPack.read(data, split).subsample(limit)
+            options = {
+                "data": data, "model": model, "split": split, "limit": limit, "teacher": teacher,
+                "segmentation": segmentation,
+            }  # fmt: skip
             write_gallery(
-                pipe, data, split, teachers, gallery, model=model, seed=seed, progress=told.tell
+                pipe, photos, teachers, gallery, options=options, seed=seed, progress=told.tell
             )
     head = ("source", "target", "measure", "value", "95%", "chance")
     deliver(report, out, lambda: print_table(head, _cells(report)))

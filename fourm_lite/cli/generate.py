@@ -172,8 +172,11 @@ def _show(jobs: Sequence[Job], done: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _told(outputs: Mapping[str, Any]) -> dict[str, str]:
-    """Lines for outputs that are no picture: texts, and why something is only tokens."""
+    """Outputs in words: texts, classes, colours, numbers, and why something is only tokens."""
     texts = {k: v["text"] for k, v in outputs.items() if "text" in v}
+    for name, output in outputs.items():
+        rows = [f"{key['name']} {key['value']}" for key in output.get("legend", ()) if key["value"]]
+        texts |= {name: ", ".join(rows)} if rows else {}
     undecoded = {
         k: f"token numbers only: {v['reason']}" for k, v in outputs.items() if "reason" in v
     }

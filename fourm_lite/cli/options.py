@@ -161,7 +161,8 @@ LabelledFolder = Annotated[
     ),
 ]
 Split = Annotated[
-    str, typer.Option("--split", help="Use the photos of this split, such as train, val or test.")
+    str,
+    typer.Option("--split", help="Use the photos of this split, such as test; 'all' takes all."),
 ]
 ListSplit = Annotated[
     str | None,

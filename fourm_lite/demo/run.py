@@ -104,17 +104,24 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     search = Search(_index(place, shown, space), space)
     say("searching")
     asked_for = Questions(EXAMPLES) if photos is not None else _questions(search, shown)
-    sections = [_search_section(search, asked, shown) for asked in _searches(shown, asked_for)]
+    searches = _searches(shown, asked_for)
+    first = {asked.kind: asked for asked in reversed(searches)}
+    sections = [
+        _search_section(search, asked, shown, command=first[asked.kind] is asked)
+        for asked in searches
+    ]
+    made_once = f"fourm-lite index {_quoted(gallery)} -o IDX\n"
+    sections[0] = replace(sections[0], command=made_once + sections[0].command)
     say("generating")
     sections.append(_generate_section(pipe, _photo_of(asked_for, shown)))
     page = out / "demo.html"
     warning = RANDOM if is_random else ""
-    text = _introduction(shown, gallery)
+    text = _introduction(shown)
     write_whole(page, render(TITLE, sections, text=text, warning=warning))
     return page
 
 
-def _introduction(shown: Sequence[Photo], gallery: Path) -> str:
+def _introduction(shown: Sequence[Photo]) -> str:
     chosen = (
         "The queries are captions of these photos, chosen by a rule: those whose photo comes first "
         "with the largest lead, and the one whose photo comes last. "
@@ -122,8 +129,7 @@ def _introduction(shown: Sequence[Photo], gallery: Path) -> str:
     return (
         f"{len(shown)} photo{'s' if len(shown) > 1 else ''}, which the model sees as pixels alone. "
         f"{chosen if any(p.caption for p in shown) else ''}The number under a picture is its "
-        "similarity to the query. The commands need an index, made once with\n"
-        f"fourm-lite index {_quoted(gallery)} -o IDX"
+        "similarity to the query."
     )
 
 
@@ -208,6 +214,11 @@ class _Asked:
         return Query.of({**picture, **words}, compose="arithmetic" if picture and words else None)
 
     @property
+    def kind(self) -> tuple[bool, bool, bool]:
+        """What searches have in common that need no command each."""
+        return bool(self.words), self.photo is not None, bool(self.rerank)
+
+    @property
     def flags(self) -> str:
         """The same for the command line."""
         picture = f"--image {_quoted(self.photo.path)}" if self.photo else ""
@@ -245,7 +256,9 @@ def _searches(shown: Sequence[Photo], asked_for: Questions) -> list[_Asked]:
     return found
 
 
-def _search_section(search: Search, asked: _Asked, shown: Sequence[Photo]) -> Section:
+def _search_section(
+    search: Search, asked: _Asked, shown: Sequence[Photo], *, command: bool
+) -> Section:
     hits = search(asked.query, _SHOWN + 1, rerank=asked.rerank)
     found = [(shown[int(hit.id)], hit.score) for hit in hits]
     others = [(photo, score) for photo, score in found if photo is not asked.photo][:_SHOWN]
@@ -254,17 +267,18 @@ def _search_section(search: Search, asked: _Asked, shown: Sequence[Photo]) -> Se
         for rank, (photo, score) in enumerate(others, 1)
     ]
     if asked.photo is not None:
-        cards = [Card("the query", asked.photo.picture, asked.photo.note), *cards[: _SHOWN - 1]]
-    return Section(asked.title, asked.text, f"fourm-lite search IDX {asked.flags}", cards)
+        cards = [Card("The query", asked.photo.picture, asked.photo.note), *cards[: _SHOWN - 1]]
+    words = f"fourm-lite search IDX {asked.flags}" if command else ""
+    return Section(asked.title, asked.text, words, cards)
 
 
 def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
     targets = [m.name for m in pipe.model.config.outputs]
     made = pipe.generate({"rgb": photo.picture}, targets, seed=0)
-    cards = [Card("the photo", photo.picture, photo.note)]
-    for name, result in made.items():
+    cards = [Card("Photo", photo.picture, photo.note)]
+    for result in made.values():
         sure = "" if result.confidence is None else f"mean probability {result.confidence:.2f}"
-        cards.append(Card(pipe.model.modality(name).title or name, result.picture, sure))
+        cards.append(Card(result.title, result.picture, sure, result.legend))
     flags = " ".join(f"--target {name}" for name in targets)
     given = shlex.quote(f"rgb={photo.path.resolve()}")
     command = f"fourm-lite generate --model {SHIPPED} --input {given} {flags}"

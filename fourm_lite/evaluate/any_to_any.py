@@ -4,9 +4,6 @@ Each target is generated from its sources alone (texts greedily, amounts in them
 maps and embeddings as expected values) and compared with the photo's own value. *Chance* compares
 the same values with another photo's; the *majority* row guesses one value for all photos, made of
 the measured photos' own, so it knows more than it should.
-
-Pictures of it show what is generated, or drawn from labels: no photo, nor what a photo could be
-told by, its pixels, their edges, and colours that were generated from pixels.
 """
 
 from __future__ import annotations
@@ -22,18 +19,14 @@ import torch
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import CaptionPack
 from fourm_lite.evaluate.references import NUMBERS, References, Teachers, read_references, roles
-from fourm_lite.io.files import replacing, write_whole
 from fourm_lite.metrics import generation as measures
 from fourm_lite.metrics.generation import Cider, Measured
-from fourm_lite.metrics.measures import evenly
-from fourm_lite.modalities.array_codecs import LabelCodec
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import StageProgress
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler
-from fourm_lite.show.contact_sheet import Cell, contact_sheet
 from fourm_lite.tokenization.words.sequences import FORMATS
 from fourm_lite.unit import unit
 
@@ -317,84 +310,3 @@ def _shuffles(count: int) -> Iterator[Any]:
     """Orders in which no photo keeps its place: shifts by a quarter, a half, three quarters."""
     for by in sorted({max(1, count * quarter // 4) for quarter in (1, 2, 3)}):
         yield np.roll(np.arange(count), by)
-
-
-PHOTOS, SIDE = 10, 128
-_HEAD = """# Ten held-out photos, seen through the model
-
-Each sheet shows what the model `{model}` makes of ten photos of the split `{split}` from one
-source, a photo a row; words and class maps that were given stand first. Every picture is generated
-(seed {seed}) or drawn from labels; the photos themselves are not shown, nor colours generated from
-their pixels. Made by `{command}`.
-"""
-
-
-def write_gallery(
-    pipe: FourMPipeline,
-    folder: str | Path,
-    split: str,
-    teachers: Teachers,
-    out: Path,
-    *,
-    model: str = "mini",
-    seed: int = 0,
-    progress: StageProgress | None = None,
-) -> list[Path]:
-    """Writes a sheet for each source and a README.md; returns the sheets' paths.
-
-    Args:
-        pipe: a model with its tokenizers
-        folder: holds captions.jsonl
-        split: which of its photos; ten are taken, drawn evenly
-        teachers: who says what a photo is
-        out: where the sheets go
-        model: the model's name, for the page
-        seed: of generation
-        progress: called with the stage, and what is done of how much
-    """
-    photos = CaptionPack.read(folder, split).photos
-    known = read_references([photos[i] for i in evenly(len(photos), PHOTOS)], pipe, teachers)
-    sources = list(dict.fromkeys(source for source, _ in cells(pipe, known)))
-    command = f"fourm-lite evaluate any2any --model {model} --split {split} --gallery DIR"
-    lines = [_HEAD.format(model=model, split=split, seed=seed, command=command)]
-    paths = []
-    for number, source in enumerate(sources):
-        if progress is not None:
-            progress(f"gallery: {' + '.join(source)}", number, len(sources))
-        path = out / f"from_{'_and_'.join(source)}.webp"
-        with replacing(path) as draft:
-            _sheet(pipe, known, source, seed).save(draft, "WEBP", quality=80)
-        title = " and ".join(source)
-        lines.append(f"\n## From {title}\n\n![Generated from {title}]({path.name})\n")
-        paths.append(path)
-    write_whole(out / "README.md", "".join(lines))
-    return paths
-
-
-def _sheet(pipe: FourMPipeline, known: References, source: Sequence[str], seed: int) -> Any:
-    targets = [t for s, t in cells(pipe, known) if s == tuple(source) and _may_show(s, t)]
-    entries = roles(pipe.model.config.outputs, pipe)
-    items = [known.item(row, source, pipe) for row in range(len(known))]
-    made = {
-        t: [item[entries[t].name] for item in pipe.generate(items, [entries[t].name], seed=seed)]
-        for t in targets
-    }
-    shown: list[Cell] = []
-    maps = entries.get("segmentation")
-    classes = pipe.tokenizers.vq(maps).config.n_labels if maps else None
-    given = [role for role in source if role in ("caption", "segmentation")]
-    for row in range(len(known)):
-        shown += [Cell(f"given: {role}", _drawn(known, role, row, classes or 0)) for role in given]
-        shown += [Cell(t, made[t][row].picture) for t in targets]
-    return contact_sheet(shown, side=SIDE, columns=len(given) + len(targets))
-
-
-def _may_show(source: Sequence[str], target: str) -> bool:
-    return target != "embedding" and not (target == "rgb" and "pixels" in source)
-
-
-def _drawn(known: References, role: str, row: int, classes: int) -> Any:
-    value = known.values[role][row]
-    if role == "caption":
-        return value[0]
-    return LabelCodec(num_labels=classes).picture(torch.from_numpy(value))

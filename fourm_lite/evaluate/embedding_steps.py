@@ -101,9 +101,10 @@ def _text_to_image(
 
 def steps_lines(
     report: Mapping[str, Any], measure: str = "R@10"
-) -> dict[str, list[tuple[float, float]]]:
-    """A report of `evaluate_steps` as lines to plot: decode -> (steps, value)."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+) -> dict[str, list[tuple[float, ...]]]:
+    """A report of `evaluate_steps` as lines to plot: decode -> (steps, value, its interval)."""
+    lines: dict[str, list[tuple[float, ...]]] = {}
     for point in report["points"]:
-        lines.setdefault(point["decode"], []).append((point["steps"], point[measure]))
+        drawn = (point["steps"], point[measure], *point["interval"][measure])
+        lines.setdefault(point["decode"], []).append(drawn)
     return lines

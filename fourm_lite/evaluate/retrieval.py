@@ -177,8 +177,8 @@ def _by_depth(how: Reranking, report: Any, before: Any, at: Any) -> dict[str, An
     return {"by_depth": found} if found else {}
 
 
-def depth_lines(report: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The figures by depth as lines to plot: measure and direction -> (depth, value)."""
+def depth_lines(report: Mapping[str, Any]) -> dict[str, list[tuple[float, ...]]]:
+    """The figures by depth as lines to plot: measure and direction -> (depth, value, interval)."""
     lines = {}
     for name in DIRECTIONS:
         points = {point["depth"]: point[name] for point in report["by_depth"]}

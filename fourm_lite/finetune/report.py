@@ -14,7 +14,7 @@ from fourm_lite.finetune.task import predict
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.metrics.classification import classification_report, draw_confusion, table_csv
-from fourm_lite.metrics.plots import plot_lines
+from fourm_lite.metrics.plots import plot_panels
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.labelled import LabelledSet, Splits
 from fourm_lite.reading.regular import read_bytes
@@ -113,8 +113,10 @@ def draw_curves(log: Path, path: Path) -> None:
     for line in log.read_text("utf-8", "replace").splitlines() if log.is_file() else []:
         with contextlib.suppress(FourMError):  # a line cut short by a crash
             rows.append(as_object(parse_json(line, "a line"), "a line"))
-    names = ("loss", "accuracy", "val/loss", "val/accuracy")
-    lines = {n: [(row["epoch"], row[n]) for row in rows if n in row] for n in names}
-    lines = {name: points for name, points in lines.items() if points}
-    if lines:
-        plot_lines(lines, path, title="training", x_label="epoch", y_label="loss, accuracy")
+    panels = {}
+    for measure in ("loss", "accuracy"):
+        names = {"training": measure, "validation": f"val/{measure}"}
+        lines = {w: [(row["epoch"], row[n]) for row in rows if n in row] for w, n in names.items()}
+        panels[measure] = {who: points for who, points in lines.items() if points}
+    if panels := {measure: lines for measure, lines in panels.items() if lines}:
+        plot_panels(panels, path, title="training", x_label="epoch")

@@ -185,10 +185,17 @@ def reranked(scores: Floats, rows: Ints, depth: int, rescore: Rescore) -> Floats
 
 def curve(
     points: Mapping[Any, Mapping[str, Any]], measures: Sequence[str] = ("R@1", "R@5", "R@10")
-) -> dict[str, list[tuple[float, float]]]:
-    """Reports by setting (steps, rerank depth) as lines to plot: measure -> (setting, value)."""
+) -> dict[str, list[tuple[float, ...]]]:
+    """Reports by setting (steps, rerank depth) as lines to plot.
+
+    Returns:
+        measure -> (setting, value), with the value's interval where the report has one
+    """
     return {
-        name: [(float(setting), float(report[name])) for setting, report in points.items()]
+        name: [
+            (float(setting), float(report[name]), *report.get("interval", {}).get(name, ()))
+            for setting, report in points.items()
+        ]
         for name in measures
     }
 

@@ -1,4 +1,4 @@
-"""Codecs of class maps, features, token ids, and bands of the earth.
+"""Codecs of features, token ids, and bands of the earth.
 
 Files that generated or foreign programs wrote are checked before they are believed: no pickle, no
 larger allocation than the file is long. GeoTIFF is read by rasterio's driver of that name alone: no
@@ -11,7 +11,6 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator
-from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ReadError, ShapeError
-from fourm_lite.modalities.pictures import MAX_PIXELS, cut, open_picture, png
+from fourm_lite.modalities.class_maps import class_colors, colored
+from fourm_lite.modalities.legend import Key
 from fourm_lite.modalities.pixel_codecs import to_picture
 from fourm_lite.modalities.spec import Crop
 from fourm_lite.reading.arrays import read_npy
@@ -31,95 +31,6 @@ from fourm_lite.reading.regular import budget
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelCodec:
-    """Maps of class numbers, one channel; class 0 is "none".
-
-    Units:
-        num_labels: classes, "none" counted
-        offset: added to the file's numbers, modulo 256; 1 makes 4M's void 255 into class 0
-    Shapes:
-        read: int64[H, W]
-    """
-
-    num_labels: int = 134
-    offset: int = 1
-    max_pixels: int = MAX_PIXELS
-
-    def read(self, data: bytes, crop: Crop | None = None) -> Tensor:
-        """The classes of a one-channel picture file; a palette's numbers count, not its colours."""
-        return self.from_picture(open_picture(data, max_pixels=self.max_pixels), crop)
-
-    def from_picture(self, picture: Image, crop: Crop | None = None) -> Tensor:
-        """The classes of a picture that is open already."""
-        if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
-            raise FourMError(
-                f"expected a label map of one channel of whole numbers, got a picture of mode "
-                f"{picture.mode}; store class numbers, not colours"
-            )
-        numbers = torch.from_numpy(np.array(cut(picture, crop, "nearest")).astype(np.int64))
-        moved = numbers + self.offset
-        return self._checked(torch.where(numbers < 256, moved % 256, moved))
-
-    def from_numbers(self, numbers: Tensor, crop: Crop | None = None) -> Tensor:
-        """The classes of a map int[H, W] that numbers them as the values do: no offset."""
-        from PIL import Image
-
-        labels = self._checked(_as_map(numbers))
-        if crop is None or (tuple(labels.shape) == crop.output_size and not crop.hflip):
-            return labels
-        part = cut(Image.fromarray(labels.numpy().astype(np.int32)), crop, "nearest")
-        return torch.from_numpy(np.array(part).astype(np.int64))
-
-    def write(self, value: Tensor) -> bytes:
-        """A one-channel PNG file of the classes."""
-        from PIL import Image
-
-        numbers = (self._checked(_as_map(value)) - self.offset) % 256
-        return png(Image.fromarray(numbers.numpy().astype(np.uint8)))
-
-    def picture(self, value: Tensor) -> Image:
-        """The classes in colours, "none" in black."""
-        return _colored(self._checked(_as_map(value)).numpy(), class_colors(self.num_labels))
-
-    def _checked(self, labels: Tensor) -> Tensor:
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
-            raise FourMError(
-                f"expected classes 0..{self.num_labels - 1}, got {int(labels.min())}.."
-                f"{int(labels.max())}; does the file number its classes differently?"
-            )
-        return labels
-
-
-def _as_map(value: Tensor) -> Tensor:
-    labels = value.detach().cpu()
-    if labels.ndim == 3 and len(labels) == 1:
-        labels = labels[0]
-    if labels.ndim != 2 or labels.is_floating_point():
-        raise ShapeError(f"expected int64[H, W], got {value.dtype}{list(value.shape)}")
-    return labels.long()
-
-
-def class_colors(count: int) -> npt.NDArray[np.uint8]:
-    """Distinct colours for classes, the first one black.
-
-    Shapes:
-        returns: uint8[count, 3]
-    """
-    turn = (math.sqrt(5) - 1) / 2  # the golden angle spreads any number of hues evenly
-    colors = [
-        hsv_to_rgb((k * turn) % 1, 0.55 + 0.15 * (k % 4), 0.65 + 0.11 * (k // 4 % 4))
-        for k in range(1, count)
-    ]
-    return (np.array([(0.0, 0.0, 0.0), *colors])[:count] * 255).round().astype(np.uint8)
-
-
-def _colored(numbers: npt.NDArray[np.int64], colors: npt.NDArray[np.uint8]) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(colors[numbers % len(colors)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +73,13 @@ class FeatureCodec:
             return f"features {list(value.shape)}, length {float(features.norm()):.3f}"
         _, height, width = features.shape
         return to_picture(_main_directions(features, height, width))
+
+    def legend(self, value: Tensor) -> tuple[Key, ...]:
+        """What the colours of `picture` mean."""
+        if value.ndim == 3:
+            return (Key("three main directions of the features as red, green and blue"),)
+        sides = (Key("above 0", color=(255, 0, 0)), Key("below 0", color=(0, 0, 255)))
+        return (Key(f"{len(value)} numbers"), *sides) if value.ndim == 1 else ()
 
     def _checked(self, value: Tensor) -> Tensor:
         place = 0 if value.ndim == 3 else -1
@@ -229,7 +147,7 @@ class TokenCodec:
         ids = self._checked(value).detach().cpu().reshape(-1).numpy()
         side = math.isqrt(len(ids))
         grid = ids.reshape(side, side) if side * side == len(ids) else ids[None]
-        return _enlarged(_colored(grid, _id_colors()), cell=16)
+        return _enlarged(colored(grid, _id_colors()), cell=16)
 
     def _checked(self, ids: Tensor) -> Tensor:
         limit = self.vocab_size if self.vocab_size is not None else 1 << 31

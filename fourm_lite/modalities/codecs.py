@@ -6,15 +6,12 @@ A modality that names no codec of its own gets the one of its stem in 4M, else t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from fourm_lite.modalities.array_codecs import (
-    FeatureCodec,
-    LabelCodec,
-    RasterCodec,
-    TokenCodec,
-    class_colors,
-)
+from fourm_lite.modalities.array_codecs import FeatureCodec, RasterCodec, TokenCodec
+from fourm_lite.modalities.class_maps import COCO_PANOPTIC, LabelCodec, class_colors
 from fourm_lite.modalities.forks import BANDS, STATISTICS
+from fourm_lite.modalities.legend import Explains, Key
 from fourm_lite.modalities.pictures import open_picture, picture_size
 from fourm_lite.modalities.pixel_codecs import (
     NORMALIZATIONS,
@@ -45,7 +42,7 @@ _OF_STEM: dict[str, Codec] = {
     "sam_instance": SamCodec(),
     "depth": DepthCodec(),
     "normal": NormalCodec(),
-    "semseg_coco": LabelCodec(num_labels=134),
+    "semseg_coco": LabelCodec(num_labels=134, names=COCO_PANOPTIC),
     "sam_mask": MaskCodec(),
 }
 
@@ -90,6 +87,11 @@ def codec_of(modality: Modality) -> Codec:
     return modality.codec or _OF_STEM.get(modality.stem) or _OF_KIND[modality.kind](modality)
 
 
+def legend_of(codec: Codec, value: Any) -> tuple[Key, ...]:
+    """What explains a codec's picture of a value; nothing where that speaks for itself."""
+    return codec.legend(value) if isinstance(codec, Explains) else ()
+
+
 __all__ = [
     "NORMALIZATIONS",
     "BoxCodec",
@@ -98,6 +100,7 @@ __all__ = [
     "DepthCodec",
     "FeatureCodec",
     "ImageCodec",
+    "Key",
     "LabelCodec",
     "MaskCodec",
     "MetadataCodec",
@@ -111,6 +114,7 @@ __all__ = [
     "class_colors",
     "codec_of",
     "denormalize",
+    "legend_of",
     "normalize",
     "open_picture",
     "picture_size",

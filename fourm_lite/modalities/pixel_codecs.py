@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.modalities.legend import Key
 from fourm_lite.modalities.pictures import (
     MAX_PIXELS,
     Resample,
@@ -248,6 +249,10 @@ class DepthCodec:
     def picture(self, value: Tensor) -> Image:
         """Near is dark, far is bright, stretched over the whole range."""
         return to_picture(_stretch(as_image(value, 1)))
+
+    def legend(self, value: Tensor) -> tuple[Key, ...]:
+        """What dark and bright mean."""
+        return (Key("near", color=(0, 0, 0)), Key("far", color=(255, 255, 255)))
 
 
 def _stretch(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fourm_lite.errors import FourMError
+from fourm_lite.modalities.legend import Key, drawable, font
 from fourm_lite.modalities.spec import Crop
 from fourm_lite.modalities.values import (
     Box,
@@ -21,6 +22,7 @@ from fourm_lite.modalities.values import (
     PointQuery,
     Segment,
     as_colors,
+    color_name,
     crop_boxes,
 )
 
@@ -147,6 +149,13 @@ def _box(entry: Mapping[str, Any]) -> Box:
     return Box(xmin, ymin, xmax, ymax, name, float(score))
 
 
+_UNITS = {
+    "original_width": "px", "original_height": "px", "entropy": "bits", "colorfulness": "of 150",
+    "brightness": "of 255", "contrast": "of 127", "saturation": "of 255",
+    "aesthetic_score": "of 10",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class MetadataCodec:
     """A JSON object of numbers; a crop changes nothing."""
@@ -166,7 +175,18 @@ class MetadataCodec:
 
     def picture(self, value: Metadata) -> str:
         """One line a field."""
-        return "\n".join(f"{name}: {number:g}" for name, number in value.items())
+        return "\n".join(f"{key.name}: {key.value}" for key in self.legend(value))
+
+    def legend(self, value: Metadata) -> tuple[Key, ...]:
+        """A row for each field: its name, its number and unit."""
+        return tuple(
+            Key(name.replace("_", " "), f"{_rounded(number)} {_UNITS.get(name, '')}".rstrip())
+            for name, number in value.items()
+        )
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 @dataclass(frozen=True)
@@ -244,6 +264,10 @@ class PaletteCodec:
         strip.putdata([tuple(color) for color in value] or [(255, 255, 255)])
         return strip.resize((strip.width * 32, 32), Image.Resampling.NEAREST)
 
+    def legend(self, value: Sequence[Color]) -> tuple[Key, ...]:
+        """Each colour with its name and its hexadecimal number."""
+        return tuple(Key(color_name(c), "#{:02x}{:02x}{:02x}".format(*c), c) for c in value)
+
 
 @dataclass(frozen=True)
 class SamCodec:
@@ -301,7 +325,7 @@ def _drawn(boxes: Iterable[tuple[tuple[float, ...], str]]) -> Image:
         top, bottom = sorted((inside(ymin), inside(ymax)))
         draw.rectangle((left, top, right, bottom), outline=(200, 30, 30), width=2)
         if name:
-            draw.text((left + 3, top + 2), _drawable(name), fill=(0, 0, 0))
+            draw.text((left + 3, top + 2), drawable(name), fill=(0, 0, 0), font=font())
     return canvas
 
 
@@ -315,11 +339,6 @@ def _draw_mask(canvas: Image, segment: Segment, color: Color) -> None:
     mask = Image.fromarray(segment.mask.astype("uint8") * 160)
     size = (right - left, bottom - top)
     canvas.paste(Image.new("RGB", size, color), (left, top), mask.resize(size))
-
-
-def _drawable(name: str) -> str:
-    """Pillow's built-in font has no letters beyond Latin-1 on every machine."""
-    return name.encode("latin-1", "replace").decode("latin-1")
 
 
 def _with_points(canvas: Image, points: Iterable[tuple[int, int]]) -> Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from colorsys import rgb_to_hls
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -94,6 +95,30 @@ class PointQuery:
 
 Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""
+
+_HUES = (
+    (15, "red"), (40, "orange"), (68, "yellow"), (160, "green"), (195, "turquoise"), (255, "blue"),
+    (290, "violet"), (340, "pink"), (361, "red"),
+)  # fmt: skip
+_GREYISH = 30  # levels between the strongest and the weakest channel
+
+
+def color_name(color: Color) -> str:
+    """A colour in words.
+
+    >>> color_name((20, 40, 120)), color_name((90, 60, 40)), color_name((250, 250, 250))
+    ('dark blue', 'brown', 'white')
+    """
+    hue, light, _ = rgb_to_hls(*(channel / 255 for channel in color))
+    if light < 0.1 or light > 0.93:
+        return "black" if light < 0.5 else "white"
+    if max(color) - min(color) < _GREYISH:
+        name = "grey"
+    else:
+        name = next(name for end, name in _HUES if hue * 360 < end)
+    if name == "orange" and light < 0.5:
+        return "dark brown" if light < 0.2 else "brown"
+    return f"dark {name}" if light < 0.33 else f"light {name}" if light > 0.7 else name
 
 
 def as_colors(palette: Iterable[Iterable[float]]) -> tuple[Color, ...]:

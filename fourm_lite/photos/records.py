@@ -261,12 +261,14 @@ def by_photo(records: Iterable[Record]) -> list[Record]:
 
 
 def choose_split(records: Sequence[Record], split: str) -> list[Record]:
-    """The records of one split.
+    """The records of one split; "all" names all splits where no split is called so.
 
     Raises:
         UnknownNameError: no record is of that split
     """
     out = [r for r in records if r.split == split]
+    if not out and split == "all":
+        return list(records)
     if not out:
         known = sorted({r.split for r in records})
         raise UnknownNameError(

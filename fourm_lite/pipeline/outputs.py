@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from fourm_lite.errors import FourMError, NotFetchedError, ShapeError
 from fourm_lite.modalities.array_codecs import FeatureCodec
-from fourm_lite.modalities.codecs import RasterCodec, TextCodec, TokenCodec, codec_of
+from fourm_lite.modalities.codecs import (
+    Key,
+    RasterCodec,
+    TextCodec,
+    TokenCodec,
+    codec_of,
+    legend_of,
+)
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.inner_tokens import INNER
@@ -47,6 +54,8 @@ class Generated:
         confidence: the mean probability of the tokens written; None for what was given
         reason: why the tokens could not be decoded; `picture` shows them then
         is_measured: whether the value has units of its own, which `picture` does not show
+        title: what the modality is called in words
+        legend: what stands beside the picture: classes, colours, or the rows of a table
     """
 
     modality: str
@@ -57,12 +66,14 @@ class Generated:
     confidence: float | None = None
     reason: str | None = None
     is_measured: bool = False
+    title: str = ""
+    legend: tuple[Key, ...] = ()
 
     def __str__(self) -> str:
         return self.text if self.text is not None else f"{self.modality} {self.tokens.shape}"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values: tokens, text, confidence, and a structured `value` as lists and objects.
+        """JSON values: tokens, text, legend, and a structured `value` as lists and objects.
 
         A vector's `value` is its numbers; that of tokens which could not be decoded is null, with
         the reason beside it.
@@ -78,7 +89,9 @@ class Generated:
                 out["value"] = _as_json(self.value)
         if self.confidence is not None:
             out["confidence"] = round(self.confidence, 6)
-        return out
+        if self.legend:
+            out["legend"] = [asdict(key) for key in self.legend]
+        return out | ({"title": self.title} if self.title else {})
 
 
 def _as_json(value: Any) -> Any:
@@ -137,12 +150,14 @@ class Writer:
         tokens = ids.cpu().numpy().astype(np.int64)
         try:
             if entry.kind == "sequence":
-                return self._sequence(entry, tokens, confidence)
-            return self._grid(entry, tokens, confidence, seed)
+                made = self._sequence(entry, tokens, confidence)
+            else:
+                made = self._grid(entry, tokens, confidence, seed)
         except NotFetchedError as error:
             if not self.allow_tokens:
                 raise
-            return _undecoded(entry, tokens, confidence, str(error))
+            made = _undecoded(entry, tokens, confidence, str(error))
+        return replace(made, title=entry.title or entry.name)
 
     def _sequence(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
@@ -162,8 +177,8 @@ class Writer:
         value = FORMATS[entry.text_format].parse(text)
         if entry.text_format in INNER and self.tokenizers.has(entry):
             value = INNER[entry.text_format](value, self.tokenizers.vq(entry))
-        picture = self._shown(entry, value, text)
-        return Generated(entry.name, tokens, value, picture, text, confidence)
+        picture, legend = self._shown(entry, value, text)
+        return Generated(entry.name, tokens, value, picture, text, confidence, legend=legend)
 
     def _value(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None
@@ -182,12 +197,14 @@ class Writer:
             entry.name, tokens, value, shown, text, confidence, is_measured=is_measured
         )
 
-    def _shown(self, entry: Modality, value: Any, text: str) -> Image | str:
+    def _shown(self, entry: Modality, value: Any, text: str) -> tuple[Image | str, tuple[Key, ...]]:
         codec = codec_of(entry)
         try:
-            return text if isinstance(codec, TextCodec) else codec.picture(value)
+            if isinstance(codec, TextCodec):
+                return text, ()
+            return codec.picture(value), legend_of(codec, value)
         except FourMError:  # a value that cannot be drawn, such as no colours at all
-            return text or "(nothing)"
+            return text or "(nothing)", ()
 
     def _grid(
         self, entry: Modality, tokens: npt.NDArray[np.int64], confidence: float | None, seed: int
@@ -210,10 +227,10 @@ class Writer:
             value = value.argmax(dim=0)
         elif tiles is not None:
             value = tiles.restored(value)
-        shown = codec.picture(value)
         return Generated(
-            entry.name, tokens, value.numpy(), shown, None, confidence, is_measured=bool(tiles)
-        )
+            entry.name, tokens, value.numpy(), codec.picture(value), None, confidence,
+            is_measured=bool(tiles), legend=legend_of(codec, value),
+        )  # fmt: skip
 
 
 def _undecoded(

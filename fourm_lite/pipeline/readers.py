@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import FourMError, ShapeError, UnknownNameError, suggest
-from fourm_lite.modalities.array_codecs import FeatureCodec, LabelCodec, RasterCodec
+from fourm_lite.modalities.array_codecs import FeatureCodec, RasterCodec
 from fourm_lite.modalities.catalog import MODALITIES
+from fourm_lite.modalities.class_maps import LabelCodec
 from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
 from fourm_lite.modalities.spec import Codec, Crop, Modality
@@ -274,7 +275,8 @@ def raw_codec(entry: Modality, tokenizer: VQTokenizer) -> Codec:
         return ImageCodec(normalization="imagenet") if reads_imagenet else codec
     config = tokenizer.config
     if config.n_labels is not None:
-        return LabelCodec(num_labels=config.n_labels, offset=0)
+        names = config.label_names or ()
+        return LabelCodec(num_labels=config.n_labels, offset=0, names=names)
     if config.n_channels in (1, 3):
         return ImageCodec(channels=config.n_channels)
     return FeatureCodec(channels=config.n_channels)

@@ -175,7 +175,7 @@ def _write_item(
 
     cells, outputs = [], {}
     for name, shown in given.items():
-        cells.append(Cell(f"given: {name}", shown))
+        cells.append(Cell(f"Given: {name}", shown))
     for name, result in values.items():
         stem = name.replace("@", "_").replace("/", "_")
         is_text = isinstance(result.picture, str)
@@ -186,7 +186,7 @@ def _write_item(
         if arrays is not None:
             write_whole(folder / f"{stem}{ending}", arrays)
             outputs[name]["array"] = f"{stem}{ending}"
-        cells.append(Cell(name, result.picture))
+        cells.append(Cell.of(result))
     write_whole(folder / "sheet.png", png(contact_sheet(cells)))
     result = {"request": dict(asked), "outputs": outputs, "sheet": "sheet.png"}
     write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))

@@ -23,18 +23,25 @@ from fourm_lite.show.contact_sheet import Cell, contact_sheet
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from fourm_lite.modalities.legend import Key
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 24px auto; padding: 0 16px;
        color: #222; background: #fafafa }
 h1 { font-size: 26px } h2 { font-size: 19px; margin-top: 36px }
 pre { background: #272822; color: #f8f8f2; padding: 10px 12px; border-radius: 6px;
       white-space: pre-wrap; overflow-wrap: anywhere }
-ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 14px }
-* { box-sizing: border-box }
-li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px; width: 176px }
-.text { white-space: pre-line } @media (max-width: 480px) { li { width: 100% } }
+ul { list-style: none; padding: 0; display: grid; gap: 14px;
+     grid-template-columns: repeat(auto-fill, minmax(min(160px, 44vw), 1fr)) }
+* { box-sizing: border-box } .text { white-space: pre-line }
+li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: 8px }
 img { width: 100%; display: block; image-rendering: auto; border-radius: 3px }
 small { display: block; color: #555; overflow-wrap: anywhere } b { font-size: 13px }
+table { font-size: 12px; width: 100%; border-spacing: 0 2px; margin-top: 6px }
+td { padding: 0; overflow-wrap: anywhere }
+td + td { text-align: right; color: #555; white-space: nowrap }
+.even { aspect-ratio: 1; object-fit: contain; background: #f4f4f4 }
+i { display: inline-block; width: 11px; height: 11px; margin-right: 5px; border: 1px solid #ccc }
 .warning { background: #fff3cd; border: 1px solid #e0c060; padding: 10px 12px; border-radius: 6px }
 blockquote { margin: 0; font-size: 13px; min-height: 40px; overflow-wrap: anywhere;
              white-space: pre-line }
@@ -57,9 +64,14 @@ _PAGE = """{% extends "frame" %}{% block body %}<h1>{{ title }}</h1>
 {% endif %}{% if section.command %}<pre>{{ section.command }}</pre>
 {% endif %}{% if section.cards %}<ul>
 {% for card in section.cards %}
-<li>{% if card.content is string %}<blockquote>{{ card.content or "(empty)" }}</blockquote>
-{%- else %}<img alt="{{ card.title }}" src="{{ embedded(card.content) }}">{% endif -%}
-<b>{{ card.title }}</b>{% if card.note %}<small>{{ card.note }}</small>{% endif %}</li>
+<li>{% if card.content is not string -%}
+<img alt="{{ card.title }}" src="{{ embedded(card.content) }}"
+{%- if card.content.width < 3 * card.content.height %} class="even"{% endif %}>
+{%- elif not card.legend %}<blockquote>{{ card.content or "(empty)" }}</blockquote>{% endif -%}
+<b>{{ card.title }}</b>{% if card.note %}<small>{{ card.note }}</small>{% endif %}
+{%- if card.legend %}<table>{% for key in card.legend %}<tr><td>
+{%- if key.color %}<i style="background: rgb{{ key.color }}"></i>{% endif %}{{ key.name }}</td>
+{%- if key.value %}<td>{{ key.value }}</td>{% endif %}</tr>{% endfor %}</table>{% endif %}</li>
 {% endfor %}
 </ul>{% endif %}
 {% endfor %}
@@ -68,11 +80,12 @@ _PAGE = """{% extends "frame" %}{% block body %}<h1>{{ title }}</h1>
 
 @dataclass(frozen=True)
 class Card:
-    """One picture or text with a title and a note."""
+    """One picture or text with a title, a note and a legend, which stands in a text's place."""
 
     title: str
     content: Image | str
     note: str = ""
+    legend: Sequence[Key] = ()
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.demo.shipped_photos import choose_questions, make_gallery, pictures, shipped_records
 from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.codecs import Key
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item
 from fourm_lite.photos.sources import folder_items
@@ -131,8 +133,24 @@ def test_a_contact_sheet_holds_every_cell():
 
     sheet = contact_sheet(cells, side=64, columns=2)
 
-    assert sheet.size == (2 * 72 + 8, 2 * 90 + 8)
-    assert len(sheet.crop((8, 26, 72, 90)).getcolors(4096)) > 1
+    short = contact_sheet([cells[0], Cell("text", "名"), cells[2]], side=64, columns=2)
+    assert sheet.width == 2 * 72 + 8
+    assert len(short.crop((8, 26, 72, 90)).getcolors(4096)) > 1
+    assert sheet.height > short.height + 20 * 18  # words go on in more lines and are not cut
+
+
+def test_a_legend_stands_on_sheets_and_pages_in_the_place_of_a_text():
+    legend = [Key("dog <b>", "25 %", (10, 200, 30)), Key("brightness", "109 of 255")]
+    picture = Image.new("RGB", (8, 8), "white")
+
+    sheet = contact_sheet([Cell("map", picture, legend), Cell("numbers", "SAID", legend)], side=160)
+    page = render("t", [Section("s", cards=[Card("numbers", "SAID", legend=legend)])])
+
+    assert (np.asarray(sheet) == (10, 200, 30)).all(axis=2).sum() > 2 * 100
+    assert sheet.height == contact_sheet([Cell("map", picture, legend)], side=160).height
+    assert "dog &lt;b&gt;" in page
+    assert "rgb(10, 200, 30)" in page
+    assert "SAID" not in page
 
 
 def test_commands_on_the_page_can_be_pasted_whatever_the_folder_is_called(tmp_path):

@@ -31,11 +31,13 @@ from fourm_lite.modalities.codecs import (
     class_colors,
     codec_of,
     denormalize,
+    legend_of,
     normalize,
     open_picture,
     picture_size,
     standardize_depth,
 )
+from fourm_lite.modalities.legend import drawable, font, wrapped
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment
 
 RED = (250, 10, 20)
@@ -351,7 +353,7 @@ def test_class_colours_differ():
 
     assert colors.shape == (134, 3)
     assert len({tuple(c) for c in colors.tolist()}) == 134
-    assert not colors[0].any()
+    assert min(colors[0]) > 200  # "none" is light
 
 
 def test_masks_are_zero_or_one_and_come_back():
@@ -533,3 +535,43 @@ def test_every_modality_has_a_codec():
 
     assert codec_of(MODALITIES["depth"]) == DepthCodec()
     assert codec_of(MODALITIES["tok_rgb@224"]) == TokenCodec(vocab_size=16384)
+
+
+def test_every_class_that_a_map_holds_is_named_beside_its_colour_the_largest_first():
+    codec = LabelCodec(num_labels=4, offset=0, names=("none", "cat", "dog", "sea"))
+    labels = torch.tensor([[2, 2, 2, 0]])
+
+    dog, none = legend_of(codec, labels)
+
+    assert (dog.name, dog.value, none.name, none.value) == ("dog", "75 %", "none", "25 %")
+    assert codec.picture(labels).getpixel((0, 0)) == dog.color
+    assert min(none.color) > 200  # what is nothing is light
+    assert [k.name for k in LabelCodec(num_labels=4).legend(labels)] == ["class 2", "none"]
+
+
+def test_class_maps_of_4m_name_their_classes():
+    legend = codec_of(MODALITIES["semseg_coco"]).legend(torch.tensor([[1, 133]]))
+
+    assert {key.name for key in legend} == {"person", "rug"}
+
+
+def test_palettes_and_numbers_are_told_in_words_and_units():
+    palette = legend_of(PaletteCodec(), [(0, 0, 0), (20, 40, 120)])
+    numbers = legend_of(MetadataCodec(), {"original_width": 4032.0, "brightness": 109.286})
+
+    assert [(k.name, k.value) for k in palette] == [("black", "#000000"), ("dark blue", "#142878")]
+    assert [(k.name, k.value) for k in numbers] == [
+        ("original width", "4032 px"), ("brightness", "109 of 255"),
+    ]  # fmt: skip
+
+
+def test_a_codec_without_a_legend_needs_none():
+    assert legend_of(TextCodec(), "a dog") == ()
+
+
+@pytest.mark.parametrize("text", ["a dog", "supercalifragilistic " * 9, "x" * 300, "", "Ondřej 猫"])
+def test_wrapped_lines_fit_and_lose_no_letter(text):
+    lines = wrapped(text, 64)
+
+    assert all(font().getlength(line) <= 64 for line in lines)
+    assert "".join(lines).replace(" ", "") == drawable(text).replace(" ", "")

@@ -12,6 +12,7 @@ from tiny_pipeline import photo, save_pipeline
 
 from fourm_lite import FourMPipeline, Target
 from fourm_lite.cli import main
+from fourm_lite.cli.generate import _told
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.values import Box, PointQuery, Segment
 from fourm_lite.pipeline.embedding import dispersion
@@ -425,6 +426,12 @@ def test_the_command_writes_files_a_sheet_and_json(folder, tmp_path, capsys):
     assert set(result["outputs"]) == {"tok_semseg@32", "caption"}
     files = {p.name for p in (tmp_path / "out").iterdir()}
     assert files == {"tok_semseg_32.png", "caption.txt", "sheet.png", "result.json"}
+    legend = result["outputs"]["tok_semseg@32"]["legend"]
+    assert all(set(key) == {"name", "value", "color"} for key in legend)
+    assert _told(result["outputs"]) == {
+        "caption": result["outputs"]["caption"]["text"],
+        "tok_semseg@32": ", ".join(f"{key['name']} {key['value']}" for key in legend),
+    }
 
 
 def test_a_long_generation_goes_on_where_it_was(folder, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import pytest
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
+from fourm_lite.evaluate import any_to_any
 from fourm_lite.evaluate.caption_sets import CaptionPack
+from fourm_lite.evaluate.gallery import SIDE, _is_free, _may_show, write_gallery
 from fourm_lite.evaluate.references import References, Teachers, read_references, role_of
+from fourm_lite.modalities.pictures import decode
+from fourm_lite.photos.records import Record
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +109,41 @@ def test_the_verb_measures_every_cell_and_draws_no_photo(tmp_path, capsys, pack,
     assert "mIoU" in out
 
 
-def test_a_gallery_leaves_out_colours_that_come_from_pixels(pack, pipe):
-    from fourm_lite.evaluate.any_to_any import _may_show
+def test_a_gallery_credits_free_photos_and_shows_no_others(tmp_path, monkeypatch, pack, pipe):
+    photos = CaptionPack.read(pack, "test").photos[:2]
+    free = [replace(p, fields={"author": "Ann", "licence": "CC0-1.0"}) for p in photos]
+    monkeypatch.setattr(any_to_any, "SOURCES", (("caption",),))
 
-    assert not _may_show(("pixels",), "rgb")
-    assert _may_show(("caption",), "rgb")
+    for place, shown in (("free", free), ("closed", photos)):
+        paths = write_gallery(
+            pipe, shown, Teachers(), tmp_path / place, options={"model": "mini", "limit": 2}
+        )
+
+    assert [path.name for path in paths] == ["from_caption.webp"]
+    open_page, closed_page = (
+        (tmp_path / place / "README.md").read_text("utf-8") for place in ("free", "closed")
+    )
+    assert "Ann, CC0-1.0" in open_page
+    assert "## The photos" not in closed_page
+    assert "fourm-lite evaluate any2any --model mini --limit 2 --gallery DIR" in closed_page
+    wide, narrow = (
+        decode(tmp_path / place / "from_caption.webp").width for place in ("free", "closed")
+    )
+    assert wide - narrow == SIDE + 8  # a column of photos
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [("CC0-1.0", True), ("public domain", True), ("CC-BY-SA-3.0", True), ("CC BY 4.0", True),
+     ("CC-BY-NC-4.0", False), ("", False), ("research only", False)],
+)  # fmt: skip
+def test_photos_are_shown_by_their_licence(licence, free):
+    photo = Record("a", b"", fields={"licence": licence})
+
+    assert _is_free(photo) is free
+    assert _may_show(("pixels",), "rgb", free) is free  # colours made from pixels tell the photo
+    assert _may_show(("caption",), "rgb", free)
+
+
+def test_all_names_every_split_of_a_list(pack):
+    assert len(CaptionPack.read(pack, "all").photos) == 4

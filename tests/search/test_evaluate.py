@@ -186,7 +186,8 @@ def test_figures_by_depth_begin_with_the_cosine_and_end_with_the_deepest(space, 
         assert middle[name] == alone[name]
         assert last[name] == report[name]
     lines = depth_lines(report)
-    assert [x for x, _ in lines["text to image R@1"]] == [0, 3, 6]
+    assert [point[0] for point in lines["text to image R@1"]] == [0, 3, 6]
+    assert all(low <= y <= high for _, y, low, high in lines["text to image R@1"])
 
 
 def test_a_caption_that_is_likely_anyway_is_held_back_by_its_prior(space, pack):

@@ -21,7 +21,7 @@ SORTS = {
     "image": image_config(),
     "euclidean": image_config(norm_codes=False),
     "two heads": image_config(num_codebooks=2),
-    "labels": image_config(n_labels=5, post_mlp=True, out_conv=True),
+    "labels": image_config(n_labels=5, post_mlp=True, out_conv=True, label_names=tuple("abcde")),
     "global": global_config(),
     "centred": global_config(mean=tuple(float(i) for i in range(12)), scale=0.25),
     "encoder": image_config(kind="VQ"),

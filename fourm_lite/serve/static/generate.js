@@ -69,14 +69,21 @@ function told(line) {
 }
 
 function card(name, output) {
-  const facts = make("span", { className: "facts" }, make("b", { textContent: name }));
+  const facts = make("span", { className: "facts" }, make("b", { textContent: output.title ?? name }));
   if (output.confidence !== undefined) facts.append(` confidence ${output.confidence.toFixed(2)}`);
-  if (output.text) facts.append(make("br"), output.text);
+  if (output.legend) facts.append(...output.legend.flatMap(keyLine));
+  else if (output.text) facts.append(make("br"), output.text);
   if (output.reason) facts.append(make("br"), output.reason);
   const node = make("div", { className: "made" });
   if (output.picture) node.append(make("img", { src: output.picture, alt: name }));
   node.append(facts);
   return node;
+}
+
+function keyLine({ name, value, color }) {
+  const swatch = make("i", { className: "swatch" });
+  if (color) swatch.style.background = `rgb(${color})`;
+  return [make("br"), ...(color ? [swatch] : []), `${name} ${value}`];
 }
 
 element("any-file").addEventListener("change", (event) => { take(event.target.files[0]); event.target.value = ""; });

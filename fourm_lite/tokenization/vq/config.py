@@ -60,6 +60,7 @@ class TokenizerConfig:
         threshold_ema_dead_code: codes used less often than this (moving average) are replaced
         levels: ours; of each channel of a finite quantizer ("fsq"), whose product is codebook_size
         one_hot: ours; whether class maps are read as n_channels maps of 0 and 1
+        label_names: ours; what the classes of a class map are called
         mean, scale: ours; the input becomes (x - mean) * scale, undone after decoding
     """
 
@@ -69,6 +70,7 @@ class TokenizerConfig:
     image_size_dec: Size | None = None
     n_channels: int = 3
     n_labels: int | None = None
+    label_names: tuple[str, ...] | None = None
     one_hot: bool = False
     undo_std: bool = False
     mean: tuple[float, ...] | None = None
@@ -139,6 +141,10 @@ class TokenizerConfig:
             raise ConfigError("scale must not be 0: decoding divides by it")
         if self.undo_std and self.n_channels != 3:
             raise ConfigError(f"undo_std is for RGB images, got n_channels={self.n_channels}")
+        if self.label_names is not None and len(self.label_names) != self.n_labels:
+            raise ConfigError(
+                f"label_names holds n_labels={self.n_labels} names, got {len(self.label_names)}"
+            )
         if self.n_labels is not None and self.is_centered:
             raise ConfigError("mean and scale centre real values; a label map (n_labels) has none")
 
@@ -190,6 +196,8 @@ class TokenizerConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON values, with the class and the format's number."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.label_names is None:  # earlier versions refuse a key that they do not know
+            del values["label_names"]
         return {"format": FORMAT, "class": values.pop("kind"), **values}
 
 

@@ -79,6 +79,12 @@ def test_a_page_says_when_there_is_no_good_match_and_when_a_file_is_gone(red, tm
     assert "cannot be read any more" in text
 
 
+def _columns_of(sheet, color):
+    """The first column of pixels that holds a colour, and the one behind the last."""
+    found = (np.asarray(sheet) == color).all(axis=2).any(axis=0).nonzero()[0]
+    return found[0], found[-1] + 1
+
+
 def test_a_sheet_shows_hits_in_order_and_marks_what_is_missing(red, tmp_path):
     blue = tmp_path / "blue.png"
     Image.new("RGB", (50, 50), "blue").save(blue)
@@ -86,11 +92,9 @@ def test_a_sheet_shows_hits_in_order_and_marks_what_is_missing(red, tmp_path):
 
     sheet = answer_sheet(answer, columns=2, side=50)
 
-    step, top = 50 + 2 * 18 + 8, 8 + 18 + 2 * 18  # a cell's height; heading and first title
-    assert sheet.size == (3 * 58 + 8, 8 + 18 + 2 * step)
-    assert sheet.getpixel((8 + 25, top + 25)) == (255, 0, 0)
-    assert sheet.getpixel((8 + 58 + 25, top + 25)) == (0, 0, 255)
-    assert sheet.getpixel((8 + 25, top + step + 46)) == (255, 255, 255)
+    assert sheet.width == 3 * 58 + 8
+    assert _columns_of(sheet, (255, 0, 0)) == (8, 8 + 50)
+    assert _columns_of(sheet, (0, 0, 255)) == (8 + 58, 8 + 58 + 50)
 
 
 def test_what_was_asked_for_stands_first_and_reranked_scores_keep_their_cosine(red):
@@ -100,8 +104,8 @@ def test_what_was_asked_for_stands_first_and_reranked_scores_keep_their_cosine(r
 
     sheet, page = answer_sheet(answer, side=50), html_page([answer])
 
-    assert sheet.getpixel((8 + 25, 8 + 18 + 36 + 25)) == (0, 0, 255)
-    assert sheet.getpixel((8 + 58 + 25, 8 + 18 + 36 + 25)) == (255, 0, 0)
+    assert _columns_of(sheet, (0, 0, 255)) == (8, 8 + 50)
+    assert _columns_of(sheet, (255, 0, 0))[0] == 8 + 58
     assert "-12.25, cosine 0.800" in page
     assert "cosine 0.700, not reranked" in page
     assert "nan" not in Tags.text_of(page)
