@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ReadError, ShapeError
-from fourm_lite.modalities.class_maps import class_colors, colored
+from fourm_lite.modalities.class_maps import class_colors, class_legend, colored
 from fourm_lite.modalities.legend import Key
 from fourm_lite.modalities.pixel_codecs import to_picture
 from fourm_lite.modalities.spec import Crop
@@ -253,6 +253,12 @@ class RasterCodec:
         scaled = ((shown - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
         pixels = (scaled * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         return Image.fromarray(pixels if has_colours else pixels[..., 0])
+
+    def legend(self, value: Tensor) -> tuple[Key, ...]:
+        """The classes of a map of classes."""
+        if self.num_labels is None:
+            return ()
+        return class_legend(value.long().clamp(0, self.num_labels - 1), self.num_labels)
 
 
 def number_of_bands(data: bytes) -> int:

@@ -95,17 +95,7 @@ class LabelCodec:
 
     def legend(self, value: Tensor) -> tuple[Key, ...]:
         """The classes of a map with their colours and shares, the largest first."""
-        labels = self._checked(_as_map(value)).flatten()
-        colors = class_colors(self.num_labels).tolist()
-        counts = torch.bincount(labels, minlength=self.num_labels).tolist()
-        present = sorted((k for k, n in enumerate(counts) if n), key=lambda k: -counts[k])
-        return tuple(
-            Key(self._name(k), share(counts[k] / len(labels)), tuple(colors[k])) for k in present
-        )
-
-    def _name(self, label: int) -> str:
-        known = label < len(self.names)
-        return self.names[label] if known else f"class {label}" if label else "none"
+        return class_legend(self._checked(_as_map(value)), self.num_labels, self.names)
 
     def _checked(self, labels: Tensor) -> Tensor:
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
@@ -137,6 +127,21 @@ def class_colors(count: int) -> npt.NDArray[np.uint8]:
         for k in range(1, count)
     ]
     return (np.array([_NONE, *colors])[:count] * 255).round().astype(np.uint8)
+
+
+def class_legend(labels: Tensor, count: int, names: tuple[str, ...] = ()) -> tuple[Key, ...]:
+    """The classes that are present with their colours and shares, the largest first.
+
+    Shapes:
+        labels: int64[...], below `count`
+    """
+    colors = class_colors(count).tolist()
+    counts = torch.bincount(labels.flatten(), minlength=count).tolist()
+    names = (*names, *(f"class {k}" if k else "none" for k in range(len(names), count)))
+    present = sorted((k for k, n in enumerate(counts) if n), key=lambda k: -counts[k])
+    return tuple(
+        Key(names[k], share(counts[k] / labels.numel()), tuple(colors[k])) for k in present
+    )
 
 
 def share(part: float) -> str:
