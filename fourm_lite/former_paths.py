@@ -134,7 +134,7 @@ FORMER = {
     "sampling.parallel": "sampling.schemes",
     "search.answers": "search.confidence_features",
     "search.any2any": "evaluate.any_to_any",
-    "search.any2any_gallery": "evaluate.gallery",
+    "search.any2any_gallery": "evaluate.any_to_any_sheet",
     "search.base": "search.space",
     "search.centre": "search.whitening",
     "search.confidence": "search.caption_confidence",

@@ -256,8 +256,8 @@ def any2any(
     if gallery is not None:
         require_folder(gallery, "--gallery")
     from fourm_lite.evaluate.any_to_any import How, evaluate_any2any
+    from fourm_lite.evaluate.any_to_any_sheet import write_gallery
     from fourm_lite.evaluate.caption_sets import CaptionPack
-    from fourm_lite.evaluate.gallery import write_gallery
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
     pipe = FourMPipeline.from_pretrained(model, tokenizers, device=device, dtype=dtype_of(dtype))

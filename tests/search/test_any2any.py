@@ -12,8 +12,8 @@ from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate import any_to_any
+from fourm_lite.evaluate.any_to_any_sheet import SIDE, _is_free, _may_show, write_gallery
 from fourm_lite.evaluate.caption_sets import CaptionPack
-from fourm_lite.evaluate.gallery import SIDE, _is_free, _may_show, write_gallery
 from fourm_lite.evaluate.references import References, Teachers, read_references, role_of
 from fourm_lite.modalities.pictures import decode
 from fourm_lite.photos.records import Record
