@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,8 +18,10 @@ from fourm_lite.tokenization.vq.diffusion import (
     NoiseSchedule,
     alphas_cumprod,
     ddim_pairs,
+    equal_log_snr_times,
     make_scheduler,
     sample_ddim,
+    sample_dpm,
     sample_with,
     timesteps_of,
 )
@@ -357,3 +361,77 @@ def test_an_unknown_decoder_is_refused(name):
 def test_label_maps_have_no_diffusion_decoder():
     with pytest.raises(ConfigError, match="label maps"):
         VQTokenizer(diffusion_config(n_labels=5))
+
+
+def known_answers(schedule, pictures, noise=0.05):
+    """The best prediction where an image is one of some pictures with a little noise."""
+
+    def denoise(x, timesteps):
+        signal, sigma = schedule.weights_at(int(timesteps[0]))
+        variance = (signal * noise) ** 2 + sigma**2
+        off = ((x[:, None].double() - signal * pictures.double()) ** 2).flatten(2).sum(dim=2)
+        weights = torch.softmax(-off / (2 * variance), dim=1).float()
+        mean = torch.einsum("nk,kchw->nchw", weights, pictures)
+        clean = mean + signal * noise**2 / variance * (x - signal * mean)
+        made = (x - signal * clean) / sigma
+        kinds = {"sample": clean, "epsilon": made, "v_prediction": signal * made - sigma * clean}
+        return kinds[schedule.prediction_type]
+
+    return denoise
+
+
+def decibels(image, truth):
+    return float(10 * torch.log10(4 / (image - truth).square().mean()))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "betas", "ends_without_signal"),
+    [
+        ("v_prediction", "linear", True),
+        ("v_prediction", "shifted_cosine:0.5", True),
+        ("v_prediction", "squaredcos_cap_v2", True),
+        ("sample", "linear", True),
+        ("epsilon", "linear", False),
+    ],
+)
+@pytest.mark.parametrize("apart", [0.1, 0.6])
+def test_the_usual_steps_are_nearer_to_100_of_ddim_than_25_are(
+    prediction, betas, ends_without_signal, apart
+):
+    generator = torch.Generator().manual_seed(0)
+    kept = alphas_cumprod(betas, zero_terminal_snr=ends_without_signal)
+    schedule = NoiseSchedule(kept, prediction, clips=True)
+    rough = torch.randn(12, 3, 6, 6, generator=generator)
+    coarse = torch.nn.functional.interpolate(rough, size=(24, 24), mode="bicubic")
+    denoise = known_answers(schedule, (apart * (coarse - coarse[:1]) + coarse[:1] / 3).clamp(-1, 1))
+    noise = torch.randn(4, 3, 24, 24, generator=generator)
+    many = sample_ddim(denoise, noise, schedule, steps=100, spacing="trailing")
+
+    fast = sample_dpm(denoise, noise, schedule, steps=8)
+
+    before = sample_ddim(denoise, noise, schedule, steps=25, spacing="trailing")
+    # half a decibel: where two pictures are nearly alike, both choose one at times
+    assert decibels(fast, many) >= decibels(before, many) - 0.5
+
+
+def test_ddim_is_one_option_away_and_a_spacing_means_it(generator):
+    tokenizer = awakened(VQTokenizer(diffusion_config(**DECODERS["unet"])))
+    tokens, noise = some_tokens(generator), torch.randn(2, 1, 32, 32, generator=generator)
+
+    def image(**options):
+        return tokenizer.detokenize(tokens, noise=noise, **options)
+
+    exact = image(scheduler="ddim", steps=25, spacing="trailing")
+    assert torch.equal(image(scheduler="ddim"), exact)
+    assert torch.equal(image(spacing="trailing"), exact)
+    assert torch.equal(image(), image(scheduler="dpm++", steps=8))
+    assert not torch.equal(image(), exact)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 40, 1000])
+def test_steps_of_equal_log_snr_fall_from_pure_noise(steps):
+    times = equal_log_snr_times(steps, NoiseSchedule(alphas_cumprod("linear")).log_snr)
+
+    assert times[0] == 999
+    assert all(a > b for a, b in itertools.pairwise(times))
+    assert len(times) <= steps

@@ -21,11 +21,14 @@ from fourm_lite.tokenization.vq.diffusion import (
     Spacing,
     make_scheduler,
     sample_ddim,
+    sample_dpm,
     sample_with,
 )
 from fourm_lite.tokenization.vq.randomness import rand, randint, randn
 from fourm_lite.tokenization.vq.unet import PatchedUNet
 from fourm_lite.tokenization.vq.uvit import UViT
+
+FAST, FAST_STEPS, USUAL_STEPS = "dpm++", 8, 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,19 @@ class Denoising:
     Shapes:
         noise: float[B, C, *size], the starting point; drawn with `generator` where None
     Units:
+        steps: network passes; by default 8 of 'dpm++', 25 of any other
         size: pixels (height, width); by default the token grid times the patch size
         guidance: 1 is none; above, the prediction moves away from the unconditioned one
-        scheduler: 'ddim' (written here), 'ddpm', the name of a scheduler class of `diffusers`, or
-            an object of one
+        spacing: of DDIM's steps; 'trailing' by default
+        scheduler: 'dpm++' and 'ddim' (written here), 'ddpm', the name of a scheduler class of
+            `diffusers`, or an object of one; by default 'dpm++', and 'ddim' where a spacing is
+            given
     """
 
-    steps: int = 25
+    steps: int | None = None
     guidance: float = 1.0
-    spacing: Spacing = "trailing"
-    scheduler: Any = "ddim"
+    spacing: Spacing | None = None
+    scheduler: Any = None
     size: tuple[int, int] | None = None
     noise: Tensor | None = None
     generator: torch.Generator | None = None
@@ -84,13 +90,20 @@ def sample(
     """Images from latents: float[B, latent_dim, Hq, Wq] -> float[B, C, H, W]."""
     noise = _starting_noise(decoder, latents, config, options)
     denoise = _denoiser(decoder, latents, options.guidance)
-    if options.scheduler == "ddim":
-        return sample_ddim(denoise, noise, schedule, steps=options.steps, spacing=options.spacing)
-    scheduler = options.scheduler
+    scheduler, steps = options.scheduler, options.steps
+    if scheduler is None:
+        scheduler = FAST if options.spacing is None else "ddim"
+    if steps is None:
+        steps = FAST_STEPS if isinstance(scheduler, str) and scheduler == FAST else USUAL_STEPS
+    if isinstance(scheduler, str) and scheduler == FAST:
+        return sample_dpm(denoise, noise, schedule, steps=steps)
+    if isinstance(scheduler, str) and scheduler == "ddim":
+        spacing = options.spacing or "trailing"
+        return sample_ddim(denoise, noise, schedule, steps=steps, spacing=spacing)
     if isinstance(scheduler, str):
         name = "DDPMScheduler" if scheduler == "ddpm" else scheduler
         scheduler = make_scheduler(schedule, name)
-    return sample_with(scheduler, denoise, noise, steps=options.steps, generator=options.generator)
+    return sample_with(scheduler, denoise, noise, steps=steps, generator=options.generator)
 
 
 def training_pair(

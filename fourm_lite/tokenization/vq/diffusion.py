@@ -14,6 +14,7 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 BETA_START, BETA_END = 1e-4, 0.02
 LOG_SNR_LIMIT = 15.0
+CLEAN, NOISY = 0.01, -5.0
+"""The share of the schedule and the log-SNR between which steps of equal log-SNR lie."""
 LEAST_SIGNAL = 2.0**-24  # for samplers that divide by the signal; as in diffusers
 
 
@@ -168,6 +171,17 @@ class NoiseSchedule:
         signal, sigma = self._weights(noised, torch.tensor([following], device=noised.device))
         return signal * clean + sigma * noise, clean
 
+    @property
+    def log_snr(self) -> Tensor:
+        """Half the log of signal over noise at each time step, finite: float64[T]."""
+        kept = self.kept.double().cpu().clamp(2.0**-48, 1 - 2.0**-48)
+        return (kept.log() - (1 - kept).log()) / 2
+
+    def weights_at(self, timestep: int) -> tuple[float, float]:
+        """How much of the image and of the noise there is at a time step."""
+        kept = float(self.kept[timestep])
+        return math.sqrt(kept), math.sqrt(1 - kept)
+
     def _weights(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         kept = self.kept.to(like.device)[timesteps].reshape(-1, *(1,) * (like.ndim - 1))
         return kept.sqrt().to(like.dtype), (1 - kept).sqrt().to(like.dtype)
@@ -227,6 +241,50 @@ def sample_ddim(
         at = torch.full((len(x),), timestep, device=x.device)
         x, _ = schedule.ddim_step(x, denoise(x, at), timestep, following)
     return x
+
+
+def sample_dpm(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, *, steps: int) -> Tensor:
+    """An image from noise by second-order steps of equal log-SNR; the last estimate is the image.
+
+    Eight of them are nearer to 100 DDIM steps than 25 DDIM steps are. Schedules that end without
+    signal, on which the schedulers of `diffusers` fail at such times, are stepped through too.
+
+    Source:
+        DPM-Solver++ (Lu et al. 2022), Algorithm 2 (2M)
+    """
+    log_snr = schedule.log_snr
+    times = equal_log_snr_times(steps, log_snr)
+    x, before = noise, None
+    for timestep, following in itertools.pairwise(times):
+        clean = _clean_estimate(denoise, x, schedule, timestep)
+        width = float(log_snr[following] - log_snr[timestep])
+        ahead = clean
+        if before is not None:
+            ahead = clean + (clean - before[0]) * (width / (2 * before[1]))
+        before = clean, width
+        signal, sigma = schedule.weights_at(following)
+        x = sigma / schedule.weights_at(timestep)[1] * x - signal * math.expm1(-width) * ahead
+    return _clean_estimate(denoise, x, schedule, times[-1])
+
+
+def equal_log_snr_times(steps: int, log_snr: Tensor) -> list[int]:
+    """Time steps from the noisiest to nearly clean, evenly spaced in log-SNR: at most `steps`.
+
+    Raises:
+        ConfigError: too many steps
+    """
+    total = len(log_snr)
+    timesteps_of(steps, total)
+    last = log_snr[max(round(CLEAN * total) - 1, 0)]
+    wanted = torch.linspace(max(float(log_snr[-1]), NOISY), float(last), steps).double()
+    nearest = {int((log_snr - value).abs().argmin()) for value in wanted[1:]}
+    return [total - 1, *sorted(nearest - {total - 1}, reverse=True)]
+
+
+def _clean_estimate(denoise: Denoiser, x: Tensor, schedule: NoiseSchedule, timestep: int) -> Tensor:
+    at = torch.full((len(x),), timestep, device=x.device)
+    clean, _ = schedule.split(x, denoise(x, at), at)
+    return clean.clamp(-1, 1) if schedule.clips else clean
 
 
 def make_scheduler(schedule: NoiseSchedule, name: str = "DDPMScheduler", **options: Any) -> Any:
