@@ -139,3 +139,24 @@ def test_transformers_loads_from_a_script_inside_the_package(folder):
     out = run_python(f"import sys\nsys.path[0] = {script_folder!r}\n{USE_TRANSFORMERS}")
 
     assert out.split() == ["fine"]
+
+
+WITHOUT_TORCH = """
+import sys, tempfile
+import numpy as np
+from fourm_lite.cli import main
+from fourm_lite.search.index.index import Index
+
+place = tempfile.mkdtemp() + "/idx"
+Index.create(place, space="toy").add(["a", "b"], np.eye(2))
+for words in (["search", place, "--like", "a", "--json"], ["index", "info", place]):
+    try:
+        main(words)
+    except SystemExit as stopped:
+        assert stopped.code == 0
+print("torch" in sys.modules)
+"""
+
+
+def test_a_search_by_a_row_and_facts_of_an_index_need_no_torch():
+    assert run_python(WITHOUT_TORCH).splitlines()[-1] == "False"

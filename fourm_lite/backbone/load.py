@@ -26,7 +26,7 @@ def load_vit(
     num_classes: int | None = None,
     inputs: Iterable[str] | None = None,
     head: HeadConfig | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> FMViT:
     """See `FMViT.from_pretrained`."""
@@ -40,7 +40,7 @@ def load_vit(
     empty = HeadConfig(num_classes=0)
     with without_storage():
         model = FMViT(replace(config, head=config.head if keeps_head else empty))
-    fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
+    fill(model, checkpoint, dtype=dtype, device=device)
     _align(model)
     unused = set(checkpoint.tensors) - set(model.state_dict())
     log.info("%s: %d tensors of other parts were left out", checkpoint.source, len(unused))

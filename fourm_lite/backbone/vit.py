@@ -368,14 +368,14 @@ class FMViT(HubMixin, nn.Module):
         num_classes: int | None = None,
         inputs: Iterable[str] | None = None,
         head: HeadConfig | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> FMViT:
         """A ViT from a 4M model, an ml-4m ViT, or one that was saved here; in eval mode.
 
         Without `num_classes` or `head` a saved head is kept, and a 4M model gets a linear one of
         1000 classes. `inputs` names the modalities to read; without it those that were saved, and
-        of a 4M model its pixels.
+        of a 4M model its pixels. `dtype`: as `load_model`.
 
         Raises:
             CheckpointError: the file is damaged, or does not fit its config

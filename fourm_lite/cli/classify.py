@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import present
+from fourm_lite.cli.options import present, tell_precision
 from fourm_lite.cli.output import deliver, print_table, progress, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
@@ -33,6 +33,7 @@ def classify(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     top: Annotated[int, typer.Option(min=1)] = 5,
     as_json: opt.Json = None,
@@ -61,6 +62,7 @@ def classify(
         "templates": templates, "by": by, "temperature": temperature, "target": target,
         "tokenizers": tokenizers, "text_tokenizer": text_tokenizer, "device": device,
     }  # fmt: skip
+    tell_precision(dtype, model, device)
     if labels:
         from fourm_lite.evaluate.zero_shot import classify_by_words
 
@@ -71,13 +73,14 @@ def classify(
                 labels,
                 top,
                 progress=told.of("photos"),
+                dtype=dtype,
                 **words,  # type: ignore[arg-type]
             )
     else:
         given = [name for name, value in words.items() if value is not None]
         if given:
             raise ConfigError(f"{_option(given[0])} needs --labels, the classes in words")
-        results = _by_classifier(model, photos, top)
+        results = _by_classifier(model, photos, top, dtype)
     if all("error" in result for result in results):
         raise FourMError("; ".join(str(result["error"]) for result in results))
     deliver(results, as_json, lambda: _show(results))
@@ -91,19 +94,21 @@ def _show(results: list[dict[str, Any]]) -> None:
             print_table(("class", "probability"), rows)
 
 
-def _by_classifier(model: str, photos: list[str], top: int) -> list[dict[str, Any]]:
+def _by_classifier(
+    model: str, photos: list[str], top: int, dtype: str | None
+) -> list[dict[str, Any]]:
     import torch
 
     results = []
     with torch.inference_mode(), progress("photos") as told:
-        vit = classifier(model)
+        vit = classifier(model, dtype)
         for number, photo in enumerate(photos, 1):
             results.append(classified(vit, photo, top))
             told.tell("photos", number, len(photos))
     return results
 
 
-def classifier(source: str) -> FMViT:
+def classifier(source: str, dtype: str | None = None) -> FMViT:
     """A model with a trained head.
 
     Raises:
@@ -120,7 +125,7 @@ def classifier(source: str) -> FMViT:
             f"`fourm-lite finetune DATA --model {source} --out DIR` and give that folder, or name "
             "the classes in words: --labels 'a cat' --labels 'a dog'"
         )
-    vit = FMViT.from_pretrained(checkpoint)
+    vit = FMViT.from_pretrained(checkpoint, dtype=dtype)
     if not vit.num_classes:
         raise FourMError(f"{source} is a backbone without classes; see `fourm-lite finetune`")
     return vit

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import counts, dtype_of, numbers, writable
+from fourm_lite.cli.options import counts, dtype_of, numbers, tell_precision, writable
 from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder
 from fourm_lite.errors import ConfigError
 
@@ -68,6 +68,7 @@ def retrieval(
         fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
         counts(depths, "--rerank-depths", least=0) if depths else (),
     )  # fmt: skip
+    tell_precision(dtype, model, device)
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
         seed=seed, center=center, spread=spread, tokenizers=tokenizers,
@@ -135,6 +136,7 @@ def same_class(
     from fourm_lite.evaluate.retrieval import evaluate_same_class
     from fourm_lite.search.spaces import open_space
 
+    tell_precision(dtype, model, device)
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
         tokenizers=tokenizers, device=device, dtype=dtype_of(dtype),
@@ -192,6 +194,7 @@ def steps(
     from fourm_lite.evaluate.embedding_steps import evaluate_steps, steps_lines
     from fourm_lite.search.spaces import open_model_space
 
+    tell_precision(dtype, model, device)
     space = open_model_space(
         model, target=target, gallery=gallery, center=center, seed=seed, tokenizers=tokenizers,
         text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
@@ -260,6 +263,7 @@ def any2any(
     from fourm_lite.evaluate.caption_sets import CaptionPack
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
+    tell_precision(dtype, model, device)
     pipe = FourMPipeline.from_pretrained(model, tokenizers, device=device, dtype=dtype_of(dtype))
     teachers = _teachers(teacher, segmentation)
     how = How(decode, steps, temperature, batch_size, seed)  # type: ignore[arg-type]

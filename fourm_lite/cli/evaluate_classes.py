@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import counts, present
+from fourm_lite.cli.options import counts, dtype_of, present, tell_precision
 from fourm_lite.cli.output import deliver, print_facts, progress
 from fourm_lite.errors import ConfigError
 
@@ -58,6 +58,7 @@ def zeroshot(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     out: opt.Json = None,
 ) -> None:
@@ -86,8 +87,9 @@ def zeroshot(
     templates = _sentences(templates, template_set)
     options: dict[str, Any] = {
         "by": by, "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
-        "device": device,
+        "device": device, "dtype": dtype_of(dtype),
     }  # fmt: skip
+    tell_precision(dtype, model, device)
     if classes is None:
         words = _words(photos.classes, labels or [], data)
         judge = open_named_classifier(model, words, templates, temperature, **options)
@@ -111,6 +113,7 @@ def knn(
     test_data: TestData = "",
     as_json: opt.Json = None,
     features: WhichFeatures = "",
+    dtype: opt.Dtype = None,
     k: Annotated[int, typer.Option(min=1)] = 20,
     temperature: float = 0.07,
 ) -> None:
@@ -125,8 +128,9 @@ def knn(
     """
     from fourm_lite.evaluate.photo_classes import by_neighbours, features_of
 
+    tell_precision(dtype, model)
     with progress("photos") as told:
-        found = features_of(model, data, test_data, features, progress=told.tell)
+        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
     _deliver(by_neighbours(found, k=k, temperature=temperature), as_json)
 
 
@@ -136,6 +140,7 @@ def probe(
     test_data: TestData = "",
     as_json: opt.Json = None,
     features: WhichFeatures = "",
+    dtype: opt.Dtype = None,
 ) -> None:
     """Classify photos by a linear map of frozen features.
 
@@ -146,8 +151,9 @@ def probe(
     """
     from fourm_lite.evaluate.photo_classes import by_linear_map, features_of
 
+    tell_precision(dtype, model)
     with progress("photos") as told:
-        found = features_of(model, data, test_data, features, progress=told.tell)
+        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
     _deliver(by_linear_map(found), as_json)
 
 
@@ -157,6 +163,7 @@ def fewshot(
     test_data: TestData = "",
     as_json: opt.Json = None,
     features: WhichFeatures = "",
+    dtype: opt.Dtype = None,
     shots: str = "5,20",
     draws: Annotated[int, typer.Option(min=1)] = 5,
     seed: opt.Seed = 0,
@@ -174,8 +181,9 @@ def fewshot(
     numbers = counts(shots, "--shots")
     from fourm_lite.evaluate.photo_classes import by_few_photos, features_of
 
+    tell_precision(dtype, model)
     with progress("photos") as told:
-        found = features_of(model, data, test_data, features, progress=told.tell)
+        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
     _deliver(by_few_photos(found, numbers, draws=draws, seed=seed), as_json)
 
 

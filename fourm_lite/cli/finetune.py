@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import present
+from fourm_lite.cli.options import dtype_of, present, tell_precision
 from fourm_lite.cli.output import (
     Told,
     deliver,
@@ -194,6 +194,7 @@ def calibrate(
     rerank: Annotated[int, typer.Option(min=2)] = 100,
     target: opt.Target = None,
     batch_size: opt.BatchSize = 32,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     as_json: opt.Json = None,
 ) -> None:
@@ -213,7 +214,8 @@ def calibrate(
     from fourm_lite.evaluate.fit_search import fit_model, told
     from fourm_lite.search.spaces import open_model_space
 
-    space = open_model_space(model, target=target, device=device)
+    tell_precision(dtype, model, device)
+    space = open_model_space(model, target=target, device=device, dtype=dtype_of(dtype))
     with progress("photos") as shown:
         learnt = fit_model(
             space, data, split, depth=rerank, batch_size=batch_size, progress=shown.tell

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import pair, present
+from fourm_lite.cli.options import dtype_of, pair, present, tell_precision
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, require_folder, say
 from fourm_lite.errors import ConfigError, FourMError
 
@@ -29,6 +29,7 @@ def generate(
     tokens: Annotated[bool, typer.Option("--tokens")] = False,
     seed: opt.Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o")] = Path("generated"),
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     as_json: opt.Json = None,
 ) -> None:
@@ -57,9 +58,11 @@ def generate(
 
     chosen = _plan(targets or (), plan)
     given = with_text(tokenizers, text_tokenizer)
-    pipe = FourMPipeline.from_pretrained(model, given, device=device)
+    tell_precision(dtype, model, device)
+    pipe = FourMPipeline.from_pretrained(model, given, device=device, dtype=dtype_of(dtype))
     found = _require(pipe, [item for _, item in jobs], targets or (), chosen, tokens)
     request: dict[str, Any] = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
+    request |= {} if dtype is None else {"dtype": dtype}
     if items is not None:
         request["content"] = identity(model, plan, pipe, found)
     make = {"targets": targets or (), "plan": plan, "seed": seed, "allow_tokens": tokens}

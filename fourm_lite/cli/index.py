@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import cluster_of, dtype_of, file_of, present
+from fourm_lite.cli.options import cluster_of, dtype_of, file_of, present, tell_precision
 from fourm_lite.cli.output import Told, deliver, print_facts, progress, say
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.reading.regular import read_text
@@ -75,6 +75,7 @@ def index(
     from fourm_lite.search.scale import Engine
     from fourm_lite.search.spaces import open_space
 
+    tell_precision(dtype, model, device)
     cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
     opener = partial(
         open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
@@ -261,6 +262,7 @@ def index_calibrate(
     absent: Annotated[Path | None, typer.Option(callback=present)] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     model: opt.IndexModel = None,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     as_json: opt.Json = None,
 ) -> None:
@@ -286,7 +288,7 @@ def index_calibrate(
 
     if data is None and (rerank or absent is not None):
         raise ConfigError("--rerank and --absent need photos with captions: give --data")
-    search = Search.open(index, model, device=device)
+    search = Search.open(index, model, device=device, dtype=dtype_of(dtype))
     if data is None:
         found = calibrate_by_model(search.index, search.space, threshold=threshold)
         facts: dict[str, Any] = {"from": "the model", "threshold": threshold}

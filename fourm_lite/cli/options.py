@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.output import require_file
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.cli.output import require_file, say
+from fourm_lite.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
     from fourm_lite.cluster import Cluster
 
-DTYPES = ("float32", "bfloat16", "float16")
 _PATTERN = "*?[{"
 """Letters of a pattern, which names files that are listed later."""
 
@@ -139,7 +136,11 @@ BatchSize = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="Hold the weights as float32, bfloat16 or float16."),
+    typer.Option(
+        "--dtype",
+        help="Hold the weights as auto (float32), float32, bfloat16, float16 or int8; what that "
+        "changes is told the first time.",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", help="Run on this device, such as cpu or cuda.")
@@ -352,15 +353,25 @@ def file_of(text: str, option: str) -> Path:
     return path
 
 
-def dtype_of(name: str | None) -> torch.dtype | None:
-    """The torch dtype of a name."""
+def dtype_of(name: str | None) -> str | None:
+    """What the weights are held as, checked before anything is opened."""
     if name is None:
         return None
-    if name not in DTYPES:
-        raise ConfigError(
-            f"--dtype is one of {', '.join(DTYPES)}, got {name!r}.{suggest(name, DTYPES)}"
-        )
-    import torch
+    from fourm_lite.model.speed import precision_of
 
-    found: torch.dtype = getattr(torch, name)
-    return found
+    return precision_of(name)
+
+
+def tell_precision(dtype: str | None, model: str | Path | None, device: str | None = None) -> None:
+    """Says what a precision changes in a 4M model's answers on this machine, the first time.
+
+    It is measured once and kept; of models that read no photos nothing is said.
+    """
+    if dtype_of(dtype) in (None, "auto", "float32") or not model or ":" in str(model):
+        return
+    from fourm_lite.demo.shipped_photos import shipped_pictures
+    from fourm_lite.evaluate.precision import measure_once
+
+    found = measure_once(str(model), str(dtype), shipped_pictures, device=device)
+    if found is not None:
+        say(f"{dtype}: {found}", aside=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import cluster_of, dtype_of, present
+from fourm_lite.cli.options import cluster_of, dtype_of, present, tell_precision
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
@@ -244,6 +244,7 @@ def embed(
     from fourm_lite.search.spaces import open_space
 
     check_form(out)
+    tell_precision(dtype, model, device)
     cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
     opener = partial(
         open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import file_of, numbers, pair, value_of, writable
+from fourm_lite.cli.options import (
+    dtype_of,
+    file_of,
+    numbers,
+    pair,
+    tell_precision,
+    value_of,
+    writable,
+)
 from fourm_lite.cli.output import deliver, print_table, say
 from fourm_lite.errors import ConfigError
 
@@ -28,6 +36,7 @@ def search(
     images: Annotated[opt.Texts, typer.Option("--image")] = None,
     depths: Annotated[opt.Texts, typer.Option("--depth")] = None,
     given: opt.Texts = None,
+    like: str | None = None,
     not_captions: Annotated[opt.Texts, typer.Option("--not-caption")] = None,
     not_images: Annotated[opt.Texts, typer.Option("--not-image")] = None,
     not_given: opt.Texts = None,
@@ -47,6 +56,7 @@ def search(
     steps: int | None = None,
     key: str | None = None,
     ids: str | None = None,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     html: Annotated[Path | None, typer.Option(callback=writable)] = None,
     sheet: Annotated[Path | None, typer.Option(callback=writable)] = None,
@@ -69,6 +79,7 @@ def search(
         depths: Search for what fits this depth map.
         given: Search by any modality that the model reads: NAME=VALUE, where the value is a text or
             a file. May be repeated.
+        like: Search for what is like this row of the index, by its id; no model is opened.
         not_captions: Keep away from what these words say.
         not_images: Keep away from what this picture shows.
         not_given: Keep away from this value: NAME=VALUE.
@@ -87,6 +98,12 @@ def search(
     Raises:
         FourMError: the query cannot be carried out, or is of another space than the index
     """
+    if like is not None:
+        others = [words, captions, images, depths, given, not_captions, not_images, not_given]
+        if any(others) or rerank or reranker or html or sheet:
+            raise ConfigError("--like stands alone, with -k, --where and --json")
+        _tell_like(index, like, k, where, as_json)
+        return
     said, pictures = _asked(words or [])
     captions, images = [*said, *(captions or [])], [*pictures, *(images or [])]
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
@@ -97,7 +114,7 @@ def search(
     query = Query.of(wanted, without=unwanted, weights=weighed, compose=compose)  # type: ignore[arg-type]
     options = {
         "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
-        "decode": decode, "steps": steps, "device": device,
+        "decode": decode, "steps": steps, "device": device, "dtype": dtype_of(dtype),
     }  # fmt: skip
     parts = numbers(rerank_weights or [], "--rerank-weight")
     how = {
@@ -107,6 +124,26 @@ def search(
     hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
     facts |= {"query": query.title, "compose": query.way}
+    deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
+
+
+def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | None) -> None:
+    """Tells the rows nearest to one of the index; torch is not imported.
+
+    Raises:
+        ConfigError: the index has no such row, or holds codes alone
+    """
+    from fourm_lite.search.index.hits import Hits
+    from fourm_lite.search.index.index import Index
+
+    opened = Index.open(path)
+    if opened.manifest.kind == "codes":
+        raise ConfigError("--like needs vectors, this index holds codes alone; search by a picture")
+    numbers = opened.info()["columns"].get("id") == "int64" and name.lstrip("-").isdecimal()
+    ids: list[Any] = [int(name)] if numbers else [name]
+    found = opened.search(opened.vectors(ids)[0], k, where)
+    hits = Hits(found.ids, found.scores, found.columns)  # calibrations are of words
+    facts = {"index": path, "query": f"like {name}"}
     deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
 
 
@@ -152,6 +189,7 @@ def _ask(
     from fourm_lite.search.engine import Search
 
     search = Search.open(path, model, **options)
+    tell_precision(options["dtype"], model or search.index.manifest.model, options["device"])
     facts = {"index": path, "space": search.index.manifest.space, "rows": len(search.index)}
     if how["reranker"] is not None:
         from fourm_lite.embedders.rerankers import load_reranker
@@ -174,6 +212,7 @@ def _ask_vectors(
 
     file = open_vectors(path, key=own[0], ids=own[1])
     chosen = {name: value for name, value in options.items() if value is not None}
+    tell_precision(options["dtype"], model or "mini", options["device"])
     search = VectorSearch.of(file, open_space(model or "mini", **chosen))
     return search(query, k), search.info
 

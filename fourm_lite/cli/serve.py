@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import present
+from fourm_lite.cli.options import dtype_of, present, tell_precision
 from fourm_lite.cli.output import say
 from fourm_lite.errors import ConfigError
 from fourm_lite.reading.regular import read_text
@@ -34,6 +34,7 @@ def serve(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    dtype: opt.Dtype = None,
     device: opt.Device = None,
     max_body: Annotated[int, typer.Option(min=1)] = 16,
     max_k: Annotated[int, typer.Option(min=1)] = 1000,
@@ -71,8 +72,9 @@ def serve(
         )
     options = {
         "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
-        "device": device,
+        "device": device, "dtype": dtype_of(dtype),
     }  # fmt: skip
+    tell_precision(dtype, model, device)
     limits = Limits(body=max_body << 20, k=max_k, waiting=max_waiting, seconds=seconds)
     run(
         lambda: Search.open(index, model, **options), host=host, port=port, token=token,

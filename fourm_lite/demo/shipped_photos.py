@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_lite.demo.drawings import drawings
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.files import write_whole
-from fourm_lite.modalities.pictures import png
+from fourm_lite.modalities.pictures import open_picture, png
 from fourm_lite.photos.item import FileContent, Item
 from fourm_lite.photos.records import ENDINGS, LIST, Record, read_caption_list
 from fourm_lite.photos.sources import folder_items
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SHIPPED_PHOTOS = "photos"
 EXAMPLES = ("a dog runs through the grass", "two people at the beach", "a red flower")
@@ -54,6 +57,13 @@ def make_gallery(photos: Path | None, folder: Path, *, num_drawings: int = 0) ->
     for drawing in drawings(num_drawings):
         write_whole(folder / drawing.name, png(drawing.picture), sync=False)
     return folder
+
+
+def shipped_pictures(count: int = 12) -> list[Image]:
+    """Some of the photos that ship, opened."""
+    place = files("fourm_lite.demo").joinpath(SHIPPED_PHOTOS)
+    names = sorted(f.name for f in place.iterdir() if f.name.endswith(".jpg"))
+    return [open_picture(place.joinpath(name).read_bytes()) for name in names[:count]]
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
-from fourm_lite.modalities.pictures import PictureSource, decode
+from fourm_lite.modalities.pictures import SPARE, PictureSource, decode
 from fourm_lite.nn.device import threads_for
 from fourm_lite.unit import lengths, unit
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 Value = TypeVar("Value")
 Reads = Literal["pictures", "regions", "items"]
+BEFORE_CROP = 8 / 7
+"""How much larger than what is cut out of it a photo is made, as a rule: 256 for 224."""
 TEXT_ROWS = 64
 """About how many tokens a text has."""
 
@@ -127,6 +129,21 @@ class NetworkEmbedder:
         return int(self.embed_text(["a photo"], normalize=False).shape[1])
 
     @cached_property
+    def short_side(self) -> int | None:
+        """Pixels of a photo's short side that the network needs, with some to spare.
+
+        None where photos of unlike sizes become inputs of unlike sizes: then all count.
+        """
+        batch = getattr(self.preprocess, "batch", None)
+        if batch is None or self.reads != "pictures":
+            return None
+        unlike = _grey_picture(640, 480), _grey_picture(500, 600)
+        shapes = [[v.shape[-2:] for v in batch([p]).values() if v.ndim == 4] for p in unlike]
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            return None
+        return round(SPARE * BEFORE_CROP * max(shapes[0][0]))
+
+    @cached_property
     def space(self) -> Space:
         """Name and fingerprint: equal weights, preprocessing and output give equal fingerprints."""
         return Space(self.label, self.dim, self._fingerprint(repr(self.preprocess)))
@@ -172,7 +189,7 @@ class NetworkEmbedder:
         """
         tower = self.towers.image or self._refuse("pictures", "image")
         chunks = _chunks(_listed(images), batch_size)
-        vectors = (self._run(tower, [self._read(i) for i in chunk]) for chunk in chunks)
+        vectors = (self._run(tower, self._opened(chunk)) for chunk in chunks)
         return self._collect(vectors, normalize, progress)
 
     def embed_text(
@@ -205,7 +222,7 @@ class NetworkEmbedder:
         tower = self.towers.patches or self._refuse("feature maps", "patches")
         maps: list[Vectors] = []
         for chunk in _chunks(_listed(images), batch_size):
-            found = as_patches(self._called(tower, [self._read(i) for i in chunk]))
+            found = as_patches(self._called(tower, self._opened(chunk)))
             maps.append(found.float().cpu().numpy())
             if maps[-1].shape[1:] != maps[0].shape[1:]:
                 raise ShapeError(
@@ -213,6 +230,14 @@ class NetworkEmbedder:
                     f"{maps[-1].shape[1:]}; embed pictures of one size together"
                 )
         return np.concatenate(maps) if maps else np.zeros((0, 0, self.dim), np.float32)
+
+    def _opened(self, images: Iterable[Any]) -> list[Any]:
+        if self._read is not decode:
+            return [self._read(image) for image in images]
+        return [
+            decode(image, short_side=self.short_side if _is_file(image) else None)
+            for image in images
+        ]
 
     @torch.inference_mode()
     def _run_texts(self, tower: Callable[[list[Any]], Any], texts: list[str]) -> Vectors:
@@ -353,7 +378,11 @@ def _as_text(text: object) -> str:
     return text
 
 
-def _grey_picture() -> Image:
+def _is_file(image: Any) -> bool:
+    return isinstance(image, str | bytes) or hasattr(image, "__fspath__")
+
+
+def _grey_picture(width: int = 64, height: int = 64) -> Image:
     from PIL import Image as pillow
 
-    return pillow.new("RGB", (64, 64), (127, 127, 127))
+    return pillow.new("RGB", (width, height), (127, 127, 127))

@@ -136,6 +136,7 @@ def features_of(
     data: str,
     test_data: str,
     features: str = "",
+    dtype: str | None = None,
     *,
     progress: StageProgress | None = None,
 ) -> Features:
@@ -158,7 +159,7 @@ def features_of(
         val = readable(read_labelled(data, split="val", classes=train.classes))
     if train.multi_label:
         raise ConfigError("kNN, probe and few-shot protocols are for one label a photo")
-    embed, what = feature_function(model, features)
+    embed, what = feature_function(model, features, dtype)
     protocol = {
         "model": model,
         "features": what,
@@ -181,19 +182,21 @@ def features_of(
 Embed = Callable[[LabelledSet, Progress | None], Tensor]
 
 
-def feature_function(model: str, features: str = "") -> tuple[Embed, str]:
+def feature_function(model: str, features: str = "", dtype: str | None = None) -> tuple[Embed, str]:
     """What turns labelled photos into features float[N, D], and what these are.
 
     Raises:
         FourMError: the model or tokenizer cannot be used
     """
     if model.partition(":")[0] in FAMILIES:
+        if dtype is not None:
+            raise ConfigError(f"--dtype is for 4M models; '{model}' is an embedding network")
         return _network_features(model, features)
     if features == "embedding":
-        return _generated_features(model), "the expected global embedding, from pixels"
+        return _generated_features(model, dtype), "the expected global embedding, from pixels"
     if features not in ("", "encoder"):
         raise ConfigError(f"--features of a 4M model is encoder or embedding, got {features!r}")
-    vit = FMViT.from_pretrained(model, head=HeadConfig(num_classes=0))
+    vit = FMViT.from_pretrained(model, head=HeadConfig(num_classes=0), dtype=dtype)
     embed: Embed = lambda part, progress: photo_features(vit, part, progress=progress)  # noqa: E731
     return embed, "mean of the encoder's tokens, normed"
 
@@ -216,10 +219,10 @@ def _network_features(model: str, tokenizer: str) -> tuple[Embed, str]:
     return decoded, f"the embedder's vectors, tokenized and decoded by {tokenizer}"
 
 
-def _generated_features(model: str) -> Embed:
+def _generated_features(model: str, dtype: str | None) -> Embed:
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
-    pipe = FourMPipeline.from_pretrained(model)
+    pipe = FourMPipeline.from_pretrained(model, dtype=dtype)
 
     def embed(part: LabelledSet, progress: Progress | None) -> Tensor:
         pictures = [{"rgb": photo.record.open_image()} for photo in part.photos]

@@ -24,7 +24,7 @@ from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import Parts, find_parts
 from fourm_lite.io.strict_json import read_json_object
-from fourm_lite.io.weights_file import TensorInfo, WeightsFile, read_metadata
+from fourm_lite.io.weights_file import TensorInfo, WeightsFile, let_go, read_metadata
 from fourm_lite.io.writing import write, write_single
 
 __all__ = [
@@ -86,7 +86,12 @@ class Checkpoint:
         for file, group in by_file.items():
             kept.update(file.load(group))
         found = {name: kept[self._kept(name)] for name in wanted}
-        return {name: _moved(value, dtype, device) for name, value in found.items()}
+        moved = {}
+        for name in wanted:
+            moved[name] = value = _moved(found[name], dtype, device)
+            if value is not found[name]:  # one after the other: never the whole file in memory
+                let_go(found[name])
+        return moved
 
     def has(self, name: str) -> bool:
         """Whether `load` can give a tensor of this name, be it under another one."""

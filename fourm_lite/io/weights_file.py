@@ -12,11 +12,15 @@ and `yes`, `no`, `on`, `off` stay the words that they are.
 from __future__ import annotations
 
 import ast
+import ctypes
+import functools
 import math
+import mmap
 import os
 import re
 import shlex
 import struct
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -130,6 +134,30 @@ class WeightsFile:
             f"cannot read {self.path}: it no longer has the {self._size} bytes that it had when it "
             "was opened; open it again"
         )
+
+
+def let_go(tensor: Tensor) -> None:
+    """Gives back the memory of a tensor that was mapped from a file; reading it fetches it again.
+
+    For one that has been copied and that nobody has written into. Pages that it shares with its
+    neighbours stay; where the system has no such call, all of them do until they are needed.
+    """
+    advise = _advise()
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes) // page * page - start
+    if advise is not None and length > 0:
+        advise(start, length, mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _advise() -> Any:
+    try:
+        found = ctypes.CDLL(None).madvise
+    except (OSError, TypeError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return found if sys.platform == "linux" else None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -115,7 +115,8 @@ class FourM(HubMixin, nn.Module):
         """Makes one tensor of what the config shares: modality vectors, tables and logits."""
         if self.config.tied_tables:
             for embedding in self.decoder_embeddings.values():
-                embedding.token_emb.weight = embedding.to_logits.weight  # type: ignore[union-attr]
+                if isinstance(embedding.to_logits, nn.Linear):  # rounded ones stand alone
+                    embedding.token_emb.weight = embedding.to_logits.weight  # type: ignore[union-attr]
         if not self.config.share_modality_embeddings:
             return
         for name, embedding in self.decoder_embeddings.items():

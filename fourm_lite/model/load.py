@@ -22,6 +22,8 @@ from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.model.speed import Precision, linear_maps, precision_of
+from fourm_lite.nn.cpu_linear import SCALE, HalfLinear, Int8Linear, RoundedLinear
 from fourm_lite.nn.device import usable_device, without_storage
 from fourm_lite.nn.posemb import resize_table
 
@@ -36,7 +38,7 @@ def load_model(
     *,
     inputs: Iterable[str] | None = None,
     outputs: Iterable[str] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> FourM:
     """A model in eval mode.
@@ -46,7 +48,9 @@ def load_model(
             checkpoint
         inputs: names of the modalities to read; all by default
         outputs: names of the modalities to predict; all by default
-        dtype: float32 by default, whatever the file holds
+        dtype: what the weights are held as: float32 by default, whatever floats the file holds.
+            On the CPU "float16" and "int8" hold the maps of the blocks and the logits so, and
+            compute everything else in float32; a model that was saved as int8 is opened as such
         device: the CPU by default
 
     Raises:
@@ -67,7 +71,7 @@ def load_model(
     _check_complete(model, checkpoint)
     if inputs is not None or outputs is not None:
         model = build_empty(full.only(inputs, outputs))
-    fill(model, checkpoint, dtype=dtype or torch.float32, device=device)
+    fill(model, checkpoint, dtype=dtype, device=device)
     model.tie()
     family = published_for(checkpoint.config)
     model.family = None if family is None else family.name
@@ -107,24 +111,87 @@ def fill(
     model: torch.nn.Module,
     checkpoint: Checkpoint,
     *,
-    dtype: torch.dtype,
+    dtype: str | torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> None:
     """Gives a module without storage the tensors of a checkpoint, by name.
 
+    Converted while the file is mapped: beside what was made there is one tensor in memory.
+
     Raises:
         CheckpointError: a tensor is missing, or has another shape or kind of number
+        ConfigError: the CPU alone computes with such weights, or there are none such
     """
     expected = model.state_dict()
     tied = bool(getattr(getattr(model, "config", None), "tied_tables", False))
     source = {name: stored_name(name, checkpoint, tied=tied) for name in expected}
     for name, stored in source.items():
         _check_tensor(name, expected[name], stored, checkpoint)
-    weights = checkpoint.load(set(source.values()), dtype=dtype, device=device)
-    state = {name: weights[stored] for name, stored in source.items()}
-    model.load_state_dict(state, strict=True, assign=True)
+    precision = _precision(dtype, checkpoint, device)
+    on_cpu = torch.device(device or "cpu").type == "cpu"
+    rounded = linear_maps(model) if precision == "int8" or (precision, on_cpu) == HALF else {}
+    kind = torch.float32 if rounded else getattr(torch, precision)
+    left = {n: s for n, s in source.items() if n.rpartition(".")[0] not in rounded}
+    weights = checkpoint.load(set(left.values()), dtype=kind, device=device)
+    for name in [n for n in left.values() if checkpoint.tensors[n].dtype == "I8"]:
+        weights[name] = _scaled(name, checkpoint).to(device, kind)
+    for name, few_rows in rounded.items():
+        model.set_submodule(name, _rounded(name, few_rows, source, checkpoint, precision))
+    state = {name: weights[stored] for name, stored in left.items()}
+    model.load_state_dict(state, strict=not rounded, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+HALF = ("float16", True)
+"""float16 on the CPU, which has products for weights alone; elsewhere it is a type as any other."""
+
+
+def _precision(
+    dtype: str | torch.dtype | None, checkpoint: Checkpoint, device: torch.device | str | None
+) -> Precision:
+    precision = precision_of(dtype)
+    if precision == "auto":
+        holds_int8 = any(name.endswith(f".{SCALE}") for name in checkpoint.tensors)
+        precision = "int8" if holds_int8 else "float32"
+    if precision == "int8" and torch.device(device or "cpu").type != "cpu":
+        raise ConfigError(
+            f"int8 weights run on the CPU only, the device is {device}; use dtype='bfloat16' there"
+        )
+    return precision
+
+
+def _rounded(
+    name: str, few_rows: bool, source: Mapping[str, str], checkpoint: Checkpoint, how: Precision
+) -> torch.nn.Module:
+    """One linear map with its weights held as `how`; what it was made of is let go of."""
+    from fourm_lite.io.weights_file import let_go
+
+    stored = source[f"{name}.weight"]
+    weight = mapped = checkpoint.load([stored])[stored]
+    scale, scales = _scale(stored), None
+    if scale in checkpoint.tensors:
+        scales = checkpoint.load([scale])[scale]
+        weight = mapped.float() * scales[:, None]
+    wide, deep = weight.shape
+    layer = torch.nn.Linear(deep, wide, bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if (bias := source.get(f"{name}.bias")) is not None:
+        layer.bias = torch.nn.Parameter(checkpoint.load([bias], dtype=torch.float32)[bias])
+    half = how == "float16"
+    made = HalfLinear(layer) if half else Int8Linear(layer, few_rows=few_rows, scales=scales)
+    let_go(mapped)
+    return made
+
+
+def _scale(weight: str) -> str:
+    return weight.removesuffix("weight") + SCALE
+
+
+def _scaled(name: str, checkpoint: Checkpoint) -> torch.Tensor:
+    """Weights that a file holds as int8, as float32."""
+    whole, scales = (checkpoint.load([n])[n] for n in (name, _scale(name)))
+    return whole.float() * scales[:, None]
 
 
 def stored_name(name: str, checkpoint: Checkpoint, *, tied: bool = False) -> str:
@@ -156,7 +223,8 @@ def _check_complete(model: FourM, checkpoint: Checkpoint) -> None:
     twins += [n for n in expected if n.endswith(".token_emb.weight")] * config.tied_tables
     tied = config.tied_tables
     present = {n for n in twins if stored_name(n, checkpoint, tied=tied) in checkpoint.tensors}
-    check_keys(expected, checkpoint.tensors, optional=present)
+    scales = {n for n in map(_scale, expected) if n in checkpoint.tensors}
+    check_keys(expected, checkpoint.tensors, optional=present | scales)
 
 
 def _check_tensor(name: str, want: torch.Tensor, stored: str, checkpoint: Checkpoint) -> None:
@@ -168,7 +236,14 @@ def _check_tensor(name: str, want: torch.Tensor, stored: str, checkpoint: Checkp
             f"{checkpoint.source}: {name!r} should have shape {list(want.shape)} by the config, "
             f"the file holds {list(info.shape)}; the config and the weights are of different models"
         )
-    if info.dtype not in FLOATING:
+    scale = checkpoint.tensors.get(_scale(stored))
+    if info.dtype == "I8" and scale is not None:
+        if scale.dtype != "F32" or scale.shape != info.shape[:1]:
+            raise CheckpointError(
+                f"{checkpoint.source}: {_scale(stored)!r} should hold F32 of shape "
+                f"{list(info.shape[:1])}, the file holds {scale.dtype} of {list(scale.shape)}"
+            )
+    elif info.dtype not in FLOATING:
         raise CheckpointError(
             f"{checkpoint.source}: {name!r} should hold floating-point numbers "
             f"({', '.join(sorted(FLOATING))}), the file holds {info.dtype}"
@@ -214,14 +289,18 @@ def narrowed(
         outputs=tuple(_sized(m, changed) for m in config.outputs),
     )
     found = build_empty(sized)
-    held = model.state_dict()
-    state = {name: held[name] for name in found.state_dict()}
+    layers = {name: model.get_submodule(name) for name in linear_maps(found)}
+    rounded = {name: m for name, m in layers.items() if isinstance(m, RoundedLinear)}
+    held, wanted = model.state_dict(), found.state_dict()
+    state = {name: held[name] for name in wanted if name.rpartition(".")[0] not in rounded}
+    for name, layer in rounded.items():
+        found.set_submodule(name, layer)
     for name, grid in changed.items():
         for side in ("encoder", "decoder"):
             key = f"{side}_embeddings.{name}.pos_emb"
             if key in state:
                 state[key] = resize_table(state[key], model.modality(name).grid or grid, grid)
-    found.load_state_dict(state, strict=True, assign=True)
+    found.load_state_dict(state, strict=not rounded, assign=True)
     found.tie()
     return found.eval()
 

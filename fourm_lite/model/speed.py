@@ -1,22 +1,56 @@
 """Options that trade memory, precision or a wait for speed: packed, half, int8, compiled.
 
-bfloat16 needs nothing from here: `load_model(..., dtype=torch.bfloat16)`, or `Sampler(...,
-autocast=torch.bfloat16)`. What each gives is measured in docs/performance.md.
+What the weights are held as is asked for where a model is opened: `load_model(..., dtype="int8")`.
+What each gives is measured in docs/performance.md.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.model.fourm import FourM
-from fourm_lite.nn.cpu_linear import HalfLinear, Int8Linear, PackedLinear, can_pack, replace_linear
+from fourm_lite.nn.cpu_linear import HalfLinear, Int8Linear, PackedLinear, can_pack
 from fourm_lite.nn.layers import prefers_onednn
+
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""What weights are held as; "auto" is float32, and int8 where the file holds int8."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def precision_of(dtype: str | torch.dtype | None) -> Precision:
+    """The name of what weights are to be held as.
+
+    Raises:
+        ConfigError: there is no such way
+    """
+    name = "auto" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in PRECISIONS:
+        raise ConfigError(
+            f"a model's dtype is one of {', '.join(PRECISIONS)}, got {name!r}."
+            f"{suggest(name, PRECISIONS)}"
+        )
+    return name
+
+
+def linear_maps(model: nn.Module) -> dict[str, bool]:
+    """The linear maps of a model's blocks and logits, by name.
+
+    With whether each reads what is being decoded, a few rows at a time.
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        ends = name.endswith(".to_logits")
+        inside = name.startswith(("encoder.", "decoder.", "decoder_proj_context"))
+        if type(layer) is nn.Linear and (inside or ends):
+            # the map to keys and values reads the whole context
+            found[name] = ends or (name.startswith("decoder.") and not name.endswith("attn.kv"))
+    return found
 
 
 def quantize_int8(model: FourM) -> FourM:
@@ -36,7 +70,7 @@ def quantize_int8(model: FourM) -> FourM:
             f"int8 weights run on the CPU only, the model is on {model.device}; "
             "use model.to(torch.bfloat16) there"
         )
-    return _with_linear(model, Int8Linear, decoding=partial(Int8Linear, few_rows=True))
+    return _with_linear(model, lambda layer, few: Int8Linear(layer, few_rows=few))
 
 
 def half_weights(model: FourM) -> FourM:
@@ -52,7 +86,7 @@ def half_weights(model: FourM) -> FourM:
     Example:
         >>> fast = half_weights(load_model("mini"))  # doctest: +SKIP
     """
-    return _with_linear(model, HalfLinear)
+    return _with_linear(model, lambda layer, _: HalfLinear(layer))
 
 
 def pack_weights(model: FourM) -> FourM:
@@ -70,25 +104,16 @@ def pack_weights(model: FourM) -> FourM:
         >>> fast = pack_weights(load_model("mini"))  # doctest: +SKIP
     """
     worth_it = can_pack() and not prefers_onednn()
-    return _with_linear(model, PackedLinear) if worth_it else model
+    return _with_linear(model, lambda layer, _: PackedLinear(layer)) if worth_it else model
 
 
-Make = Callable[[nn.Linear], nn.Module]
-
-
-def _with_linear(model: FourM, make: Make, *, decoding: Make | None = None) -> FourM:
-    """A copy with other linear maps; `decoding` makes those that read what is being decoded."""
-    decoding = decoding or make
+def _with_linear(model: FourM, make: Callable[[nn.Linear, bool], nn.Module]) -> FourM:
+    """A copy with other linear maps; `make` is told whether one reads what is being decoded."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, shared).eval()  # the memo keeps every tensor from being copied
-    for embedding in other.decoder_embeddings.values():
-        embedding.to_logits = decoding(embedding.to_logits)  # type: ignore[arg-type]
-    replace_linear(other.encoder, make)
-    for block in other.decoder:
-        crossing: Any = block.cross_attn
-        crossing.kv = make(crossing.kv)  # it reads the whole context
-    replace_linear(other.decoder, decoding)
-    other.decoder_proj_context = make(other.decoder_proj_context)  # type: ignore[assignment]
+    for name, few_rows in linear_maps(other).items():
+        layer: Any = other.get_submodule(name)
+        other.set_submodule(name, make(layer, few_rows))
     return other
 
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from fourm_lite.errors import FourMError
 
+SCALE = "weight_scale"
+"""How the scales of int8 weights are called in a file, beside `weight`."""
 _STEPS = 255
 _FBGEMM = "fbgemm"
 
@@ -46,8 +48,6 @@ class RoundedLinear(nn.Module):
 
     weights = "rounded weights"
     """What messages call them."""
-    again = "quantize"
-    """What is done again after loading."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -74,11 +74,13 @@ class RoundedLinear(nn.Module):
         """float32[n, in_features] -> float32[n, out_features], n at least 1."""
         raise NotImplementedError
 
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise FourMError(
-            f"a model with {self.weights} cannot be saved; save the model that it was made from, "
-            f"and {self.again} again after loading"
-        )
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: value for name, value in self.stored().items()})
+
+    def stored(self) -> dict[str, Tensor]:
+        """What a file holds of it beside the bias, by name."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -90,7 +92,7 @@ class _Int8(RoundedLinear):
 
     weights = "int8 weights"
 
-    def __init__(self, layer: nn.Linear, *, onednn: bool) -> None:
+    def __init__(self, layer: nn.Linear, *, onednn: bool, scales: Tensor | None = None) -> None:
         super().__init__(layer)
         if not can_int8():
             raise FourMError(
@@ -99,7 +101,9 @@ class _Int8(RoundedLinear):
             )
         self.onednn = onednn
         weight = layer.weight.detach().float().cpu()
-        self.scales = _scales(weight) if has_vnni() else unsaturated_scales(weight)
+        if scales is None or not _fits(weight, scales):
+            scales = _scales(weight) if has_vnni() else unsaturated_scales(weight)
+        self.scales = scales.detach().clone()
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.packed = (_for_onednn if onednn else _for_fbgemm)(weight, self.scales, self.zeros)
 
@@ -127,10 +131,14 @@ class Int8Linear(_Int8):
     Args:
         layer: of any float dtype, on the CPU
         few_rows: it maps a handful of tokens at a time, as in decoding a text
+        scales: float32[out_features] of weights that were rounded before; kept where this CPU can
+            multiply with them
     """
 
-    def __init__(self, layer: nn.Linear, *, few_rows: bool = False) -> None:
-        super().__init__(layer, onednn=has_vnni() or not few_rows)
+    def __init__(
+        self, layer: nn.Linear, *, few_rows: bool = False, scales: Tensor | None = None
+    ) -> None:
+        super().__init__(layer, onednn=has_vnni() or not few_rows, scales=scales)
         ones = torch.ones(1, self.in_features)
         self.sums = self._product(ones, 1 / _STEPS, 0, None)[0]  # of each row of rounded weights
 
@@ -141,6 +149,14 @@ class Int8Linear(_Int8):
         y = self._product((rows - low).div_(span), 1 / _STEPS, 0, None).mul_(span)
         y.addcmul_(low, self.sums)
         return y if self.bias is None else y.add_(self.bias)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The weights as int8[out_features, in_features], and the scale of each output."""
+        if self.onednn:
+            whole = self.packed.to_dense().t().contiguous()
+        else:
+            whole = torch.ops.quantized.linear_unpack(self.packed)[0].int_repr()
+        return {"weight": whole, SCALE: self.scales}
 
 
 class RangedInt8Linear(_Int8):
@@ -161,6 +177,17 @@ class RangedInt8Linear(_Int8):
 
     def _mapped(self, rows: Tensor) -> Tensor:
         return self._product(rows, self.scale, self.zero, self.bias)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Nothing: what the ranges moved into biases has no place in a file.
+
+        Raises:
+            FourMError: always
+        """
+        raise FourMError(
+            f"a model with {self.weights} of known ranges cannot be saved; save the model that it "
+            "was made from, and quantize again after loading"
+        )
 
 
 def _integers(rounded: Tensor) -> Tensor:
@@ -196,16 +223,26 @@ def _scales(weight: Tensor) -> Tensor:
     return weight.abs().amax(dim=1).clamp_min(1e-30) / 127
 
 
+def _fits(weight: Tensor, scales: Tensor) -> bool:
+    """Whether this CPU multiplies float32[n, k], rounded with these scales, without saturating."""
+    return has_vnni() or bool((_pair_sums(weight) <= scales * 128.5).all())
+
+
 def unsaturated_scales(weight: Tensor) -> Tensor:
     """A scale for each row of float32[n, k] with which no sum of two products leaves 16 bits.
 
     The CPU adds the products of inputs 0 and 1, 2 and 3, ...; an input is at most 255, so two
     neighbouring weights of one sign may be 128 together.
     """
+    # 127 and not 128: each of the two may be rounded up
+    return _pair_sums(weight).clamp_min(1e-30) / 127
+
+
+def _pair_sums(weight: Tensor) -> Tensor:
+    """The largest sum of two neighbouring weights of one sign in each row: float32[n]."""
     pairs = nn.functional.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
     sums = [(sign * pairs).clamp_min(0).sum(dim=2).amax(dim=1) for sign in (1, -1)]
-    # 127 and not 128: each of the two may be rounded up
-    return torch.maximum(*sums).clamp_min(1e-30) / 127
+    return torch.maximum(*sums)
 
 
 def can_half() -> bool:
@@ -224,7 +261,6 @@ class HalfLinear(RoundedLinear):
     """
 
     weights = "float16 weights"
-    again = "call `half_weights`"
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
@@ -252,6 +288,11 @@ class HalfLinear(RoundedLinear):
     def _mapped(self, rows: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
         return y if self.bias is None else y.add_(self.bias)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The weights as float16[out_features, in_features]."""
+        weight, _ = torch.ops.quantized.linear_unpack_fp16(self.packed)
+        return {"weight": weight.half()}
 
 
 _ROWS = 196  # what MKL lays the weights out for; the layout serves any number of rows

@@ -82,7 +82,7 @@ class FourMPipeline:
         tokenizers: Given = None,
         *,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         inputs: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
     ) -> FourMPipeline:
@@ -96,7 +96,7 @@ class FourMPipeline:
                 from `tokenizers/` beside it, and for models of the original's layout from the
                 published ones.
             device: of the model; see `load_model`
-            dtype: of the model's weights; float32 by default
+            dtype: of the model's weights; see `load_model`
             inputs: names of the modalities to read; all by default
             outputs: names of the modalities to predict; all by default
 

@@ -33,7 +33,7 @@ def finite(entry: Modality, values: Tensor) -> Tensor:
     return values
 
 
-def as_picture(value: Any, name: str) -> Any:
+def as_picture(value: Any, name: str, short_side: int | None = None) -> Any:
     """An upright PIL picture from whatever `modalities.pictures.as_picture` reads.
 
     Raises:
@@ -48,7 +48,7 @@ def as_picture(value: Any, name: str) -> Any:
             f"{type(value).__name__}"
         )
     try:
-        return pictures.as_picture(value)
+        return pictures.as_picture(value, short_side=short_side)
     except FourMError as error:
         raise type(error)(f"'{name}': {error}") from error
 

@@ -24,6 +24,7 @@ from fourm_lite.modalities.array_codecs import FeatureCodec, RasterCodec
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.class_maps import LabelCodec
 from fourm_lite.modalities.codecs import codec_of, tile_codec
+from fourm_lite.modalities.pictures import SPARE
 from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
 from fourm_lite.modalities.spec import Codec, Crop, Modality
 from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
@@ -208,7 +209,10 @@ class Reader:
                 )
             values = codec.read(bytes_of(value))
             return codec.cut(values, _centered(values.shape[1], values.shape[2], size))
-        picture = as_picture(value, entry.name)
+        shown = size if isinstance(size, int) else max(size or (0,))
+        is_photo = isinstance(codec, ImageCodec) and codec.channels == 3 and shown
+        least = SPARE * shown if is_photo else None
+        picture = as_picture(value, entry.name, least)
         read = getattr(codec, "from_picture", None)
         if read is None:
             raise FourMError(

@@ -105,7 +105,7 @@ def embed_to_file(
         report = index_items(
             _noted(kind.items(), order), _embed_of(kind.name, space, how.batch_size), draft,
             batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-            decode=_decode_of(kind.name, space), progress=told,
+            short_side=space.short_side, decode=_decode_of(kind.name, space), progress=told,
         )  # fmt: skip
     else:
         job = Job(draft.path, partial(_opened, kind.name, engine.open_space, how.batch_size),
@@ -214,7 +214,8 @@ def _opened(
     decode = _decode_of(kind, space)
     facts = photo_facts if decode is None else no_facts
     embed = _embed_of(kind, space, batch_size)
-    return embed, lambda known: Loader(known.get, decode or open_rgb, facts)
+    read = decode or partial(open_rgb, short_side=space.short_side)
+    return embed, lambda known: Loader(known.get, read, facts)
 
 
 def _in_order(index: Index, keys: Keys) -> list[str]:

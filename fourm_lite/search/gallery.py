@@ -150,8 +150,8 @@ def index_photos(
         report = index_items(
             reader(places, prefix=how.prefix), embed_of(space, codes_only, how.batch_size), index,
             batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-            prune=how.prune, decode=decode, facts=partial(photo_facts, gps=how.gps),
-            progress=progress,
+            prune=how.prune, short_side=space.short_side, decode=decode,
+            facts=partial(photo_facts, gps=how.gps), progress=progress,
         )  # fmt: skip
     else:
         opened = partial(_opened, engine.open_space, codes_only, how)
@@ -162,6 +162,7 @@ def index_photos(
         )
     if not len(index):
         raise ConfigError(nothing_in(places, report.unreadable))
+    index.prepare_search()
     return report
 
 
@@ -180,7 +181,8 @@ def _opened(
     decode = SOURCES[space.reads][1]
     facts = partial(photo_facts, gps=how.gps) if decode is None else no_facts
     embed = embed_of(space, codes_only, how.batch_size)
-    return embed, lambda known: Loader(known.get, decode or open_rgb, facts)
+    read = decode or partial(open_rgb, short_side=space.short_side)
+    return embed, lambda known: Loader(known.get, read, facts)
 
 
 def embed_of(space: Space, only_codes: bool, batch_size: int) -> Embed:

@@ -6,6 +6,7 @@ it learned to predict; either way the space is that network's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ from fourm_lite.embedders.base import (
     fingerprint_module,
     sampled_fingerprint,
 )
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
+from fourm_lite.modalities.pictures import SPARE
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, dispersion, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -88,6 +90,17 @@ class ModelSpace(Space):
     def width(self) -> int:
         """The width of the network's vectors."""
         return self.tokenizer.config.n_channels
+
+    @property
+    def short_side(self) -> int | None:
+        """Pixels of a photo's short side that the model, or the gallery's network, needs."""
+        if self.teacher is not None:
+            return self.teacher.short_side
+        entries = {m.name: m for m in self.pipe.model.config.inputs}
+        with contextlib.suppress(UnknownNameError):
+            size = entries[find_modality(PICTURE, entries, role="input")].image_size
+            return None if size is None else SPARE * size
+        return None
 
     @property
     def codebook_size(self) -> int | None:

@@ -85,6 +85,11 @@ class Space(ABC):
         return "pictures"
 
     @property
+    def short_side(self) -> int | None:
+        """Pixels of a photo's short side that it needs; None: all of them."""
+        return None
+
+    @property
     def codebook_size(self) -> int | None:
         """How many values a code has; None where vectors have no codes."""
         return None
@@ -196,6 +201,11 @@ class DualEncoderSpace(Space):
     def reads(self) -> Reads:
         """What the network takes for a picture."""
         return self.embedder.reads
+
+    @property
+    def short_side(self) -> int | None:
+        """Pixels of a photo's short side that the network needs."""
+        return self.embedder.short_side
 
     @property
     def identity(self) -> dict[str, str]:

@@ -61,7 +61,7 @@ def open_space(
     tokenizers: Given = None,
     text_tokenizer: str | None = None,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Space:
     """The space of a model, ready to embed queries and galleries.
 
@@ -81,7 +81,7 @@ def open_space(
         tokenizers: as `FourMPipeline.from_pretrained`
         text_tokenizer: replaces the text tokenizer alone
         device: where the networks run
-        dtype: of the model's weights
+        dtype: of the model's weights; see `load_model`
     Raises:
         ConfigError: a spread of vectors that are not centred, or options of 4M models with a dual
             encoder, for which `device` alone counts
@@ -126,7 +126,7 @@ def open_model_space(
     tokenizers: Given = None,
     text_tokenizer: str | None = None,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     named: str | Path | None = None,
 ) -> ModelSpace:
     """The space of a 4M model; see `open_space`. An open pipeline is written down as `named`.

@@ -122,6 +122,19 @@ def test_a_picture_finds_itself(capsys, indexed, pack):
     assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
 
 
+def test_what_is_like_a_row_is_found_without_a_model(capsys, indexed, tmp_path):
+    found = answer(capsys, "search", indexed, "--like", "p07", "-k", 2, "--json")
+
+    assert found["hits"][0]["id"] == "p07"
+    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-6)
+    assert "p99" in run(capsys, "search", indexed, "--like", "p99")[2]
+    assert "stands alone" in run(capsys, "search", indexed, "a dog", "--like", "p07")[2]
+    numbered = Index.create(tmp_path / "numbered", space="toy")
+    numbered.add(range(3), np.eye(3))
+    hits = answer(capsys, "search", tmp_path / "numbered", "--like", "1", "-k", 1, "--json")["hits"]
+    assert hits[0]["id"] == 1
+
+
 def test_weights_negatives_and_any_modality_compose_by_arithmetic(capsys, indexed, pack, tmp_path):
     np.save(tmp_path / "v.npy", np.linspace(-1, 1, 10, dtype=np.float32))
 

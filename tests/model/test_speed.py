@@ -107,15 +107,6 @@ def test_smaller_weights_share_what_is_kept_and_leave_the_model_alone(made):
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
-@pytest.mark.parametrize("made", [quantize_int8, half_weights])
-def test_a_model_with_smaller_weights_is_not_saved_in_part(made, tmp_path):
-    small = made(model_of("gelu"))
-
-    with pytest.raises(FourMError, match="cannot be saved"):
-        small.save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 @pytest.mark.skipif(not can_pack(), reason="this torch has no MKL")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 4, 196, 777])

@@ -42,7 +42,7 @@ def test_a_weight_beyond_float16_is_an_error(bad):
         HalfLinear(layer)
 
 
-def test_it_runs_on_the_cpu_alone_and_is_not_saved():
+def test_it_runs_on_the_cpu_alone():
     layer = nn.Linear(4, 4)
     half = HalfLinear(layer)
 
@@ -50,5 +50,3 @@ def test_it_runs_on_the_cpu_alone_and_is_not_saved():
         half(torch.zeros(1, 4, device="meta"))
     with pytest.raises(FourMError, match="on the CPU only"):
         HalfLinear(nn.Linear(4, 4, device="meta"))
-    with pytest.raises(FourMError, match="cannot be saved"):
-        half.state_dict()

@@ -68,6 +68,6 @@ def test_all_steps_of_a_token_lie_between_its_smallest_and_largest_input(offset)
         torch.testing.assert_close(Int8Linear(layer)(x), layer(x), rtol=1e-5, atol=1e-3)
 
 
-def test_what_has_int8_weights_is_not_saved():
+def test_int8_weights_of_known_ranges_are_not_saved():
     with pytest.raises(FourMError, match="cannot be saved"):
         RangedInt8Linear(nn.Linear(4, 4), -1.0, 1.0).state_dict()

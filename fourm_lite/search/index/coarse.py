@@ -4,27 +4,49 @@ Rows and queries are rounded to int8, and how far each lies from what it was rou
 By Cauchy and Schwarz a score is then known up to `slack * rest + offset`; a row whose upper bound
 is below the k-th lower bound cannot be among the k nearest, so no neighbour is lost. NumKong's
 kernels make the products; NumPy the rest.
+
+Of a large index the rounded rows lie beside the table and are mapped; the few rows that are scored
+in float32 are fetched from the table (`Fetch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.search.index.exact import BLOCK_SCORES, Block, Floats, Nearest, merge, nearest
+from fourm_lite.search.index.exact import (
+    BLOCK_SCORES,
+    Block,
+    Floats,
+    Nearest,
+    RowIds,
+    merge,
+    nearest,
+)
 
 STEPS = 127
 CHUNK = 8192
+TURNED = 4096
+"""Rows whose products with some 64 queries stay in a core's cache."""
 FEWEST = 4096
 """Fewer rows than these are multiplied in float32 at once."""
 GROUP = 64
 """The k-th best of the groups' best bounds is a bound for the k-th best row."""
 
+FETCHED = 4096
+"""Rows that are fetched from the table at once."""
+
 Positions = npt.NDArray[np.intp]
+Fetch = Callable[[Positions], Floats]
+"""Places of rows, ascending -> their vectors float32[n, E]."""
+PARTS: dict[str, type[np.generic]] = {
+    "codes": np.int8, "scales": np.float32, "rests": np.float32, "row_ids": np.uint64
+}  # fmt: skip
+"""What lies in files beside a large table, a file each, without headers."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +76,40 @@ class Coarse:
             made.rests[part] = np.sqrt(np.einsum("ne,ne->n", rest, rest)) * 1.0001 + 1e-6
         return made
 
+    @staticmethod
+    def write(blocks: Iterable[Block], folder: Path) -> None:
+        """Rounds rows into files of a folder, a block in memory at a time."""
+        files = {name: (folder / name).open("wb") for name in PARTS}
+        try:
+            for block in blocks:
+                rounded = Coarse.of(block.vectors)
+                for name, file in files.items():
+                    part = block.row_ids if name == "row_ids" else getattr(rounded, name)
+                    file.write(np.ascontiguousarray(part, PARTS[name]).data)
+        finally:
+            for file in files.values():
+                file.close()
+
+    @classmethod
+    def mapped(cls, folder: Path, count: int, width: int) -> tuple[Coarse, RowIds] | None:
+        """Rounded rows and row ids as `write` left them; None where they are not whole."""
+        found = {}
+        for name, kind in PARTS.items():
+            shape = (count, width) if name == "codes" else (count,)
+            file, size = folder / name, np.dtype(kind).itemsize * int(np.prod(shape))
+            if not file.is_file() or file.stat().st_size != size:
+                return None
+            found[name] = np.memmap(file, kind, "r", shape=shape).view(np.ndarray)
+        row_ids: RowIds = found.pop("row_ids")
+        return cls(**found), row_ids
+
 
 def nearest_of(
-    block: Block, coarse: Coarse | None, queries: Floats, k: int, among: Positions | None = None
+    block: Block,
+    coarse: Coarse | None,
+    queries: Floats,
+    k: int,
+    among: Positions | None = None,
 ) -> list[Nearest]:
     """The k nearest rows of every query, as float32 brute force finds them.
 
@@ -78,6 +131,20 @@ def nearest_of(
     return found
 
 
+def nearest_fetched(
+    row_ids: RowIds, coarse: Coarse, fetch: Fetch, queries: Floats, k: int, among: Positions | None
+) -> list[Nearest]:
+    """`nearest_of`, where the vectors are fetched, so many at a time."""
+    found = []
+    for query, places in zip(queries, candidates(coarse, queries, k, among), strict=True):
+        best = Nearest.none()
+        for start in range(0, len(places), FETCHED):
+            part = places[start : start + FETCHED]
+            best = merge(best, row_ids[part], fetch(part) @ query, k)
+        found.append(best)
+    return found
+
+
 def candidates(
     coarse: Coarse, queries: Floats, k: int, among: Positions | None = None
 ) -> Iterator[Positions]:
@@ -85,10 +152,9 @@ def candidates(
     asked = Coarse.of(queries)
     step = max(1, BLOCK_SCORES // max(1, len(coarse.codes)))
     for start in range(0, len(queries), step):
-        table = _products(coarse.codes, asked.codes[start : start + step])  # int32[N, step]
-        for offset in range(table.shape[1]):
-            number = start + offset
-            scores = table[:, offset].astype(np.float32) * asked.scales[number] * coarse.scales
+        table = _products(coarse, asked.codes[start : start + step])
+        for number, scores in enumerate(table, start):
+            scores *= asked.scales[number]
             rests = coarse.rests
             if among is not None:
                 scores, rests = scores[among], rests[among]
@@ -119,8 +185,17 @@ def _kth_largest(values: Floats, k: int) -> np.float32:
     return np.float32(np.partition(values, len(values) - k)[len(values) - k])
 
 
-def _products(codes: npt.NDArray[np.int8], queries: npt.NDArray[np.int8]) -> Any:
-    """int8[N, E] times int8[Q, E]: int32[N, Q]."""
+def _products(coarse: Coarse, queries: npt.NDArray[np.int8]) -> Floats:
+    """Scores of int8[Q, E] that lack the queries' scales: float32[Q, N].
+
+    The kernel gives int32[N, Q]; it is turned a chunk at a time, while it is in the cache.
+    """
     import numkong
 
-    return np.asarray(numkong.dots_packed(codes, numkong.dots_pack(queries)))
+    packed = numkong.dots_pack(queries)
+    table = np.empty((len(queries), len(coarse.codes)), np.float32)
+    for start in range(0, len(coarse.codes), TURNED):
+        part = slice(start, start + TURNED)
+        table[:, part] = np.asarray(numkong.dots_packed(coarse.codes[part], packed)).T
+    table *= coarse.scales
+    return table

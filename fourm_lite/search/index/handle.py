@@ -62,7 +62,9 @@ class Handle:
             rows = self.rows.newest()
             if self._reader is None or self._reader.rows is not rows:
                 self._reader = None  # its vectors may go before those of the new one are read
-                self._reader = Reader(rows, self.manifest, self._memory_limit, self._decode)
+                place = None if is_remote(self.path) else Path(self.path)
+                limit = self._memory_limit
+                self._reader = Reader(rows, self.manifest, limit, self._decode, place)
             return self._reader
 
     @contextlib.contextmanager

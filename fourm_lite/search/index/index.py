@@ -1,9 +1,8 @@
 """An index: rows of id, vector and any columns, searched by cosine.
 
-Rows live in a Lance table, their provenance in a manifest beside it. Search is exact by one matrix
-product while the vectors fit ``memory_limit``; past that it is Lance's approximate search if it was
-built (``build_ann``), else an exact run over the rows in bounded memory. ``info()`` names which.
-The index knows ids, vectors and codes only; it never sees a model.
+Rows live in a Lance table, their provenance in a manifest beside it. Search is exact while the
+vectors fit ``memory_limit``; past that it is Lance's approximate search if it was built
+(``build_ann``), else an exact run over the rows. ``info()`` names which. It never sees a model.
 """
 
 from __future__ import annotations
@@ -208,6 +207,11 @@ class Index:
         """Joins small files and drops versions older than ``keep`` that nobody is reading."""
         self._handle.newest()
         self._handle.rows.compact(keep)
+        self.prepare_search()
+
+    def prepare_search(self) -> None:
+        """Makes ready what the first search of a large index needs beside the rows."""
+        self._handle.read(lambda reader: reader.prepare())
 
     def set_calibration(
         self, calibration: Calibration | None, *, extra: Mapping[str, Any] | None = None
@@ -222,9 +226,8 @@ class Index:
             FourMError: the manifest cannot be written; the old one is unchanged
         """
         stored = None if calibration is None else calibration.to_dict()
-        changed = dataclasses.replace(self.manifest, calibration=stored)
-        if extra is not None:
-            changed = dataclasses.replace(changed, extra=extra)
+        kept = self.manifest.extra if extra is None else extra
+        changed = dataclasses.replace(self.manifest, calibration=stored, extra=kept)
         self._handle.replace_manifest(changed)
 
     def renew_fingerprints(self, fingerprints: Mapping[str, str], former: Former) -> None:
@@ -234,8 +237,7 @@ class Index:
             ConfigError: they are not those of the rows
             FourMError: the manifest cannot be written; the old one is unchanged
         """
-        renewed = self.manifest.renewed(fingerprints, former)
-        if renewed != self.manifest:
+        if (renewed := self.manifest.renewed(fingerprints, former)) != self.manifest:
             self._handle.replace_manifest(renewed)
 
     # Reading -------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def index_items(
     workers: int = 1,
     prune: bool = False,
     max_pixels: int = MAX_PIXELS,
+    short_side: int | None = None,
     decode: Decode | None = None,
     facts: Facts | None = photo_facts,
     progress: Callable[[IngestReport], object] | None = None,
@@ -102,6 +103,7 @@ def index_items(
         prune: whether rows whose item is gone are deleted; what a source that could not be read
             whole may still hold is not gone
         max_pixels: larger pictures are refused unread
+        short_side: pixels of a photo's short side that ``embed`` needs; see `open_picture`
         decode: what makes of an item's bytes what ``embed`` reads; by default a picture
         facts: columns that an item's bytes tell, where `decode` makes pictures; those that its
             source gives count first
@@ -114,7 +116,7 @@ def index_items(
     check_most(1024, workers=workers)
     if batch_size < 1 or commit_rows < 1 or workers < 1:
         raise ConfigError("batch_size, commit_rows and workers are at least 1")
-    opened = decode or partial(open_rgb, max_pixels=max_pixels)
+    opened = decode or partial(open_rgb, max_pixels=max_pixels, short_side=short_side)
     told = facts if facts is not None and decode is None else no_facts
     known = known_rows(index)
     loader = Loader(known.get, opened, told)

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fourm_lite.embedders.load import FAMILIES
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import alone, remove_leftovers, write_whole
 from fourm_lite.io.hub import shipped
@@ -312,6 +311,8 @@ def _is_published(text: str) -> bool:
 
 def _place(source: str | Path) -> str:
     """One spelling for each place: options fall away, and links and `..` of paths."""
+    from fourm_lite.embedders.load import FAMILIES  # torch comes with it, and facts need none
+
     text = str(source)
     family, colon, rest = text.partition(":")
     if not (colon and family in FAMILIES):

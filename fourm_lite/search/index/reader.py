@@ -1,25 +1,29 @@
 """The reading half of an index: three ways to find neighbours, one way to fetch their rows.
 
-``memory`` holds the vector column and searches it exactly, in int8 first (`coarse`); ``scan`` runs
-over the rows in bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give
-``Nearest``, in one order.
+``memory`` searches exactly, in int8 first (`coarse`): the vectors are in memory, or, of a large
+index on a disk, the rounded ones are mapped from files beside the table; ``scan`` runs over the
+rows in bounded memory, decoding codes as it goes; ``ann`` asks Lance. All give ``Nearest``, in one
+order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, StorageError, suggest
+from fourm_lite.io.files import remove_folder, remove_leftovers, replacing_folder
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann
-from fourm_lite.search.index.coarse import FEWEST, Coarse, Positions, nearest_of
+from fourm_lite.search.index.coarse import FEWEST, Coarse, Positions, nearest_fetched, nearest_of
 from fourm_lite.search.index.codes import Codes, CodeStore, Decode, decoded
 from fourm_lite.search.index.exact import (
     Block,
@@ -39,14 +43,22 @@ ENGINES: tuple[Engine, ...] = ("memory", "scan", "ann")
 HEAVY = ("vector", "codes")
 ID_CHUNK = 10_000
 FILTERS = 8
+MAPPED_FROM = 1 << 30
+"""Bytes of vectors from which the rounded ones are mapped from files."""
+ROUNDED = "rounded"
+"""The folder of these files in an index."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """The rows of a version in memory: vectors, ids as an Arrow array, vectors in int8."""
+    """The rows of a version: row ids, ids as an Arrow array, vectors, vectors in int8.
 
-    block: Block
+    `vectors` is None where they are fetched.
+    """
+
+    row_ids: RowIds
     ids: Any
+    vectors: Floats | None
     coarse: Coarse | None
 
 
@@ -57,9 +69,15 @@ class Reader:
     """
 
     def __init__(
-        self, rows: Snapshot, manifest: Manifest, memory_limit: int, decode: Decode | None
+        self,
+        rows: Snapshot,
+        manifest: Manifest,
+        memory_limit: int,
+        decode: Decode | None,
+        place: Path | None = None,
     ) -> None:
         self.rows = rows
+        self.place = place
         self.manifest = manifest
         self.memory_limit = memory_limit
         self._decode = decode
@@ -106,7 +124,13 @@ class Reader:
             return approximate.search(self.rows, queries, k, where, ann or Ann())
         if engine == "memory" and self.manifest.kind == "vectors":
             held = self._vectors_held()
-            return nearest_of(held.block, held.coarse, queries, k, self._among(held, where))
+            among = self._among(held, where)
+            if held.vectors is not None:
+                block = Block(held.row_ids, held.vectors)
+                return nearest_of(block, held.coarse, queries, k, among)
+            assert held.coarse is not None
+            fetch = self._fetched
+            return nearest_fetched(held.row_ids, held.coarse, fetch, queries, k, among)
         return nearest(self.blocks(where), queries, k)
 
     def require_ann(self) -> None:
@@ -223,14 +247,56 @@ class Reader:
         if known is None:
             passing = [ids for ids, _ in self.rows.scan([], where)]
             allowed = np.concatenate(passing) if passing else np.empty(0, np.uint64)
-            known = np.sort(np.searchsorted(held.block.row_ids, allowed))
+            known = np.sort(np.searchsorted(held.row_ids, allowed))
             while len(self._passing) >= FILTERS:
                 self._passing.pop(next(iter(self._passing), where), None)
             self._passing[where] = known
         return known
 
+    def prepare(self) -> None:
+        """Writes what the first search of a large index would write."""
+        if self.manifest.kind == "vectors" and self.engine() == "memory":
+            self._mapped()
+
+    def _fetched(self, places: Positions) -> Floats:
+        assert self._held is not None
+        return as_matrix(self.rows.take(self._held.row_ids[places], ["vector"]).column(0))
+
     def _load(self) -> Held:
-        """All vectors in one array, and the ids beside them."""
+        """Vectors, rounded or as they are, and the ids beside them."""
+        import pyarrow as pa
+
+        mapped = self._mapped()
+        if mapped is not None:
+            coarse, row_ids = mapped
+            ids = [batch.column(0) for _, batch in self.rows.scan(["id"])]
+            names = pa.chunked_array(ids, self.rows.schema.field("id").type)
+            return Held(row_ids, names, None, coarse)
+        return self._loaded_whole()
+
+    def _mapped(self) -> tuple[Coarse, RowIds] | None:
+        """The rounded rows of a large index, from files beside it, which are made if need be.
+
+        None where the index is small, or where nothing can be written.
+        """
+        count, width = self.rows.count(), self.width or 0
+        if self.place is None or count < FEWEST or 4 * count * width < MAPPED_FROM:
+            return None
+        folder = self.place / ROUNDED / self.rows.content
+        found = Coarse.mapped(folder, count, width)
+        if found is None:
+            with contextlib.suppress(StorageError):
+                with replacing_folder(folder) as draft:
+                    Coarse.write(self.blocks(), draft)
+                found = Coarse.mapped(folder, count, width)
+                for old in folder.parent.iterdir():  # who has them mapped keeps them
+                    if old != folder and not old.name.startswith("."):
+                        remove_folder(old)
+                remove_leftovers(folder.parent)
+        return found
+
+    def _loaded_whole(self) -> Held:
+        """All vectors in one array."""
         import pyarrow as pa
 
         count, width = self.rows.count(), self.width or 0
@@ -243,13 +309,13 @@ class Reader:
             filled = end
         names = pa.chunked_array(ids, self.rows.schema.field("id").type)
         coarse = Coarse.of(vectors) if count >= FEWEST else None
-        return Held(Block(row_ids, vectors), names, coarse)
+        return Held(row_ids, names, vectors, coarse)
 
     def _ids_held(self, row_ids: RowIds) -> list[Id] | None:
         """The ids of these rows, where the rows of this version are in memory."""
         if self._held is None:
             return None
-        places = np.searchsorted(self._held.block.row_ids, row_ids)
+        places = np.searchsorted(self._held.row_ids, row_ids)
         return [self._held.ids[int(place)].as_py() for place in places]
 
     def _plain(self, name: str, column: Any) -> list[Any]:

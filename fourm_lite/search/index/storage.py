@@ -8,6 +8,7 @@ itself refuses a row that two processes add at the same time.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import threading
@@ -148,6 +149,19 @@ class Snapshot:
     def _rows_with(self, row_ids: Sequence[int], names: list[str]) -> Any:
         where = f"_rowid IN ({', '.join(map(str, row_ids))})" if row_ids else "false"
         return self._table.scanner(columns=names, filter=where, with_row_id=True).to_table()
+
+    @cached_property
+    def content(self) -> str:
+        """A name for these very rows: of the files that hold them and of what was deleted."""
+
+        def ask() -> str:
+            parts = [
+                (f.fragment_id, [d.path for d in f.data_files()], str(f.deletion_file()))
+                for f in self._table.get_fragments()
+            ]
+            return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+        return reading(None, ask)
 
     @property
     def handle(self) -> Any:

@@ -1,11 +1,15 @@
 """Two passes find what one float32 pass finds, whatever the vectors are like."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fourm_lite.errors import StorageError
 from fourm_lite.search.index import coarse as two_passes
+from fourm_lite.search.index import reader as reading
 from fourm_lite.search.index.coarse import Coarse, candidates, nearest_of
 from fourm_lite.search.index.exact import Block, nearest, unit_vectors
 from fourm_lite.search.index.index import Index
@@ -110,3 +114,82 @@ def test_answers_of_many_queries_are_those_of_one_by_one(tmp_path):
         index.search(v, k=4, where="n != 3").to_rows() for v in vectors[:7]
     ]
     assert index.search_many(np.empty((0, 8), np.float32)) == []
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """An index that counts as large: 5,000 rows, of which some are much alike."""
+    monkeypatch.setattr(reading, "MAPPED_FROM", 1000)
+    rng = np.random.default_rng(1)
+    index = Index.create(tmp_path / "idx", space="toy")
+    vectors = unit_vectors(clustered(rng, 5000, 24), None, None)
+    index.add(range(5000), vectors, n=list(range(5000)))
+    return index, vectors
+
+
+def rounded(index):
+    return sorted(p.name for p in (Path(index.path) / "rounded").iterdir())
+
+
+def brute(vectors, query, k=10):
+    return np.argsort(-(vectors @ query), kind="stable")[:k].tolist()
+
+
+def test_a_large_index_is_searched_from_files_beside_it(large):
+    index, vectors = large
+    index.prepare_search()
+
+    hits = index.search_many(vectors[[3, 70]], k=10)
+
+    assert [h.ids for h in hits] == [brute(vectors, vectors[i]) for i in (3, 70)]
+    held = index._handle.newest()._held
+    assert held.vectors is None
+    assert len(rounded(index)) == 1
+    assert Index.open(index.path).search(vectors[9], k=3).ids == brute(vectors, vectors[9], 3)
+
+
+def test_rows_that_come_go_or_are_filtered_are_seen(large):
+    index, vectors = large
+    index.search(vectors[0])
+    before = rounded(index)
+
+    index.delete(brute(vectors, vectors[3])[:2])
+    index.add([9999], vectors[3:4], n=[0])
+
+    after = index.search(vectors[3], k=12).ids
+    kept = [i for i in brute(vectors, vectors[3], 14)[2:] if i < 2500]
+    assert after[0] == 9999
+    assert after[1:] == brute(vectors, vectors[3], 13)[2:]
+    assert index.search(vectors[3], k=len(kept), where="n < 2500 and n > 0").ids == kept
+    assert len(rounded(index)) == 1
+    assert rounded(index) != before
+
+
+def test_files_that_are_cut_short_are_made_again(large):
+    index, vectors = large
+    index.prepare_search()
+    folder = Path(index.path) / "rounded" / rounded(index)[0]
+    (folder / "codes").write_bytes(b"123")
+
+    assert Index.open(index.path).search(vectors[5], k=3).ids == brute(vectors, vectors[5], 3)
+    assert (folder / "codes").stat().st_size == 5000 * 24
+
+
+def test_where_nothing_can_be_written_vectors_are_held(large, monkeypatch):
+    index, vectors = large
+
+    def refuse(path):
+        raise StorageError("no room")
+
+    monkeypatch.setattr(reading, "replacing_folder", refuse)
+
+    assert index.search(vectors[5], k=3).ids == brute(vectors, vectors[5], 3)
+    assert index._handle.newest()._held.vectors is not None
+
+
+def test_queries_together_are_those_one_by_one(large):
+    index, vectors = large
+
+    together = index.search_many(vectors[:70], k=4)
+
+    assert [h.ids for h in together] == [index.search(v, k=4).ids for v in vectors[:70]]
