@@ -252,11 +252,11 @@ def convert(
         )
     facts = {"folder": done.folder, "family": done.family, "tensors": done.num_tensors}
     names = ", ".join(done.left_out[:3]) + ", ..." * (len(done.left_out) > 3)
-    told = f"{len(done.left_out)} tensors: {names}" if done.left_out else None
+    left = f"{len(done.left_out)} tensors: {names}" if done.left_out else None
     deliver(
         facts | {"left_out": list(done.left_out), "notes": list(done.notes)},
         as_json,
-        lambda: print_facts(facts | {"left out": told, "note": "; ".join(done.notes) or None}),
+        lambda: print_facts(facts | {"left out": left, "note": "; ".join(done.notes) or None}),
     )
 
 
