@@ -252,9 +252,11 @@ def _write_pages(query: Query, hits: Hits, html: Path | None, sheet: Path | None
     answer = Answer(query.title, hits, _query_picture(query))
     if html is not None:
         write_whole(html, html_page([answer]))
+        say(f"page   {html}", aside=True)
     if sheet is not None:
         with replacing(sheet) as draft:
             answer_sheet(answer).save(draft, "PNG")
+        say(f"sheet  {sheet}", aside=True)
 
 
 def _query_picture(query: Query) -> Any:
