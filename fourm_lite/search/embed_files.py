@@ -35,7 +35,7 @@ from fourm_lite.photos.lists import json_rows, text_lines
 from fourm_lite.photos.source_parts import Part, parts_of_stream
 from fourm_lite.photos.table_rows import FILE_COLUMNS
 from fourm_lite.reading.remote import expand, is_remote
-from fourm_lite.search.gallery import SOURCES, Ingest, open_index, parts_for
+from fourm_lite.search.gallery import SOURCES, Ingest, decode_of, open_index, parts_for
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
 from fourm_lite.search.index.loading import Decode, Keys, KnownRows, Loader, key_of, no_facts
@@ -174,7 +174,7 @@ class _Kind:
 
 
 def _kind_of(places: list[Path], space: Space, prefix: str) -> _Kind:
-    kinds = {_name_of(place) for place in places}
+    kinds = {"photos" if space.reads == "items" else _name_of(place) for place in places}
     if len(kinds) != 1:
         told = " and ".join(sorted(kinds)) or "nothing"
         raise ConfigError(f"photos, texts or items are embedded, one kind a file; got {told}")
@@ -202,7 +202,7 @@ def _embed_of(kind: str, space: Space, batch_size: int) -> Embed:
 
 
 def _decode_of(kind: str, space: Space) -> Decode | None:
-    ways = {"photos": SOURCES[space.reads][1], "texts": _text_of, "items": item_of}
+    ways = {"photos": decode_of(space), "texts": _text_of, "items": item_of}
     return ways[kind]
 
 

@@ -7,20 +7,25 @@ in a query as in a gallery; a file of a gallery is the value of one of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fourm_lite.batch import TokenBatch
 from fourm_lite.embedders.base import Reads, sampled_fingerprint
 from fourm_lite.errors import ConfigError
 from fourm_lite.families.masked import fork_of
+from fourm_lite.model.load import fitted
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.placing import placed
+from fourm_lite.pipeline.pooled import pooled_vectors
+from fourm_lite.pipeline.readers import collate
 from fourm_lite.progress import Progress
-from fourm_lite.search.space import MODEL, TEXT, Inputs, Space
+from fourm_lite.search.index.value_items import item_of
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Inputs, Space, batches
 from fourm_lite.unit import Floats
 
 
@@ -79,29 +84,48 @@ class EncoderSpace(Space):
     def encode_query(
         self, items: Sequence[Inputs], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:
-        """Unit vectors float32[N, E] of any subsets of modalities.
-
-        Items of one set of modalities are embedded together: pictures of a batch have one size.
-        """
-        named = [placed(item, self.pipe.model.config.inputs) for item in items]
-        made: dict[tuple[str, ...], list[int]] = {}
-        for place, item in enumerate(named):
-            made.setdefault(tuple(sorted(item)), []).append(place)
-        vectors, done = np.empty((len(items), self.width), np.float32), 0
-        for places in made.values():
-            some = [named[place] for place in places]
-            vectors[places] = self.pipe.embed(some, batch_size=batch_size)
-            done += len(places)
-            if progress is not None:
-                progress(done, len(items))
+        """Unit vectors float32[N, E] of any subsets of modalities; sizes may differ."""
+        vectors = np.empty((len(items), self.width), np.float32)
+        for part in batches(range(len(items)), batch_size, progress):
+            vectors[part] = self._vectors([self._read(items[place]) for place in part])
         return vectors
 
     def encode_document(
         self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
     ) -> tuple[Floats, None]:
-        """Unit vectors float32[N, E] of a gallery's items; there are no codes."""
-        items = [one if isinstance(one, Mapping) else {"rgb": one} for one in pictures]
+        """Unit vectors float32[N, E] of a gallery's items, files among them; there are no codes."""
+        items = [one if isinstance(one, Mapping) else {PICTURE: one} for one in pictures]
         return self.encode_query(items, batch_size=batch_size, progress=progress), None
+
+    @property
+    def opener(self) -> Callable[[bytes], Any]:
+        """The model reads an item as soon as it is opened."""
+        return self.open_document
+
+    def open_document(self, data: bytes) -> TokenBatch:
+        """An item of a gallery as a batch of one, so that a damaged one is told of alone.
+
+        Raises:
+            FourMError: it holds no value of a modality of the model
+        """
+        return self._read(item_of(data))
+
+    def _read(self, item: Inputs) -> TokenBatch:
+        if isinstance(item, TokenBatch):
+            return item
+        return self.pipe.read([placed(item, self.pipe.model.config.inputs)])
+
+    def _vectors(self, items: Sequence[TokenBatch]) -> Floats:
+        """Those of one set of modalities and one size are embedded together."""
+        model, alike = self.pipe.model, dict[Any, list[int]]()
+        for place, item in enumerate(items):
+            pixels = tuple(item[n].value.shape for n in item if item[n].value.ndim == 4)
+            alike.setdefault((*item, pixels), []).append(place)
+        vectors = np.empty((len(items), self.width), np.float32)
+        for places in alike.values():
+            batch = collate([items[place] for place in places])
+            vectors[places] = pooled_vectors(fitted(model, batch, []), batch)
+        return vectors
 
     def raw_documents(self, pictures: Sequence[Any]) -> Floats:
         """Vectors float32[N, 1, E], of unit length already."""

@@ -145,7 +145,7 @@ def index_photos(
     how = how or Ingest()
     index.renew_fingerprints(space.fingerprints, lambda n: space.former_fingerprints(n))
     codes_only, places = index.manifest.kind == "codes", expand(photos)
-    reader, decode = SOURCES[space.reads]
+    reader, decode = SOURCES[space.reads][0], decode_of(space)
     if engine is None:
         report = index_items(
             reader(places, prefix=how.prefix), embed_of(space, codes_only, how.batch_size), index,
@@ -166,6 +166,11 @@ def index_photos(
     return report
 
 
+def decode_of(space: Space) -> Callable[[bytes], Any] | None:
+    """What opens the bytes of an item for a space; None: they are a picture."""
+    return space.opener or SOURCES[space.reads][1]
+
+
 def parts_for(space: Space, places: list[Path], how: Ingest) -> Iterator[Part]:
     """What a space reads, in parts."""
     if space.reads == "pictures":
@@ -178,7 +183,7 @@ def _opened(
 ) -> tuple[Embed, Callable[[KnownRows], Loader]]:
     """What embeds and what reads, in a process of its own."""
     space = open_space()
-    decode = SOURCES[space.reads][1]
+    decode = decode_of(space)
     facts = partial(photo_facts, gps=how.gps) if decode is None else no_facts
     embed = embed_of(space, codes_only, how.batch_size)
     read = decode or partial(open_rgb, short_side=space.short_side)

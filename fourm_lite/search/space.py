@@ -90,6 +90,11 @@ class Space(ABC):
         return None
 
     @property
+    def opener(self) -> Callable[[bytes], Any] | None:
+        """What opens an item of a gallery, where that needs the model."""
+        return None
+
+    @property
     def codebook_size(self) -> int | None:
         """How many values a code has; None where vectors have no codes."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -137,6 +138,12 @@ def test_tiles_of_the_earth_are_indexed_and_found_by_the_name_of_a_folder(
         assert ids[0] == "water/1.tif"
         assert all(name.startswith("water") for name in ids)
     assert np.load(tmp_path / "v.npy").shape == (16, 64)
+    broken = tmp_path / "more" / "a.tif"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no tile")
+    assert run("index", broken.parent, tiles, "-o", tmp_path / "IDX2", "--model", terramind) == 0
+    told = capsys.readouterr().out
+    assert "not indexed" in told
     assert run("index", tiles, "-o", tmp_path / "IDX", "--model", terramind) == 0
     assert "added" not in capsys.readouterr().out
 
@@ -218,6 +225,30 @@ def test_numbers_of_the_sky_go_through_the_same_verbs(aion, tmp_path, capsys):
     assert run("search", tmp_path / "IDX", *words, "-k", 1, "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["hits"][0]["id"] == "g3"
     assert run("generate", "-m", aion, "-i", "flux_g=3", "-t", "z", "-o", tmp_path / "o") == 0
+
+
+def test_codecs_of_a_model_on_the_hub_are_fetched_one_by_one(aion, tmp_path, monkeypatch):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((aion / name).read_bytes())
+    asked = []
+
+    class Hub:
+        @staticmethod
+        def snapshot_download(hub_id, **options):
+            asked.append((hub_id, options["allow_patterns"]))
+            return str(aion if "codecs/" in str(options["allow_patterns"]) else tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    pipe = FourMPipeline.from_pretrained("polymathic-ai/aion-some")
+    before = len(asked)
+
+    pipe.read({"z": 0.3})
+    pipe.read({"flux_g": 2.0})
+
+    folders = [patterns[0].rpartition("/")[0] for _, patterns in asked[before:]]
+    assert folders == ["codecs/Z", "codecs/FLUX_G"]
+    assert load_codecs("polymathic-ai/aion-some")["tok_z"].vocab_size == 1024
+    assert not [p for _, patterns in asked for p in patterns if p.endswith((".py", ".bin", "/*"))]
 
 
 def sky_values(tmp_path):
