@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_serve.py [--seconds 10]
 
-Told are queries a second and the 95th percentile of the time of an answer; whether answers equal
+Told are queries a second, the 95th percentile of the time of an answer, and what a query takes of
+the server's processor, which other work on the machine does not change; whether answers equal
 those of `Search` in process; what the same batches cost in process, without HTTP, which bounds the
 rest; 1,000 malformed bodies with the memory before and after; and how long a server that was
 killed (SIGKILL) takes from its start to its first answer.
@@ -67,8 +68,8 @@ def start(index: Path, model: Path) -> tuple[subprocess.Popen[str], str, float]:
     return process, url, time.perf_counter() - began
 
 
-def load(url: str, clients: int, seconds: float) -> tuple[float, float, float]:
-    """Queries a second, and the median and 95th percentile of milliseconds."""
+def load(url: str, clients: int, seconds: float) -> tuple[float, float, float, int]:
+    """Queries a second, the median and 95th percentile of milliseconds, and how many were asked."""
     took: list[float] = []
     until = time.perf_counter() + seconds
 
@@ -89,7 +90,7 @@ def load(url: str, clients: int, seconds: float) -> tuple[float, float, float]:
         thread.join()
     rate = len(took) / (time.perf_counter() - began)
     middle, late = np.percentile(np.array(took) * 1000, [50, 95])
-    return rate, float(middle), float(late)
+    return rate, float(middle), float(late), len(took)
 
 
 def in_process(search: Search, sizes: Sequence[int]) -> dict[int, float]:
@@ -148,6 +149,12 @@ def post(url: str, data: bytes) -> int:
         return error.code if len(told.split()) > 3 else 0
 
 
+def busy(pid: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(pid: int) -> int:
     """Bytes of a process that are in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -172,13 +179,17 @@ def main() -> None:
             told, wanted = client.search(words, k=K), search(caption=words, k=K)
             equal += told.ids == wanted.ids and np.allclose(told.scores, wanted.scores, atol=1e-5)
         print(f"answers equal to Search in process: {equal} of {len(WORDS)}", flush=True)
-        rates = {}
+        rates, costs = {}, {}
         for clients in (1, 8, 32):
             load(url, clients, 1)
-            rates[clients], middle, late = load(url, clients, seconds)
+            before = busy(process.pid)
+            rates[clients], middle, late, asked = load(url, clients, seconds)
+            costs[clients] = 1000 * (busy(process.pid) - before) / asked
             print(
                 f"{clients:2d} clients: {rates[clients]:6.1f} queries/s, median {middle:.0f} ms, "
-                f"p95 {late:.0f} ms, {rates[clients] / rates[1]:.1f} x one client", flush=True,
+                f"p95 {late:.0f} ms, {rates[clients] / rates[1]:.1f} x one client; "
+                f"{costs[clients]:.1f} ms of a processor a query, one client takes "
+                f"{costs[1] / costs[clients]:.1f} x", flush=True,
             )  # fmt: skip
         statuses, grown = malformed(url, process, 1000)
         print(f"malformed bodies: {statuses}, memory grew by {grown:.1f} MiB", flush=True)

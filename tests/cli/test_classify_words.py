@@ -80,9 +80,10 @@ def test_a_twin_encoder_has_its_own_scale(capsys, twin, paths, options):
 def test_a_model_judges_by_its_expected_vectors(capsys, model, paths):
     words = ("--labels", *LABELS, *paths, "--template", "a photo of {}", "--top", "2")
 
-    code, shown, err = run(capsys, "classify", *words, "--model", model, "--json")
+    code, shown, err = run(capsys, "-v", "classify", *words, "--model", model, "--json")
 
     assert code == 0, err
+    assert f"photos {len(paths)} of {len(paths)}" in err  # how far it is
     pipe = FourMPipeline.from_pretrained(model)
     texts = pipe.embed([{"caption": f"a photo of {label}"} for label in LABELS])
     logits = torch.from_numpy(

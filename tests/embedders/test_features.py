@@ -120,8 +120,10 @@ def test_both_forms_of_npz_split_alike(items, tmp_path):
 
 
 def test_an_item_becomes_the_unit_mean_of_its_regions(items, tsv, tmp_path):
-    store = split_features(tsv, tmp_path / "split")
+    told = []
+    store = split_features(tsv, tmp_path / "split", lambda *done: told.append(done))
 
+    assert told == [(number, len(store)) for number in range(1, len(store) + 1)]
     vectors = store.vectors(["née.jpg", "17"])
 
     mean = items["17"].features.mean(axis=0)
