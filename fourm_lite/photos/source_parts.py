@@ -80,12 +80,13 @@ def parts_of(paths: Iterable[str | Path], prefix: str = "") -> Iterator[Part]:
         elif is_picture(place.name):
             found = reader(place)
         for one in found:
-            if not isinstance(one, Path):
+            is_shard = not isinstance(one, Item | Skipped)
+            if not is_shard:
                 waiting += prefixed(iter([one]), prefix)
-            if waiting and (isinstance(one, Path) or len(waiting) == FILES):
+            if waiting and (is_shard or len(waiting) == FILES):
                 yield Part(tuple(waiting))
                 waiting = []
-            if isinstance(one, Path):
+            if is_shard:
                 yield Part(shard=one, root=place if is_folder else None, prefix=prefix)
     yield from parts_of_stream(waiting)
 

@@ -20,6 +20,7 @@ from functools import partial
 from operator import iadd
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -264,18 +265,20 @@ def index_parts_on(
     with _alone(notes), cluster.connected() as ray:
         # Its columns are changed by one process, itself an actor.
         free = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        columns = ray.remote(**free)(_Columns).remote(index.path)
-        crew = cluster.started(ray, partial(Stager, job, partial(_ask, columns)))
+        name = f"columns of {uuid4().hex}"  # a handle would not be a small argument, see `cluster`
+        columns = ray.remote(**free)(_Columns).options(name=name).remote(index.path)
+        crew = cluster.started(ray, partial(Stager, job, partial(_ask, name)))
         found = index_parts(crew.run, parts, index, **options)
+        del columns
         files.sweep(index.rows)
         _clear(notes)
     return found
 
 
-def _ask(columns: Any, method: str, *given: Any) -> None:
+def _ask(columns: str, method: str, *given: Any) -> None:
     import ray
 
-    ray.get(columns.change.remote(method, *given))
+    ray.get(ray.get_actor(columns).change.remote(method, *given))
 
 
 def _repeated(done: Mapping[int, Staged]) -> dict[int, Keys]:

@@ -108,6 +108,15 @@ def test_a_folder_is_cut_and_the_parts_hold_its_items_in_order(tmp_path):
     assert listed == [one.id for one in open_sources([tmp_path], prefix="x/")]
 
 
+def test_shards_in_a_bucket_are_parts_that_are_not_opened():
+    pytest.importorskip("upath")
+    pytest.importorskip("s3fs")
+
+    parts = list(parts_of(["s3://photos/s-{0..2}.tar"]))
+
+    assert [str(part.shard) for part in parts] == [f"s3://photos/s-{n}.tar" for n in range(3)]
+
+
 def test_a_run_that_was_stopped_goes_on_with_what_is_done_and_leaves_nothing(tmp_path, sources):
     here, _ = made(tmp_path, sources, "here")
     there = Index.create(tmp_path / "there", space="toy")
