@@ -52,6 +52,7 @@ class Cluster:
             ConfigError: it is not installed, cannot be reached, or has too little
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of a run
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15, where other work would come first
         try:
             import ray
         except ImportError as error:
