@@ -12,6 +12,7 @@ decoding a text, oneDNN with many (docs/performance.md).
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -105,7 +106,13 @@ class _Int8(RoundedLinear):
             scales = _scales(weight) if has_vnni() else unsaturated_scales(weight)
         self.scales = scales.detach().clone()
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
-        self.packed = (_for_onednn if onednn else _for_fbgemm)(weight, self.scales, self.zeros)
+        _told_once()
+        whole = (weight / self.scales[:, None]).round_().to(torch.int8)
+        self.sums = whole.sum(dim=1) * self.scales  # of each row of rounded weights
+        if onednn:
+            self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
+        else:
+            self.packed = _for_fbgemm(whole, self.scales, self.zeros)
 
     def _product(self, rows: Tensor, scale: float, zero: int, bias: Tensor | None) -> Tensor:
         """The product with rows rounded to (-zero ... 255 - zero) * scale."""
@@ -139,8 +146,6 @@ class Int8Linear(_Int8):
         self, layer: nn.Linear, *, few_rows: bool = False, scales: Tensor | None = None
     ) -> None:
         super().__init__(layer, onednn=has_vnni() or not few_rows, scales=scales)
-        ones = torch.ones(1, self.in_features)
-        self.sums = self._product(ones, 1 / _STEPS, 0, None)[0]  # of each row of rounded weights
 
     def _mapped(self, rows: Tensor) -> Tensor:
         # aminmax takes ten times as long as the two of them (torch 2.14, 1568 rows)
@@ -196,31 +201,29 @@ def _integers(rounded: Tensor) -> Tensor:
     return whole.set_(rounded.untyped_storage(), 0, rounded.shape, rounded.stride())
 
 
-def _rounded(weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """Weights as torch's own int8 tensor."""
-    with warnings.catch_warnings():  # torch tells once a process that these tensors will go
+@functools.cache
+def _told_once() -> None:
+    """Lets torch say, as it does once a process and here unheard, that these tensors will go."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
 
 
-def _for_onednn(weight: Tensor, scales: Tensor, zeros: Tensor) -> Any:
-    return torch.ops.onednn.qlinear_prepack(_rounded(weight, scales, zeros).int_repr(), None)
-
-
-def _for_fbgemm(weight: Tensor, scales: Tensor, zeros: Tensor) -> Any:
+def _for_fbgemm(whole: Tensor, scales: Tensor, zeros: Tensor) -> Any:
     before = torch.backends.quantized.engine
     try:
         torch.backends.quantized.engine = _FBGEMM
         with warnings.catch_warnings():  # torch plans to move these kernels to torchao
             warnings.simplefilter("ignore", UserWarning)
-            return torch.ops.quantized.linear_prepack(_rounded(weight, scales, zeros), None)
+            weight = torch._make_per_channel_quantized_tensor(whole, scales.double(), zeros, 0)
+            return torch.ops.quantized.linear_prepack(weight, None)
     finally:
         torch.backends.quantized.engine = before
 
 
 def _scales(weight: Tensor) -> Tensor:
     """A scale for each row of float32[n, k] with which its largest weight is 127."""
-    return weight.abs().amax(dim=1).clamp_min(1e-30) / 127
+    return torch.maximum(weight.amax(dim=1), -weight.amin(dim=1)).clamp_min(1e-30) / 127
 
 
 def _fits(weight: Tensor, scales: Tensor) -> bool:
