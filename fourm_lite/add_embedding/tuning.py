@@ -16,7 +16,7 @@ import torch
 
 from fourm_lite.add_embedding.extraction import Vectors
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.widen import SIDES, grow, start_logits
+from fourm_lite.add_embedding.widen import SIDES, grow
 from fourm_lite.data.loader import Component, MaskedStream
 from fourm_lite.data.shards import AlignedSamples, caption_writer
 from fourm_lite.errors import ConfigError
@@ -30,6 +30,7 @@ from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.progress import StageProgress
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
+from fourm_lite.training.initial.logits import start_logits
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.optim import OptimConfig

@@ -285,12 +285,12 @@ def any2any(
     deliver(report, out, lambda: print_table(head, _cells(report)))
 
 
-def _teachers(teacher: str | None, segmentation: str | None) -> Any:
+def _teachers(teacher: list[str] | None, segmentation: str | None) -> Any:
     from fourm_lite.embedders.load import load_embedder
     from fourm_lite.evaluate.references import Teachers
 
     return Teachers(
-        None if teacher is None else load_embedder(teacher),
+        tuple(load_embedder(spec) for spec in teacher or ()),
         None if segmentation is None else Path(segmentation).expanduser(),
     )
 

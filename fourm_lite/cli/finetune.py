@@ -194,6 +194,7 @@ def calibrate(
     rerank: Annotated[int, typer.Option(min=2)] = 100,
     target: opt.Target = None,
     batch_size: opt.BatchSize = 32,
+    tokenizers: opt.Tokenizers = None,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
     as_json: opt.Json = None,
@@ -215,7 +216,9 @@ def calibrate(
     from fourm_lite.search.spaces import open_model_space
 
     tell_precision(dtype, model, device)
-    space = open_model_space(model, target=target, device=device, dtype=dtype_of(dtype))
+    space = open_model_space(
+        model, target=target, tokenizers=tokenizers, device=device, dtype=dtype_of(dtype)
+    )
     with progress("photos") as shown:
         learnt = fit_model(
             space, data, split, depth=rerank, batch_size=batch_size, progress=shown.tell

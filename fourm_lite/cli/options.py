@@ -226,10 +226,11 @@ Json = Annotated[
     ),
 ]
 Teacher = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--teacher",
-        help="Compare embeddings and feature maps with those of this network, such as onnx:FILE.",
+        help="Compare embeddings and feature maps with those of this network, such as onnx:FILE. "
+        "May be repeated, where one network made the embedding and another the map.",
     ),
 ]
 ClassMaps = Annotated[

@@ -73,12 +73,18 @@ class Teachers:
     """Who says what a photo is, where no formula does; roles without a teacher are left out.
 
     Args:
-        network: gives the embedding and the feature map
+        networks: give the embedding and the feature map: the first whose vectors are as wide as
+            those that the modality's tokenizer reads; one alone gives both
         segmentation: an ONNX network of class maps, or an .npz of `ids` and `semseg`
     """
 
-    network: NetworkEmbedder | None = None
+    networks: Sequence[NetworkEmbedder] = ()
     segmentation: Path | None = None
+
+    def of(self, width: int) -> NetworkEmbedder:
+        """The network of an embedding or a feature map of so many channels."""
+        fitting = [network for network in self.networks if network.dim == width]
+        return (*fitting, *self.networks)[0]
 
     def class_maps(self, size: int) -> Labeller | None:
         """What makes class maps int[B, 1, size, size].
@@ -203,15 +209,21 @@ def _taught(
         labeller = teachers.class_maps(size if isinstance(size, int) else size[0])
         if labeller is not None:
             values["segmentation"] = labeller(cuts)[labeller.names[0]][:, 0].astype(np.int64)
-    if teachers.network is None:
+    if not teachers.networks:
         return values
     from PIL import Image
 
     pictures = [Image.fromarray(p) for p in cuts.pixels[:, 0]]
-    if "embedding" in entries:
-        values["embedding"] = teachers.network.embed_image(pictures, normalize=False)
-    if "features" in entries and teachers.network.towers.patches is not None:
-        rows = teachers.network.embed_patches(pictures)
+    widths = {
+        role: pipe.tokenizers.vq(entries[role]).config.n_channels
+        for role in ("embedding", "features")
+        if role in entries
+    }
+    networks = {role: teachers.of(width) for role, width in widths.items()}
+    if "embedding" in networks:
+        values["embedding"] = networks["embedding"].embed_image(pictures, normalize=False)
+    if "features" in networks and networks["features"].towers.patches is not None:
+        rows = networks["features"].embed_patches(pictures)
         side = round(rows.shape[1] ** 0.5)
         values["features"] = rows.transpose(0, 2, 1).reshape(len(rows), -1, side, side)
     return values

@@ -60,12 +60,12 @@ def belongings(source: str | Path, checkpoint: Checkpoint) -> list[Belonging]:
     if texts and (text := tokenizers.text_source) is not None:
         licence = TEXT_LICENCE if text == FOURM.text else licence_at(Path(str(text)))
         found.append(Belonging("text", TEXT, str(text), licence, None, tuple(texts)))
-    found += _sentence_encoders(tokenizers, entries)
+    found += _encoders(tokenizers, entries)
     return found + (_networks(tokenizers.family, entries) if tokenizers.family else [])
 
 
-def _sentence_encoders(tokenizers: Tokenizers, entries: Iterable[Modality]) -> list[Belonging]:
-    """The networks whose vectors come with a model's captions."""
+def _encoders(tokenizers: Tokenizers, entries: Iterable[Modality]) -> list[Belonging]:
+    """The networks whose vectors come with a model's captions and pictures."""
     return [
         Belonging("network", m.tokenizer or m.stem, str(place), licence_at(Path(str(place))),
                   None, (m.name,))

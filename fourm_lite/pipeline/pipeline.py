@@ -27,7 +27,7 @@ from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import fitted, load_model
-from fourm_lite.pipeline.caption_vectors import all_unknown, given_texts
+from fourm_lite.pipeline.caption_vectors import all_unknown, beside, vector_of
 from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
@@ -162,14 +162,15 @@ class FourMPipeline:
     def _read_item(self, item: Inputs) -> dict[str, Tokens]:
         reader, entries = self._reader(), {m.name: m for m in self.model.config.inputs}
         given = {find_modality(key, entries, role="input"): v for key, v in item.items()}
-        beside = given_texts(self.tokenizers.source, given, entries)
-        heard = {entries[name].raw for name in beside}
+        further = beside(source := self.tokenizers.source, given, entries)
+        # Words that the vocabulary lacks are left to the sentence encoder that has heard them
+        heard = {entries[name].raw for name in further}
         out: dict[str, Tokens] = {}
-        for name, value in (given | beside).items():
-            # Words that the vocabulary lacks are left to the sentence encoder that has heard them
-            if name not in heard or not all_unknown(value, self.tokenizers.text()):
+        for name, value in given.items():
+            is_text = name in heard and entries[name].kind == "sequence"
+            if not is_text or not all_unknown(value, self.tokenizers.text()):
                 out[name] = reader.read(entries[name], value)
-        return out
+        return out | {n: vector_of(source, entries[n], value) for n, value in further.items()}
 
     def plan(
         self, targets: Sequence[str | Target] | str | Target, plan: Plan | None = None

@@ -27,7 +27,7 @@ from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.pictures import SPARE
 from fourm_lite.modalities.pixel_codecs import ImageCodec, not_normalized
 from fourm_lite.modalities.spec import Codec, Crop, Modality
-from fourm_lite.pipeline.caption_vectors import all_unknown, sentence_encoder, vector_of_text
+from fourm_lite.pipeline.caption_vectors import all_unknown, vector_of
 from fourm_lite.pipeline.given import TEXT
 from fourm_lite.pipeline.inner_tokens import INNER
 from fourm_lite.pipeline.plain_values import (
@@ -160,10 +160,7 @@ class Reader:
     def features(self, entry: Modality, value: Any) -> Tokens:
         """Embeddings float[L, E] of at most the modality's length, or a text that has them."""
         if entry.raw is not None and isinstance(value, str):
-            encoder = sentence_encoder(entry, self.tokenizers.source)
-            if encoder is None:
-                raise FourMError(self.tokenizers.lacks(entry))
-            return vector_of_text(encoder, entry, value)
+            return vector_of(self.tokenizers.source, entry, value)
         array = (
             FeatureCodec(channels=entry.channels).read(bytes_of(value)) if is_file(value) else value
         )

@@ -25,6 +25,7 @@ from fourm_lite.embedders.base import (
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.modalities.pictures import SPARE
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.caption_vectors import beside
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, dispersion, sample_vectors
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.readers import find_modality
@@ -233,13 +234,15 @@ class ModelSpace(Space):
             raise ConfigError(
                 f"this model reads no '{TEXT}'; it reads {[m.name for m in config.inputs]}"
             )
-        tokenizer = self.pipe.tokenizers.text()
+        tokenizer, source = self.pipe.tokenizers.text(), self.pipe.tokenizers.source
+        entries = {m.name: m for m in config.inputs}
         items: list[Inputs] = []
         cut = 0
         for text in texts:
             ids = tokenizer.encode(text)
             cut += len(ids) + 1 > entry.max_tokens
-            items.append({TEXT: [*ids[: entry.max_tokens - 1], tokenizer.eos]})
+            words = {TEXT: [*ids[: entry.max_tokens - 1], tokenizer.eos]}
+            items.append(words | beside(source, {TEXT: text}, entries))
         return tuple(items), cut
 
     def dispersion(self, items: Sequence[Inputs], samples: int) -> Floats | None:

@@ -17,8 +17,9 @@ from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
 from fourm_lite.training.initial.build import build_model, new_convolutions
+from fourm_lite.training.initial.logits import start_logits
 from fourm_lite.training.initial.mobilenet import start_map
-from fourm_lite.training.initial.start import start_heads
+from fourm_lite.training.initial.start import first_batches, start_heads
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.recipe_data import check_sources, in_order, read_of, read_samples
 from fourm_lite.training.recipes import ModelRecipe
@@ -51,6 +52,13 @@ def pretraining(recipe: ModelRecipe) -> tuple[PretrainTask, MaskedStream]:
         start_map(model, stream, MAP_BATCHES)
     if isinstance(model, DistilledFourM) and recipe.start.heads:
         start_heads(model, stream, recipe.start.heads)
+    for name, batches in recipe.start.logits.items():
+        fits = [set(c.targets) == {name} for c in stream.components]
+        if not any(fits):
+            raise ConfigError(f"start.logits: no component asks for {name!r} alone")
+        start_logits(
+            model, entries[name], tokenizer_of(entries[name]), first_batches(stream, fits, batches)
+        )
     soft = {
         name: soft_targets(tokenizer_of(entries[name]), temperature)
         for name, temperature in recipe.losses.soft.items()

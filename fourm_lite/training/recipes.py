@@ -31,10 +31,15 @@ class StartRecipe:
 
     Units:
         model: a trained model to go on from, of the recipe's sizes and modalities
+        tables: modality that `model` lacks -> one of its own whose tables it begins with; "" draws
+            them. Those of `model` that the recipe has not are then left out
+        said: features modality -> source with captions, from which its map is solved so that a
+            vector begins as the words that it goes with
         vit: safetensors of a timm ViT for the encoder
         calibration: word vectors and a read-out by regression; needs `embeddings`
         codes: vectors of the codes of maps by regression; needs `embeddings`
         embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
+        logits: global embedding -> batches from which its logits are solved
         convolutions: ONNX file of a MobileNetV2 whose first layers those beside the encoder take;
             a `model` may then be without any, and one that has trained ones keeps them
         heads: batches from which the heads of `losses.distill` are solved; 0 draws them
@@ -45,6 +50,9 @@ class StartRecipe:
     codes: CodesRecipe | None = None
     embeddings: str = ""
     model: Path | None = None
+    tables: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, str] = field(default_factory=dict)
+    logits: Mapping[str, int] = field(default_factory=dict)
     convolutions: Path | None = None
     heads: int = 0
 

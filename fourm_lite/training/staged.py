@@ -83,6 +83,7 @@ class StagedRecipe:
     Units:
         out: folder of the record and of all stages
         places: name -> path, for stages to name in braces
+        added: stages after `stages`, which may be those of a base
         title, sources, remarks: for the card that is written at the end; "" writes none
     """
 
@@ -93,9 +94,12 @@ class StagedRecipe:
     licence: str = ""
     remarks: str = ""
     sources: tuple[Source, ...] = ()
+    added: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses names that stand twice, and places that there are not."""
+        """Joins the stages; refuses names that stand twice, and places that there are not."""
+        object.__setattr__(self, "stages", self.stages + self.added)
+        object.__setattr__(self, "added", ())
         names = [*self.places, *(s.name for s in self.stages)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

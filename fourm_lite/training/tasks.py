@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fourm_lite.data.loader import MaskedBatch
 from fourm_lite.errors import ConfigError
+from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.distill import Guess, grid_of, unexplained
@@ -100,6 +101,12 @@ class LossRecipe:
             raise ConfigError(f"losses.distill_after names {unknown}, losses.distill does not")
 
 
+def label_of(entry: Modality) -> str:
+    """The label whose vectors a modality's tokens hold: the name of its tokenizer."""
+    place = Path(entry.tokenizer or "")
+    return place.parent.name if place.name in ("final", "weights") else place.name
+
+
 @dataclass
 class PretrainTask:
     """Masked prediction of any modality from any others.
@@ -169,7 +176,7 @@ class PretrainTask:
         self, name: str, prediction: Prediction, batch: MaskedBatch, length: int
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The losses on the expected embedding, which is decoded once."""
-        vectors = batch.labels.get(self.model.modality(name).tokenizer or "")
+        vectors = batch.labels.get(label_of(self.model.modality(name)))
         match = self.losses.match.get(name, 0.0)
         regress = self.losses.regress.get(name, 0.0) if vectors is not None else 0.0
         if not match and not regress:

@@ -10,7 +10,7 @@ from tiny_spaces import save_image_encoder, save_photos, save_sentences
 from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
-from fourm_lite.io.recipe import arguments_of
+from fourm_lite.io.recipe import arguments_of, read_toml
 from fourm_lite.training import joint_space
 from fourm_lite.training.staged import StagedRecipe
 
@@ -135,6 +135,21 @@ def test_a_changed_stage_is_made_anew_with_all_after_it(place):
     assert after["labels"] == before["labels"]
     assert after["space"]["facts"]["steps"] == 30
     assert (place / "changed" / "work" / "figures" / "val.json").is_file()
+
+
+def test_a_recipe_adds_stages_to_those_of_its_base(place, tmp_path):
+    base = write(place, "base")
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'base = "{base}"\n[places]\nlist = "x"\n[[added]]\nname = "more"\nverb = "convert"\n'
+        'options = { file = "{list}", out = "{space}/{more}" }\n'
+    )
+
+    found = StagedRecipe.of(read_toml(own))
+
+    assert [s.name for s in found.stages] == ["labels", "space", "figures", "more"]
+    assert found.filled(found.stages[-1]).options["file"] == "x"
+    assert StagedRecipe.of(read_toml(base)).places.items() < found.places.items()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.pipeline import caption_vectors
-from fourm_lite.pipeline.caption_vectors import sentence_encoder
+from fourm_lite.pipeline.caption_vectors import encoder_of
 from fourm_lite.pipeline.pipeline import FourMPipeline
 
 SENTENCE = Modality(
@@ -54,7 +54,7 @@ def pipe(folder):
 
 def test_a_caption_brings_its_sentence_vector(pipe):
     batch = pipe.read({"caption": "a dog"})
-    given = sentence_encoder(SENTENCE, pipe.tokenizers.source).embed_text("a dog")
+    given = encoder_of(SENTENCE, pipe.tokenizers.source).embed_text("a dog")
 
     assert set(batch) == {"caption", "caption_vector"}
     np.testing.assert_allclose(batch["caption_vector"].value[0].numpy(), given, atol=1e-5)
@@ -116,6 +116,45 @@ def test_an_encoder_of_another_width_is_refused(folder, tmp_path):
 
     with pytest.raises(FourMError, match="belongs to another model"):
         pipe.read({"caption": "a dog"})
+
+
+SEEN = Modality(
+    name="rgb_vector", kind="features", channels=3, max_tokens=1, directions=frozenset({"in"}),
+    raw=PIXELS.name, tokenizer="colours",
+)  # fmt: skip
+
+
+def mean_colour():
+    from fourm_lite.embedders.base import NetworkEmbedder, Towers
+
+    def see(pictures):
+        return torch.tensor(np.stack([np.asarray(p).mean((0, 1)) / 255 for p in pictures])).float()
+
+    return NetworkEmbedder("colours", Towers(image=see), identity=lambda: "colours")
+
+
+def test_a_picture_brings_its_vector_and_normalised_pixels_do_not(folder, tmp_path):
+    from PIL import Image
+
+    config = FourMConfig(
+        inputs=(PIXELS, SEEN), outputs=(VECTOR,), dim=32, num_heads=2, encoder_depth=1,
+        decoder_depth=1, image_size=32, patch_size=8,
+    )  # fmt: skip
+    FourM(config).init_weights().save(tmp_path / "model")
+    shutil.copytree(folder / "tokenizers", tmp_path / "model" / "tokenizers")
+    seeing = FourMPipeline.from_pretrained(tmp_path / "model", {"colours": mean_colour()})
+    blind = FourMPipeline.from_pretrained(tmp_path / "model")
+    pixels = np.zeros((40, 32, 3), np.uint8)
+    pixels[..., 1] = 255
+    Image.fromarray(pixels).save(tmp_path / "green.png")
+
+    for picture in (pixels, Image.fromarray(pixels), tmp_path / "green.png"):
+        batch = seeing.read({"rgb": picture})
+        assert batch["rgb_vector"].value[0].tolist() == [[0.0, 1.0, 0.0]]
+        assert set(blind.read({"rgb": picture})) == {PIXELS.name}
+    assert set(seeing.read({"rgb": torch.zeros(3, 32, 32) - 0.5})) == {PIXELS.name}
+    own = seeing.read({"rgb": pixels, "rgb_vector": [[1.0, 0.0, 0.0]]})["rgb_vector"]
+    assert own.value[0].tolist() == [[1.0, 0.0, 0.0]]
 
 
 def wide_encoder():

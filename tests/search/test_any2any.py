@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from fourm_lite.cli import main
 from fourm_lite.demo.drawings import drawings
+from fourm_lite.embedders.base import NetworkEmbedder, Towers
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate import any_to_any
 from fourm_lite.evaluate.any_to_any_sheet import SIDE, _is_free, _may_show, write_gallery
@@ -147,3 +149,15 @@ def test_photos_are_shown_by_their_licence(licence, free):
 
 def test_all_names_every_split_of_a_list(pack):
     assert len(CaptionPack.read(pack, "all").photos) == 4
+
+
+def test_each_network_says_what_is_as_wide_as_its_own_vectors():
+    def network(width):
+        towers = Towers(image=lambda pictures: torch.ones(len(pictures), width))
+        return NetworkEmbedder(f"{width} wide", towers, identity=lambda: str(width))
+
+    wide, narrow = network(8), network(4)
+
+    assert Teachers((wide, narrow)).of(4) is narrow
+    assert Teachers((wide, narrow)).of(8) is wide
+    assert Teachers((narrow,)).of(8) is narrow

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.cli.train import STAGES
 from fourm_lite.data.linear import kmeans, principal
 from fourm_lite.errors import ConfigError
+from fourm_lite.io.recipe import arguments_of, from_dict, read_toml
 from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM, Prediction
@@ -24,6 +26,7 @@ from fourm_lite.training.losses import (
     soft_targets,
 )
 from fourm_lite.training.recipes import ModelRecipe
+from fourm_lite.training.staged import StagedRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -214,3 +217,18 @@ def test_the_recipe_of_the_small_model_is_read():
 
     assert set(recipe.outputs) < set(recipe.inputs)
     assert recipe.config().dim == 192
+
+
+def test_the_recipe_of_stages_is_read_with_all_its_verbs():
+    staged = StagedRecipe.of(read_toml(ROOT / "generation" / "models" / "mini_joint.toml"))
+    stages = {stage.name: staged.filled(stage) for stage in staged.stages}
+    tables = stages["model"].recipe
+
+    recipe = from_dict(ModelRecipe, {**tables, "train": {**tables["train"], "out": "model"}})
+
+    assert set(recipe.outputs) < set(recipe.inputs)
+    assert recipe.config().dim == 192
+    assert {c.source for c in recipe.components} == recipe.all_sources.keys()
+    for name, stage in stages.items():
+        if stage.verb:
+            assert arguments_of(STAGES[stage.verb], stage.options, where=name)

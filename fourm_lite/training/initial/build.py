@@ -14,8 +14,9 @@ from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.weights_file import load_tensors
+from fourm_lite.model.embeddings import FeatureEncoder
 from fourm_lite.model.fourm import FourM
-from fourm_lite.photos.records import Record, read_records
+from fourm_lite.photos.records import Record, read_records, read_spoken
 from fourm_lite.tokenization.words.text import load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
 from fourm_lite.training.initial.code_tables import (
@@ -23,6 +24,7 @@ from fourm_lite.training.initial.code_tables import (
     code_vectors,
     space_of_words,
     start_codes,
+    start_features,
     table_of,
 )
 from fourm_lite.training.initial.mobilenet import start_convolutions
@@ -33,6 +35,7 @@ from fourm_lite.training.recipes import ModelRecipe, StartRecipe
 from fourm_lite.training.tokenizer_recipes import tokenizer_of
 
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")
+_SIDES = ("encoder_embeddings.", "decoder_embeddings.")
 
 
 def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None = None) -> FourM:
@@ -51,9 +54,11 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
         model = DistilledFourM(config, hints, after) if hints else FourM(config)
         model.init_weights()
     if start.model is not None:
-        _go_on_from(model, start.model, new=start.convolutions is not None)
+        go_on_from(model, start.model, start.tables, new=start.convolutions is not None)
     if (file := new_convolutions(start)) is not None:
         start_convolutions(model, file)
+    for name, source in start.said.items():
+        _begin_features(recipe, model, name, source)
     if start.vit is not None:
         start_from_vit(model, load_tensors(resolve(start.vit)))
     if start.calibration is not None:
@@ -63,10 +68,11 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
     return model
 
 
-def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
+def go_on_from(model: FourM, source: Path, tables: Mapping[str, str], *, new: bool) -> None:
     """Takes over the weights of a trained model; the recipe's own config stays.
 
     Units:
+        tables: see `StartRecipe`
         new: the model may have convolutions that the source lacks
     """
     from fourm_lite.model.load import load_model
@@ -75,6 +81,8 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
     model.family = opened.family
     theirs = {name: value.float() for name, value in opened.state_dict().items()}
     own = model.saved_state()
+    if tables:
+        theirs, own = _with_tables(theirs, own, tables, model)
     if new:
         own = {n: v for n, v in own.items() if n in theirs or not _BESIDE.search(n)}
     other = sorted(n for n in {*own, *theirs} if _shape(own, n) != _shape(theirs, n))
@@ -86,6 +94,31 @@ def _go_on_from(model: FourM, source: Path, *, new: bool) -> None:
             "modalities and sizes into the recipe"
         )
     model.load_state_dict(theirs, strict=False)  # heads that are not saved keep what they have
+
+
+State = dict[str, torch.Tensor]
+
+
+def _with_tables(
+    theirs: State, own: State, tables: Mapping[str, str], model: FourM
+) -> tuple[State, State]:
+    """What is taken over and what is compared with it, where modalities came and went."""
+    for name in tables:
+        if name not in model.config.modalities:
+            raise ConfigError(
+                f"start.tables names {name!r}, which the recipe's model has not."
+                f"{suggest(name, model.config.modalities)}"
+            )
+    added = {f"{side}{name}.": f"{side}{old}." for name, old in tables.items() for side in _SIDES}
+    moved = {
+        new + key.removeprefix(old): value
+        for new, old in added.items()
+        for key, value in theirs.items()
+        if key.startswith(old)
+    }
+    kept = {k: v for k, v in theirs.items() if k in own or not k.startswith(_SIDES)}
+    drawn = tuple(new for new in added if not any(key.startswith(new) for key in moved))
+    return kept | moved, {k: v for k, v in own.items() if not k.startswith(drawn)}
 
 
 def new_convolutions(start: StartRecipe) -> Path | None:
@@ -140,6 +173,30 @@ def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> Non
         rows = tokens.long().flatten(2).flatten(0, 1)
         vectors = code_vectors(rows, goals, tables[name].num_embeddings, options.penalty)
         start_codes(tables[name], vectors, space, norm)
+
+
+def _begin_features(recipe: ModelRecipe, model: FourM, name: str, source: str) -> None:
+    """The map of a features modality from what is said of the vectors of a source."""
+    embedding = dict(model.encoder_embeddings.items()).get(name)
+    data = recipe.all_sources.get(source)
+    if not isinstance(embedding, FeatureEncoder) or data is None or data.labels is None:
+        raise ConfigError(
+            f"start.said names a features modality and a source with labels and captions, got "
+            f"{name!r} and {source!r}; sources are {sorted(recipe.all_sources)}"
+        )
+    read = read_spoken if data.texts else read_records
+    found = read_labels(data.labels, embedding.modality.tokenizer or embedding.modality.stem)
+    records = usable(read(data.captions, split=data.split), set(found[0]))
+    spoken = [r for r in records if r.captions]
+    text = load_text_tokenizer(resolve(recipe.text))
+    vectors = aligned(*in_order([r.id for r in spoken], found))[:, 0]
+    captions = [[text.encode(caption) for caption in r.captions] for r in spoken]
+    words = next(
+        m.name for m in model.config.inputs if m.kind == "sequence" and m.text_format == "text"
+    )
+    start_features(
+        embedding.emb_proj, torch.from_numpy(vectors).float(), captions, table_of(model, words)
+    )
 
 
 def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Record], torch.Tensor]:

@@ -101,6 +101,31 @@ def table_of(model: FourM, name: str) -> nn.Embedding:
 
 
 @torch.no_grad()
+def start_features(
+    linear: nn.Linear,
+    vectors: Tensor,
+    captions: Sequence[Sequence[Sequence[int]]],
+    table: nn.Embedding,
+    penalty: float = 0.1,
+) -> None:
+    """Solves the map of foreign vectors so that each begins as the mean of its captions' words.
+
+    Shapes:
+        vectors: float[N, E]; captions: ids of the words of each caption of each of the N
+    Units:
+        penalty: of the regression, in mean variances of a component
+    """
+    rows = [[i for words in said for i in words] for said in captions]
+    goals = torch.stack([table.weight[row].mean(dim=0) for row in rows])
+    spread = vectors.var(dim=0).mean() * len(vectors)
+    found = ridge(vectors - vectors.mean(dim=0), goals, float(penalty * spread))
+    known = torch.tensor(sorted({i for row in rows for i in row}))
+    size = table.weight[known].norm(dim=1).mean() / goals.norm(dim=1).mean()  # as long as a word
+    linear.weight.copy_(size * found[:-1].T)
+    linear.bias.copy_(size * (found[-1] - vectors.mean(dim=0) @ found[:-1]))
+
+
+@torch.no_grad()
 def start_codes(table: nn.Embedding, vectors: Tensor, space: Tensor, norm: float) -> None:
     """Writes vectors of latents into the encoder's table of a map, in the space of words.
 

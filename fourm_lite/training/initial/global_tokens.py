@@ -17,8 +17,6 @@ from torch import Tensor
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.fourm import Encoded, FourM
-from fourm_lite.tokenization.vq.memcodes import Memcodes
-from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +50,6 @@ def pooled_context(model: FourM, encoded: Encoded) -> Tensor:
     tokens = _block(model, 0).context_norm(encoded.context.tokens)
     valid = encoded.packed.valid[..., None].to(tokens.dtype)
     return (tokens * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
-
-
-def code_parts(tokenizer: VQTokenizer) -> Tensor:
-    """The codes without the constant channel of `closed_form.start_vectors`: float[heads, V, d]."""
-    if not isinstance(tokenizer.quantize, Memcodes):
-        raise ConfigError("a read-out needs a tokenizer with memcodes")
-    return tokenizer.quantize.tables()[1][..., :-1].detach().float()
 
 
 @torch.no_grad()
