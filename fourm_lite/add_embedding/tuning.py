@@ -30,7 +30,7 @@ from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.progress import StageProgress
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
-from fourm_lite.training.initial.logits import start_logits
+from fourm_lite.training.initial.read_out import start_logits
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.optim import OptimConfig

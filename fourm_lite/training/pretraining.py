@@ -17,8 +17,8 @@ from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
 from fourm_lite.training.initial.build import build_model, new_convolutions
-from fourm_lite.training.initial.logits import start_logits
 from fourm_lite.training.initial.mobilenet import start_map
+from fourm_lite.training.initial.read_out import start_logits
 from fourm_lite.training.initial.start import first_batches, start_heads
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.recipe_data import check_sources, in_order, read_of, read_samples

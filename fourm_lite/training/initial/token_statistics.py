@@ -22,7 +22,7 @@ from fourm_lite.photos.records import Record
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import TextTokenizer
 from fourm_lite.training.initial.global_tokens import ReadOut, pooled_context, start_read_out
-from fourm_lite.training.initial.logits import code_parts
+from fourm_lite.training.initial.read_out import code_parts
 
 
 @dataclass(frozen=True, kw_only=True)
