@@ -151,8 +151,13 @@ def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words and pictures of a query without an option's name.
 
     Raises:
-        ConfigError: several words, which quotation marks should hold together
+        ConfigError: several words, which quotation marks should hold together; or the name of a
+            picture that is not there
     """
+    from fourm_lite.modalities.plain_items import is_photo
+
+    for text in query:
+        is_photo(text)
     pictures = [text for text in query if isinstance(value_of(text), Path)]
     words = [text for text in query if text not in pictures]
     if len(words) > 1:

@@ -68,8 +68,11 @@ def is_photo(text: str) -> bool:
     """
     if "\n" in text or Path(text).suffix.lower() not in SUFFIXES:
         return False
-    if Path(text).expanduser().is_file():
-        return True
+    try:
+        if Path(text).expanduser().is_file():
+            return True
+    except (OSError, RuntimeError):  # a name that no file can have; "~5.jpg", a home of nobody
+        return False
     if " " in text.strip():
         return False  # "what is on photo.jpg" is a sentence
     raise ConfigError(

@@ -196,6 +196,17 @@ def test_a_query_needs_no_option(capsys, monkeypatch, tmp_path):
         search._asked(["a", "dog"])
 
 
+def test_a_misspelt_picture_is_not_searched_as_words():
+    from fourm_lite.cli.search import _asked
+    from fourm_lite.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"there is no photo at 'koalla\.jpg'"):
+        _asked(["koalla.jpg"])
+
+    assert _asked(["what is on koalla.jpg"]) == (["what is on koalla.jpg"], [])
+    assert _asked(["a" * 5000 + ".jpg"])[1] == []
+
+
 def test_quiet_and_verbose_stand_anywhere(capsys):
     log = logging.getLogger("fourm_lite.cli.test")
     for words, notes in (((), 0), (("-v",), 1), (("--quiet",), -1)):
