@@ -57,7 +57,8 @@ def _raw_codec(modality: Modality) -> Codec:
 
 def tile_codec(modality: Modality) -> RasterCodec | None:
     """How tiles of the earth become the pixels of a modality, or what its tokenizer reads."""
-    held = STATISTICS.get(modality.edition or "v1", {}).get(modality.name)
+    own, usual = (STATISTICS.get(edition, {}) for edition in (modality.edition, "v1"))
+    held = own.get(modality.name) or usual.get(modality.name)
     if held is None:
         return None
     bands = BANDS.get(modality.name) or BANDS.get(f"un{modality.name}", ())

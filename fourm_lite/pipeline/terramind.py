@@ -34,7 +34,7 @@ class ChainOptions:
         top_p: keeps the likeliest tokens that make up this share
         top_k: keeps so many; 0 is off
         standardize: whether pixels are given in their own units
-        version: of the statistics, "v1" or "v01"
+        version: of the statistics, "v1" or "v01"; "" is that of the model
     """
 
     steps: int = 1
@@ -42,7 +42,7 @@ class ChainOptions:
     top_p: float = 0.8
     top_k: int = 0
     standardize: bool = False
-    version: str = "v1"
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Chain:
             tokenizer = self.tokenizers.get(name)
             found[name] = tokens.flatten(1)
             if tokenizer is not None:
-                decoded = tokenizer.detokenize(tokens)
-                found[name] = restored(decoded, key_of(name, "target"), self.options.version)
+                decoded, key = tokenizer.detokenize(tokens), key_of(name, "target")
+                found[name] = restored(decoded, key, self._version(key))
         return found
 
     def prepared(self, inputs: Mapping[str, Tensor]) -> tuple[Sampler, TokenBatch, Plan]:
@@ -116,6 +116,9 @@ class Chain:
         targets = [self._target(name, model) for name in made]
         return Sampler(model), batch, Plan(tuple(targets))
 
+    def _version(self, name: str) -> str:
+        return self.options.version or self.model.modality(name).edition or "v1"
+
     def _target(self, name: str, model: FourM) -> Target:
         options = self.options
         drawn = {
@@ -131,7 +134,7 @@ class Chain:
         entry = model.modality(name)
         if entry.kind == "pixels":
             pixels = (
-                standardized(value, name, self.options.version)
+                standardized(value, name, self._version(name))
                 if self.options.standardize
                 else value
             )

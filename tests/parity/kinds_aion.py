@@ -59,7 +59,8 @@ def check_forward(case: CaseInfo) -> None:
     batch, budget = inputs_of(case), info["num_encoder_tokens"]
     order = info["modality_order_decoder"]
     with torch.inference_mode():
-        y = joint_states(model, model.encode(batch, budget), order, seen=False)
+        context = model.encode(batch, budget).context
+        y = joint_states(model, context, batch.size, order, seen=False)
         logits = joint_logits(model, batch, order, attention="uniform", budget=budget)
     close(y, case.tensors["out.decoder"], "decoder")
     ids = torch.cat(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fourm_lite import FourMPipeline, open_space
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
-from fourm_lite.modalities.codecs import codec_of
+from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.forks import AION_MODALITIES, STATISTICS, TERRAMIND_MODALITIES
 from fourm_lite.model.terramind import convert_terramind
 from fourm_lite.pipeline.placing import placed
@@ -105,6 +106,9 @@ def test_the_captions_and_statistics_of_v01_are_its_own(tmp_path):
     assert entry.edition == "v01"
     assert codec_of(entry).mean == STATISTICS["v01"][entry.name].mean
     assert codec_of(TERRAMIND_MODALITIES[entry.name]).mean == STATISTICS["v1"][entry.name].mean
+    for name, usual in STATISTICS["v1"].items():
+        own = tile_codec(replace(TERRAMIND_MODALITIES[name], edition="v01"))
+        assert own.mean == STATISTICS["v01"].get(name, usual).mean, name
 
 
 def test_the_vector_of_an_item_is_the_mean_of_the_backbone_and_of_nobody_else(terramind):

@@ -22,6 +22,8 @@ def main(given: Path, cpu: bool) -> None:
         raise SystemExit(f"weights of {sorted(lacking)[:5]} are not given")
     model.load_state_dict(own)
     model.eval()
+    # importing terratorch sets "medium", by which products are bfloat16 where a CPU has them
+    torch.set_float32_matmul_precision("highest")
     clock = time.process_time if cpu else time.perf_counter
     for _ in sys.stdin:
         start = clock()
