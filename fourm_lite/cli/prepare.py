@@ -212,7 +212,7 @@ def embed(
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     decode: opt.Decode = "expected",
-    center: opt.Center = True,
+    center: opt.Center = False,
     workers: opt.Workers = 2,
     batch_size: opt.BatchSize = 32,
     dtype: opt.Dtype = None,
@@ -226,8 +226,8 @@ def embed(
 ) -> None:
     """Embed photos, texts or items: unit vectors with ids, in the order of what was given.
 
-    A run that was stopped goes on when it is started again. What cannot be read is listed with the
-    reason.
+    The vectors are those of `FourMPipeline.embed`; `index` centers them. A run that was stopped
+    goes on when it is started again. What cannot be read is listed with the reason.
 
     Args:
         inputs: What is embedded, all of one kind: photos (as for an index), texts (.txt, one on

@@ -42,6 +42,7 @@ from fourm_lite.search.index.loading import Decode, Keys, KnownRows, Loader, key
 from fourm_lite.search.index.value_items import item_of, listed_items
 from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import TEXT, Space
+from fourm_lite.search.vectors import IDS_BESIDE
 
 MARK = "embed.json"
 """In the folder of a draft: that it is one, and may be removed."""
@@ -289,7 +290,7 @@ def _batches(index: Index, ids: Sequence[str]) -> Iterator[Any]:
 
 
 def _write_npy(index: Index, ids: Sequence[str], path: Path) -> None:
-    names = path.with_name(path.stem + ".ids.jsonl")
+    names = path.with_name(path.stem + IDS_BESIDE)
     shape = (len(ids), int(index.width or 0))
     with replacing(path) as draft, replacing(names) as listed:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.plain_items import as_item
+from fourm_lite.photos.item import Skipped
+from fourm_lite.photos.lists import json_rows
 from fourm_lite.photos.table_rows import opened_lance
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.regular import budget, check_size, read_text
@@ -33,6 +35,8 @@ from fourm_lite.search.whitening import Centre
 from fourm_lite.unit import Floats, unit
 
 NAMES = ("embeddings", "embedding", "vectors", "vector", "features", "image_embeds")
+IDS_BESIDE = ".ids.jsonl"
+"""Of NAME.npy, as `embed_to_file` writes it: lines of id and uri."""
 IDS = ("ids", "id", "names", "files", "uri", "path")
 ROWS = 16_384
 UNIT_TOLERANCE = 0.02
@@ -107,8 +111,8 @@ def open_vectors(
     Args:
         path: the file, or the folder `NAME.lance` of a table
         key: which array or column holds the vectors; found by name or shape otherwise
-        ids: a file with an id a line, or a JSON list; by default what the file itself says, else
-            row numbers
+        ids: a file with an id a line, or a JSON list; by default what the file itself says, or the
+            NAME.ids.jsonl beside NAME.npy, else row numbers
 
     Raises:
         ConfigError: no such file or format, or nothing in it looks like vectors
@@ -265,7 +269,15 @@ def _plain(values: Any) -> list[Any]:
 
 def _npy(path: Path) -> dict[str, Any]:
     check_size(path)
-    return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    names = path.with_name(path.stem + IDS_BESIDE)
+    rows = list(json_rows(names)) if names.is_file() else []
+    found = [row[1] for row in rows if not isinstance(row, Skipped)]
+    return {"vectors": vectors, **{n: _texts(found, n) for n in ("id", "uri") if found}}
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> npt.NDArray[Any]:
+    return np.array([str(row.get(name, "")) for row in rows], object)
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.search.embed_files import embed_to_file
 from fourm_lite.search.gallery import Ingest
+from fourm_lite.search.vectors import open_vectors
 
 
 def read(path):
@@ -35,6 +36,24 @@ def test_vectors_of_photos_stand_in_the_order_of_their_list(tmp_path, space, pac
     assert vectors.shape == (done.rows, space.width)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert not out.with_name(out.name + ".draft").exists()
+
+
+def test_a_file_that_was_written_is_searched_by_its_ids(tmp_path, space, pack):
+    for ending in ("npy", "parquet"):
+        out = tmp_path / f"v.{ending}"
+        embed_to_file([pack / "captions.jsonl"], out, space)
+        file = open_vectors(out)
+        assert file.ids == read(out)[0]
+        assert list(file.columns) == ["uri"]
+
+
+def test_ids_of_another_number_are_refused(tmp_path, space, pack):
+    embed_to_file([pack / "captions.jsonl"], tmp_path / "v.npy", space)
+    names = tmp_path / "v.ids.jsonl"
+    names.write_text("\n".join(names.read_text().splitlines()[1:]))
+
+    with pytest.raises(ShapeError, match="20 vectors and 19 'id'"):
+        open_vectors(tmp_path / "v.npy")
 
 
 def test_texts_and_items_have_the_vectors_of_queries(tmp_path, space):
