@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 FORMER = {
-    "add_embedding.stages": "io.stages",
+    "add_embedding.stages": "training.staged",
     "backbone.features": "backbone.intermediate",
     "cli.add_embedding": "cli.train",
     "cli.calibrate": "cli.finetune",
@@ -78,7 +78,7 @@ FORMER = {
     "growth.output": "add_embedding.model_folder",
     "growth.photos": "add_embedding.listing",
     "growth.register": "add_embedding.register",
-    "growth.stages": "io.stages",
+    "growth.stages": "training.staged",
     "growth.tokenizer": "add_embedding.tokenizer",
     "growth.tuning": "add_embedding.tuning",
     "growth.vectors": "add_embedding.extraction",
@@ -107,7 +107,7 @@ FORMER = {
     "retrieval.calibrate": "search.calibrate",
     "retrieval.codes": "search.index.codes",
     "retrieval.compose": "search.query",
-    "retrieval.confidence": "search.index.confidence",
+    "retrieval.confidence": "search.index.hits",
     "retrieval.drift": "search.index.drift",
     "retrieval.exact": "search.index.exact",
     "retrieval.feature_items": "search.gallery",

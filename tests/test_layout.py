@@ -55,7 +55,6 @@ SHARED_NAMES = {
     "base": "what the networks, or the families, of a room have in common",
     "catalog": "a room's own modalities",
     "config": "the frozen settings of a network",
-    "convert": "one family's files as ours",
     "errors": "the library's own exceptions, and what a service answers to them",
     "fields": "the parts that a sequence, or a request, is made of",
     "joint_space": "a space of two encoders: its network, and its training",

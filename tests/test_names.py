@@ -14,9 +14,9 @@ from tiny_pipeline import save_pipeline
 from fourm_lite import FourMPipeline
 from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.names import check_name, is_inside, is_name, place_inside
+from fourm_lite.training.staged import Stages
 
 OUTSIDE = ("../x", "/etc", "a/../../b", "..", "C:\\x", "a\0b", "", "x" * 300, "\x1b[2J")
 

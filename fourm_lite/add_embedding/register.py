@@ -33,7 +33,6 @@ from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.checkpoint import Checkpoint, read
 from fourm_lite.io.files import alone, remove_leftovers, write_json, write_whole
-from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.given import Given
 from fourm_lite.pipeline.pipeline import FourMPipeline
@@ -41,6 +40,7 @@ from fourm_lite.progress import StageProgress
 from fourm_lite.search.spaces import open_model_space
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.training.checkpoints import remove_checkpoints
+from fourm_lite.training.staged import Stages
 
 REPORT, CARD = "report.json", "card.md"
 

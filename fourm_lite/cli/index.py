@@ -151,7 +151,7 @@ def index_info(index: opt.IndexPath, as_json: opt.Json = None) -> None:
 
 
 def _print_index(info: dict[str, Any]) -> None:
-    from fourm_lite.search.index.confidence import MEANINGS
+    from fourm_lite.search.index.hits import MEANINGS
 
     info = dict(info)
     manifest = info.pop("manifest")

@@ -17,9 +17,9 @@ import numpy as np
 from fourm_lite.embedders.convert import CONVERSIONS, Converted, convert_pth
 from fourm_lite.embedders.feature_files import GEOMETRY, NAMES, SUFFIXES, is_table
 from fourm_lite.embedders.features import split_features
-from fourm_lite.embedders.mmt.convert import convert_joint
+from fourm_lite.embedders.mmt.load import convert_joint
 from fourm_lite.embedders.mmt.saved import MODULES
-from fourm_lite.embedders.mobileclip.convert import convert_mobileclip
+from fourm_lite.embedders.mobileclip.load import convert_mobileclip
 from fourm_lite.embedders.pth import SUFFIXES as WEIGHTS
 from fourm_lite.embedders.pth import Weights, load_plain, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError, suggest

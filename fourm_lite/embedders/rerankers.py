@@ -226,6 +226,6 @@ def load_reranker(
 
 def _joint(spec: str, options: dict[str, Any]) -> PairReranker:
     family, source, written = parse_spec(spec)
-    loader = import_module("fourm_lite.embedders.mmt.reranker").load_joint_reranker
+    loader = import_module("fourm_lite.embedders.mmt.embedder").load_joint_reranker
     found: PairReranker = call_loader(family, loader, source, written | options)
     return found

@@ -29,14 +29,15 @@ from fourm_lite.search.caption_confidence import (
     median_and_deviation,
 )
 from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD, SAMPLES
-from fourm_lite.search.index.confidence import (
+from fourm_lite.search.index.hits import (
     Calibration,
+    Hits,
+    Id,
     auroc,
     calibration_error,
     first_features,
     fit,
 )
-from fourm_lite.search.index.hits import Hits, Id
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.likelihood_scores import (
     Likelihood,

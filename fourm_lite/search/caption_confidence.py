@@ -31,8 +31,7 @@ from fourm_lite.search.confidence_features import (
     answer_features,
     names_for,
 )
-from fourm_lite.search.index.confidence import RELEVANCE, Calibration, auroc, calibration_error, fit
-from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.hits import RELEVANCE, Calibration, Hits, auroc, calibration_error, fit
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.space import Space
 

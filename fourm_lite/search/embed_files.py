@@ -35,11 +35,18 @@ from fourm_lite.photos.lists import json_rows, text_lines
 from fourm_lite.photos.source_parts import Part, parts_of_stream
 from fourm_lite.photos.table_rows import FILE_COLUMNS
 from fourm_lite.reading.remote import expand, is_remote
-from fourm_lite.search.gallery import SOURCES, Ingest, decode_of, open_index, parts_for
+from fourm_lite.search.gallery import (
+    SOURCES,
+    Ingest,
+    decode_of,
+    item_of,
+    listed_items,
+    open_index,
+    parts_for,
+)
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
 from fourm_lite.search.index.loading import Decode, Keys, KnownRows, Loader, key_of, no_facts
-from fourm_lite.search.index.value_items import item_of, listed_items
 from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import TEXT, Space
 from fourm_lite.search.vectors import IDS_BESIDE

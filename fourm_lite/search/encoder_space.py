@@ -24,7 +24,7 @@ from fourm_lite.pipeline.placing import placed
 from fourm_lite.pipeline.pooled import pooled_vectors
 from fourm_lite.pipeline.readers import collate
 from fourm_lite.progress import Progress
-from fourm_lite.search.index.value_items import item_of
+from fourm_lite.search.gallery import item_of
 from fourm_lite.search.space import MODEL, PICTURE, TEXT, Inputs, Space, batches
 from fourm_lite.unit import Floats
 
@@ -126,14 +126,6 @@ class EncoderSpace(Space):
             batch = collate([items[place] for place in places])
             vectors[places] = pooled_vectors(fitted(model, batch, []), batch)
         return vectors
-
-    def raw_documents(self, pictures: Sequence[Any]) -> Floats:
-        """Vectors float32[N, 1, E], of unit length already."""
-        return self.encode_document(pictures)[0][:, None]
-
-    def compared(self, raw: Floats) -> Floats:
-        """As they are."""
-        return raw[:, 0]
 
     def provenance(self) -> dict[str, Any]:
         """Fields of a manifest."""

@@ -36,9 +36,8 @@ from fourm_lite.search.confidence_features import (
     answer_features,
     first_hit_features,
 )
-from fourm_lite.search.index.confidence import RELEVANCE, Calibration, with_confidence
 from fourm_lite.search.index.exact import Floats
-from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.hits import RELEVANCE, Calibration, Hits, with_confidence
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest, allow, require_allowed
 from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker

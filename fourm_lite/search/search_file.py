@@ -69,7 +69,7 @@ class FittedSearch:
         fitted_on: the photos, in words
         weights: of the reranker, by what captions are said from and by direction
         given: what captions are said from unless it is said
-        calibration: of the confidence (`search.index.confidence`), as plain values
+        calibration: of the confidence (`search.index.hits`), as plain values
     """
 
     target: str

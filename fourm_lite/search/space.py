@@ -149,13 +149,13 @@ class Space(ABC):
     ) -> tuple[Floats, Codes | None]:
         """Unit vectors float32[N, E] of a gallery, and their codes int64[N, L] where there are."""
 
-    @abstractmethod
     def raw_documents(self, pictures: Sequence[Any]) -> Floats:
         """Vectors float32[N, samples, E] of a gallery before anything is taken off."""
+        return self.encode_document(pictures)[0][:, None]
 
-    @abstractmethod
     def compared(self, raw: Floats) -> Floats:
         """Unit vectors float32[N, E] of raw ones float32[N, samples, E]."""
+        return raw[:, 0]
 
     def codes(self, raw: Floats) -> Codes | None:
         """Codes int64[N, L] of raw vectors float32[N, E]; None where vectors have none."""
@@ -269,14 +269,6 @@ class DualEncoderSpace(Space):
         """Unit vectors float32[N, E] of pictures; there are no codes."""
         told = of_total(progress, len(pictures))
         return self.embedder.embed_image(pictures, batch_size, progress=told), None
-
-    def raw_documents(self, pictures: Sequence[Any]) -> Floats:
-        """Vectors float32[N, 1, E], of unit length already."""
-        return self.encode_document(pictures)[0][:, None]
-
-    def compared(self, raw: Floats) -> Floats:
-        """As they are."""
-        return raw[:, 0]
 
     def provenance(self) -> dict[str, Any]:
         """Fields of a manifest."""

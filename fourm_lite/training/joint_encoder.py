@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.embedders.mmt.config import HeadInput
-from fourm_lite.embedders.mmt.convert import write_joint
-from fourm_lite.embedders.mmt.load import Joint, open_joint
+from fourm_lite.embedders.mmt.load import Joint, open_joint, write_joint
 from fourm_lite.embedders.mmt.regions import Regions, join_batch
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.recipe import from_toml

@@ -21,9 +21,9 @@ from fourm_lite.add_embedding.tokenizer import tokenizer_shape
 from fourm_lite.add_embedding.widen import grow, new_modality
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError
-from fourm_lite.io.stages import Stages
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.records import list_records
+from fourm_lite.training.staged import Stages
 
 
 def quiet(what, done, total):

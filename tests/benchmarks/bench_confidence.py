@@ -22,7 +22,7 @@ from fourm_lite.evaluate.caption_sets import CaptionPack, captioned
 from fourm_lite.search.calibrate import VOCABULARY, calibrate_answers, calibrate_by_model
 from fourm_lite.search.caption_confidence import answers_to, questions_of
 from fourm_lite.search.confidence_features import Vocabulary, answer_features
-from fourm_lite.search.index.confidence import Calibration
+from fourm_lite.search.index.hits import Calibration
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.spaces import open_space
 

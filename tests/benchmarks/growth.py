@@ -30,8 +30,7 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.sources import open_sources
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.request import empty_sequence
-from fourm_lite.sampling.sampler import Sampler
+from fourm_lite.sampling.sampler import Sampler, empty_sequence
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import index_items
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.mobileclip.fold import fold
+from fourm_lite.embedders.mobileclip.layers import fold
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 
 

@@ -543,7 +543,7 @@ def index_files(draw: random.Random, place: Path) -> Any:
 
 @door
 def stages(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.io.stages import Stages
+    from fourm_lite.training.staged import Stages
 
     entry = {"settings": {"seed": 0}, "facts": {"photos": 3}, "seconds": 1.0}
     book = {"format": 1, "stages": {"photos": entry, "vectors": {**entry, "facts": None}}}

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from fourm_lite.embedders.features import Features, FeatureStore
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.mmt.embedder import JointEmbedder, states_of
+from fourm_lite.embedders.mmt.embedder import JointEmbedder, JointReranker, states_of
 from fourm_lite.embedders.mmt.load import Joint, open_joint
-from fourm_lite.embedders.mmt.reranker import JointReranker
 from fourm_lite.embedders.rerankers import load_reranker
 from fourm_lite.search.rerank import CROSS, RetrieveRerank, caption_measures
 from fourm_lite.training.losses import (

@@ -9,7 +9,7 @@ import torch
 from caseinfo import CaseInfo
 
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.mobileclip.tokens import clip_tokens
+from fourm_lite.embedders.mobileclip.load import clip_tokens
 
 
 def check_mobileclip(case: CaseInfo) -> None:

@@ -21,7 +21,7 @@ from fourm_lite.search.caption_confidence import (
 )
 from fourm_lite.search.confidence_features import CaptionRelevance, Question, Vocabulary, stems
 from fourm_lite.search.engine import Search
-from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, sureness
+from fourm_lite.search.index.hits import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query

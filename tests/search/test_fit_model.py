@@ -11,7 +11,7 @@ from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
 from fourm_lite.search.confidence_features import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import index_photos, open_index
-from fourm_lite.search.index.confidence import MEANINGS, RELEVANCE, Calibration
+from fourm_lite.search.index.hits import MEANINGS, RELEVANCE, Calibration
 from fourm_lite.search.search_file import read_fitted
 from fourm_lite.search.spaces import open_space
 

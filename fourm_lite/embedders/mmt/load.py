@@ -1,10 +1,10 @@
-"""From what was saved to a network: every weight fits, or the name that does not is told."""
+"""From what was saved to a network, and to a folder of ours: every weight fits, or is named."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,11 +12,17 @@ from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.embedders.mmt.config import POOLINGS, JointConfig, Sizes
 from fourm_lite.embedders.mmt.network import JointEncoder
 from fourm_lite.embedders.mmt.regions import RegionReader
-from fourm_lite.embedders.mmt.saved import Saved, read_saved
+from fourm_lite.embedders.mmt.saved import DOOR, Saved, read_saved
 from fourm_lite.embedders.mmt.words import Words, open_tokenizer
 from fourm_lite.embedders.pth import Weights
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.io.files import write_json, write_whole
+from fourm_lite.io.layout import CONFIG, WEIGHTS
+from fourm_lite.io.writing import write_file
 from fourm_lite.nn.device import without_storage
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -134,3 +140,32 @@ def _heads(weights: Weights) -> dict[str, nn.Module]:
         else:
             raise CheckpointError(f"the head '{name}' has the weights {sorted(shapes)}, not known")
     return found
+
+
+def convert_joint(source: str | Path, folder: str | Path) -> Saved:
+    """Writes what `mmt:FOLDER` opens; nothing is written where the weights do not fit.
+
+    A vocabulary goes along where the source has one; a published one stays a name.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit
+        ConfigError: a class or form that is not read
+    """
+    saved = read_saved(source)
+    build(saved, str(source))
+    tokenizer = None
+    if isinstance(saved.tokenizer, Path):
+        tokenizer = open_tokenizer(saved.tokenizer, lower_case=saved.config.lower_case)
+    write_joint(folder, saved.config, saved.weights, tokenizer)
+    return saved
+
+
+def write_joint(
+    folder: str | Path, config: JointConfig, weights: Weights, tokenizer: Tokenizer | None
+) -> None:
+    """Writes a network under our names, with its tokenizer where there is one."""
+    root = Path(folder)
+    write_file(root / WEIGHTS, weights, metadata=None)
+    write_json(root / CONFIG, {"format": 1, "door": DOOR, **asdict(config)}, indent=2)
+    if tokenizer is not None:
+        write_whole(root / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -3,6 +3,10 @@
 S0, S1, S2, B and B (LT) are read by the networks here, folded or not. MobileCLIP2 and the larger
 files are in open_clip's layout and are read by it, with the statistics that they were trained with.
 open_clip's own `MobileCLIP-B` is another network (padding and eps of timm's ViT).
+
+Words are CLIP's, whose vocabulary is open_clip's file or that of a transformers CLIP folder; it is
+not in this library. A text is always 77 ids, cut with the end token last, padded with 0: padding is
+read like words by towers that are not causal, so the length never changes.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.image_transforms import ImagePreprocess
-from fourm_lite.embedders.mobileclip.fold import fold
-from fourm_lite.embedders.mobileclip.tokens import clip_tokens
+from fourm_lite.embedders.mobileclip.layers import fold
 from fourm_lite.embedders.mobileclip.towers import IMAGE, TEXT, MobileClip, Shape
 from fourm_lite.embedders.pth import SUFFIXES, Weights, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
@@ -30,8 +34,55 @@ from fourm_lite.families.mobileclip import (
     OPEN_CLIP_FILES,
     OpenClipTower,
 )
+from fourm_lite.io.files import write_json
+from fourm_lite.io.layout import CONFIG, WEIGHTS
 from fourm_lite.io.weights_file import load_tensors
+from fourm_lite.io.writing import write_file
 from fourm_lite.nn.device import without_storage
+
+Tokens = Callable[[list[str]], Tensor]
+"""n texts -> int64[n, length]."""
+
+
+def clip_tokens(tokenizer: Any, length: int) -> Tokens:
+    """What turns texts into ids: a transformers CLIP folder, a callable, or open_clip's vocabulary.
+
+    Raises:
+        FourMError: nothing is given and open_clip is not installed
+        CheckpointError: the folder holds no tokenizer
+    """
+    if callable(tokenizer):
+        return lambda texts: torch.as_tensor(tokenizer(texts))
+    if tokenizer is not None:
+        return _from_transformers(str(Path(tokenizer).expanduser()), length)
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except ImportError as error:
+        raise FourMError(
+            "MobileCLIP's files hold no vocabulary: pip install open_clip_torch, which "
+            "carries CLIP's, or give the folder of a transformers CLIP tokenizer: tokenizer=FOLDER"
+        ) from error
+    read = SimpleTokenizer(context_length=length)
+    return lambda texts: torch.as_tensor(read(texts))
+
+
+def _from_transformers(folder: str, length: int) -> Tokens:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{folder}' holds no CLIP tokenizer: {error}") from error
+
+    def read(texts: list[str]) -> Tensor:
+        rows = torch.zeros(len(texts), length, dtype=torch.long)
+        for row, ids in zip(rows, tokenizer(texts)["input_ids"], strict=True):
+            cut = ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+            row[: len(cut)] = torch.tensor(cut)
+        return rows
+
+    return read
+
 
 DOOR = "mobileclip"
 
@@ -245,3 +296,33 @@ def _open_clip_network(saved: SavedClip, tower: OpenClipTower) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointError(f"'{saved.path}' is no {tower.architecture}: {error}") from error
     return model
+
+
+def convert_mobileclip(source: str | Path, folder: str | Path) -> int:
+    """Writes what `mobileclip:FOLDER` opens and gives the number of its tensors.
+
+    Raises:
+        CheckpointError: a weight is missing or does not fit
+        ConfigError: the file is of no MobileCLIP
+    """
+    saved = read_clip(source)
+    if MOBILECLIP.owns(saved.weights):
+        build(saved)
+        weights = folded(saved.weights)
+        shape = shape_of(saved)
+        width = weights["text_encoder.projection_layer"].shape[0]
+        text = {"context_length": CONTEXT, **saved.config.get("text_cfg", {})}
+        text |= {"n_heads_per_layer": width // shape.text_head, "causal_masking": shape.causal}
+        image = {**saved.config.get("image_cfg", {}), "image_size": shape.image_size}
+        if "image_encoder.model.cls_token" in weights:
+            vit_width = weights["image_encoder.model.cls_token"].shape[-1]
+            image["n_attn_heads"] = vit_width // shape.image_head
+        config: dict[str, Any] = {"image_cfg": image, "text_cfg": text}
+    else:
+        weights = saved.weights
+        config = {"architecture": open_clip_name(saved), "image_cfg": {}, "text_cfg": {}}
+    root = Path(folder)
+    write_file(root / WEIGHTS, weights, metadata=None)
+    values = {"format": 1, "door": "mobileclip", **config}
+    write_json(root / CONFIG, values, indent=2)
+    return len(weights)

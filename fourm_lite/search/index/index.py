@@ -20,11 +20,10 @@ from fourm_lite.io.recipe import from_dict
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.search.index.codes import Codes, Decode, check_codes
-from fourm_lite.search.index.confidence import Calibration, with_confidence
 from fourm_lite.search.index.exact import Floats, unit_vectors
 from fourm_lite.search.index.filters import filter_sql, in_filter
 from fourm_lite.search.index.handle import Handle, folder_bytes
-from fourm_lite.search.index.hits import Hits
+from fourm_lite.search.index.hits import Calibration, Hits, with_confidence
 from fourm_lite.search.index.manifest import (
     Former,
     Manifest,

@@ -5,15 +5,15 @@ from sklearn.metrics import roc_auc_score
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.search.calibrate import learn
-from fourm_lite.search.index.confidence import (
+from fourm_lite.search.index.hits import (
     Calibration,
+    Hits,
     auroc,
     calibration_error,
     first_features,
     fit,
     with_confidence,
 )
-from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 
 
