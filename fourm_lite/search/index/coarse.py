@@ -152,7 +152,7 @@ def candidates(
     asked = Coarse.of(queries)
     step = max(1, BLOCK_SCORES // max(1, len(coarse.codes)))
     for start in range(0, len(queries), step):
-        table = _products(coarse, asked.codes[start : start + step])
+        table = _products(coarse, asked.codes[start : start + step], among)
         for number, scores in enumerate(table, start):
             scores *= asked.scales[number]
             rests = coarse.rests
@@ -185,17 +185,20 @@ def _kth_largest(values: Floats, k: int) -> np.float32:
     return np.float32(np.partition(values, len(values) - k)[len(values) - k])
 
 
-def _products(coarse: Coarse, queries: npt.NDArray[np.int8]) -> Floats:
+def _products(coarse: Coarse, queries: npt.NDArray[np.int8], among: Positions | None) -> Floats:
     """Scores of int8[Q, E] that lack the queries' scales: float32[Q, N].
 
-    The kernel gives int32[N, Q]; it is turned a chunk at a time, while it is in the cache.
+    The kernel gives int32[N, Q]; it is turned a chunk at a time, while it is in the cache. Chunks
+    without a row of `among` are left as they come.
     """
     import numkong
 
     packed = numkong.dots_pack(queries)
     table = np.empty((len(queries), len(coarse.codes)), np.float32)
-    for start in range(0, len(coarse.codes), TURNED):
-        part = slice(start, start + TURNED)
-        table[:, part] = np.asarray(numkong.dots_packed(coarse.codes[part], packed)).T
-    table *= coarse.scales
+    size = TURNED if among is None else TURNED // 4
+    chunks = range(-(-len(coarse.codes) // size)) if among is None else np.unique(among // size)
+    for chunk in chunks:
+        part = slice(chunk * size, (chunk + 1) * size)
+        found = np.asarray(numkong.dots_packed(coarse.codes[part], packed))
+        np.multiply(found.T, coarse.scales[part], out=table[:, part], casting="same_kind")
     return table
