@@ -263,13 +263,14 @@ class _Lines(Told):
     def __init__(self, *, stages: bool) -> None:
         self._stages, self._what = stages, ""
         self._begun = self._last = time.monotonic()
+        self._first = 0
 
     def tell(self, what: str, done: int, total: int, note: str = "") -> None:
         """Says it if a while has passed since the last line, or a new kind of work begins."""
         now = time.monotonic()
         is_new, self._what = what != self._what, what
-        if is_new:
-            self._begun = now
+        if is_new:  # what an earlier run did is counted and took no time of this one
+            self._begun, self._first = now, done
         ends = self._stages and total and done == total
         if not (is_new and self._stages) and not ends and now - self._last < EVERY:
             return
@@ -279,9 +280,9 @@ class _Lines(Told):
             aside=True)  # fmt: skip
 
     def _left(self, done: int, total: int, now: float) -> list[str]:
-        if not total or not 0 < done < total or now - self._begun < 1:
+        if not total or not self._first < done < total or now - self._begun < 1:
             return []
-        seconds = (now - self._begun) / done * (total - done)
+        seconds = (now - self._begun) / (done - self._first) * (total - done)
         return [f"about {timedelta(seconds=round(seconds))} left"]
 
 

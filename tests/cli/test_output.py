@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_layout import PACKAGE
 
-from fourm_lite.cli import main
+from fourm_lite.cli import main, output
 from fourm_lite.cli.index import print_report
 from fourm_lite.cli.output import print_facts, print_json, print_table, say, set_loudness
 from fourm_lite.names import shown
@@ -89,3 +89,14 @@ def test_verbs_print_through_one_function():
     ]  # fmt: skip
 
     assert not free
+
+
+def test_time_that_is_left_counts_what_this_run_did(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 30.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+
+    with output.progress("steps") as told:
+        told.step(200, 300, {})  # goes on from 200
+        told.step(210, 300, {})
+
+    assert capsys.readouterr().err.splitlines()[-1].endswith("210 of 300, about 0:03:00 left")
