@@ -61,12 +61,13 @@ def beside(
     source: Source, given: Mapping[str, Any], entries: Mapping[str, Modality]
 ) -> dict[str, Any]:
     """The features that come with the texts and pictures of an item: name -> text or picture."""
-    values = {m.name: given.get(m.raw or "") for m in entries.values() if m.kind == "features"}
+    of = {m.name: m.raw for m in entries.values() if m.kind == "features" and m.raw in given}
     return {
-        name: value
-        for name, value in values.items()
-        if name not in given
-        and is_raw(entries[entries[name].raw or ""], value)
+        name: given[raw]
+        for name, raw in of.items()
+        if raw is not None
+        and name not in given
+        and is_raw(entries[raw], given[raw])
         and encoder_of(entries[name], source) is not None
     }
 
