@@ -162,7 +162,7 @@ def test_steps_have_a_point_for_each_way_and_number(space, pack):
     assert all(p["interval"]["R@10"][0] <= p["R@10"] <= p["interval"]["R@10"][1]
                for p in report["points"])  # fmt: skip
     assert report["protocol"]["queries_text"] == 7
-    assert [x for x, _ in steps_lines(report)["expected"]] == [1, 2]
+    assert [x for x, *_ in steps_lines(report)["expected"]] == [1, 2]
 
 
 def test_a_split_that_is_not_there_is_named(pack):
