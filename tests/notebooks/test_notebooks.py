@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from stored import executed
+from stored_notebooks import executed
 
 from fourm_lite.cli import main
 

@@ -1,6 +1,6 @@
 """Runs the notebooks and stores what their cells show, small enough for the repository.
 
-python tests/notebooks/stored.py [NAME ...]     # after a change of a notebook or of a model
+python tests/stored_notebooks.py [NAME ...]     # after a change of a notebook or of a model
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 
 
