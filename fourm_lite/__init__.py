@@ -71,33 +71,7 @@ if TYPE_CHECKING:
     from fourm_lite.tokenization.load import load_tokenizer as load_tokenizer
     from fourm_lite.tokenization.words.text import load_text_tokenizer as load_text_tokenizer
 
-__all__ = [
-    "MODALITIES",
-    "CheckpointError",
-    "ConfigError",
-    "FMViT",
-    "FourM",
-    "FourMConfig",
-    "FourMError",
-    "FourMPipeline",
-    "Index",
-    "Modality",
-    "Plan",
-    "Sampler",
-    "ShapeError",
-    "Target",
-    "TokenBatch",
-    "Tokens",
-    "embed_to_file",
-    "load_embedder",
-    "load_model",
-    "load_text_tokenizer",
-    "load_tokenizer",
-    "open_space",
-    "open_vectors",
-    "register",
-    "register_embedding",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -68,6 +68,21 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def check_choice(what: str, *names: object, of: Iterable[str]) -> None:
+    """Refuses names that are none of some; the nearest is suggested.
+
+    >>> check_choice("order", "cosine", of=("cosine", "linear"))
+
+    Raises:
+        UnknownNameError: one of them is none
+    """
+    known = list(of)
+    for name in names:
+        if name not in known:
+            listed, near = ", ".join(k or "''" for k in known), suggest(str(name), known)
+            raise UnknownNameError(f"{what} is one of {listed}, got {str(name)[:80]!r}.{near}")
+
+
 def check_shape(what: str, value: Any, expected: tuple[int | None, ...]) -> None:
     """Checks the shape of a tensor or array; ``None`` stands for any size.
 

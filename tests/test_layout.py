@@ -51,12 +51,9 @@ LARGE = 500_000
 # Names that several rooms may use for a file, because they mean the same in each.
 SHARED_NAMES = {
     "__init__": "a package",
-    "batches": "what goes through a network together",
     "base": "what the networks, or the families, of a room have in common",
-    "catalog": "a room's own modalities",
     "config": "the frozen settings of a network",
     "errors": "the library's own exceptions, and what a service answers to them",
-    "fields": "the parts that a sequence, or a request, is made of",
     "joint_space": "a space of two encoders: its network, and its training",
     "layers": "torch modules of one kind of network",
     "load": "a folder or file as a network",

@@ -106,23 +106,15 @@ def _reference(key: str, place: Any, named: str | None, out: Path) -> str:
     if not path.exists():
         return str(place)  # a hub id, or the original's text tokenizer: "4m"
     inside = path.resolve()
-    if named is not None and inside.is_relative_to(assets().resolve()) and _is_shelf(named):
-        return named
-    _copy(path, beside)
+    shelf = assets().resolve()
+    if named is not None and inside.is_relative_to(shelf) and (shelf / named).exists():
+        return named  # it resolves from anywhere
+    with storage_errors(beside):
+        _copy(path, beside)
     return relative
 
 
-def _is_shelf(named: str) -> bool:
-    """Whether a reference is one that resolves from anywhere, not one beside a model."""
-    return (assets() / named).exists()
-
-
 def _copy(path: Path, target: Path) -> None:
-    with storage_errors(target):
-        _copy_files(path, target)
-
-
-def _copy_files(path: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         for file in sorted(path.iterdir()):
@@ -150,85 +142,69 @@ MEANING = {
 }
 
 
+CARD = """\
+---
+license: {{ licence }}
+---
+# {{ model }} with {{ modality.name }}
+
+`{{ modality.name }}`: {{ modality.tokens }} codes of {{ modality.codebook_size }} for the \
+{{ modality.width }}-wide vectors of {{ embedder.name }}.
+
+- **Data.** {{ photos.train }} photos to learn from ({{ photos.captions }} captions), \
+{{ photos.held_out }} held out, {{ photos.skipped }} left out, from {{ photos.sources|join(", ") }}.
+- **Tokenizer.** Product quantizer without gradients, then {{ shape.steps }} steps of the decoder \
+(kept: {{ shape.decoder }}); seed {{ seed }}.
+- **Model.** Grown from {{ model }}; {{ tuning.steps }} steps, {{ tuning.samples }} samples, \
+{{ tuning.seconds }} seconds, train={{ train }}: \
+{{ "the old weights are unchanged" if train == "tables" else "all weights were trained" }}. \
+Learned: {{ tuning.components|join(", ") }}.
+- **Terms.** {{ licence }}. The terms of the photos, of the embedding network and of the \
+model that was grown all hold for these weights.
+
+## What the tokenizer loses
+
+On {{ photos.held_out }} held-out photos:
+
+| | |
+| --- | --- |
+{% for name, value in tokenizer.items() -%}
+| {{ meaning.get(name, name) }} | {{ value }} |
+{% endfor %}
+{% if retrieval.caption -%}
+## From a caption to the vector
+
+{{ retrieval.queries }} captions among {{ retrieval.photos }} held-out photos; the gallery holds \
+the network's own vectors (raw) or what the tokenizer leaves of them. Ridge is a regression from \
+words, trained on the same photos.
+
+| queries, gallery | R@1 | R@5 | R@10 | median rank |
+| --- | --- | --- | --- | --- |
+{% for name, row in retrieval.caption.items() -%}
+| {{ name }} {% for k in ("R@1", "R@5", "R@10") %}| {{ "%.1f"|format(100 * row[k]) }} {% endfor -%}
+| {{ "%.0f"|format(row.median_rank) }} |
+{% endfor %}
+{% endif -%}
+{% if retrieval.pixels -%}
+From pixels ({{ retrieval.pixels.photos }} held-out photos): centred cosine \
+{{ retrieval.pixels.cosine_centred }}; the tokenizer itself allows \
+{{ retrieval.pixels.cosine_centred_of_tokenizer }}.
+
+{% endif -%}
+## Use
+
+```python
+from fourm_lite import FourMPipeline
+
+pipe = FourMPipeline.from_pretrained("THIS FOLDER")
+vectors = pipe.embed({"rgb": "photo.jpg"}, target="{{ modality.name }}")
+```
+"""
+
+
 def card(report: Mapping[str, Any]) -> str:
     """Markdown of a report; the licence stands in its head, where the library looks for it."""
-    modality, photos = report["modality"], report["photos"]
-    licence = report["licence"] or "not stated"
-    lines = [
-        "---",
-        f"license: {licence}",
-        "---",
-        f"# {report['model']} with {modality['name']}",
-        "",
-        f"`{modality['name']}`: {modality['tokens']} codes of {modality['codebook_size']} for the "
-        f"{modality['width']}-wide vectors of {report['embedder']['name']}.",
-        "",
-        *_facts(report, photos, licence),
-        "",
-        "## What the tokenizer loses",
-        "",
-        f"On {photos['held_out']} held-out photos:",
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {MEANING.get(k, k)} | {v} |" for k, v in report["tokenizer"].items()),
-        "",
-        *_model_lines(report),
-        "## Use",
-        "",
-        "```python",
-        "from fourm_lite import FourMPipeline",
-        "",
-        'pipe = FourMPipeline.from_pretrained("THIS FOLDER")',
-        f'vectors = pipe.embed({{"rgb": "photo.jpg"}}, target="{modality["name"]}")',
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
+    from jinja2 import Environment
 
-
-def _facts(report: Mapping[str, Any], photos: Mapping[str, Any], licence: str) -> list[str]:
-    tuning, trained = report["tuning"], report["train"]
-    kept = "the old weights are unchanged" if trained == "tables" else "all weights were trained"
-    return [
-        f"- **Data.** {photos['train']} photos to learn from ({photos['captions']} captions), "
-        f"{photos['held_out']} held out, {photos['skipped']} left out, from "
-        f"{', '.join(photos['sources'])}.",
-        f"- **Tokenizer.** Product quantizer without gradients, then {report['shape']['steps']} "
-        f"steps of the decoder (kept: {report['shape']['decoder']}); seed {report['seed']}.",
-        f"- **Model.** Grown from {report['model']}; {tuning['steps']} steps, "
-        f"{tuning['samples']} samples, {tuning['seconds']} seconds, train={trained}: {kept}. "
-        f"Learned: {', '.join(tuning['components'])}.",
-        f"- **Terms.** {licence}. The terms of the photos, of the embedding network and of the "
-        "model that was grown all hold for these weights.",
-    ]
-
-
-def _model_lines(report: Mapping[str, Any]) -> list[str]:
-    found = report["retrieval"]
-    lines: list[str] = []
-    if "caption" in found:
-        lines += [
-            "## From a caption to the vector",
-            "",
-            f"{found['queries']} captions among {found['photos']} held-out photos; the gallery "
-            "holds the network's own vectors (raw) or what the tokenizer leaves of them. Ridge is "
-            "a regression from words, trained on the same photos.",
-            "",
-            "| queries, gallery | R@1 | R@5 | R@10 | median rank |",
-            "| --- | --- | --- | --- | --- |",
-            *(
-                f"| {name} | {100 * row['R@1']:.1f} | {100 * row['R@5']:.1f} | "
-                f"{100 * row['R@10']:.1f} | {row['median_rank']:.0f} |"
-                for name, row in found["caption"].items()
-            ),
-            "",
-        ]
-    if "pixels" in found:
-        seen = found["pixels"]
-        lines += [
-            f"From pixels ({seen['photos']} held-out photos): centred cosine "
-            f"{seen['cosine_centred']}; the tokenizer itself allows "
-            f"{seen['cosine_centred_of_tokenizer']}.",
-            "",
-        ]
-    return lines
+    page = Environment(keep_trailing_newline=True).from_string(CARD)
+    return page.render({**report, "licence": report["licence"] or "not stated"}, meaning=MEANING)

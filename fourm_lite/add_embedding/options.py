@@ -1,11 +1,17 @@
-"""What `register_embedding` may be told; the defaults stand here, once."""
+"""The options of `register_embedding` with their defaults, and what it refuses before any work."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from fourm_lite.errors import ConfigError, suggest
+from torch import nn
+
+from fourm_lite.embedders.base import NetworkEmbedder
+from fourm_lite.errors import ConfigError, FourMError, check_choice
+from fourm_lite.modalities.spec import Modality
+from fourm_lite.pipeline.given import TEXT
 
 Train = Literal["tables", "all"]
 MIN_PHOTOS = 24
@@ -51,8 +57,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run, before any work."""
-        if self.train not in get_args(Train):
-            raise ConfigError(f"train is one of {get_args(Train)}, got {self.train!r}")
+        check_choice("train", self.train, of=get_args(Train))
         positive = ("tokens", "codebook_size", "tokenizer_steps", "steps", "batch_size",
                     "embed_batch", "max_held_out")  # fmt: skip
         for name in positive:
@@ -73,9 +78,42 @@ class Options:
         Raises:
             ConfigError: there is no such option
         """
-        known = [f.name for f in fields(self)]
-        for name in changes:
-            if name not in known:
-                raise ConfigError(f"there is no option {name!r}; known: {known}."
-                                  + suggest(name, known))  # fmt: skip
+        check_choice("an option", *changes, of=[f.name for f in fields(self)])
         return replace(self, **changes)
+
+
+def check_new_name(name: str, known: Mapping[str, Modality], tokenizers: Iterable[str]) -> None:
+    """Refuses a name that cannot be a modality's, or that something of the model already has.
+
+    Raises:
+        ConfigError: it is no identifier, or it is taken
+    """
+    if not isinstance(name, str) or not name.isidentifier() or not name.isascii():
+        raise ConfigError(
+            f"a modality's name is a letter and then letters, digits and '_' (my_network), got "
+            f"{name!r}"
+        )
+    if hasattr(nn.ModuleDict(), name):
+        raise ConfigError(f"the name {name!r} means something to torch; choose another, my_{name}")
+    taken = {
+        word for m in known.values()
+        for word in (m.name, m.stem, m.stem.removeprefix("tok_"), m.tokenizer) if word
+    }  # fmt: skip
+    if name in taken | set(tokenizers) | {TEXT}:
+        raise ConfigError(
+            f"the model already has something called {name!r} (modalities: {sorted(known)}); "
+            "choose another name"
+        )
+
+
+def check_embedder(embedder: NetworkEmbedder) -> None:
+    """Refuses a network that reads no pictures.
+
+    Raises:
+        FourMError: it embeds text alone
+    """
+    if "image" not in embedder.can:
+        raise FourMError(
+            f"'{embedder.name}' cannot embed pictures; it embeds {', '.join(embedder.can)}. Give "
+            "a network with an image tower"
+        )

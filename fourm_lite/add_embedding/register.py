@@ -14,17 +14,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.add_embedding.extraction import Vectors, extract, probe, read_vectors
-from fourm_lite.add_embedding.listing import Listing, list_photos, read_listing, source_paths
+from fourm_lite.add_embedding.extraction import (
+    Listing,
+    Vectors,
+    extract,
+    list_photos,
+    probe,
+    read_listing,
+    read_vectors,
+    source_paths,
+)
 from fourm_lite.add_embedding.model_folder import (
     card,
     keep_learnt,
     tokenizer_references,
     write_model,
 )
-from fourm_lite.add_embedding.options import MIN_PHOTOS, Options
+from fourm_lite.add_embedding.options import MIN_PHOTOS, Options, check_embedder, check_new_name
 from fourm_lite.add_embedding.report import model_metrics, tokenized, tokenizer_metrics
-from fourm_lite.add_embedding.requests import check_embedder, check_new_name
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.add_embedding.widen import is_new, new_modality
@@ -51,7 +58,7 @@ class AddedEmbedding:
 
     Units:
         folder: opens with `FourMPipeline.from_pretrained`, also after it was moved
-        report: what `report.json` in it says: photos, figures of tokenizer and model
+        report: the content of its `report.json`: photos, figures of tokenizer and model
         skipped: stages that were done before this call
     """
 
@@ -108,14 +115,13 @@ def register_embedding(
     with alone(folder):
         remove_leftovers(folder, alone=True)
         stages = Stages.open(folder)
-        run = _Run.open(
-            name, embedder, str(model), source, tokenizers, chosen, stages, progress or _silent
-        )
+        pipe = FourMPipeline.from_pretrained(source, tokenizers)
+        check_new_name(name, pipe.model.config.modalities, pipe.tokenizers.sources)
+        network = load_embedder(embedder)
+        check_embedder(network)
+        tell = progress or (lambda what, done, total: None)
+        run = _Run(name, network, str(model), source, pipe, chosen, stages, tell)
         return run.all(source_paths(photos))
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -130,30 +136,6 @@ class _Run:
     options: Options
     stages: Stages
     tell: StageProgress
-
-    @classmethod
-    def open(
-        cls,
-        name: str,
-        embedder: Spec,
-        model: str,
-        source: Checkpoint,
-        tokenizers: Given,
-        options: Options,
-        stages: Stages,
-        tell: StageProgress,
-    ) -> _Run:
-        """Opens the model and the network.
-
-        Raises:
-            ConfigError: the name is taken, or is none
-            FourMError: the network reads no pictures
-        """
-        pipe = FourMPipeline.from_pretrained(source, tokenizers)
-        check_new_name(name, pipe.model.config.modalities, pipe.tokenizers.sources)
-        network = load_embedder(embedder)
-        check_embedder(network)
-        return cls(name, network, model, source, pipe, options, stages, tell)
 
     def all(self, paths: Sequence[Path]) -> AddedEmbedding:
         """Every stage in turn."""

@@ -26,8 +26,10 @@ from fourm_lite.modalities.crops import to_settings
 from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.tokenizers import Tokenizers
 from fourm_lite.progress import StageProgress
+from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
 from fourm_lite.training.initial.read_out import start_logits
@@ -147,7 +149,11 @@ def aligned_samples(
         texts = {}
         if sources.caption is not None:
             texts[sources.caption.name] = caption_writer(records, tokenizers.text().encode)
-        pixels = {} if sources.pixels is None else {sources.pixels.name: _side(sources.pixels)}
+        pixels = (
+            {}
+            if sources.pixels is None
+            else {sources.pixels.name: sources.pixels.image_size or 224}
+        )
         made[name] = AlignedSamples(
             records=records,
             tokens={entry.name: codes[chosen][:, None]},
@@ -171,7 +177,7 @@ def tune(
 ) -> tuple[FourM, dict[str, Any]]:
     """The grown and tuned model; goes on from `folder`, where it was stopped."""
     grown = grow(model, entry, seed=options.seed)
-    marks = tokenizers.text().marks if tokenizers.has_text else _no_marks()
+    marks = tokenizers.text().marks if tokenizers.has_text else LEGACY_MARKS
     entries = grown.config.modalities
     toward = components(entry, sources, options.batch_size)
     stream = MaskedStream(
@@ -198,8 +204,6 @@ def tune(
         task, stream, _train_config(entry, options, run), resume=True,
         progress=lambda step, steps, _: tell("fine-tuning", step, steps),
     )  # fmt: skip
-    from fourm_lite.model.load import load_model
-
     tuned = load_model(run / "final")
     ledger = result.ledger
     facts |= {"steps": ledger.step, "samples": ledger.samples}
@@ -225,16 +229,6 @@ def _train_config(entry: Modality, options: Options, out: Path) -> TrainConfig:
             lr_scale=scale,
         ),
     )
-
-
-def _side(pixels: Modality) -> int:
-    return pixels.image_size or 224
-
-
-def _no_marks() -> Any:
-    from fourm_lite.sampling.passes import LEGACY_MARKS
-
-    return LEGACY_MARKS
 
 
 @torch.no_grad()

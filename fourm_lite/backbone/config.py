@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, Modality
-from fourm_lite.model.config import FORMAT, FourMConfig
+from fourm_lite.model.config import FORMAT, FourMConfig, picked
 from fourm_lite.nn.blocks import BlockConfig
 
 Pool = Literal["avg", "attentive", "none"]
 MAX_LAYERS = 64
+TIMM_CFG: dict[str, Any] = {
+    "url": "", "pool_size": None, "fixed_input_size": False, "crop_pct": 1.0, "crop_mode": "center",
+    "interpolation": "bicubic", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "first_conv": None,
+    "classifier": "head",
+}  # fmt: skip
+"""How images are prepared, in timm's words: as in 4M's training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +48,7 @@ class HeadConfig:
                 f"a head needs num_classes >= 0, 1 to {MAX_LAYERS} layers and 0 <= dropout < 1, "
                 f"got {self}"
             )
-        if self.pool not in get_args(Pool):
-            raise ConfigError(
-                f"a head pools by one of {get_args(Pool)}, got {self.pool!r}."
-                + suggest(self.pool, get_args(Pool))
-            )
+        check_choice("the pool of a head", self.pool, of=get_args(Pool))
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ConfigError(
                 f"{len(self.class_names)} class names for num_classes={self.num_classes}; "
@@ -123,20 +125,8 @@ class ViTConfig:
         self, input_size: tuple[int, int, int] | None, before: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What images should be like, in timm's words; what `before` says beyond that stays."""
-        usual = {
-            "url": "",
-            "pool_size": None,
-            "fixed_input_size": False,
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "interpolation": "bicubic",
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-            "first_conv": None,
-            "classifier": "head",
-        }
         own = {"num_classes": self.num_classes, "input_size": input_size}
-        return {**usual, **before, **own, "modalities": [m.name for m in self.inputs]}
+        return {**TIMM_CFG, **before, **own, "modalities": [m.name for m in self.inputs]}
 
     @classmethod
     def of(
@@ -163,30 +153,15 @@ class ViTConfig:
         Raises:
             UnknownNameError: a name that it does not read
         """
-        if inputs is None:
-            return self
-        known = {m.name: m for m in self.inputs}
-        wanted = [inputs] if isinstance(inputs, str) else list(inputs)
-        for name in wanted:
-            if name not in known:
-                raise UnknownNameError(
-                    f"this FMViT reads {sorted(known)}, not {name!r}.{suggest(name, known)}"
-                )
-        return replace(self, inputs=tuple(known[name] for name in wanted))
+        return replace(self, inputs=picked(self.inputs, inputs, "this FMViT", "input"))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values under the format number of this version."""
-        head = {f.name: getattr(self.head, f.name) for f in fields(HeadConfig)}
-        return {
-            "format": FORMAT,
-            "kind": "fmvit",
-            "inputs": [m.to_dict() for m in self.inputs],
-            "block": {f.name: getattr(self.block, f.name) for f in fields(BlockConfig)},
-            "depth": self.depth,
-            "head": {**head, "class_names": list(self.head.class_names)},
-            "num_register_tokens": self.num_register_tokens,
-            "drop_path_rate": self.drop_path_rate,
-        }
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own["inputs"] = [m.to_dict() for m in self.inputs]
+        own["block"] = asdict(self.block)
+        own["head"] = {**asdict(self.head), "class_names": list(self.head.class_names)}
+        return {"format": FORMAT, "kind": "fmvit", **own}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ViTConfig:
@@ -206,6 +181,17 @@ class ViTConfig:
             raise ConfigError(f"inputs of an fmvit config should be a list, got {entries!r:.80}")
         values["inputs"] = tuple(Modality.from_dict(m) for m in entries)
         return from_dict(cls, values)
+
+
+def pool_of(word: str) -> Pool:
+    """What timm calls "avg", "map" (attentive) or "" (tokens).
+
+    Raises:
+        ConfigError: none of these
+    """
+    pools: dict[str, Pool] = {"map": "attentive", "": "none", **{p: p for p in get_args(Pool)}}
+    check_choice("global_pool", word, of=pools)
+    return pools[word]
 
 
 def own_pixels(config: FourMConfig) -> tuple[Modality, ...]:

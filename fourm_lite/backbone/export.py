@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import FourMError, check_choice
 from fourm_lite.io.files import replacing
 from fourm_lite.progress import Progress
 
@@ -157,9 +157,8 @@ def report(
         ConfigError: a form that is not known
         FourMError: a form needs a package that is not installed; before any work
     """
+    check_choice("a form", *forms, of=FORMS)
     for form in forms:
-        if form not in FORMS:
-            raise ConfigError(f"a form is one of {FORMS}, got {form!r}.{suggest(form, FORMS)}")
         if missing := missing_packages(form):
             raise FourMError(
                 f"the form {form} needs {' and '.join(missing)}: pip install {' '.join(missing)}"

@@ -79,8 +79,7 @@ def add_lora(model: nn.Module, config: LoraConfig | None = None) -> int:
         ConfigError: no linear map bears such a name
     """
     config = config or LoraConfig()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(("head.", "fc_norm.", "pool.")))
+    freeze_backbone(model)
     found = [
         (parent, name, child)
         for path, parent in model.named_modules()
@@ -94,6 +93,12 @@ def add_lora(model: nn.Module, config: LoraConfig | None = None) -> int:
         alpha = config.alpha or 2.0 * rank
         setattr(parent, name, LoraLinear(child, rank, alpha / rank))
     return len(found)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leaves the head, its norm and its pool to be trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("head.", "fc_norm.", "pool.")))
 
 
 def merge_lora(model: M) -> M:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError, check_choice, suggest
 from fourm_lite.modalities.forks import BANDS, key_of, pixels
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.embeddings import PixelEncoder
@@ -43,11 +43,7 @@ class MergedViT(nn.Module):
 
     def __init__(self, vit: FMViT, names: Mapping[str, str], merge: Merge = "mean") -> None:
         super().__init__()
-        if merge not in get_args(Merge):
-            raise ConfigError(
-                f"outputs are merged by one of {get_args(Merge)}, got {merge!r}."
-                f"{suggest(str(merge), get_args(Merge))}"
-            )
+        check_choice("merge", merge, of=get_args(Merge))
         self.vit, self.names, self.merge = vit, dict(names), merge
         self.missing_mod_token: nn.Parameter | None = None
         if merge == "concat":

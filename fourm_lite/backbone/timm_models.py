@@ -2,7 +2,7 @@
 
 Importing this file registers the models; it is the only one of ours that imports timm for that, and
 nothing else of ours imports it. Unusual: timm loads `checkpoint_path` after the model is built, so
-the model takes over what the file's tensors show; see `fitting`.
+the model takes over what the file's tensors show; see `load.fit`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.backbone.config import HeadConfig, ViTConfig
-from fourm_lite.backbone.fitting import HEAD, OWN, fit
-from fourm_lite.backbone.load import vit_config
+from fourm_lite.backbone.config import TIMM_CFG, HeadConfig, ViTConfig, pool_of
+from fourm_lite.backbone.load import HEAD, OWN, fit, vit_config
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import CheckpointError, ConfigError, suggest
-from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, IN, Modality
+from fourm_lite.errors import CheckpointError, check_choice
+from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import PRESETS
 from fourm_lite.nn.blocks import BlockConfig
 from fourm_lite.nn.posemb import resize_table
@@ -28,7 +27,6 @@ SIZES = ("mini", "tiny", "small", "base", "large", "xlarge")
 FLAVOURS = ("gelu", "swiglu_nobias", "swiglu_qknorm_nobias")
 PUBLISHED = "swiglu_nobias"
 MINI = {"encoder_depth": 12, "dim": 192, "num_heads": 3}
-_POOLS = {"avg": "avg", "map": "attentive", "": "none"}
 
 
 class TimmFMViT(FMViT):
@@ -93,20 +91,14 @@ def build(
 
     `source` is a folder, file, shipped name or hub id of any layout to take the weights from.
     """
-    if flavour not in FLAVOURS:
-        raise ConfigError(
-            f"flavour is one of {FLAVOURS}, got {flavour!r}.{suggest(flavour, FLAVOURS)}"
-        )
-    if global_pool not in _POOLS:
-        raise ConfigError(f"global_pool is one of {sorted(_POOLS)}, got {global_pool!r}")
+    check_choice("flavour", flavour, of=FLAVOURS)
     shape = _shape(size, flavour)
     depth = shape.pop("encoder_depth")
-    pool: Any = _POOLS[global_pool]
     config = ViTConfig(
         inputs=(_pixels(in_chans),),
         block=BlockConfig(**shape),
         depth=depth,
-        head=HeadConfig(num_classes=num_classes, pool=pool, dropout=drop_rate),
+        head=HeadConfig(num_classes=num_classes, pool=pool_of(global_pool), dropout=drop_rate),
         drop_path_rate=drop_path_rate,
     )
     model = TimmFMViT(config)
@@ -118,7 +110,7 @@ def build(
 
 
 def _load(model: TimmFMViT, source: str | Path) -> None:
-    """Fills a model from a checkpoint whose config tells what its tensors do not."""
+    """Fills a model from a checkpoint whose config holds what its tensors do not show."""
     from fourm_lite.io.checkpoint import read
 
     checkpoint = read(source)
@@ -181,15 +173,6 @@ def _entrypoint(size: str) -> Callable[..., nn.Module]:
     return create
 
 
-def default_cfg() -> dict[str, Any]:
-    """How images are prepared, in timm's words: as in 4M's training."""
-    return {
-        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": None,
-        "fixed_input_size": False, "crop_pct": 1.0, "interpolation": "bicubic",
-        "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "first_conv": None, "classifier": "head",
-    }  # fmt: skip
-
-
 def register() -> list[str]:
     """Adds the models to timm's registry, once; returns their names."""
     import sys
@@ -200,7 +183,8 @@ def register() -> list[str]:
     names = [_name(size) for size in SIZES]
     if is_model(names[0]):
         return names
-    module.default_cfgs = generate_default_cfgs({name: default_cfg() for name in names})
+    usual = {**TIMM_CFG, "num_classes": 1000, "input_size": (3, 224, 224)}
+    module.default_cfgs = generate_default_cfgs({name: dict(usual) for name in names})
     for size, name in zip(SIZES, names, strict=True):
         create = _entrypoint(size)
         setattr(module, name, create)

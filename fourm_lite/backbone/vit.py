@@ -17,10 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fourm_lite.backbone.config import HeadConfig, ViTConfig
-from fourm_lite.backbone.embed import Embedded, embed_batch, embed_pixels
+from fourm_lite.backbone.config import HeadConfig, ViTConfig, pool_of
+from fourm_lite.backbone.embed import (
+    Embedded,
+    Indices,
+    as_format,
+    collect,
+    embed_batch,
+    embed_pixels,
+    refuse_masks,
+    take_indices,
+)
 from fourm_lite.backbone.heads import make_classifier, make_norm, make_pool
-from fourm_lite.backbone.intermediate import Indices, as_format, collect, refuse_masks, take_indices
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.checkpoint import Source, write
@@ -33,7 +41,6 @@ from fourm_lite.nn.posemb import resize_table
 __all__ = ["FMViT", "HeadConfig", "ViTConfig"]
 
 _UNDECAYED = {"mod_emb", "pos_emb", "register_tokens", "query"}
-_POOLS = {"avg": "avg", "map": "attentive", "attentive": "attentive", "": "none", "none": "none"}
 
 
 class FMViT(HubMixin, nn.Module):
@@ -151,9 +158,7 @@ class FMViT(HubMixin, nn.Module):
             head: a whole description instead of the other arguments
         """
         if head is None:
-            if global_pool not in (None, *_POOLS):
-                raise ConfigError(f"global_pool is one of {sorted(_POOLS)}, got {global_pool!r}")
-            pool: Any = self.config.head.pool if global_pool is None else _POOLS[global_pool]
+            pool = self.config.head.pool if global_pool is None else pool_of(global_pool)
             head = replace(
                 self.config.head, num_classes=num_classes, pool=pool, class_names=tuple(class_names)
             )
@@ -202,8 +207,7 @@ class FMViT(HubMixin, nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay should leave alone."""
-        named = self.named_parameters()
-        return {n for n, _ in named if n.rsplit(".", 1)[-1] in _UNDECAYED}
+        return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in _UNDECAYED}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names, from the input to the output, for layer-wise decay."""
@@ -342,17 +346,13 @@ class FMViT(HubMixin, nn.Module):
 
     def forward(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
         """Logits of images or of a batch: float[B, num_classes], or pooled features without."""
-        return self._classified(x, pre_logits=False)
+        embedded = self.embed(x)
+        return self.forward_head(self._features(embedded), valid=embedded.valid)
 
     def forward_pooled(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
         """What the classifier reads: float[B, D]."""
-        return self._classified(x, pre_logits=True)
-
-    def _classified(
-        self, x: Tensor | TokenBatch | Mapping[str, Tokens], *, pre_logits: bool
-    ) -> Tensor:
         embedded = self.embed(x)
-        return self.forward_head(self._features(embedded), pre_logits, valid=embedded.valid)
+        return self.forward_head(self._features(embedded), True, valid=embedded.valid)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits float[..., K] as probabilities: of one class, or of each with `multi_label`."""

@@ -67,7 +67,7 @@ def tokenize(
     from fourm_lite.data.pseudolabel import CROPS, LabelRun
     from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
     from fourm_lite.photos.records import Listing, read_listing
-    from fourm_lite.training.recipe_data import open_job
+    from fourm_lite.training.recipes import open_job
 
     cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
     labels = source if (source / CROPS).is_dir() else None
@@ -100,7 +100,7 @@ def _tokenizing(
 ) -> Work:
     """What turns a part into tokens; gives how many photos it has, and those that it lacks."""
     from fourm_lite.data.tokenized import tokenize_parts
-    from fourm_lite.training.recipe_data import open_job
+    from fourm_lite.training.recipes import open_job
 
     jobs = [open_job(word, labels, device=device) for word in words]
 

@@ -1,4 +1,4 @@
-"""What says something of each crop of a photo: networks and formulas; and how a word names one.
+"""What labels each crop of a photo: networks and formulas; and the words that name them.
 
 A teacher on a command line is `NAME=FILE.onnx#OUTPUT`. Several outputs of one file are computed in
 one pass; an output may be any tensor of floats inside. Feature maps are stored as float16, vectors
@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.data.edges import canny
-from fourm_lite.data.palette import describe, palette
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
+from fourm_lite.data.palette import canny, describe, palette
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_choice
 from fourm_lite.io.onnx_files import open_session
 from fourm_lite.modalities.crops import cut_labels
 from fourm_lite.modalities.spec import Crop
@@ -47,7 +46,7 @@ class Cuts:
 
 
 class Labeller(Protocol):
-    """Something that says a thing about each crop."""
+    """Makes labels of each crop."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -239,7 +238,7 @@ class MetadataLabeller:
 
 @dataclass
 class NetworkLabeller:
-    """What a network says of each crop, as a callable over PIL pictures.
+    """What a network gives for each crop, as a callable over PIL pictures.
 
     Shapes:
         run: list of n pictures -> float[n, E] vectors, or float[n, L, E] maps of a square grid
@@ -291,12 +290,7 @@ def formulas(names: Sequence[str]) -> list[Labeller]:
     Raises:
         UnknownNameError: there is no such label
     """
-    for name in names:
-        if name not in FORMULAS:
-            raise UnknownNameError(
-                f"no label {name!r} is made without a network.{suggest(name, FORMULAS)} "
-                f"Known: {', '.join(FORMULAS)}"
-            )
+    check_choice("a label that needs no network", *names, of=FORMULAS)
     return [FORMULAS[name]() for name in names]
 
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourm_lite.unit import unit
+
 Floats = npt.NDArray[np.float32]
 WORD = re.compile(r"[a-z0-9']+")
 MAX_WORDS = 4000
@@ -68,12 +70,6 @@ def _features(
                 row[column[word]] += 1
     rows *= weight.astype(np.float32)
     return unit(rows)
-
-
-def unit(rows: Floats) -> Floats:
-    """Rows float32[N, E] of unit length; a row of zeros stays."""
-    made: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return made
 
 
 def solve_ridge(gram: Tensor, moment: Tensor, penalty: Tensor | float) -> Tensor:

@@ -54,7 +54,7 @@ class Component:
         input_budget, target_budget: tokens of a sample, drawn evenly from low..high
         inputs, targets: modality -> Dirichlet weight
         keep: modality -> how large a part of a sequence stays in the input
-        labels: what a teacher says of the samples, for losses: neither given nor predicted
+        labels: what a teacher made of the samples, for losses: neither given nor predicted
         source: which of the loader's samples it reads
     """
 
@@ -99,7 +99,7 @@ class MaskedBatch:
     """A batch with the budgets that it is packed to: the most tokens that a row of it has.
 
     Shapes:
-        labels: name -> float[B, ...], what a teacher says of the rows
+        labels: name -> float[B, ...], what a teacher made of the rows
     """
 
     batch: TokenBatch

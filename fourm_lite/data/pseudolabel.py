@@ -1,4 +1,4 @@
-"""Labels made by machines: what teachers and formulas say about each crop of each photo.
+"""Labels made by machines: what teachers and formulas give for each crop of each photo.
 
 Resumable: a shard that is already written is not computed again, unless one of its photos was
 replaced. Crops depend on the seed and the id of the photo alone, so a second run cuts the same
@@ -22,16 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from fourm_lite.data.freshness import CONTENT, Digests, check_others, digests, lacks
+from fourm_lite.data.label_rows import CONTENT, Digests, check_others, digests, lacks
 from fourm_lite.data.labellers import Cuts, Labeller
-from fourm_lite.data.tar_samples import KEPT
-from fourm_lite.data.unread import (
-    check_same,
-    check_some,
-    left_out_of,
-    note_of_left_out,
-    opened,
-)
+from fourm_lite.data.shards import KEPT
+from fourm_lite.data.unread import check_same, check_some, left_out_of, note_of_left_out, opened
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import alone, remove_leftovers, write_json, write_npz
 from fourm_lite.io.strict_json import read_json_object
@@ -186,11 +180,11 @@ def claim(out: Path, records: Sequence[Record], run: LabelRun) -> None:
 
 
 def read_note(path: Path, *, begun: bool) -> dict[str, Any] | None:
-    """What a folder says it is made of; None where it says nothing yet.
+    """The note of what a folder is made of; None where there is none yet.
 
     Args:
         path: the note, a JSON object
-        begun: there is something beside it that it must tell of; else a damaged one says nothing
+        begun: there are shards that it belongs to; else a damaged note counts as none
 
     Raises:
         ConfigError: it is damaged

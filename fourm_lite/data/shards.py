@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,16 +23,20 @@ from torch import Tensor
 
 from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
-from fourm_lite.data.tar_samples import read_tars, write_tar
-from fourm_lite.errors import FourMError, ShapeError
+from fourm_lite.errors import FourMError, ReadError, ShapeError
+from fourm_lite.io.files import replacing
 from fourm_lite.modalities.crops import cut_image, from_settings
 from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.names import shown
 from fourm_lite.photos.item import places_of
 from fourm_lite.photos.records import Record
 from fourm_lite.reading.arrays import read_npy
+from fourm_lite.reading.regular import budget
+from fourm_lite.reading.tars import read_tar
 from fourm_lite.tokenization.vq.randomness import RandomSource
 
 CROPS = "crop_settings"
+KEPT = "the finished shards are kept, and the same command goes on from them"
 _CAPTIONS = 1 << 16  # whose tokens are kept, about 20 MB
 Array = npt.NDArray[Any]
 Writer = Callable[[int, int, RandomSource], Chunks | None]
@@ -113,12 +119,13 @@ def _npy(array: Array) -> bytes:
     return buffer.getvalue()
 
 
-def aligned(ids: Sequence[str], wanted: Sequence[str], values: Array) -> Array:
-    """Values in the order of `wanted`.
+def aligned(found: tuple[Sequence[str], Array], wanted: Sequence[str]) -> Array:
+    """What was found, ids and values, in the order of `wanted`: the values alone.
 
     Raises:
         FourMError: an id is missing, or stands twice
     """
+    ids, values = found
     place = places_of(ids, "these labels or tokens")
     missing = [name for name in wanted if name not in place]
     if missing:
@@ -152,7 +159,7 @@ class AlignedSamples:
         settings: int64[N, crops, 5]; None: photos are read whole
         texts: sequence modality -> what it says
         pixels: pixel modality -> side in pixels
-        labels: what a teacher says: name -> [N, crops, ...], read where it is asked for
+        labels: what a teacher made: name -> [N, crops, ...], read where it is asked for
         features: of a features modality: name -> [N, crops, E] or [N, crops, L, E]
     """
 
@@ -240,3 +247,72 @@ def caption_writer(records: Sequence[Record], encode: Callable[[str], list[int]]
         return [[i] for i in known(captions[source.below(len(captions))])] if captions else None
 
     return write
+
+
+@dataclass(frozen=True)
+class TarSample:
+    """The files of one sample of a tar: modality -> bytes; `key` is its name without an ending."""
+
+    key: str
+    files: Mapping[str, bytes]
+
+
+def read_tars(paths: Mapping[str, Path]) -> Iterator[TarSample]:
+    """Samples of aligned tars, one a modality, read in lock-step.
+
+    A single tar may hold several modalities; then its files are told apart by their endings and
+    `paths` has one entry whose name is used for a lone file.
+
+    Raises:
+        FourMError: a tar is missing or broken, or the keys disagree
+    """
+    streams = {modality: _tar_groups(Path(path)) for modality, path in paths.items()}
+    for row in itertools.zip_longest(*streams.values()):
+        if any(group is None for group in row):
+            raise FourMError(f"the shards {_names(paths)} differ in length; pack them again")
+        keys = {group[0] for group in row if group is not None}
+        if len(keys) > 1:
+            raise FourMError(
+                f"the shards {_names(paths)} disagree: keys {sorted(keys)} side by side"
+            )
+        files: dict[str, bytes] = {}
+        for modality, group in zip(streams, row, strict=True):
+            assert group is not None
+            one = len(group[1]) == 1
+            files |= {modality if one else ending: data for ending, data in group[1].items()}
+        yield TarSample(keys.pop(), files)
+
+
+def _names(paths: Mapping[str, Path]) -> str:
+    return ", ".join(str(p) for p in paths.values())
+
+
+def _tar_groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    try:
+        for key, members in itertools.groupby(read_tar(path), key=lambda m: _split_key(m.name)[0]):
+            group: dict[str, bytes] = {}
+            for member in members:
+                if member.refused:
+                    raise FourMError(f"the shard {path}: {shown(member.name)}: {member.refused}")
+                group[_split_key(member.name)[1]] = member.data
+                if sum(map(len, group.values())) > budget().bytes:
+                    raise FourMError(f"the sample {shown(key)} of the shard {path} is too large")
+            yield key, group
+    except ReadError as error:
+        raise FourMError(f"cannot read the shard {path}: {error}") from error
+
+
+def _split_key(name: str) -> tuple[str, str]:
+    """`a/b.seg.png` -> ("a/b", "seg.png"): a key ends at the first dot of the file name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending
+
+
+def write_tar(path: Path, samples: Iterable[tuple[str, bytes]]) -> None:
+    """Writes named files to a tar, whole or not at all; the same bytes for the same files."""
+    with replacing(path, kept=KEPT) as draft, tarfile.open(draft, "w") as tar:
+        for name, data in samples:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""Vectors for texts: what a ridge regression from words says, as labels.
+"""Vectors for texts by a ridge regression from words, as labels.
 
 The regression learns from photos with captions whose vectors a teacher made before. Its answer is a
 direction; it is given the length that photos have on average, so that a tokenizer knows it.
@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.data.freshness import CONTENT, lacks
-from fourm_lite.data.label_rows import read_vectors
+from fourm_lite.data.label_rows import CONTENT, lacks, read_vectors
 from fourm_lite.data.labellers import NetworkLabeller
-from fourm_lite.data.linear import ridge_from_words, unit
+from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, claim_labels
 from fourm_lite.data.shards import aligned
 from fourm_lite.data.unread import usable
@@ -34,6 +33,7 @@ from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
 from fourm_lite.photos.records import Record
 from fourm_lite.progress import Progress
+from fourm_lite.unit import unit
 
 Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
@@ -65,9 +65,9 @@ class CaptionVectors:
         spoken = [r for r in records if r.captions]
         if not spoken:
             raise FourMError("a regression from words needs photos with captions, found none")
-        ids, values = read_vectors(labels, name)
-        spoken = usable(spoken, set(ids))
-        rows = aligned(ids, [r.id for r in spoken], values)[:, 0].astype(np.float32)
+        found = read_vectors(labels, name)
+        spoken = usable(spoken, set(found[0]))
+        rows = aligned(found, [r.id for r in spoken])[:, 0].astype(np.float32)
         counts = [len(r.captions) for r in spoken]
         which = np.repeat(np.arange(len(spoken)), counts)
         return cls([c for r in spoken for c in r.captions], rows[which], which)
@@ -190,14 +190,18 @@ def label_texts(
         ConfigError: `out` was begun with other texts
     """
     claim(Path(out), records, LabelRun(shard_size=shard_size))
-    values = vectors[:, None]
-    whole: npt.NDArray[Any] = np.zeros((len(records), 1, 5), np.int64)
     for number, start in enumerate(range(0, len(records), shard_size)):
         part = slice(start, start + shard_size)
-        ids = np.array([r.id for r in records[part]])
-        shard = f"shard-{number:05d}.npz"
-        write_npz(Path(out) / name / shard, {"ids": ids, "values": values[part]})
-        write_npz(Path(out) / CROPS / shard, {"ids": ids, "values": whole[part]})
+        _write_shard(Path(out), name, number, records[part], vectors[part])
+
+
+def _write_shard(
+    out: Path, name: str, number: int, records: Sequence[Record], vectors: Floats, **note: Any
+) -> None:
+    shard, ids = f"shard-{number:05d}.npz", np.array([r.id for r in records])
+    write_npz(out / name / shard, {"ids": ids, "values": vectors[:, None], **note})
+    nothing = np.zeros((len(records), 1, 5), np.int64)
+    write_npz(out / CROPS / shard, {"ids": ids, "values": nothing})
 
 
 def label_by_encoder(
@@ -208,7 +212,7 @@ def label_by_encoder(
     shard_size: int = 2048,
     progress: Progress | None = None,
 ) -> None:
-    """Writes what a network says of texts as a label; shards that are there are not made again.
+    """Writes what a network makes of texts as a label; shards that are there are not made again.
 
     Units:
         records: texts, one caption each; labeller: its `run` takes texts in place of pictures
@@ -223,10 +227,7 @@ def label_by_encoder(
         texts = [r.captions[0] for r in part]
         now = np.array([hashlib.blake2b(t.encode(), digest_size=8).hexdigest() for t in texts])
         if lacks(path, now):
-            values = labeller.run(texts).astype(np.float32)[:, None]
-            ids = np.array([r.id for r in part])
-            write_npz(path, {"ids": ids, "values": values, CONTENT: now})
-            whole = np.zeros((len(part), 1, 5), np.int64)
-            write_npz(Path(out) / CROPS / path.name, {"ids": ids, "values": whole})
+            vectors = labeller.run(texts).astype(np.float32)
+            _write_shard(Path(out), labeller.name, number, part, vectors, **{CONTENT: now})
         if progress is not None:
             progress(start + len(part), len(records))

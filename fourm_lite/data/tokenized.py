@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.data.freshness import digests, has_note, note_of, write_note
+from fourm_lite.data.label_rows import digests, has_note, note_of, write_note
 from fourm_lite.data.labellers import unpack_edges
 from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, read_note
 from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
@@ -264,8 +264,11 @@ def _photo_values(job: TokenJob, part: Part, batch_size: int) -> Iterator[Tensor
 
 def _pixels(tokenizer: VQTokenizer, image: Any) -> Tensor:
     """A picture as the tokenizer reads it: in [-1, 1], or by ImageNet's mean and deviation."""
-    if tokenizer.config.undo_std:
-        return normalized(image)
+    return normalized(image) if tokenizer.config.undo_std else signed(image)
+
+
+def signed(image: Any) -> Tensor:
+    """A picture in [-1, 1]: float32[3, H, W]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 

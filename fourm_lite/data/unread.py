@@ -59,7 +59,7 @@ class Replaced:
     """Reads what belongs to photos by number; a photo that has become unreadable is left out.
 
     The next one that can be read takes its place, so a run goes on, and goes on alike when it is
-    resumed. Each is told once (`photos.records.tell_skipped`); threads may share an object.
+    resumed. Each is reported once (`photos.records.tell_skipped`); threads may share an object.
 
     Units:
         count: photos in all; at most one in 20 of them may be lost, and one always

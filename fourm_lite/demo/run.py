@@ -77,7 +77,7 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
     Args:
         photos: the user's folder; by default the photos that ship
         out: where the page, the gallery and the index go
-        say: told what is being done
+        say: called with what is being done
 
     Raises:
         FourMError: the folder holds no picture that can be read, `out` is no folder, or holds a

@@ -22,15 +22,16 @@ from fourm_lite.embedders.mmt.saved import MODULES
 from fourm_lite.embedders.mobileclip.load import convert_mobileclip
 from fourm_lite.embedders.pth import SUFFIXES as WEIGHTS
 from fourm_lite.embedders.pth import Weights, load_plain, read_pth
+from fourm_lite.embedders.terramind import (
+    convert_terramind,
+    convert_terramind_tokenizer,
+    is_terramind,
+    is_terramind_tokenizer,
+)
 from fourm_lite.errors import CheckpointError, ConfigError, suggest
 from fourm_lite.families.joint import JOINT_FAMILIES
 from fourm_lite.families.mobileclip import MOBILECLIP, OPEN_CLIP_FILES
-from fourm_lite.model.terramind import convert_terramind, is_terramind
 from fourm_lite.progress import Progress
-from fourm_lite.tokenization.terramind import (
-    convert_terramind_tokenizer,
-    is_terramind_tokenizer,
-)
 
 
 class Source:

@@ -17,12 +17,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers
-from fourm_lite.embedders.image_configs import (
-    Preprocess,
-    from_transformers,
-    pixels_of,
-    preset,
-)
+from fourm_lite.embedders.image_configs import Preprocess, from_transformers, pixels_of, preset
 from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
 from fourm_lite.io.onnx_files import open_session

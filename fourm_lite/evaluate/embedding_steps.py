@@ -86,7 +86,7 @@ def _text_to_image(
     texts: Floats, images: Floats, owner: npt.NDArray[np.int64], draws: int
 ) -> dict[str, Any]:
     from fourm_lite.metrics import measures as metrics
-    from fourm_lite.metrics.bootstrap import interval
+    from fourm_lite.metrics.measures import interval
     from fourm_lite.metrics.ranking import measure
 
     ranks = measure(texts, images, lambda rows: owner[rows][:, None] == np.arange(len(images)))[

@@ -19,11 +19,7 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.metrics.measures import evenly
 from fourm_lite.metrics.ranking import Rescore
 from fourm_lite.progress import StageProgress, of_stage
-from fourm_lite.search.likelihood_scores import (
-    Candidates,
-    Likelihood,
-    Pictures,
-)
+from fourm_lite.search.likelihood_scores import Candidates, Likelihood, Pictures
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,

@@ -12,15 +12,22 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fourm_lite.backbone.config import HeadConfig, Pool
-from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
+from fourm_lite.backbone.lora import (
+    LoraConfig,
+    add_lora,
+    freeze_backbone,
+    merge_lora,
+    merged_copy,
+    trainable_share,
+)
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, check_most
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, check_choice, check_most
 from fourm_lite.finetune.pixels import PhotoAugment, PhotoStream, codec_for
 from fourm_lite.finetune.probe import (
     accuracy,
@@ -85,10 +92,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        if self.mode not in _DEFAULT_LR:
-            raise ConfigError(f"mode is one of {sorted(_DEFAULT_LR)}, got {self.mode!r}")
-        if self.balance not in ("none", "loss", "sample"):
-            raise ConfigError(f"balance is none, loss or sample, got {self.balance!r}")
+        check_choice("mode", self.mode, of=get_args(Mode))
+        check_choice("balance", self.balance, of=get_args(Balance))
         check_most(1 << 20, epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
         check_most(1024, workers=self.workers, layers=self.layers)
         if min(self.epochs, self.batch_size) < 1 or not 0 < self.layer_decay <= 1:
@@ -160,33 +165,19 @@ def finetune(
         FourMError: `out` holds a run and `resume` is False; another process is at work there;
             there is no GPU and one is asked for
     """
+    config = config or FinetuneConfig()
     with alone(out):
         remove_leftovers(out, alone=True)
-        return _finetune(
-            source, data, out, config or FinetuneConfig(), image_size, resume, device, progress
-        )
-
-
-def _finetune(
-    source: str | Path,
-    data: Splits,
-    out: Path,
-    config: FinetuneConfig,
-    image_size: int | tuple[int, int] | None,
-    resume: bool,
-    device: str | None,
-    progress: StepProgress | None,
-) -> Finetuned:
-    asked: Device = chosen_device(device) if device else ""
-    where = chosen_device(asked)
-    if not resume:
-        check_fresh(out / "run")  # before anything of it is touched
-    model = classifier(source, data.train, config, image_size=image_size).to(where)
-    if config.mode == "probe" and config.head.is_linear:
-        found = _probe(model, data, out, config, progress)
-    else:
-        found = _train(model, data, out, config, resume, progress, asked)
-    found.model.save(out, extra={"finetuned": _told(config, data)})
+        asked: Device = chosen_device(device) if device else ""
+        where = chosen_device(asked)
+        if not resume:
+            check_fresh(out / "run")  # before anything of it is touched
+        model = classifier(source, data.train, config, image_size=image_size).to(where)
+        if config.mode == "probe" and config.head.is_linear:
+            found = _probe(model, data, out, config, progress)
+        else:
+            found = _train(model, data, out, config, resume, progress, asked)
+        found.model.save(out, extra={"finetuned": _told(config, data)})
     return found
 
 
@@ -238,7 +229,7 @@ def _probe(
     config: FinetuneConfig,
     progress: StepProgress | None = None,
 ) -> Finetuned:
-    """Solves the linear head; `progress` is told of photos whose features are there."""
+    """Solves the linear head; `progress` counts the photos whose features are there."""
     model.eval()
     tell = None if progress is None else lambda done, total: progress(done, total, {})
     sets = [data.train, data.val]
@@ -270,7 +261,7 @@ def _train(
             torch.manual_seed(config.seed + 1)
             add_lora(model, config.lora)
     elif config.mode == "probe":
-        _freeze(model)
+        freeze_backbone(model)
     share = trainable_share(model)
     size = model.input_size[1:]
     stream = PhotoStream(
@@ -281,7 +272,7 @@ def _train(
     task = FinetuneTask(
         model, data.val, size, run / "best", smoothing=config.smoothing, mix=config.mix,
         weights=_class_weights(data.train, config), patience=config.patience,
-        save_best=lambda folder: _save_merged(model, folder),
+        save_best=lambda folder: merged_copy(model).save(folder),
     )  # fmt: skip
     settings = replace(_train_config(stream, config, model, run), device=device)
     done = True
@@ -306,16 +297,6 @@ def _has_best(run: Path) -> bool:
     return (run / "best" / "model.safetensors").is_file()
 
 
-def _save_merged(model: FMViT, folder: Path) -> None:
-    """The model as it is for use: with LoRA's updates added to the weights."""
-    merged_copy(model).save(folder)
-
-
-def _freeze(model: FMViT) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(("head.", "fc_norm.", "pool.")))
-
-
 def _train_config(
     stream: PhotoStream, config: FinetuneConfig, model: FMViT, run: Path
 ) -> TrainConfig:
@@ -330,14 +311,10 @@ def _train_config(
         lr_scale=decays,
     )
     return TrainConfig(
-        steps=steps, out=run, optim=optim, seed=config.seed, log_every=_quarter(stream),
-        eval_every=stream.per_epoch, save_every=stream.per_epoch, keep=1,
-        max_seconds=config.max_seconds, workers=config.workers,
+        steps=steps, out=run, optim=optim, seed=config.seed, keep=1, workers=config.workers,
+        log_every=max(1, stream.per_epoch // 4), eval_every=stream.per_epoch,
+        save_every=stream.per_epoch, max_seconds=config.max_seconds,
     )  # fmt: skip
-
-
-def _quarter(stream: PhotoStream) -> int:
-    return max(1, stream.per_epoch // 4)
 
 
 def layer_scales(model: FMViT, decay: float) -> dict[str, float]:

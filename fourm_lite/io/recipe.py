@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import reduce
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fourm_lite.errors import ConfigError, ReadError, suggest
 from fourm_lite.reading.regular import open_regular
@@ -24,6 +24,15 @@ from fourm_lite.reading.regular import open_regular
 T = TypeVar("T")
 MAX_BYTES = 4 << 20
 MAX_INTEGER = 1 << 53  # a float holds all below it
+
+
+class Recipe:
+    """A dataclass that is read from a TOML file."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The recipe of a file; as `from_toml`."""
+        return from_toml(cls, path)
 
 
 def from_toml(cls: type[T], path: str | Path) -> T:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.io.files import replacing
-from fourm_lite.metrics.bootstrap import interval
+from fourm_lite.metrics.measures import interval
 from fourm_lite.unit import lengths, unit_doubles
 
 Ints = npt.NDArray[np.int64]

@@ -162,7 +162,7 @@ def number_errors(found: Any, right: Any, spread: Any) -> Measured:
 
 
 def word_accuracy(said: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
-    """The share of said words that a photo's captions hold, each as often as one of them does.
+    """The share of a text's words that a photo's captions hold, each as often as one of them does.
 
     A text that is shorter than the nearest caption is marked down by exp(1 - wanted / said).
 
@@ -196,7 +196,7 @@ Grams = list[Counter[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Cider:
-    """N-gram agreement with several captions; what all photos say counts little.
+    """N-gram agreement with several captions; what captions of all photos share counts little.
 
     Cosines of the TF-IDF weights of 1- to 4-grams, mean over orders and captions, times ten.
 

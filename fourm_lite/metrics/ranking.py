@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.metrics import measures as metrics
-from fourm_lite.metrics.bootstrap import interval
+from fourm_lite.metrics.measures import interval
 from fourm_lite.unit import lengths, unit
 
 Floats = npt.NDArray[np.float32]

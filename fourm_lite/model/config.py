@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from fourm_lite.errors import ConfigError, UnknownNameError, check_most, suggest
+from fourm_lite.errors import ConfigError, UnknownNameError, check_choice, check_most, suggest
 from fourm_lite.io.recipe import from_dict, items
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.nn.blocks import MAX_DEPTH, MAX_WIDTH, BlockConfig
@@ -54,8 +54,7 @@ class FourMConfig(BlockConfig):
     def __post_init__(self) -> None:
         """Refuses what cannot be built."""
         super().__post_init__()
-        if self.positions not in POSITIONS:
-            raise ConfigError(f"positions is one of {POSITIONS}, got {self.positions!r}")
+        check_choice("positions", self.positions, of=POSITIONS)
         check_most(MAX_DEPTH, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         check_most(MAX_WIDTH, num_register_tokens=self.num_register_tokens)
         if self.dim % 4:
@@ -91,8 +90,8 @@ class FourMConfig(BlockConfig):
         """
         return replace(
             self,
-            inputs=_pick("input", self.inputs, inputs),
-            outputs=_pick("target", self.outputs, outputs),
+            inputs=picked(self.inputs, inputs, "the model", "input"),
+            outputs=picked(self.outputs, outputs, "the model", "target"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,9 +121,14 @@ class FourMConfig(BlockConfig):
         return from_dict(cls, values)
 
 
-def _pick(
-    side: str, entries: tuple[Modality, ...], names: Iterable[str] | None
+def picked(
+    entries: tuple[Modality, ...], names: Iterable[str] | None, what: str, side: str
 ) -> tuple[Modality, ...]:
+    """The entries of these names, or all of them where None is asked for.
+
+    Raises:
+        UnknownNameError: there is none of such a name
+    """
     if names is None:
         return entries
     by_name = {m.name: m for m in entries}
@@ -132,8 +136,7 @@ def _pick(
     for name in wanted:
         if name not in by_name:
             raise UnknownNameError(
-                f"the model has no {side} {name!r}; it has {sorted(by_name)}."
-                + suggest(name, by_name)
+                f"{what} has no {side} {name!r}; it has {sorted(by_name)}." + suggest(name, by_name)
             )
     return tuple(by_name[name] for name in wanted)
 

@@ -16,12 +16,7 @@ from torch import Tensor, nn
 from fourm_lite.batch import Tokens
 from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.codecs import codec_of
-from fourm_lite.modalities.pixel_codecs import (
-    ImageCodec,
-    Normalization,
-    normalize,
-    not_normalized,
-)
+from fourm_lite.modalities.pixel_codecs import ImageCodec, Normalization, normalize, not_normalized
 from fourm_lite.modalities.spec import SEQUENCE_ROWS, Modality
 from fourm_lite.model.packing import Part
 from fourm_lite.nn.convolutions import WIDTH, Convolutions
@@ -30,7 +25,7 @@ from fourm_lite.nn.posemb import sincos_1d, sincos_2d
 
 log = logging.getLogger(__name__)
 _told: set[str] = set()
-"""Modalities whose pixels were told to look unnormalised."""
+"""Modalities whose pixels were warned of as unnormalised."""
 
 
 def _position_table(modality: Modality, dim: int) -> Tensor:
@@ -69,7 +64,7 @@ class Embedding(nn.Module):
 
         Shapes:
             present: bool[B, L]
-            rows: positions that are told apart; later ones fall back to position 0, as in 4M
+            rows: positions with vectors of their own; later ones fall back to position 0, as in 4M
             returns: float[B, L, D]
         """
         if not self.by_count:
@@ -163,7 +158,7 @@ class PixelEncoder(Embedding):
 def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
     """Pixels as the model reads them: normalised floats, or uint8 as the picture that they are.
 
-    Floats that look like 0..255 or 0..1 are read as they are and told of.
+    Floats that look like 0..255 or 0..1 are read as they are, with a warning.
 
     Raises:
         ShapeError: numbers of another type
@@ -184,7 +179,7 @@ def as_normalized(modality: Modality, pixels: Tensor) -> Tensor:
 
 
 def _tell_unnormalized(name: str, pixels: Tensor, normalization: Normalization) -> None:
-    """Tells, once a process, of floats that look like a picture and not like normalised pixels."""
+    """Warns, once a process, of floats that look like a picture and not like normalised pixels."""
     if name not in _told and (said := not_normalized(pixels.detach(), normalization)):
         _told.add(name)
         log.warning("'%s' %s", name, said)

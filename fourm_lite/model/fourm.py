@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import FourMError, UnknownNameError, suggest
+from fourm_lite.errors import FourMError, check_choice
 from fourm_lite.io.push import HubMixin
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder, encoder_part
@@ -140,11 +140,7 @@ class FourM(HubMixin, nn.Module):
             UnknownNameError: the model does not have it
         """
         known = self.config.modalities
-        if name not in known:
-            raise UnknownNameError(
-                f"this model has the modalities {sorted(known)}, not {name!r}."
-                + suggest(name, known)
-            )
+        check_choice("a modality of this model", name, of=sorted(known))
         return known[name]
 
     def can(self, inputs: Iterable[str], target: str) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_choice
 from fourm_lite.model.fourm import Encoded, FourM
 from fourm_lite.nn.attention import blocked
 from fourm_lite.nn.blocks import Context
@@ -76,9 +76,7 @@ def score(
         FourMError: the model does not predict the target
         ShapeError: candidates of another length than the modality's
     """
-    if method not in get_args(Method):
-        known = get_args(Method)
-        raise ConfigError(f"method is one of {known}, got {method!r}.{suggest(method, known)}")
+    check_choice("method", method, of=get_args(Method))
     entry = model.modality(target)
     model.target(target)
     candidates = candidates.to(model.device)
@@ -197,7 +195,7 @@ def joint_logits(
     Args:
         model: any model whose targets these are
         batch: the inputs
-        targets: grids; a sequence is said one token after the other
+        targets: grids; a sequence is decoded one token after the other
         attention: "own": each target's rows see each other; "uniform": as `AION.forward`
         budget: tokens of the inputs that are kept; by default all
     Raises:

@@ -353,7 +353,7 @@ def _sized(entry: Modality, grids: Mapping[str, Grid]) -> Modality:
 
 
 def square(count: int, name: str) -> Grid:
-    """The grid of so many tokens, of which nothing else says it.
+    """The square grid of so many tokens.
 
     Raises:
         ShapeError: they are no square

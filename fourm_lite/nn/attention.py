@@ -7,7 +7,9 @@ does that. An empty set of keys gives zeros. `eager_attention` is the oracle of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,25 +92,22 @@ class KVCache:
         return KVCache(self.k[rows], self.v[rows], self.length)
 
 
-class Rows(nn.Module):
-    """What both kinds of attention do with a row whose keys are all blocked."""
+class _Heads(nn.Module):
+    """What both kinds of attention have: heads, projections, norms of queries and keys.
 
-    zeroes: bool
+    Units:
+        projections: of the input, name -> width
+    """
 
-    def _without_keys(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        """float[B, heads, N, d] with zeros in such rows, where the model asks for them."""
-        if bias is None or not self.zeroes:
-            return y
-        return y * (bias == 0).any(dim=-1, keepdim=True)
-
-
-class Attention(Rows):
-    """Multi-head self-attention with a joint qkv projection."""
+    proj: nn.Linear
+    q_norm: nn.Module
+    k_norm: nn.Module
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
+        projections: Mapping[str, int],
         *,
         qkv_bias: bool = True,
         proj_bias: bool = True,
@@ -120,9 +119,27 @@ class Attention(Rows):
         # with normalised queries and keys the fork's code computes as 4M does
         self.zeroes = empty_rows == "zero" and not qk_norm
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        for name, width in projections.items():
+            self.add_module(name, nn.Linear(dim, width, bias=qkv_bias))
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
-        self.q_norm, self.k_norm = _qk_norms(dim // num_heads, qk_norm, norm_bias)
+        for name in ("q_norm", "k_norm"):
+            norm = LayerNorm(dim // num_heads, bias=norm_bias) if qk_norm else nn.Identity()
+            self.add_module(name, norm)
+
+    def _without_keys(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """float[B, heads, N, d] with zeros in rows whose keys are all blocked, where asked for."""
+        if bias is None or not self.zeroes:
+            return y
+        return y * (bias == 0).any(dim=-1, keepdim=True)
+
+
+class Attention(_Heads):
+    """Multi-head self-attention with a joint qkv projection; options are those of `BlockConfig`."""
+
+    qkv: nn.Linear
+
+    def __init__(self, dim: int, num_heads: int, **options: Any) -> None:
+        super().__init__(dim, num_heads, {"qkv": 3 * dim}, **options)
 
     def forward(
         self, x: Tensor, bias: Tensor | None = None, cache: KVCache | None = None
@@ -138,28 +155,14 @@ class Attention(Rows):
         return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
 
 
-class CrossAttention(Rows):
+class CrossAttention(_Heads):
     """Multi-head attention of queries to a context; its keys and values can be computed once."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool = True,
-        proj_bias: bool = True,
-        qk_norm: bool = False,
-        norm_bias: bool = True,
-        empty_rows: str = "mean",
-    ) -> None:
-        super().__init__()
-        # with normalised queries and keys the fork's code computes as 4M does
-        self.zeroes = empty_rows == "zero" and not qk_norm
-        self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias)
-        self.q_norm, self.k_norm = _qk_norms(dim // num_heads, qk_norm, norm_bias)
+    q: nn.Linear
+    kv: nn.Linear
+
+    def __init__(self, dim: int, num_heads: int, **options: Any) -> None:
+        super().__init__(dim, num_heads, {"q": dim, "kv": 2 * dim}, **options)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a context float[B, N, D]: two float[B, heads, N, d]."""
@@ -187,9 +190,3 @@ class CrossAttention(Rows):
         if present is not None:
             y = y * present[..., None]
         return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
-
-
-def _qk_norms(head_dim: int, on: bool, norm_bias: bool) -> tuple[nn.Module, nn.Module]:
-    if not on:
-        return nn.Identity(), nn.Identity()
-    return LayerNorm(head_dim, bias=norm_bias), LayerNorm(head_dim, bias=norm_bias)

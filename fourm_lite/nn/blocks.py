@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, check_most, suggest
+from fourm_lite.errors import ConfigError, check_choice, check_most
 from fourm_lite.nn.attention import EMPTY_ROWS, Attention, CrossAttention, KVCache
 from fourm_lite.nn.layers import LayerNorm, project
 
@@ -54,13 +54,14 @@ class BlockConfig:
                 f"dim must be a positive multiple of num_heads, got dim={self.dim}, "
                 f"num_heads={self.num_heads}"
             )
-        if self.empty_rows not in EMPTY_ROWS:
-            raise ConfigError(f"empty_rows is one of {EMPTY_ROWS}, got {self.empty_rows!r}")
-        if self.act_layer not in ACTIVATIONS:
-            raise ConfigError(
-                f"act_layer must be one of {sorted(ACTIVATIONS)}, got {self.act_layer!r}."
-                + suggest(self.act_layer, ACTIVATIONS)
-            )
+        check_choice("empty_rows", self.empty_rows, of=EMPTY_ROWS)
+        check_choice("act_layer", self.act_layer, of=ACTIVATIONS)
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """The options of a block's attention."""
+        names = ("qkv_bias", "proj_bias", "qk_norm", "norm_bias", "empty_rows")
+        return {name: getattr(self, name) for name in names}
 
 
 class DropPath(nn.Module):
@@ -138,15 +139,7 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = _norm(config)
-        self.attn = Attention(
-            config.dim,
-            config.num_heads,
-            qkv_bias=config.qkv_bias,
-            proj_bias=config.proj_bias,
-            qk_norm=config.qk_norm,
-            norm_bias=config.norm_bias,
-            empty_rows=config.empty_rows,
-        )
+        self.attn = Attention(config.dim, config.num_heads, **config.attention)
         self.norm2 = _norm(config)
         self.mlp = _mlp(config)
         self.drop_path = DropPath(drop_path)
@@ -199,18 +192,11 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: BlockConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        attention: dict[str, Any] = {
-            "qkv_bias": config.qkv_bias,
-            "proj_bias": config.proj_bias,
-            "qk_norm": config.qk_norm,
-            "norm_bias": config.norm_bias,
-            "empty_rows": config.empty_rows,
-        }
         self.norm1 = _norm(config)
-        self.self_attn = Attention(config.dim, config.num_heads, **attention)
+        self.self_attn = Attention(config.dim, config.num_heads, **config.attention)
         self.query_norm = _norm(config)
         self.context_norm = _norm(config)
-        self.cross_attn = CrossAttention(config.dim, config.num_heads, **attention)
+        self.cross_attn = CrossAttention(config.dim, config.num_heads, **config.attention)
         self.norm2 = _norm(config)
         self.mlp = _mlp(config)
         self.drop_path = DropPath(drop_path)

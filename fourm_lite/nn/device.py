@@ -78,7 +78,7 @@ def threads_for(rows: int) -> Iterator[None]:
 
 @functools.cache
 def _setters() -> tuple[Callable[[int], object], Callable[[int], int]] | None:
-    """What sets the calling thread's number in OpenMP and in MKL, which says what it was."""
+    """The setters of the calling thread's number in OpenMP and MKL, which returns the former."""
     try:
         loaded = ctypes.CDLL(None)
         openmp = loaded.omp_set_num_threads

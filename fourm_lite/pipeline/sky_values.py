@@ -21,13 +21,10 @@ from fourm_lite.modalities.forks import SURVEYS
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.plain_values import finite
 from fourm_lite.reading.arrays import open_npz, read_npy_file
-from fourm_lite.tokenization.aion.catalog import FIELDS, Catalog, CatalogCodec
-from fourm_lite.tokenization.aion.fields import ScalarFieldCodec
-from fourm_lite.tokenization.aion.images import ImageCodec, SkyImage
-from fourm_lite.tokenization.aion.scalars import ScalarCodec
+from fourm_lite.tokenization.aion.images import ImageCodec, ScalarFieldCodec, SkyImage
+from fourm_lite.tokenization.aion.scalars import FIELDS, Catalog, CatalogCodec, ScalarCodec
 from fourm_lite.tokenization.aion.spectra import Spectrum, SpectrumCodec
-from fourm_lite.tokenization.vq.inputs import as_tensor
-from fourm_lite.tokenization.vq.interface import Tokenizer
+from fourm_lite.tokenization.vq.inputs import Tokenizer, as_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -36,7 +36,7 @@ from fourm_lite.pipeline.given import (
 )
 from fourm_lite.tokenization.aion.load import is_codec, load_codec
 from fourm_lite.tokenization.load import load_tokenizer
-from fourm_lite.tokenization.vq.interface import Tokenizer
+from fourm_lite.tokenization.vq.inputs import Tokenizer
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import (
     TextTokenizer,

@@ -284,7 +284,7 @@ def at_median(logits: Tensor, ids: Tensor) -> Tensor:
 
     Shapes:
         logits: float[..., V]; returns the same
-        ids: int64[n], the words in rising order of what they say; none changes nothing
+        ids: int64[n], the words in rising order of their amounts; none changes nothing
     """
     if not len(ids):
         return logits

@@ -24,7 +24,7 @@ from fourm_lite.sampling.passes import LEGACY_MARKS, Encoder, plan_passes
 from fourm_lite.sampling.plan import Plan, Step
 from fourm_lite.sampling.schemes import SCHEMES, joined_copies
 from fourm_lite.sampling.state import Job, Randomness, StepResult, Written, mix
-from fourm_lite.tokenization.words.spans import Marks
+from fourm_lite.tokenization.words.spans import Marks, empty_text
 
 Seed = int | Sequence[int]
 """One seed for every item, or one an item."""
@@ -221,7 +221,7 @@ def check_tokens(model: FourM, name: str, batch: TokenBatch) -> None:
 
     Raises:
         ShapeError: the value does not have the modality's shape
-        FourMError: ids outside the vocabulary, or a sequence longer than the model tells apart
+        FourMError: ids outside the vocabulary, or a sequence longer than the model reads
     """
     entry, tokens = model.modality(name), batch[name]
     shape, value = entry.value_shape(batch.size), tokens.value
@@ -289,13 +289,9 @@ def empty_sequence(batch_size: int, num_tokens: int, marks: Marks) -> Tokens:
     The encoder sees a lone first sentinel; the decoder starts from it and adds
     `num_tokens - 1` tokens at most.
     """
-    num_tokens = max(2, num_tokens)
-    value = torch.full((batch_size, num_tokens), marks.pad, dtype=torch.int64)
-    value[:, :2] = marks.sentinel(1)
-    value[:, -1] = marks.sentinel(2)
-    inputs = torch.zeros(batch_size, num_tokens, dtype=torch.bool)
-    inputs[:, 0] = True
-    return Tokens(value, inputs=inputs, targets=~inputs)
+    one = empty_text(num_tokens, marks)
+    rows = (part.repeat(batch_size, 1) for part in (one.value, one.inputs, one.targets))
+    return Tokens(*rows)
 
 
 def item_seeds(seed: Seed, size: int) -> list[int]:

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from numbers import Integral, Real
 from typing import Literal, Protocol
 
-from fourm_lite.errors import ConfigError, check_most, suggest
+from fourm_lite.errors import ConfigError, check_choice, check_most, suggest
 
 Order = Literal["cosine", "linear"]
 ORDERS: tuple[Order, ...] = ("cosine", "linear")
@@ -43,8 +43,7 @@ def token_counts(
     Source:
         MaskGIT (Chang et al. 2022), section 3.3: few tokens first, while little is known
     """
-    if order not in ORDERS:
-        raise ConfigError(f"order must be one of {ORDERS}, got {order!r}.{suggest(order, ORDERS)}")
+    check_choice("order", order, of=ORDERS)
     check_most(MAX_TOKENS, total=total)
     check_most(MAX_STEPS, steps=steps)
     if total < 0 or steps < 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,22 +47,10 @@ class Randomness:
 
     def draw(self, logits: Tensor, step: Step, valid: Tensor | None = None) -> Drawn:
         """Ids for logits float[B, M, V]; the items' own generators are used up alike."""
+        how: dict[str, Any] = {n: getattr(step, n) for n in ("temperature", "top_k", "top_p")}
         if not self.original:
-            return draw_rows(
-                logits,
-                self.generators,
-                temperature=step.temperature,
-                top_k=step.top_k,
-                top_p=step.top_p,
-                valid=valid,
-            )
-        drawn = draw_original(
-            logits.flatten(0, 1),
-            temperature=step.temperature,
-            top_k=step.top_k,
-            top_p=step.top_p,
-            seed=self.generators[0],
-        )
+            return draw_rows(logits, self.generators, valid=valid, **how)
+        drawn = draw_original(logits.flatten(0, 1), seed=self.generators[0], **how)
         shape = logits.shape[:2]
         return Drawn(drawn.ids.view(shape), drawn.confidence.view(shape))
 
@@ -107,17 +96,25 @@ def mix(seed: int, index: int) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """What a scheme made of its target's tokens, and what it chose from; shapes: `StepResult`.
+    """What a scheme made of its target's tokens, and what it chose from.
 
     A scheme that goes token by token offers no candidates.
+
+    Shapes:
+        positions, ids: int64[B, k]; what was written (a text: the tokens generated, copy after
+            copy); ids are -1 where nothing was
+        confidence: float[B, k], the probability of each under the distribution it was drawn from;
+            without meaning where nothing was written
+        candidates: int64[B, m], the positions that were offered to the decoder
+        logits: float32[B, m, V] of the candidates, guided, before filtering
     """
 
-    tokens: Tokens
+    tokens: Tokens = field(repr=False)
     positions: Tensor
     ids: Tensor
     confidence: Tensor
-    candidates: Tensor
-    logits: Tensor
+    candidates: Tensor = field(repr=False)
+    logits: Tensor = field(repr=False)
 
     @classmethod
     def in_turn(cls, tokens: Tokens, ids: Tensor, confidence: Tensor) -> Written:
@@ -133,36 +130,15 @@ class Written:
         return cls.in_turn(tokens, none.long(), none)
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """The batch after one step, and what the step did.
-
-    Shapes:
-        positions, ids: int64[B, k]; what was written (a text: the tokens generated, copy after
-            copy); ids are -1 where nothing was
-        confidence: float[B, k], the probability of each under the distribution it was drawn from;
-            without meaning where nothing was written
-        candidates: int64[B, m], the positions that were offered to the decoder
-        logits: float32[B, m, V] of the candidates, guided, before filtering
-    """
+@dataclass(frozen=True, kw_only=True)
+class StepResult(Written):
+    """The batch after one step, and what the step did."""
 
     batch: TokenBatch
     step: Step
-    positions: Tensor
-    ids: Tensor
-    confidence: Tensor
-    candidates: Tensor = field(repr=False)
-    logits: Tensor = field(repr=False)
 
     @classmethod
     def of(cls, batch: TokenBatch, step: Step, written: Written) -> StepResult:
         """The result of a step on a batch."""
-        return cls(
-            batch=batch.with_({step.target: written.tokens}),
-            step=step,
-            positions=written.positions,
-            ids=written.ids,
-            confidence=written.confidence,
-            candidates=written.candidates,
-            logits=written.logits,
-        )
+        after = batch.with_({step.target: written.tokens})
+        return cls(**vars(written), batch=after, step=step)

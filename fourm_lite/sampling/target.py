@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal
 
-from fourm_lite.errors import ConfigError, check_most, suggest
+from fourm_lite.errors import ConfigError, check_choice, check_most, suggest
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.sampling.schedule import (
@@ -62,7 +62,7 @@ _SMALL: dict[str, Choice] = {
 
 
 def default_choice(modality: Modality, scheme: Scheme | None = None) -> Choice:
-    """How a modality is decoded when nobody says otherwise.
+    """How a modality is decoded by default.
 
     Raises:
         ConfigError: it is never a target, or the scheme does not fit its kind
@@ -124,11 +124,8 @@ class Target:
         """Refuses what no modality could make sense of."""
         if not self.modality or not isinstance(self.modality, str):
             raise ConfigError(f"a target needs the name of a modality, got {self.modality!r}")
-        if self.scheme is not None and self.scheme not in _OF_SCHEME:
-            raise ConfigError(
-                f"'{self.modality}': scheme must be one of {sorted(_OF_SCHEME)}, got "
-                f"{self.scheme!r}.{suggest(self.scheme, _OF_SCHEME)}"
-            )
+        if self.scheme is not None:
+            check_choice(f"'{self.modality}': scheme", self.scheme, of=_OF_SCHEME)
         for name in ("steps", "max_tokens", "copies"):
             value = getattr(self, name)
             if value is None:

@@ -1,4 +1,4 @@
-"""What a run has seen, and the folder `step-00000050/` from which it goes on.
+"""What a run has seen, its log, and the folder `step-00000050/` from which it goes on.
 
 Unusual: nothing random is saved. Batches, masks and dropout of step s depend on the seed and on s
 alone, so a run that stops anywhere and goes on is the run that never stopped.
@@ -7,6 +7,7 @@ alone, so a run that stops anywhere and goes on is the run that never stopped.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,10 +20,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.io.files import remove_folder, replacing_folder, write_json
+from fourm_lite.io.files import (
+    remove_folder,
+    replacing_folder,
+    storage_errors,
+    write_json,
+    write_whole,
+)
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
-from fourm_lite.training.ema import Ema, plain_name
+from fourm_lite.training.optim import Ema, plain_name
 from fourm_lite.training.processes import whole_weights
 
 STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
@@ -191,7 +198,7 @@ def _load_average(path: Path, model: nn.Module, ema: Ema, updates: int) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints of a run that nobody goes on with."""
+    """Removes all checkpoints of a run that is over."""
     for path in checkpoints(folder):
         remove_folder(path)
 
@@ -247,3 +254,69 @@ def _forget_untouched(model: nn.Module, optimizer: Optimizer, saved: set[str]) -
     for name, parameter in model.named_parameters():
         if plain_name(name) not in saved:
             optimizer.state.pop(parameter, None)
+
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """The log of a run: a JSON object a line, always; trackio too, where wanted and installed.
+
+    A run that goes on cuts it back to where it goes on.
+    """
+
+    def __init__(self, path: Path, project: str = "") -> None:
+        self.path, self.project = path, project
+        self._file: Any = None
+        self._tracker: Any = None
+
+    def open(self, step: int, is_main: bool) -> None:
+        """Goes on after `step`: lines of later steps, which will come again, are removed."""
+        if not is_main:
+            return
+        text = self.path.read_text("utf-8", "replace") if self.path.is_file() else ""
+        lines = text.splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_whole(self.path, "".join(line + "\n" for line in kept), kept=KEPT)
+        with storage_errors(self.path, kept=KEPT):
+            self._file = self.path.open("a", encoding="utf-8")
+        self._tracker = _trackio(self.project)
+
+    def write(self, ledger: Ledger, numbers: Mapping[str, float]) -> None:
+        """Adds one line."""
+        if self._file is None or not numbers:
+            return
+        where = {"step": ledger.step, "epoch": round(ledger.epoch, 6), "samples": ledger.samples}
+        line = {**where, "seconds": round(ledger.seconds, 3), **numbers}
+        with storage_errors(self.path, kept=KEPT):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._tracker is not None:
+            self._tracker.log(dict(numbers), step=ledger.step)
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self._file is not None:
+            with storage_errors(self.path, kept=KEPT):
+                self._file.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**62  # a line cut short by a crash
+
+
+def _trackio(project: str) -> Any:
+    if not project:
+        return None
+    try:
+        import trackio
+    except ImportError:
+        log.warning("trackio is not installed; the run is logged to log.jsonl alone")
+        return None
+    trackio.init(project=project)
+    return trackio

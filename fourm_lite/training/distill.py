@@ -29,7 +29,7 @@ _HEADS = "distill_heads"
 
 
 class Guess(NamedTuple):
-    """What a head says.
+    """A head's prediction.
 
     Shapes:
         features: float[B, cells, C]; present: bool[B, cells], where patches were given
@@ -79,7 +79,7 @@ class DistilledFourM(FourM):
         )
 
     def _width(self, name: str, shape: Sequence[int]) -> int:
-        """What a head says of a cell: the features of all cells of a finer map in it."""
+        """How many features a head predicts of a cell: those of all cells of a finer map in it."""
         channels, *grid = shape
         pairs = list(zip(grid, self._side, strict=False))  # none, of a vector
         fine = {max(1, n // side) for n, side in pairs} or {1}

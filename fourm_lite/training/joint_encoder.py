@@ -24,15 +24,11 @@ from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.embedders.mmt.config import HeadInput
 from fourm_lite.embedders.mmt.load import Joint, open_joint, write_joint
 from fourm_lite.embedders.mmt.regions import Regions, join_batch
-from fourm_lite.errors import ConfigError, suggest
-from fourm_lite.io.recipe import from_toml
+from fourm_lite.errors import ConfigError, check_choice, suggest
+from fourm_lite.io.recipe import Recipe
 from fourm_lite.photos.records import read_caption_list
 from fourm_lite.training.loop import Losses, TrainConfig
-from fourm_lite.training.losses import (
-    contrastive_loss,
-    hardest_triplet_loss,
-    matching_loss,
-)
+from fourm_lite.training.losses import contrastive_loss, hardest_triplet_loss, matching_loss
 
 Objective = Literal["twin", "match"]
 TwinLoss = Literal["triplet", "contrastive"]
@@ -58,7 +54,7 @@ class PairsRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointRecipe:
+class JointRecipe(Recipe):
     """Everything about the fine-tuning of one joint encoder.
 
     Units:
@@ -84,25 +80,17 @@ class JointRecipe:
 
     def __post_init__(self) -> None:
         """Refuses objectives and shares that there are not."""
-        known = get_args(Objective)
-        for name in self.order:
-            if name not in known:
-                raise ConfigError(f"order is of {known}, got '{name}'.{suggest(name, known)}")
+        check_choice("an objective of the order", *self.order, of=get_args(Objective))
         if not self.order or not 0 <= self.hard <= 1 or self.data.batch_size < 2:
             raise ConfigError(
                 "a joint recipe needs an order, a share `hard` in 0..1 and batches of at least 2, "
                 f"got {self.order}, {self.hard} and {self.data.batch_size}"
             )
 
-    @classmethod
-    def read(cls, path: str | Path) -> JointRecipe:
-        """The recipe in a TOML file."""
-        return from_toml(cls, path)
-
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs that belong together, by position; `picture` int64[B] tells equal pictures."""
+    """Pairs that belong together, by position; rows of one `picture`, int64[B], share it."""
 
     texts: Sequence[Read]
     regions: Sequence[Regions]

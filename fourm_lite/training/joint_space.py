@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.data.label_rows import read_vectors
@@ -31,11 +30,12 @@ from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.joint_space import Bags, JointHeads, WordWeights, save_joint_space
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.io.recipe import from_toml
+from fourm_lite.io.recipe import Recipe
 from fourm_lite.photos.records import Record, read_records
 from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.training.loop import Losses, TrainConfig
-from fourm_lite.training.validation import ranks
+from fourm_lite.training.losses import info_nce
+from fourm_lite.training.tasks import ranks, recall
 
 IMAGE, TEXT = "image", "text"
 LEAST_PHOTOS = 8
@@ -48,7 +48,7 @@ class SpaceRecipe:
     Units:
         image, text: encoders as `load_embedder` reads them; text "" for words alone
         captions: a list of photos with captions; split: to learn, held_out: to measure ("" none)
-        labels: folder of what the encoders say; more may lie in it
+        labels: folder of what the encoders give; more may lie in it
         width: of the space
         least: captions that a word stands in to be known by itself; 0 for no words
         views: crops a photo that the image encoder sees, the first of them whole
@@ -79,7 +79,7 @@ class SpaceRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointSpaceRecipe:
+class JointSpaceRecipe(Recipe):
     """Everything about the making of one joint space.
 
     Units:
@@ -90,15 +90,10 @@ class JointSpaceRecipe:
     train: TrainConfig
     facts: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls, path: Path) -> JointSpaceRecipe:
-        """The recipe of a TOML file."""
-        return from_toml(cls, path)
-
 
 @dataclass(frozen=True)
 class Pairs:
-    """Photos with what the encoders say of them and of their captions.
+    """Photos with what the encoders give for them and for their captions.
 
     Shapes:
         images: float32[N, views, E]; sentences: float32[T, S] or None
@@ -186,9 +181,7 @@ class JointSpaceTask:
     def step(self, model: nn.Module, batch: PairBatch, generator: torch.Generator) -> Losses:
         """InfoNCE of one batch: each row finds its own column, each column its own row."""
         dropout = self.recipe.joint_space.dropout
-        logits = model(batch.images, batch.sentences, batch.bags, dropout)
-        right = torch.arange(len(batch), device=logits.device)
-        loss = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+        loss = info_nce(model(batch.images, batch.sentences, batch.bags, dropout))
         return Losses(loss, {"scale": self.model.scale.exp()}, len(batch))
 
     @torch.no_grad()
@@ -201,9 +194,7 @@ class JointSpaceTask:
         asked = PairBatch(pairs.images[:, 0], pairs.sentences, bags).to(self.model.scale.device)
         images = self.model.embed_images(asked.images)
         texts = self.model.embed_texts(asked.sentences, asked.bags)
-        rank = ranks((texts @ images.T).cpu(), pairs.owner)
-        metrics = {f"R@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
-        return {**metrics, "median_rank": float(rank.float().median())}
+        return recall(ranks((texts @ images.T).cpu(), pairs.owner))
 
     def save(self, folder: Path) -> None:
         """Writes what `joint:FOLDER` opens."""
@@ -251,12 +242,12 @@ def read_pairs(
     encoders: dict[str, NetworkEmbedder],
     progress: StageProgress | None,
 ) -> Pairs:
-    """One split, with what the encoders say of it; what is there already is read."""
+    """One split, with what the encoders give for it; what is there already is read."""
     records = [r for r in read_records(space.captions, split=split) if r.captions and r.has_photo]
     folder = space.labels / (split or "all")
     images = _image_vectors(records, encoders[IMAGE], folder, space.views, progress)
     records = usable(records, set(images[0]))
-    values = aligned(images[0], [r.id for r in records], images[1])
+    values = aligned(images, [r.id for r in records])
     counts = torch.tensor([0, *(len(r.captions) for r in records)])
     sentences = None
     if TEXT in encoders:
@@ -302,6 +293,5 @@ def _sentence_vectors(
     run = partial(encoder.embed_text, normalize=False)
     labeller = NetworkLabeller(TEXT, run, spec=f"vector of {encoder.space}")
     label_by_encoder(spoken, labeller, folder, progress=of_stage(progress, "captions"))
-    ids, values = read_vectors(folder, TEXT)
-    rows = aligned(ids, [r.id for r in spoken], values)[:, 0]
+    rows = aligned(read_vectors(folder, TEXT), [r.id for r in spoken])[:, 0]
     return torch.from_numpy(np.ascontiguousarray(rows)).float()

@@ -8,6 +8,7 @@ step, process); torch's global state is put back afterwards.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import alone, remove_leftovers
 from fourm_lite.progress import StepProgress
-from fourm_lite.training.batches import Batches, Stream, in_processes, in_threads
 from fourm_lite.training.checkpoints import (
+    History,
     Ledger,
     check_fresh,
     checkpoints,
@@ -30,12 +31,14 @@ from fourm_lite.training.checkpoints import (
     prune,
     save_state,
 )
-from fourm_lite.training.ema import Ema
-from fourm_lite.training.history import History
-from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer, set_lr
+from fourm_lite.training.optim import Ema, OptimConfig, lr_factor, make_optimizer, set_lr
 from fourm_lite.training.processes import (
+    Batches,
     Device,
+    Stream,
     any_of,
+    in_processes,
+    in_threads,
     is_sharded,
     make_accelerator,
     scoped_noise,
@@ -47,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Losses:
-    """What a task says of one batch.
+    """The losses of one batch.
 
     Shapes:
         total: float[], to be minimised; parts: name -> float[], shown only
@@ -147,7 +150,7 @@ def fit(
     """Trains a task; writes `log.jsonl`, `step-*` folders and, at the end, `final/` under `out`.
 
     Raises:
-        ConfigError: `config` says no number of steps
+        ConfigError: `config` has no number of steps
         FourMError: the loss is not finite; or the folder holds a run and `resume` is False; or
             another process trains there
         StorageError: the disk takes no more; the last checkpoint is kept
@@ -249,7 +252,7 @@ class _Run:
         numbers = self._reduced(parts)
         norm = self._update()
         # The update is made by now, but it spoils only weights that no checkpoint holds.
-        if not all(map(_is_finite, (numbers["loss"], norm))):
+        if not all(map(math.isfinite, (numbers["loss"], norm))):
             raise FourMError(
                 f"step {step}: loss {numbers['loss']}, gradient norm {norm}; lower the learning "
                 f"rate or clip, and resume from the last checkpoint in {config.out}"
@@ -262,7 +265,7 @@ class _Run:
 
     def _backward(self, batch: Any, generator: torch.Generator, *, last: bool) -> Losses:
         accelerator = self.accelerator
-        moved = _to(batch, accelerator.device)
+        moved = batch.to(accelerator.device) if hasattr(batch, "to") else batch
         # Processes exchange gradients once a step, with the last of its batches.
         quiet = nullcontext() if last else accelerator.no_sync(self.model)
         with quiet, accelerator.autocast():
@@ -340,13 +343,5 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
 
-def _to(batch: Any, device: torch.device) -> Any:
-    return batch.to(device) if hasattr(batch, "to") else batch
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

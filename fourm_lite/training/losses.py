@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 from fourm_lite.model.fourm import Prediction
 from fourm_lite.tokenization.vq.memcodes import Memcodes
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
@@ -117,8 +117,12 @@ def likelihood_contrast(prediction: Prediction, length: int, *, temperature: flo
     ids = rearrange(prediction.ids, "(b l) -> b l", l=length)
     places = torch.arange(length, device=ids.device)
     scores = logp[:, places, ids].sum(dim=-1) / temperature  # [b, j] by advanced indexing
-    own = torch.arange(len(ids), device=ids.device)
-    # Both ways: the photo for a caption, and the caption for a photo.
+    return info_nce(scores)
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """Each row finds its own column, each column its own row: float[B, B] -> float[]."""
+    own = torch.arange(len(scores), device=scores.device)
     return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))
 
 
@@ -174,9 +178,7 @@ def embedding_contrast(
     """
     with torch.no_grad(), torch.autocast(found.device.type, enabled=False):
         wanted = directions(tokenizer, tokenizer.lookup(ids))
-    scores = found @ wanted.T / temperature
-    own = torch.arange(len(ids), device=ids.device)
-    return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))
+    return info_nce(found @ wanted.T / temperature)
 
 
 # Tokenizers, by the names of 4M's recipes: a mean over everything that is compared -------------
@@ -222,10 +224,7 @@ def reconstruction_loss(name: str) -> Loss:
     Raises:
         ConfigError: there is none
     """
-    if name not in LOSSES:
-        raise ConfigError(
-            f"{name!r} is no tokenizer loss; known are {sorted(LOSSES)}.{suggest(name, LOSSES)}"
-        )
+    check_choice("a tokenizer's loss", name, of=LOSSES)
     return LOSSES[name]
 
 

@@ -1,16 +1,18 @@
-"""What moves the weights: parameter groups and the course of the learning rate. Plain functions."""
+"""What moves the weights: parameter groups, the course of the learning rate, a moving average."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import CheckpointError, ConfigError
 
 Schedule = Literal["cosine", "inverse_sqrt", "constant"]
 
@@ -25,7 +27,7 @@ class OptimConfig:
         cooldown_steps: the last steps fall linearly to 0 ("inverse_sqrt" and "constant")
         clip: largest norm of the gradient, 0 for none
         lr_scale: prefix of a parameter's name -> factor on its learning rate; 0 freezes it, 1 takes
-            back what a recipe's base says
+            back that of a recipe's base
         betas, eps, weight_decay: AdamW's
     """
 
@@ -117,3 +119,69 @@ def set_lr(optimizer: Optimizer, factor: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+class Ema:
+    """Averages of a model's trainable parameters, which generalise better than the last step's.
+
+    All else (buffers) stays the model's own.
+
+    Units:
+        decay: share of the old average kept at each step; it starts lower, as (1 + t) / (10 + t)
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ConfigError(f"an EMA decay lies between 0 and 1, got {decay}")
+        self.decay, self.updates = decay, 0
+        self.average = {n: p.detach().clone() for n, p in _trained(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average toward the weights of now."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, parameter in _trained(model):
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights, inside the block alone."""
+        own = {name: p.detach().clone() for name, p in _trained(model)}
+        _fill(model, self.average)
+        try:
+            yield
+        finally:
+            _fill(model, own)
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuses a saved average of other parameters.
+
+        Raises:
+            CheckpointError: it is of another model
+        """
+        if set(tensors) != set(self.average):
+            lone = sorted(set(tensors) ^ set(self.average))
+            raise CheckpointError(f"the saved average is of another model: {lone[:5]} differ")
+
+    def take(self, model: nn.Module, updates: int) -> None:
+        """Takes the weights of now for the average of so many updates."""
+        self.updates = updates
+        self.average = {n: p.detach().clone() for n, p in _trained(model)}
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what DDP, FSDP and torch.compile put into it."""
+    for part in ("module.", "_fsdp_wrapped_module.", "_orig_mod."):
+        name = name.removeprefix(part) if part == "module." else name.replace(part, "")
+    return name
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((plain_name(n), p) for n, p in model.named_parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in _trained(model):
+        parameter.copy_(values[name])

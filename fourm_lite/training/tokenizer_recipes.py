@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.loader import ArrayStream
-from fourm_lite.data.tokenized import FORMS
+from fourm_lite.data.tokenized import FORMS, signed
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.io.hub import resolve
-from fourm_lite.io.recipe import from_toml
+from fourm_lite.io.recipe import Recipe
 from fourm_lite.modalities.crops import CropPolicy, cut_image, random_crop
 from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.photos.records import Record, read_caption_list
@@ -58,7 +58,7 @@ class ValuesRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(Recipe):
     """Everything about the training of one tokenizer.
 
     Units:
@@ -76,11 +76,6 @@ class TokenizerRecipe:
     centre: bool = False
     batch_size: int = 32
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> TokenizerRecipe:
-        """The recipe of a TOML file."""
-        return from_toml(cls, path)
 
 
 class Values:
@@ -128,9 +123,7 @@ def read_values(recipe: ValuesRecipe, size: int | tuple[int, int]) -> Values:
 
 def _photo(record: Record, size: int | tuple[int, int]) -> Tensor:
     image = record.open_image()
-    cut = cut_image(image, Crop.center(image.height, image.width, size))
-    pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
-    return pixels.float() / 127.5 - 1
+    return signed(cut_image(image, Crop.center(image.height, image.width, size)))
 
 
 def build_tokenizer(recipe: TokenizerRecipe, values: Values) -> VQTokenizer:

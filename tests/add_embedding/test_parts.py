@@ -13,8 +13,13 @@ from growth_pack import WORDS
 from tiny import tiny_batch, tiny_model
 from tiny_pipeline import photo
 
-from fourm_lite.add_embedding.extraction import extract, read_vectors
-from fourm_lite.add_embedding.listing import list_photos, read_listing, source_paths
+from fourm_lite.add_embedding.extraction import (
+    extract,
+    list_photos,
+    read_listing,
+    read_vectors,
+    source_paths,
+)
 from fourm_lite.add_embedding.options import Options
 from fourm_lite.add_embedding.report import tokenizer_metrics
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape

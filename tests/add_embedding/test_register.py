@@ -311,5 +311,5 @@ def test_a_folder_of_other_photos_is_not_gone_on_with(added, grown_from, tmp_pat
 
 
 def test_an_unknown_option_is_refused(tmp_path, grown_from, pack, network):
-    with pytest.raises(ConfigError, match=r"no option 'stepz'.*steps"):
+    with pytest.raises(ConfigError, match=r"got 'stepz'.*steps"):
         register_embedding("net", network, pack, out=tmp_path, model=grown_from, stepz=3)

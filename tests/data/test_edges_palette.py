@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_lite.data.edges import canny, follow, gaussian_blur, sobel
-from fourm_lite.data.palette import describe, palette
+from fourm_lite.data.palette import canny, describe, follow, gaussian_blur, palette, sobel
 from fourm_lite.errors import ConfigError
 
 

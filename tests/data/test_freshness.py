@@ -120,7 +120,7 @@ def test_values_under_one_id_twice_are_refused(tmp_path):
     np.savez(tmp_path / "short.npz", ids=np.array(ids[:2]), maps=np.zeros((3, 4, 4), np.uint8))
 
     for read in (
-        lambda: aligned(read_tokens(tmp_path / "t", "tok")[0], ["a"], values),
+        lambda: aligned((read_tokens(tmp_path / "t", "tok")[0], values), ["a"]),
         lambda: LabelRows.read(tmp_path / "l", "x", ["a"]),
         lambda: given_maps(tmp_path / "maps.npz"),
     ):
@@ -157,7 +157,7 @@ def test_a_photo_that_cannot_be_read_is_listed_and_the_others_are_labelled(
         ids, values = read_labels(tmp_path / "out", name)
         assert ids == kept
         whole = read_labels(tmp_path / "whole", name)
-        np.testing.assert_array_equal(values, aligned(whole[0], kept, whole[1]))
+        np.testing.assert_array_equal(values, aligned(whole, kept))
 
 
 def test_a_photo_that_came_back_is_labelled_too(photos, tmp_path):

@@ -28,10 +28,11 @@ from fourm_lite.data.shards import (
     AlignedSamples,
     aligned,
     caption_writer,
+    read_tars,
     read_tokens,
+    write_tar,
     write_tokens,
 )
-from fourm_lite.data.tar_samples import read_tars, write_tar
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.crops import (
     CropPolicy,
@@ -155,9 +156,9 @@ def test_tokens_round_trip_in_16_bits(tmp_path):
 
 
 def test_values_are_put_in_the_order_asked_for():
-    assert aligned(["a", "b"], ["b", "a"], np.array([1, 2])).tolist() == [2, 1]
+    assert aligned((["a", "b"], np.array([1, 2])), ["b", "a"]).tolist() == [2, 1]
     with pytest.raises(FourMError, match="'c'"):
-        aligned(["a"], ["c"], np.array([1]))
+        aligned((["a"], np.array([1])), ["c"])
 
 
 def labellers(records):

@@ -17,7 +17,7 @@ from fourm_lite.data.text_labels import (
 )
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
-from fourm_lite.training.recipe_data import DataRecipe, read_samples
+from fourm_lite.training.recipes import DataRecipe, read_samples
 
 DOGS, SEA = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0]
 

@@ -554,7 +554,7 @@ def stages(draw: random.Random, place: Path) -> Any:
 
 @door
 def listing(draw: random.Random, place: Path) -> Any:
-    from fourm_lite.add_embedding.listing import read_listing
+    from fourm_lite.add_embedding.extraction import read_listing
 
     rows = [{"id": "a", "image": "a.png", "captions": ["a dog"], "part": "train"}] * 3
     left = [{"uri": "b.png", "reason": "broken"}] * 2

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.metrics.bootstrap import interval
+from fourm_lite.metrics.measures import interval
 
 
 @pytest.fixture

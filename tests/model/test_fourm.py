@@ -225,7 +225,7 @@ def test_config_survives_its_json_form():
         ({"num_heads": 3}, "multiple of num_heads"),
         ({"qk_norm": 1}, "'qk_norm' should be true or false"),
         ({"format": 99}, "format 99"),
-        ({"act_layer": "GeLU"}, "act_layer must be one of"),
+        ({"act_layer": "GeLU"}, "act_layer is one of"),
     ],
 )
 def test_a_wrong_config_is_refused(change, message):

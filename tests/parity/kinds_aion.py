@@ -14,9 +14,9 @@ from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.modalities.forks import AION_MODALITIES, CATALOG_OFFSET
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.likelihood import joint_logits, joint_states
-from fourm_lite.tokenization.aion.catalog import FIELDS, Catalog
 from fourm_lite.tokenization.aion.images import BANDS, SkyImage
 from fourm_lite.tokenization.aion.load import load_codec
+from fourm_lite.tokenization.aion.scalars import FIELDS, Catalog
 from fourm_lite.tokenization.aion.spectra import Spectrum
 from fourm_lite.tokenization.vq.finite import FiniteScalar, Signs
 

@@ -14,16 +14,10 @@ from torch import Tensor, nn
 from fourm_lite import load_model
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.embedders.pth import read_pth
-from fourm_lite.modalities.forks import (
-    BANDS,
-    STATISTICS,
-    TERRAMIND_MODALITIES,
-    coords_text,
-    key_of,
-)
+from fourm_lite.embedders.terramind import convert_terramind
+from fourm_lite.modalities.forks import BANDS, STATISTICS, TERRAMIND_MODALITIES, coords_text, key_of
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.likelihood import sequence_logits
-from fourm_lite.model.terramind import convert_terramind
 from fourm_lite.pipeline.terramind import Chain, ChainOptions, ThinkingViT
 from fourm_lite.sampling.passes import Encoder, Pass
 from fourm_lite.sampling.sampler import Sampler

@@ -23,8 +23,7 @@ from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
 from fourm_lite.tokenization.vq.randomness import ThreeSources
-from fourm_lite.tokenization.words import boxes, human_poses, metadata
-from fourm_lite.tokenization.words import boxes as sam
+from fourm_lite.tokenization.words import instances, metadata
 from fourm_lite.tokenization.words import metadata as color_palette
 from fourm_lite.tokenization.words.spans import (
     MaskedTokens,
@@ -223,10 +222,10 @@ def check_det(text: TextTokenizer, cases: list[dict[str, Any]]) -> None:
         whole = tuple(case["orig_h_w"])
         crop = Crop(top=top, left=left, height=height, width=width, hflip=case["flip"], whole=whole)
         raw = [Box(*i["boxes"], i["class_name"], i["score"]) for i in case["instances"]]
-        string = boxes.boxes_to_text(crop_boxes(raw, crop))
+        string = instances.boxes_to_text(crop_boxes(raw, crop))
         same_words(string, case["string"], "boxes")
         same_ids(text.encode(string), case["ids"], "box ids")
-        decoded = boxes.text_to_boxes(text.decode(case["ids"]))
+        decoded = instances.text_to_boxes(text.decode(case["ids"]))
         assert [box.name for box in decoded] == [row[4] for row in case["decoded_boxes"]]
         got = [[box.xmin, box.ymin, box.xmax, box.ymax] for box in decoded]
         want = [row[:4] for row in case["decoded_boxes"]]
@@ -242,10 +241,10 @@ def check_human_poses(text: TextTokenizer, cases: list[dict[str, Any]]) -> None:
             camera=tuple(case["camera"]),
             shape=tuple(case["shape"]),
         )
-        string = human_poses.people_to_text([person], order=case["group_order"])
+        string = instances.people_to_text([person], order=case["group_order"])
         same_words(string, case["string"], "human poses")
         same_ids(text.encode(string), case["ids"], "human pose ids")
-        (read,) = human_poses.text_to_people(text.decode(case["ids"]))
+        (read,) = instances.text_to_people(text.decode(case["ids"]))
         assert read.pose == person.pose
 
 
@@ -265,18 +264,18 @@ def check_sam_instance(text: TextTokenizer, case: dict[str, Any]) -> None:
         for (x, y), found in zip(case["query_points_xy"], case["instances"], strict=True)
     ]
     source = ThreeSources.seeded(case["python_random_seed"])
-    string = sam.points_to_text(queries, source=source)
+    string = instances.points_to_text(queries, source=source)
     if all(len(query.segments) <= 1 for query in queries):
         same_words(string, case["string"], "sam instances")
         same_ids(text.encode(string), case["ids"], "sam instance ids")
     # The order of several things at one point is random, so they are compared as a set.
-    want_ = sam.text_to_points(case["string"])
+    want_ = instances.text_to_points(case["string"])
     assert [(q.x, q.y, set(q.segments)) for q in want_] == [
         (q.x, q.y, set(q.segments)) for q in queries
     ]
     same_ids(text.encode(case["string"]), case["ids"], "sam instance ids")
     side = round(len(case["grid_points"]) ** 0.5)
-    assert [list(point) for point in sam.grid_points(side)] == case["grid_points"]
+    assert [list(point) for point in instances.grid_points(side)] == case["grid_points"]
 
 
 def sam_segment(instance: dict[str, Any]) -> Segment:

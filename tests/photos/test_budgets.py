@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.data.tar_samples import read_tars
+from fourm_lite.data.shards import read_tars
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import png
 from fourm_lite.photos.item import Item, Skipped

@@ -16,10 +16,10 @@ from tiny_terramind import terramind as terramind_model
 from fourm_lite import FourMPipeline, open_space
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.cli import main
+from fourm_lite.embedders.terramind import convert_terramind
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.forks import AION_MODALITIES, STATISTICS, TERRAMIND_MODALITIES
-from fourm_lite.model.terramind import convert_terramind
 from fourm_lite.pipeline.placing import placed
 from fourm_lite.pipeline.sky_values import tokens_of, value_of_tokens
 from fourm_lite.pipeline.terramind import Chain

@@ -15,13 +15,7 @@ from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.forks import coords_of, key_of
 from fourm_lite.model.load import narrowed
-from fourm_lite.pipeline.terramind import (
-    Chain,
-    ChainOptions,
-    ThinkingViT,
-    restored,
-    standardized,
-)
+from fourm_lite.pipeline.terramind import Chain, ChainOptions, ThinkingViT, restored, standardized
 
 GREEDY = ChainOptions(temperature=0.0, top_p=0.0)
 
@@ -135,7 +129,7 @@ def test_inputs_that_cannot_be_merged_are_told_apart(folder):
             model(bad)
     with pytest.raises(UnknownNameError, match="no input called 'S2'"):
         MergedViT.from_pretrained(folder, ["S2"])
-    with pytest.raises(ConfigError, match="merged by one of"):
+    with pytest.raises(ConfigError, match="merge is one of"):
         MergedViT.from_pretrained(folder, ["DEM"], merge="sum")
 
 

@@ -8,7 +8,7 @@ from tiny_networks import clip, save_network
 
 from fourm_lite import open_space
 from fourm_lite.cli import main
-from fourm_lite.demo.drawings import drawings
+from fourm_lite.demo.shipped_photos import drawings
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.engine import Search, space_of

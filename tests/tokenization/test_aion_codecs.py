@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 
 from fourm_lite.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
 from fourm_lite.modalities.forks import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
-from fourm_lite.tokenization.aion.catalog import Catalog, CatalogCodec
 from fourm_lite.tokenization.aion.images import SkyImage, cropped
 from fourm_lite.tokenization.aion.load import Codecs, load_codec, load_codecs
-from fourm_lite.tokenization.aion.scalars import ScalarCodec, functions
+from fourm_lite.tokenization.aion.scalars import Catalog, CatalogCodec, ScalarCodec, functions
 from fourm_lite.tokenization.aion.spectra import interpolated
 
 TABLE = torch.linspace(0, 1, 5)
@@ -66,7 +65,7 @@ def test_logarithms_and_columns_are_read_under_either_name(tmp_path, name):
 
 
 def test_a_config_reaches_no_other_function_of_torch():
-    with pytest.raises(ConfigError, match="functions are of"):
+    with pytest.raises(ConfigError, match="a codec's function is one of"):
         functions(["load"])
 
 

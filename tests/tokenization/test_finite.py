@@ -56,7 +56,7 @@ def test_signs_count_zero_as_negative_and_the_first_channel_highest():
 def test_wrong_numbers_are_refused():
     with pytest.raises(ConfigError, match="at least 2"):
         FiniteScalar((5, 1))
-    with pytest.raises(ConfigError, match="bounded by"):
+    with pytest.raises(ConfigError, match="bound of a finite quantizer is one of"):
         FiniteScalar((5,), "relu")
     with pytest.raises(ShapeError, match="as many channels"):
         FiniteScalar((5, 5))(torch.zeros(1, 3, 2))

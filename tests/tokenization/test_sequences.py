@@ -9,14 +9,15 @@ from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.spec import Crop
 from fourm_lite.modalities.values import Box, Person, PointQuery, Segment, crop_boxes
 from fourm_lite.tokenization.vq.randomness import TorchSource
-from fourm_lite.tokenization.words.boxes import (
+from fourm_lite.tokenization.words.instances import (
     boxes_to_text,
     grid_points,
+    people_to_text,
     points_to_text,
     text_to_boxes,
+    text_to_people,
     text_to_points,
 )
-from fourm_lite.tokenization.words.human_poses import people_to_text, text_to_people
 from fourm_lite.tokenization.words.metadata import (
     FIELDS,
     Scale,

@@ -16,7 +16,7 @@ from fourm_lite.data.shards import read_tokens
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.load import load_tokenizer
-from fourm_lite.training.recipe_data import open_job
+from fourm_lite.training.recipes import open_job
 
 
 def run(*words):

@@ -15,15 +15,9 @@ from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
 from fourm_lite.errors import ConfigError
 from fourm_lite.model.load import load_model
 from fourm_lite.photos.records import read_records
-from fourm_lite.training.distill import (
-    DistilledFourM,
-    Guess,
-    as_cells,
-    cell_means,
-    unexplained,
-)
+from fourm_lite.training.distill import DistilledFourM, Guess, as_cells, cell_means, unexplained
 from fourm_lite.training.loop import fit
-from fourm_lite.training.pretraining import pretraining
+from fourm_lite.training.train import pretraining
 
 RECIPE = """
 text = "text_mini"

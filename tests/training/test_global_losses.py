@@ -13,7 +13,7 @@ from fourm_lite.training.losses import (
     embedding_regression,
     expected_directions,
 )
-from fourm_lite.training.validation import ranks
+from fourm_lite.training.tasks import ranks
 
 LENGTH, VOCAB = 4, 8
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_photos import COLOURS, picture, write_classes, write_list
 
-from fourm_lite.data.tar_samples import write_tar
+from fourm_lite.data.shards import write_tar
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.finetune.pixels import PhotoStream, readable
 from fourm_lite.photos.labelled import (

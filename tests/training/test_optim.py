@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from fourm_lite.errors import CheckpointError, ConfigError
-from fourm_lite.training.ema import Ema
-from fourm_lite.training.optim import OptimConfig, lr_factor, make_optimizer
+from fourm_lite.training.optim import Ema, OptimConfig, lr_factor, make_optimizer
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "inverse_sqrt", "constant"])

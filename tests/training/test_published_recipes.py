@@ -15,9 +15,9 @@ from fourm_lite.nn.device import without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.losses import LOSSES
-from fourm_lite.training.pretraining import pretraining
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe, tokenizer_training
+from fourm_lite.training.train import pretraining
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "generation" / "models"

@@ -19,8 +19,8 @@ from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.training.loop import fit
-from fourm_lite.training.pretraining import pretraining
 from fourm_lite.training.recipes import ModelRecipe
+from fourm_lite.training.train import pretraining
 
 RECIPE = """
 text = "text_mini"
@@ -164,7 +164,7 @@ batch_size = 2
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("txt = { weight = 1 }", "no component 'txt'.*'text'"),
+        ("txt = { weight = 1 }", "got 'txt'.*'text'"),
         ("text = { wieght = 1 }", "no key 'changes.text.wieght'.*'weight'"),
         ("text = { batch_size = 0 }", "changes.text: .*batch_size >= 1"),
     ],

@@ -20,11 +20,7 @@ from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.initial.closed_form import start_patches, start_vectors
 from fourm_lite.training.initial.global_tokens import ReadOut, start_read_out
 from fourm_lite.training.initial.start import start_from_vit
-from fourm_lite.training.losses import (
-    likelihood_contrast,
-    soft_cross_entropy,
-    soft_targets,
-)
+from fourm_lite.training.losses import likelihood_contrast, soft_cross_entropy, soft_targets
 from fourm_lite.training.recipes import ModelRecipe
 from fourm_lite.training.staged import StagedRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe

@@ -14,8 +14,7 @@ from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.training.initial.build import build_model
 from fourm_lite.training.initial.mobilenet import start_convolutions, start_map
 from fourm_lite.training.loop import TrainConfig
-from fourm_lite.training.recipe_data import DataRecipe
-from fourm_lite.training.recipes import ModelRecipe, StartRecipe
+from fourm_lite.training.recipes import DataRecipe, ModelRecipe, StartRecipe
 
 
 @pytest.fixture

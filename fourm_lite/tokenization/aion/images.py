@@ -1,9 +1,9 @@
-"""Sky images in several bands to tokens: 96 x 96 pixels become 24 x 24 codes.
+"""Sky images and maps to tokens: 96 x 96 pixels in several bands become 24 x 24 codes.
 
 Nine channels stand for the bands of two surveys; absent ones are zero and the others count more.
 The caller's flux is left as it is (the package clips it in place), a smaller image is refused (the
 package makes a wrong number of tokens of it), and decoded HSC bands are in the scale in which they
-came.
+came. Maps hold one number a pixel, such as segmentations.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, ShapeError, suggest
-from fourm_lite.nn.device import without_storage
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.tokenization.aion.layers import (
     ChannelNorm,
     Conv,
     Double,
+    Residuals,
     Unit,
+    built,
     conv2d,
-    filled,
+    grow2d,
     linear,
     numbered,
     over_channels,
@@ -34,6 +35,7 @@ from fourm_lite.tokenization.vq.finite import FiniteScalar
 from fourm_lite.tokenization.vq.inputs import tokens_in
 
 SIDE = 96
+LEVELS = "quantizer.levels"
 # band -> clip of the flux, in the order of the channels
 BANDS: dict[str, float] = {
     "HSC-G": 80, "HSC-R": 110, "HSC-I": 200, "HSC-Z": 330, "HSC-Y": 500,
@@ -51,7 +53,30 @@ class SkyImage:
     bands: tuple[str, ...]
 
 
-class ImageCodec(nn.Module):
+class _Squares(nn.Module):
+    """A network between pictures of 96 x 96 pixels and a square of codes."""
+
+    quantizer: FiniteScalar
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return self.quantizer.vocab_size
+
+    def values(self, tokens: Tensor, what: str) -> Tensor:
+        """Values of tokens int64[B, L] as a map: float[B, d, h, h].
+
+        Raises:
+            ShapeError: their number is no square
+        """
+        ids = tokens_in(tokens, self.vocab_size)
+        side = math.isqrt(ids.shape[1])
+        if side * side != ids.shape[1]:
+            raise ShapeError(f"{what} has a square number of tokens, got {list(ids.shape)}")
+        return rearrange(self.quantizer.lookup(ids), "b d (h w) -> b d h w", h=side)
+
+
+class ImageCodec(_Squares):
     """The network of `codecs/image`."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -64,11 +89,6 @@ class ImageCodec(nn.Module):
         self.pre_quant_proj = conv2d(weights, "pre_quant_proj")
         self.post_quant_proj = conv2d(weights, "post_quant_proj")
         self.subsample_out = linear(weights, "subsample_out")
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are."""
-        return self.quantizer.vocab_size
 
     @torch.no_grad()
     def latents(self, raw: SkyImage) -> Tensor:
@@ -97,11 +117,7 @@ class ImageCodec(nn.Module):
     @torch.no_grad()
     def channels(self, tokens: Tensor) -> Tensor:
         """All nine channels of tokens, still in the compressed range: float[B, 9, 96, 96]."""
-        ids = tokens_in(tokens, self.vocab_size)
-        side = math.isqrt(ids.shape[1])
-        if side * side != ids.shape[1]:
-            raise ShapeError(f"an image has a square number of tokens, got {list(ids.shape)}")
-        values = rearrange(self.quantizer.lookup(ids), "b d (h w) -> b d h w", h=side)
+        values = self.values(tokens, "an image")
         return over_channels(self.subsample_out, self.model.decode(self.post_quant_proj(values)))
 
     def detokenize(self, tokens: Tensor, *, bands: Sequence[str] = (), **options: Any) -> SkyImage:
@@ -182,9 +198,7 @@ def _check(raw: SkyImage) -> None:
 
 
 def _check_bands(bands: Sequence[str]) -> None:
-    for band in bands:
-        if band not in BANDS:
-            raise ConfigError(f"bands are {list(BANDS)}, got '{band}'.{suggest(band, BANDS)}")
+    check_choice("a band", *bands, of=BANDS)
     if not bands or len(set(bands)) < len(bands) or len({b.split("-")[0] for b in bands}) > 1:
         raise ConfigError(f"an image has bands of one survey, each once, got {list(bands)}")
 
@@ -195,8 +209,63 @@ def _survey(bands: Sequence[str]) -> str:
 
 def read_image(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ImageCodec:
     """The codec of a folder."""
-    kept = {k: v for k, v in weights.items() if not k.endswith("quantizer.levels")}
-    with without_storage():
-        codec = ImageCodec(config, kept)
-    filled(codec, kept, "image codec")
-    return codec
+    return built(lambda: ImageCodec(config, weights), weights, "image codec", unused=[LEVELS])
+
+
+class ScalarFieldCodec(_Squares):
+    """The network of `codecs/segmentation_map`."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.quantizer = FiniteScalar(config["levels"], "tanh")
+        self.extension = float(config.get("output_activation_extension") or 0.0)
+        halvings = int(config["num_downsamples"])
+        self.encoder = nn.ModuleDict({"net": _encoder(weights, halvings)})
+        self.encode_proj = conv2d(weights, "encode_proj")
+        self.decode_proj = conv2d(weights, "decode_proj")
+        self.decoder = nn.ModuleDict({"net": _decoder(weights, halvings)})
+
+    @torch.no_grad()
+    def latents(self, raw: Tensor) -> Tensor:
+        """What is quantized: float[B, H, W] -> float[B, d, L] of the central 96 x 96 pixels."""
+        if raw.ndim != 3:
+            raise ShapeError(f"a map is [B, H, W], got {list(raw.shape)}")
+        x = cropped(torch.as_tensor(raw, dtype=torch.float32))[:, None]
+        return self.encode_proj(self.encoder["net"](x)).flatten(2)
+
+    def tokenize(self, raw: Tensor) -> Tensor:
+        """Tokens int64[B, L] of maps."""
+        tokens: Tensor = self.quantizer(self.latents(raw)).tokens
+        return tokens
+
+    @torch.no_grad()
+    def detokenize(self, tokens: Tensor, **options: Any) -> Tensor:
+        """Maps float[B, 96, 96] of tokens, in 0..1."""
+        values = self.values(tokens, "a map")
+        shown = torch.sigmoid(self.decoder["net"](self.decode_proj(values)))[:, 0]
+        return ((1 + 2 * self.extension) * shown - self.extension).clamp(0, 1)
+
+
+def _encoder(weights: Mapping[str, Tensor], halvings: int) -> nn.Sequential:
+    place = "encoder.net"
+    parts: list[nn.Module] = []
+    for i in range(halvings):
+        parts += [conv2d(weights, f"{place}.{2 * i}", stride=2, padding=1), nn.ReLU()]
+    last = 2 * halvings
+    return nn.Sequential(
+        *parts, conv2d(weights, f"{place}.{last}"), Residuals(weights, f"{place}.{last + 1}")
+    )
+
+
+def _decoder(weights: Mapping[str, Tensor], halvings: int) -> nn.Sequential:
+    place = "decoder.net"
+    parts: list[nn.Module] = [grow2d(weights, f"{place}.0"), Residuals(weights, f"{place}.1")]
+    for i in range(halvings):
+        parts += [nn.ReLU(), grow2d(weights, f"{place}.{3 + 2 * i}", stride=2)]
+    return nn.Sequential(*parts)
+
+
+def read_field(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ScalarFieldCodec:
+    """The codec of a folder."""
+    make = lambda: ScalarFieldCodec(config, weights)  # noqa: E731
+    return built(make, weights, "field codec", unused=[LEVELS])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.nn.device import without_storage
 
 Weights = Mapping[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 def conv2d(
@@ -188,14 +191,18 @@ def numbered(weights: Weights, place: str) -> list[str]:
     return [f"{place}.{number}" for number in sorted(found, key=int)]
 
 
-def filled(module: nn.Module, weights: Weights, what: str) -> nn.Module:
-    """The module with its weights, every one of them used.
+def built(make: Callable[[], M], weights: Weights, what: str, *, unused: Sequence[str]) -> M:
+    """The module with its weights, every one of them used but those whose names begin or end so.
 
     Raises:
         CheckpointError: a weight is missing, left over or has another shape
     """
+    with without_storage():
+        module = make()
+    ends = tuple(unused)
+    used = {k: v for k, v in weights.items() if not (k.startswith(ends) or k.endswith(ends))}
     try:
-        module.load_state_dict(dict(weights), strict=True, assign=True)
+        module.load_state_dict(used, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"the {what} does not fit its weights: {error}") from error
     return module.eval()

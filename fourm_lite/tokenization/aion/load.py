@@ -16,12 +16,10 @@ from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.forks import AION_MODALITIES, CODECS
-from fourm_lite.tokenization.aion.catalog import read_catalog
-from fourm_lite.tokenization.aion.fields import read_field
-from fourm_lite.tokenization.aion.images import read_image
-from fourm_lite.tokenization.aion.scalars import read_scalar, read_scalars
+from fourm_lite.tokenization.aion.images import read_field, read_image
+from fourm_lite.tokenization.aion.scalars import read_catalog, read_scalar, read_scalars
 from fourm_lite.tokenization.aion.spectra import read_spectrum
-from fourm_lite.tokenization.vq.interface import Tokenizer
+from fourm_lite.tokenization.vq.inputs import Tokenizer
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Source

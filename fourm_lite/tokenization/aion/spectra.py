@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.errors import ShapeError
-from fourm_lite.nn.device import without_storage
-from fourm_lite.tokenization.aion.layers import ConvNeXt, filled, numbered, over_channels
+from fourm_lite.tokenization.aion.layers import ConvNeXt, built, numbered, over_channels
 from fourm_lite.tokenization.vq.finite import Signs
 from fourm_lite.tokenization.vq.inputs import tokens_in
 
@@ -202,8 +201,5 @@ def _check(raw: Spectrum) -> None:
 def read_spectrum(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SpectrumCodec:
     """The codec of a folder."""
     tables = ("latent_grid.", "normalization_quantizer.", "_quantizer.")
-    kept = {k: v for k, v in weights.items() if not k.startswith(tables)}
-    with without_storage():
-        codec = SpectrumCodec(config, weights)
-    filled(codec, kept, "spectrum codec")
-    return codec
+    make = lambda: SpectrumCodec(config, weights)  # noqa: E731
+    return built(make, weights, "spectrum codec", unused=tables)

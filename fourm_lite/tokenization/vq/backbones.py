@@ -46,7 +46,7 @@ MAX_MLP_BLOCKS = 1000
 
 @dataclass(frozen=True)
 class MLPPreset:
-    """Size of a bottleneck MLP, as told by its name."""
+    """Size of a bottleneck MLP, read from its name."""
 
     blocks: int
     width: int
@@ -237,7 +237,7 @@ def _unknown(name: str, known: list[str]) -> ConfigError:
 def _position_map(grid: tuple[int, int], dim: int) -> Tensor:
     """The position map of a grid: float[1, dim, h, w], the row's waves in the first half."""
     height, width = grid
-    # The table's slow axis is the one it is told as its width: here the rows
+    # The table's slow axis is what it calls the width: here the rows
     table = sincos_2d(width, height, dim)
     return rearrange(table, "b (h w) d -> b d h w", h=height, w=width).contiguous()
 

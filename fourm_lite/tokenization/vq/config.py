@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice, suggest
 from fourm_lite.io.recipe import convert
 
 log = logging.getLogger(__name__)
@@ -257,11 +257,7 @@ def _kind(raw: Mapping[str, Any], keys: Iterable[str]) -> Kind:
     named = raw.get("class", raw.get("kind"))
     if named is None:
         return guess_kind(raw, keys)
-    if named not in get_args(Kind):
-        raise ConfigError(
-            f"a tokenizer's class is one of {list(get_args(Kind))}, got {named!r}."
-            + suggest(str(named), get_args(Kind))
-        )
+    check_choice("a tokenizer's class", named, of=get_args(Kind))
     return typing.cast(Kind, named)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.diffusion import (
     Denoiser,
@@ -62,12 +62,7 @@ class Denoising:
         Raises:
             ConfigError: there is no such option
         """
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(
-                    f"no decoding option {name!r}; known are {known}.{suggest(name, known)}"
-                )
+        check_choice("a decoding option", *options, of=[f.name for f in fields(cls)])
         return cls(**options)
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice, suggest
 from fourm_lite.tokenization.vq.config import PredictionType, TokenizerConfig
 
 Spacing = Literal[
@@ -79,11 +79,7 @@ def alphas_cumprod(name: str, steps: int = 1000, *, zero_terminal_snr: bool = Tr
     """
     if name.startswith(SHIFTED):
         return _shifted_cosine(name, steps)
-    if name not in BETA_SCHEDULES:
-        known = [*BETA_SCHEDULES, f"{SHIFTED}1.0"]
-        raise ConfigError(
-            f"{name!r} is no noise schedule; known are {known}.{suggest(name, known)}"
-        )
+    check_choice("a noise schedule", name, of=[*BETA_SCHEDULES, f"{SHIFTED}1.0"])
     betas = BETA_SCHEDULES[name](steps)
     kept = (1 - betas).cumprod(dim=0)
     if not zero_terminal_snr:
@@ -198,10 +194,7 @@ def timesteps_of(steps: int, total: int = 1000, spacing: Spacing = "trailing") -
     """
     if not 1 <= steps <= total:
         raise ConfigError(f"steps must lie in 1..{total}, got {steps}")
-    if spacing not in SPACINGS:
-        raise ConfigError(
-            f"{spacing!r} is no spacing; known are {list(SPACINGS)}.{suggest(spacing, SPACINGS)}"
-        )
+    check_choice("spacing", spacing, of=SPACINGS)
     return SPACINGS[spacing](steps, total)
 
 

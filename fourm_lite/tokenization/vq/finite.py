@@ -18,8 +18,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.tokenization.vq.interface import Quantized
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
+from fourm_lite.tokenization.vq.inputs import Quantized
 
 Rounded = tuple[Tensor, Tensor]
 """Bounded latents float[..., d] and digits int64[..., d] from 0."""
@@ -59,8 +59,7 @@ class FiniteScalar(nn.Module):
 
     def __init__(self, levels: Sequence[int], bound: str = "sigmoid") -> None:
         super().__init__()
-        if bound not in BOUNDS:
-            raise ConfigError(f"a finite quantizer is bounded by {sorted(BOUNDS)}, got '{bound}'")
+        check_choice("the bound of a finite quantizer", bound, of=BOUNDS)
         if not levels or min(levels) < 2 or math.prod(levels) > MAX_CODES:
             raise ConfigError(f"a finite quantizer needs levels of at least 2, got {list(levels)}")
         self.levels = tuple(levels)

@@ -1,4 +1,7 @@
-"""What a VQ tokenizer takes at its door: raw values and tokens in their several forms.
+"""What a VQ tokenizer takes at its door, raw values and tokens in their several forms, and gives.
+
+Token ids (int64) are the only contract between tokenizers and the 4M model; neither imports the
+other.
 
 Maps go in and come out as maps; vectors (global embeddings, poses) as vectors, their tokens flat.
 Bad values are refused here, before they can fail somewhere inside.
@@ -7,7 +10,8 @@ Bad values are refused here, before they can fail somewhere inside.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +22,40 @@ from torch import Tensor
 from fourm_lite.errors import ShapeError
 from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 from fourm_lite.tokenization.vq.config import TokenizerConfig
+
+Raw = TypeVar("Raw")
+
+
+class Tokenizer(Protocol[Raw]):
+    """Turns raw values into token ids and back; `Raw` is a Tensor for images, strings for text."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        ...
+
+    def tokenize(self, raw: Raw) -> Tensor:
+        """Token ids int64 of raw values."""
+        ...
+
+    def detokenize(self, tokens: Tensor, **options: Any) -> Raw:
+        """Raw values of token ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Latents snapped to their codes.
+
+    Shapes:
+        latents: float[B, latent_dim, Hq, Wq], code vectors (straight-through while training)
+        tokens: int64[B, Hq, Wq], or int64[B, heads, Hq, Wq] with several codebooks
+        loss: float[], the weighted commitment loss; 0 outside the training step
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    loss: Tensor
 
 
 def as_tensor(values: Any) -> Tensor:

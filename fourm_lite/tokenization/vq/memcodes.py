@@ -18,8 +18,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from fourm_lite.tokenization.vq.config import TokenizerConfig
-from fourm_lite.tokenization.vq.inputs import check_range
-from fourm_lite.tokenization.vq.interface import Quantized
+from fourm_lite.tokenization.vq.inputs import Quantized, check_range
 from fourm_lite.tokenization.vq.randomness import rand
 
 

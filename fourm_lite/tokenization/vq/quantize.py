@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from fourm_lite.errors import ShapeError
 from fourm_lite.nn.device import is_without_storage
 from fourm_lite.tokenization.vq.config import TokenizerConfig
-from fourm_lite.tokenization.vq.inputs import check_range
-from fourm_lite.tokenization.vq.interface import Quantized
+from fourm_lite.tokenization.vq.inputs import Quantized, check_range
 from fourm_lite.tokenization.vq.randomness import randn, randperm
 
 # Scores of this many row-code pairs are held at once: 64 MB

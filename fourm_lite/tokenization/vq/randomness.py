@@ -46,8 +46,29 @@ class RandomSource(Protocol):
         ...
 
 
-class TorchSource:
+class _Drawn(RandomSource):
+    """What both sources draw alike: masks from torch, shares from NumPy."""
+
+    _torch: torch.Generator
+    _numpy: np.random.Generator | np.random.RandomState
+
+    def uniforms(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self._torch)
+
+    def dirichlet(self, alphas: Sequence[float]) -> list[float]:
+        positive = [i for i, alpha in enumerate(alphas) if alpha > 0]
+        shares = [0.0] * len(alphas)
+        if positive:
+            drawn = self._numpy.dirichlet([alphas[i] for i in positive])
+            for i, share in zip(positive, drawn, strict=True):
+                shares[i] = float(share)
+        return shares
+
+
+class TorchSource(_Drawn):
     """All draws follow from one CPU generator."""
+
+    _numpy: np.random.Generator
 
     def __init__(self, generator: torch.Generator) -> None:
         self._torch = generator
@@ -68,10 +89,6 @@ class TorchSource:
         """True or False, both equally likely."""
         return bool(self._numpy.random() < 0.5)
 
-    def uniforms(self, n: int) -> Tensor:
-        """Numbers in [0, 1), float32[n]."""
-        return torch.rand(n, generator=self._torch)
-
     def below(self, n: int) -> int:
         """A whole number in 0..n-1."""
         return int(self._numpy.integers(n)) if n != 1 else 0
@@ -88,27 +105,24 @@ class TorchSource:
             drawn = self._numpy.standard_gamma(positive[0])
             share = drawn * (1.0 / drawn) if drawn else 1.0
             return [share if alpha > 0 else 0.0 for alpha in alphas]
-        return _dirichlet(self._numpy, alphas)
+        return super().dirichlet(alphas)
 
 
-class ThreeSources:
+class ThreeSources(_Drawn):
     """Draws as the original does: probabilities from Python, cuts from NumPy, masks from torch."""
+
+    _numpy: np.random.RandomState
 
     def __init__(
         self, python: random.Random, numpy: np.random.RandomState, torch: torch.Generator
     ) -> None:
-        self._python = python
-        self._numpy = numpy
-        self._torch = torch
+        self._python, self._numpy, self._torch = python, numpy, torch
 
     @classmethod
     def seeded(cls, seed: int) -> ThreeSources:
         """All three seeded alike, as `random.seed`, `numpy.random.seed`, `torch.manual_seed` do."""
-        return cls(
-            random.Random(seed),
-            np.random.RandomState(seed),
-            torch.Generator().manual_seed(seed),
-        )
+        torch_seeded = torch.Generator().manual_seed(seed)
+        return cls(random.Random(seed), np.random.RandomState(seed), torch_seeded)
 
     def uniform(self) -> float:
         """A number in [0, 1)."""
@@ -117,10 +131,6 @@ class ThreeSources:
     def coin(self) -> bool:
         """True or False, both equally likely."""
         return self._python.choice((False, True))
-
-    def uniforms(self, n: int) -> Tensor:
-        """Numbers in [0, 1), float32[n]."""
-        return torch.rand(n, generator=self._torch)
 
     def below(self, n: int) -> int:
         """A whole number in 0..n-1."""
@@ -131,22 +141,6 @@ class ThreeSources:
         order = list(items)
         self._python.shuffle(order)
         return order
-
-    def dirichlet(self, alphas: Sequence[float]) -> list[float]:
-        """Shares that add up to 1; a zero among the positive `alphas` gets nothing."""
-        return _dirichlet(self._numpy, alphas)
-
-
-def _dirichlet(
-    numpy: np.random.Generator | np.random.RandomState, alphas: Sequence[float]
-) -> list[float]:
-    positive = [i for i, alpha in enumerate(alphas) if alpha > 0]
-    shares = [0.0] * len(alphas)
-    if positive:
-        drawn = numpy.dirichlet([alphas[i] for i in positive])
-        for i, share in zip(positive, drawn, strict=True):
-            shares[i] = float(share)
-    return shares
 
 
 def rand(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 from fourm_lite.nn.attention import fused_attention
 from fourm_lite.tokenization.vq.backbones import check_multiple
 from fourm_lite.tokenization.vq.config import TokenizerConfig
@@ -184,11 +184,7 @@ def unet_preset(name: str) -> UNetPreset:
     """The size behind a decoder's name, or of our own: 'unet_patched_64' for 64 channels."""
     if own := re.fullmatch(r"unet_patched_(\d{1,4})", name):
         return UNetPreset(channels=_multiple_of_32(int(own.group(1))))
-    if name not in UNET_PRESETS:
-        raise ConfigError(
-            f"{name!r} is no known UNet; known are {sorted(UNET_PRESETS)}."
-            + suggest(name, UNET_PRESETS)
-        )
+    check_choice("a UNet", name, of=UNET_PRESETS)
     return UNET_PRESETS[name]
 
 

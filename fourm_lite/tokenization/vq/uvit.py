@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import check_choice
 from fourm_lite.nn.attention import Attention, CrossAttention, blocked
 from fourm_lite.nn.blocks import Mlp
 from fourm_lite.nn.layers import LayerNorm
@@ -342,11 +342,7 @@ def uvit_preset(name: str) -> UViTPreset:
     if own := re.fullmatch(r"uvit_(\d{1,5})x(\d{1,3})x(\d{1,3})_p4_f(8|16)", name):
         dim, depth, heads, factor = map(int, own.groups())
         return UViTPreset(dim, depth, heads, halves_mid=factor == 16)
-    if name not in UVIT_PRESETS:
-        raise ConfigError(
-            f"{name!r} is no known UViT; known are {sorted(UVIT_PRESETS)}."
-            + suggest(name, UVIT_PRESETS)
-        )
+    check_choice("a UViT", name, of=UVIT_PRESETS)
     return UVIT_PRESETS[name]
 
 

@@ -32,6 +32,7 @@ from fourm_lite.tokenization.vq.denoising import (
 from fourm_lite.tokenization.vq.diffusion import NoiseSchedule
 from fourm_lite.tokenization.vq.finite import FiniteScalar
 from fourm_lite.tokenization.vq.inputs import (
+    Quantized,
     as_tensor,
     check_finite,
     checked_values,
@@ -39,7 +40,6 @@ from fourm_lite.tokenization.vq.inputs import (
     tokens_as_map,
     undone_std,
 )
-from fourm_lite.tokenization.vq.interface import Quantized
 from fourm_lite.tokenization.vq.memcodes import Memcodes
 from fourm_lite.tokenization.vq.quantize import VectorQuantizer
 from fourm_lite.tokenization.vq.unet import PatchedUNet

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from fourm_lite.errors import ConfigError, FourMError, suggest
 from fourm_lite.modalities.values import Color, Metadata, as_colors
-from fourm_lite.tokenization.words.coordinates import (
+from fourm_lite.tokenization.words.instances import (
     BINS,
     Coordinate,
     leading_coordinates,

@@ -1,4 +1,4 @@
-"""Structured values as text and back, one file a format; text is all that the model sees.
+"""Structured values as text and back, one entry a format; text is all that the model sees.
 
 `FORMATS` finds a format by its name: `FORMATS["boxes"].text(value)`, `.parse(text)`,
 `.encode(value, tokenizer)`, `.decode(ids, tokenizer)`.
@@ -12,18 +12,21 @@ from typing import Any
 
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 from fourm_lite.modalities.forks import coords_of, place_text
 from fourm_lite.modalities.values import Metadata
 from fourm_lite.tokenization.vq.randomness import RandomSource
-from fourm_lite.tokenization.words.boxes import (
+from fourm_lite.tokenization.words.instances import (
+    BINS,
+    Coordinate,
     boxes_to_chunks,
+    people_to_chunks,
     points_to_chunks,
+    read_fields,
     text_to_boxes,
+    text_to_people,
     text_to_points,
 )
-from fourm_lite.tokenization.words.coordinates import BINS, Coordinate, read_fields
-from fourm_lite.tokenization.words.human_poses import people_to_chunks, text_to_people
 from fourm_lite.tokenization.words.metadata import (
     metadata_to_chunks,
     palette_to_chunks,
@@ -144,6 +147,5 @@ def sequence_format(name: str) -> SequenceFormat:
     Raises:
         UnknownNameError: there is none
     """
-    if name not in FORMATS:
-        raise UnknownNameError(f"no sequence format is called {name!r}.{suggest(name, FORMATS)}")
+    check_choice("a sequence format", name, of=FORMATS)
     return FORMATS[name]

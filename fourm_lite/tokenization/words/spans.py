@@ -56,7 +56,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Spans:
-    """A masked sequence: what the encoder reads, and what the decoder must say."""
+    """A masked sequence: what the encoder reads, and what the decoder predicts."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
@@ -247,7 +247,7 @@ def lay_out_spans(
 
 
 def empty_text(length: int, marks: Marks) -> MaskedTokens:
-    """A text still to be said: the encoder reads [S_1], the decoder starts there and ends at [S_2].
+    """A text to be written: the encoder reads [S_1], the decoder starts there and ends at [S_2].
 
     Units:
         length: places, at least 2 (the two sentinels)

@@ -97,7 +97,7 @@ class TextTokenizer:
     def unknown_words(self, text: str) -> tuple[list[str], int]:
         """The words of a text that the vocabulary does not hold, and how many words there are.
 
-        A word that is cut into its single letters is unknown too: nothing was learnt about it.
+        A word that is cut into its single letters is unknown too: training has hardly seen it.
         """
         found = self._pieces.encode(_encodable(text))
         words: dict[int, list[int]] = {}

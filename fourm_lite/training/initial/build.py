@@ -30,8 +30,7 @@ from fourm_lite.training.initial.code_tables import (
 from fourm_lite.training.initial.mobilenet import start_convolutions
 from fourm_lite.training.initial.start import start_from_vit
 from fourm_lite.training.initial.token_statistics import Calibration, calibrate, parts_of
-from fourm_lite.training.recipe_data import DataRecipe, in_order
-from fourm_lite.training.recipes import ModelRecipe, StartRecipe
+from fourm_lite.training.recipes import DataRecipe, ModelRecipe, StartRecipe
 from fourm_lite.training.tokenizer_recipes import tokenizer_of
 
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")
@@ -169,7 +168,7 @@ def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> Non
     goals = parts_of(tokenizer, values.flatten(0, 1))
     for name, norm in options.norms.items():
         found = read_tokens(recipe.data.tokens, model.modality(name).path)
-        tokens = torch.from_numpy(aligned(*in_order([r.id for r in records], found)))
+        tokens = torch.from_numpy(aligned(found, [r.id for r in records]))
         rows = tokens.long().flatten(2).flatten(0, 1)
         vectors = code_vectors(rows, goals, tables[name].num_embeddings, options.penalty)
         start_codes(tables[name], vectors, space, norm)
@@ -189,7 +188,7 @@ def _begin_features(recipe: ModelRecipe, model: FourM, name: str, source: str) -
     records = usable(read(data.captions, split=data.split), set(found[0]))
     spoken = [r for r in records if r.captions]
     text = load_text_tokenizer(resolve(recipe.text))
-    vectors = aligned(*in_order([r.id for r in spoken], found))[:, 0]
+    vectors = aligned(found, [r.id for r in spoken])[:, 0]
     captions = [[text.encode(caption) for caption in r.captions] for r in spoken]
     words = next(
         m.name for m in model.config.inputs if m.kind == "sequence" and m.text_format == "text"
@@ -205,5 +204,5 @@ def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Rec
         raise ConfigError(f"start.{key} needs labels of its source and start.embeddings (a label)")
     found = read_labels(data.labels, recipe.start.embeddings)
     records = usable(read_records(data.captions, split=data.split), set(found[0]))
-    values = aligned(*in_order([r.id for r in records], found))
+    values = aligned(found, [r.id for r in records])
     return records, torch.from_numpy(values).float()
