@@ -354,7 +354,7 @@ def test_long_skips_join_the_first_blocks_in_reverse():
 
 @pytest.mark.parametrize("name", ["unet_patcht", "uvit_b_p4", "unet_patched_33"])
 def test_an_unknown_decoder_is_refused(name):
-    with pytest.raises(ConfigError, match=r"known are|multiple of 32"):
+    with pytest.raises(ConfigError, match=r"is one of|multiple of 32"):
         VQTokenizer(diffusion_config(dec_type=name))
 
 
