@@ -72,8 +72,9 @@ class Cluster:
         stop = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
-                address=self.address, log_to_driver=False, include_dashboard=False,
-                logging_level="ERROR",
+                # without one Ray would join whatever was started on this machine last
+                address=self.address or os.environ.get("RAY_ADDRESS") or "local",
+                log_to_driver=False, include_dashboard=False, logging_level="ERROR",
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
