@@ -16,7 +16,7 @@
 #   512 x 512 product: largest error before 5.6e-05, after 2.6e-01 (values of size 23)
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-python3 -m venv "$work/env"
+"${PYTHON:-python3.12}" -m venv "$work/env"   # its torchgeo needs Python 3.12
 "$work/env/bin/pip" install --quiet torch==2.14.1 torchvision==0.29.1 terratorch==1.2.13
 "$work/env/bin/python" -W ignore - <<'PY'
 from importlib.metadata import version

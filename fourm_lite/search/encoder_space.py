@@ -23,9 +23,9 @@ from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.placing import placed
 from fourm_lite.pipeline.pooled import pooled_vectors
 from fourm_lite.pipeline.readers import collate
-from fourm_lite.progress import Progress
+from fourm_lite.progress import Progress, batches
 from fourm_lite.search.gallery import item_of
-from fourm_lite.search.space import MODEL, PICTURE, TEXT, Inputs, Space, batches
+from fourm_lite.search.space import MODEL, PICTURE, TEXT, Inputs, Space
 from fourm_lite.unit import Floats
 
 
