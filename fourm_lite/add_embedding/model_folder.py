@@ -109,25 +109,29 @@ def _reference(key: str, place: Any, named: str | None, out: Path) -> str:
     shelf = assets().resolve()
     if named is not None and inside.is_relative_to(shelf) and (shelf / named).exists():
         return named  # it resolves from anywhere
-    with storage_errors(beside):
-        _copy(path, beside)
+    _copy(path, beside)
     return relative
 
 
 def _copy(path: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+    with storage_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for file, name in _files_of(path).items():
+            shutil.copyfile(file, target / name)
+
+
+def _files_of(path: Path) -> dict[Path, str]:
+    """The files of a tokenizer, with the names that they have in a folder of their own."""
     if path.is_dir():
-        for file in sorted(path.iterdir()):
-            if file.is_file() and any(fnmatch(file.name, form) for form in KEPT):
-                shutil.copyfile(file, target / file.name)
-        return
+        files = [file for file in sorted(path.iterdir()) if file.is_file()]
+        return {f: f.name for f in files if any(fnmatch(f.name, form) for form in KEPT)}
     names = {".json": "tokenizer.json", ".safetensors": "model.safetensors"}
     if path.suffix not in names:
         raise ConfigError(f"{path} is no tokenizer: expected a folder, .json or .safetensors")
-    shutil.copyfile(path, target / names[path.suffix])
-    config = path.parent / "config.json"
+    found, config = {path: names[path.suffix]}, path.parent / "config.json"
     if path.suffix == ".safetensors" and config.is_file():
-        shutil.copyfile(config, target / "config.json")
+        found[config] = config.name
+    return found
 
 
 MEANING = {

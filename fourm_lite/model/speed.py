@@ -18,7 +18,7 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.cpu_linear import HalfLinear, Int8Linear, PackedLinear, can_pack
 from fourm_lite.nn.layers import prefers_onednn
 
-Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8", "float64"]
 """What weights are held as; "auto" is float32, and int8 where the file holds int8."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

@@ -45,7 +45,7 @@ from fourm_lite.search.query import Query, query_vectors
 from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
 from fourm_lite.search.search_file import Given, Weights
-from fourm_lite.search.spaces import Space, is_embedder, open_space
+from fourm_lite.search.spaces import CENTRED, Space, is_embedder, open_space
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +275,7 @@ class Search:
 
 
 def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
-    """The space of an index's queries, opened as its manifest says.
+    """The space of an index's queries, opened as its manifest says; or one that is open already.
 
     Raises:
         ConfigError: the manifest names no model and none is given, or one that does not ship and
@@ -283,6 +283,10 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
     """
     extra = manifest.extra
     given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(model, Space):
+        if given:
+            raise ConfigError(f"a space is open already: leave out {', '.join(sorted(given))}")
+        return model
     if model is None:
         require_allowed(manifest.model, "--model with that name (Python: model=)")
     allow([model, *(given.get(name) for name in PLACES)])
@@ -301,7 +305,8 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
     for name in PLACES:
         if name not in given:
             require_allowed(usual.get(name), f"--{name.replace('_', '-')} with that name")
-    usual["center"] = extra.get("centre", "tokenizer") != "none"
+    is_centred = manifest.space.endswith(CENTRED)  # rows that others added have no other record
+    usual["center"] = extra["centre"] != "none" if "centre" in extra else is_centred
     return open_space(source, **{**usual, **given})
 
 

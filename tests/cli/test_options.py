@@ -244,7 +244,7 @@ def test_progress_in_a_file_of_messages_says_the_total_and_the_time_left(capsys,
             told.tell("photos", done, 100, "7 a second")
 
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "photos 30 of 100, about 0:01:33 left, 7 a second"
+    assert lines[-1] == "photos 30 of 100, about 0:02:20 left, 7 a second"
 
 
 def test_defaults_in_the_help_of_finetune_are_those_of_the_library():

@@ -50,7 +50,7 @@ def test_a_sequence_sums_to_one_over_all_completions():
 
 @pytest.mark.parametrize("method", ["exact", "one-pass", "chains"])
 def test_a_method_that_is_none_is_refused(method):
-    with pytest.raises(ConfigError, match=r"one of \('one_pass', 'chain'\)"):
+    with pytest.raises(ConfigError, match=r"one of one_pass, chain"):
         tiny_model().score(
             "tok_global", torch.zeros(1, 4).long(), tiny_batch(["t5"]), method=method
         )

@@ -161,7 +161,8 @@ def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path, monkeypatch
     for i in range(3):
         (tmp_path / "photos" / f"{i}.heic").write_bytes(b"a phone's")
     index = Index.create(tmp_path / "idx", space="toy")
-    space = SimpleNamespace(fingerprints={}, former_fingerprints=lambda n: (), reads="pictures")
+    space = SimpleNamespace(fingerprints={}, former_fingerprints=lambda n: (), reads="pictures",
+                            opener=None, short_side=None)  # fmt: skip
 
     with pytest.raises(ConfigError, match=r"3 x \.heic is not read; pip install"):
         index_photos([tmp_path / "photos"], index, space)

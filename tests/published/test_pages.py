@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,21 @@ def world(published, tmp_path, monkeypatch):
     return tmp_path
 
 
+NAMES = {
+    '"mini"': f'"{MODEL}"',
+    '"tok_semseg_mini"': '"tok_semseg@224"',
+    '"tok_edge_mini"': '"tok_canny_edge@224"',
+}
+"""What a page names of the model that ships, and what that is in a published one."""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_of_a_page_runs_with_published_names(page, world):
     namespace: dict[str, object] = {"__name__": "page"}
 
     for number, (language, text) in enumerate(PAGES[page], start=1):
         if language == "python":
-            code = text.replace('"mini"', f'"{MODEL}"')
+            code = reduce(lambda code, pair: code.replace(*pair), NAMES.items(), text)
             exec(compile(code, f"{page}, block {number}", "exec"), namespace)
 
 

@@ -74,7 +74,8 @@ def test_a_job_opens_only_the_tokenizers_that_it_reads_or_shows(published, photo
     vector = pipe.embed({"rgb": photo})
 
     assert vector.shape == (768,)
-    assert opened == [GLOBAL]
+    (only,) = opened
+    assert GLOBAL.replace("/", "--") in str(only.source)
 
 
 @pytest.mark.parametrize("form", ["folder", "single file", "saved again", "trained on"])

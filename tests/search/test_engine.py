@@ -9,6 +9,7 @@ from tiny_pipeline import photo
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluate.caption_sets import captions_of
+from fourm_lite.search import spaces
 from fourm_lite.search.calibrate import RERANKED, Judgements, calibrate_index
 from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD
 from fourm_lite.search.engine import Search
@@ -19,6 +20,7 @@ from fourm_lite.search.query import Query
 from fourm_lite.search.rerank_weights import words_share
 from fourm_lite.search.search_file import FittedSearch
 from fourm_lite.search.spaces import open_space
+from fourm_lite.search.whitening import Centre
 
 from .conftest import CAPTIONS
 
@@ -161,6 +163,23 @@ def test_another_space_is_refused_with_both_named(tmp_path, pipe, index_folder):
         Search.open(tmp_path / "other")
     with pytest.raises(ConfigError, match="there is no index"):
         Search.open(tmp_path / "nothing")
+
+
+def test_rows_that_others_added_are_compared_as_their_space_says(tmp_path, pipe, monkeypatch):
+    plain = open_space(pipe, center=False)
+    mean = np.linspace(-1, 1, plain.width, dtype=np.float32)
+    monkeypatch.setattr(spaces, "tokenizer_centre", lambda _: Centre(mean, "tokenizer"))
+    items = [{"rgb": photo(i)} for i in range(4)]
+    index = Index.create(tmp_path / "own", space=plain.name)
+    index.add(["a", "b", "c", "d"], pipe.embed(items))
+
+    for model in (pipe, plain):
+        hits = Search.open(tmp_path / "own", model)(items[2], k=1)
+        assert hits.ids == ["c"]
+        assert hits.scores[0] == pytest.approx(1, abs=1e-4)
+    assert open_space(pipe).name != plain.name
+    with pytest.raises(ConfigError, match="open already: leave out decode"):
+        Search.open(tmp_path / "own", plain, decode="argmax")
 
 
 def test_the_same_name_with_another_tokenizer_is_another_space(tmp_path, pipe):
