@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint, Source
 
 log = logging.getLogger(__name__)
+UNTRAINED = (
+    "%s holds no classifier, so the head of %d classes is untrained and its logits mean nothing "
+    "yet: give num_classes= to train one of yours, or num_classes=0 for features"
+)
 
 
 def load_vit(
@@ -56,6 +60,8 @@ def load_vit(
     unused = set(checkpoint.tensors) - set(model.state_dict())
     log.info("%s: %d tensors of other parts were left out", checkpoint.source, len(unused))
     if not keeps_head:
+        if num_classes is None and head is None:
+            log.warning(UNTRAINED, checkpoint.source, wanted.num_classes)
         model.reset_classifier(wanted.num_classes, head=wanted)
     return model.eval()
 

@@ -373,9 +373,9 @@ class FMViT(HubMixin, nn.Module):
     ) -> FMViT:
         """A ViT from a 4M model, an ml-4m ViT, or one that was saved here; in eval mode.
 
-        Without `num_classes` or `head` a saved head is kept, and a 4M model gets a linear one of
-        1000 classes. `inputs` names the modalities to read; without it those that were saved, and
-        of a 4M model its pixels. `dtype`: as `load_model`.
+        Without `num_classes` or `head` a saved head is kept; a 4M model gets an untrained one of
+        1000 classes, and says so. `inputs` names the modalities to read; without it those that
+        were saved, and of a 4M model its pixels. `dtype`: as `load_model`.
 
         Raises:
             CheckpointError: the file is damaged, or does not fit its config

@@ -193,8 +193,22 @@ def test_the_names_of_the_classes_are_kept_and_a_new_head_drops_them(folder, tmp
     assert FMViT.from_pretrained(tmp_path / "v", num_classes=4).config.class_names == ()
 
 
-def test_a_4m_model_gets_a_thousand_classes(folder, images):
+def test_a_4m_model_gets_a_thousand_classes_and_it_is_said_that_they_are_untrained(
+    folder, images, caplog
+):
     assert FMViT.from_pretrained(folder)(images).shape == (2, 1000)
+
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "the head of 1000 classes is untrained" in caplog.text
+    assert "num_classes=0 for features" in caplog.text
+
+
+def test_a_saved_head_and_one_that_was_asked_for_bring_no_warning(folder, tmp_path, caplog):
+    asked = [{"num_classes": 1000}, {"num_classes": 0}, {"head": HEADS["linear"]}]
+    vits = [FMViT.from_pretrained(folder, **one) for one in asked]
+    FMViT.from_pretrained(vits[-1].save(tmp_path / "v"))
+
+    assert not caplog.records
 
 
 def test_probabilities_are_of_one_class_or_of_each(folder, images):
