@@ -26,11 +26,12 @@ IMAGE_NAMES = ("image", "not_image")
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a request; `most` names the limit of a count."""
+    """One field of a request; a count is `least` or more, and `most` names its limit."""
 
     kind: Kind
     help: str
     most: str = ""
+    least: int = 0
 
 
 SEARCH: dict[str, Field] = {
@@ -44,7 +45,7 @@ SEARCH: dict[str, Field] = {
     "weights": Field("numbers", "Name of a field -> how much it counts: {\"text\": 2}."),
     "compose": Field("text", "conditioning (one pass on all) or arithmetic."),
     "where": Field("text", "A SQL condition on the columns: year > 2020."),
-    "k": Field("count", "How many hits; 10 by default.", "k"),
+    "k": Field("count", "How many hits; 10 by default.", "k", 1),
     "rerank": Field("count", "Put so many of the first in order by likelihood.", "rerank"),
 }  # fmt: skip
 EMBED: dict[str, Field] = {
@@ -147,8 +148,8 @@ def _count(name: str, value: Any, field: Field, limits: Limits) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _refuse(name, "a whole number", value)
     most = getattr(limits, field.most) if field.most else (1 << 31) - 1
-    if not 0 <= value <= most:
-        raise ConfigError(f"'{name}' should be 0 to {most}, got {str(value)[:40]}")
+    if not field.least <= value <= most:
+        raise ConfigError(f"'{name}' should be {field.least} to {most}, got {str(value)[:40]}")
     return value
 
 

@@ -17,7 +17,7 @@ SCHEMAS: dict[Kind, Schema] = {
     "texts": {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]},
     "pictures": {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]},
     "ids": {"oneOf": [_TEXT, {"type": "integer"}, {"type": "array"}]},
-    "count": {"type": "integer", "minimum": 0},
+    "count": {"type": "integer"},
     "flag": {"type": "boolean"},
     "numbers": {"type": "object", "additionalProperties": {"type": "number"}},
     "values": _OBJECT,
@@ -76,8 +76,9 @@ def _post(
 
 
 def _schema(field: Field, limits: Limits) -> Schema:
-    most = {"maximum": getattr(limits, field.most)} if field.most else {}
-    return {**SCHEMAS[field.kind], **most, "description": field.help}
+    ends = {"minimum": field.least} if field.kind == "count" else {}
+    ends |= {"maximum": getattr(limits, field.most)} if field.most else {}
+    return {**SCHEMAS[field.kind], **ends, "description": field.help}
 
 
 def _get(summary: str, kind: str) -> dict[str, Any]:

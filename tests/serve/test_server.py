@@ -234,6 +234,13 @@ def test_a_bad_body_is_answered_by_a_sentence(server, name):
     assert headers["Content-Type"] == "application/json"
 
 
+@pytest.mark.parametrize("k", [0, 51])
+def test_the_range_of_k_that_is_told_is_the_one_that_is_taken(server, k):
+    _, _, body = send(server.url, "/search", {"text": "two dogs", "k": k})
+
+    assert json.loads(body)["error"] == f"'k' should be 1 to 50, got {k}"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind", "expected"),
     [
