@@ -71,6 +71,18 @@ def write_error(error: Exception) -> Exception:
 
 
 def _reason(error: BaseException) -> str:
-    """What Lance says, less the place in its own source."""
+    """What Lance says, less the place in its own source and its private columns."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.split(r",? ?/\S+\.rs:|, rust/", text)[0].removeprefix("Invalid input, ")[:300]
+    for pattern, words in _REWORDED.items():
+        text = re.sub(pattern, words, text)
+    return text[:300]
+
+
+_REWORDED = {
+    r"(,? ?/\S+\.rs:|, rust/).*": "",
+    r"^(Invalid (user )?input[,:] |Schema error: |Error during planning: )+": "",
+    r", _row(id|addr|offset|_\w+_at_version)\b": "",
+    r"No field named (.+?)\. Valid fields are (.+?)\.?$": r"there is no column \1, only \2",
+    r"No field named (.+?)\. (Did you mean .+\?)\.?$": r"there is no column \1. \2",
+}
+"""Patterns in what Lance says, and what stands in their place."""

@@ -145,3 +145,15 @@ def test_threads_may_ask_the_first_condition_of_a_process_at_once():
     done = subprocess.run([sys.executable, "-c", FIRST_CONDITIONS], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_an_unknown_column_is_answered_with_the_columns_of_the_rows_alone(index):
+    with pytest.raises(ConfigError) as caught:
+        index.search([1.0, 0, 0], where="licence = 'cc0'")
+
+    assert str(caught.value).endswith(
+        'there is no column licence, only id, vector, "Year", size, title, flag, tags, exif, '
+        '"my column"'
+    )
+    with pytest.raises(ConfigError, match=r"there is no column sizes. Did you mean 'size'\?$"):
+        index.search([1.0, 0, 0], where="sizes > 1")
