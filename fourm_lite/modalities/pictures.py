@@ -140,9 +140,10 @@ def as_picture(
         return open_picture(data, max_pixels=max_pixels, short_side=short_side)
     except Exception as error:  # as in `open_picture`: decoders raise almost anything
         _raise_short_memory(error)
+        known = isinstance(source, str | Path | Image.Image)
+        advice = "" if known else "; give a path, bytes, a PIL picture, an array or a tensor"
         raise FourMError(
-            f"cannot read the picture {source!r:.200}: {error}; expected a path, bytes, a PIL "
-            "picture, an array or a tensor"
+            f"cannot read the picture {str(source)[:200]!r}: {error}{advice}"
         ) from error
 
 

@@ -49,6 +49,24 @@ def test_every_form_of_one_picture_gives_the_same_pixels(colours, tmp_path):
         assert np.array_equal(np.asarray(decode(form)), colours)
 
 
+def test_a_file_that_is_no_picture_is_named_plainly_with_one_expectation(tmp_path):
+    place = tmp_path / "tok"
+    place.write_bytes(b"no photo")
+
+    with pytest.raises(FourMError) as caught:
+        decode(place)
+
+    said = str(caught.value)
+    assert said.startswith(f"cannot read the picture '{place}': expected a picture (JPEG")
+    assert said.count("expected") == 1
+    assert "Path(" not in said
+
+
+def test_what_is_no_picture_at_all_is_told_what_is():
+    with pytest.raises(FourMError, match="give a path, bytes, a PIL picture, an array"):
+        decode(5)
+
+
 def test_what_is_transparent_is_white_in_every_form(colours):
     alpha = np.zeros((6, 9), np.uint8)
     clear = Image.fromarray(np.dstack([colours, alpha]))
