@@ -72,21 +72,26 @@ def generate(
 
 
 def plan(
-    source: str,
+    source: Annotated[str | None, typer.Argument()] = None,
     as_json: opt.Json = None,
 ) -> None:
     """Show the targets of a plan in order, and how each is decoded.
 
     Args:
-        source: The plan to show: a TOML file, or a shipped one such as "rgb2all".
+        source: The plan to show: a TOML file, or a shipped one such as "rgb2all"; without it the
+            names of the shipped ones are listed.
 
     Raises:
         ConfigError: the plan cannot be read
     """
     from dataclasses import asdict
 
-    from fourm_lite.sampling.plan import Plan
+    from fourm_lite.sampling.plan import Plan, shipped_plans
 
+    if source is None:
+        names = shipped_plans()
+        deliver(names, as_json, lambda: say("\n".join(names), keep="\n"))
+        return
     found = Plan.from_toml(source)
     deliver(asdict(found), as_json, lambda: say(found, keep="\n"))
 

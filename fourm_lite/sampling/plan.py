@@ -159,15 +159,23 @@ class Plan:
         return iter(self.targets)
 
 
+def shipped_plans() -> list[str]:
+    """The names of the plans that ship."""
+    return sorted(path.stem for path in _shipped().glob("*.toml"))
+
+
+def _shipped() -> Path:
+    return assets() / "generation" / "plans"
+
+
 def _plan_file(path: str | Path) -> Path:
     place = Path(path).expanduser()
     if place.exists() or place.suffix or len(place.parts) != 1:
         return place
-    folder = assets() / "generation" / "plans"
-    shipped = folder / f"{place}.toml"
+    shipped = _shipped() / f"{place}.toml"
     if shipped.is_file():
         return shipped
-    names = sorted(p.stem for p in folder.glob("*.toml"))
+    names = shipped_plans()
     raise ConfigError(
         f"no file and no shipped plan is called {str(place)!r}.{suggest(str(place), names)} "
         f"Shipped plans: {', '.join(names) or 'none'}"

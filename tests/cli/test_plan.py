@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from fourm_lite.cli import main
@@ -18,6 +20,14 @@ def test_a_shipped_plan_prints_as_a_table(capsys):
     assert code == 0
     assert "tok_clip@224" in out
     assert "guided by: all inputs and finished targets" in out
+
+
+def test_without_a_name_the_shipped_plans_are_listed(capsys):
+    code, out, _ = run(capsys)
+
+    assert code == 0
+    assert "rgb2all" in out.split()
+    assert json.loads(run(capsys, "--json")[1]) == out.split()
 
 
 def test_a_plan_with_an_unknown_key_is_one_message_that_names_file_and_key(capsys, tmp_path):
