@@ -49,11 +49,20 @@ def is_one_item(inputs: Any) -> bool:
     return alone or hasattr(inputs, "shape")
 
 
+def known_name(name: str) -> str:
+    """The modality that a person's name stands for; one of that very name is itself.
+
+    >>> known_name("image")
+    'rgb'
+    """
+    return name if name in MODALITIES else ALIASES.get(name, name)
+
+
 def _named(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The item under the names of modalities; a modality of that very name is itself."""
+    """The item under the names of modalities."""
     out: dict[str, Any] = {}
     for name, value in item.items():
-        known = name if name in MODALITIES else ALIASES.get(name, name)
+        known = known_name(name)
         if known in out:
             raise ConfigError(f"the item says '{known}' twice, as {list(item)}; leave one out")
         out[known] = value

@@ -18,7 +18,6 @@ import numpy as np
 
 from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.search.calibrate import (
     DEPTH_KEY,
     RERANKED,
@@ -41,7 +40,7 @@ from fourm_lite.search.index.hits import RELEVANCE, Calibration, Hits, with_conf
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest, allow, require_allowed
 from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker
-from fourm_lite.search.query import Query, query_vectors
+from fourm_lite.search.query import Query, asked_for, query_vectors
 from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, rerank
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
 from fourm_lite.search.search_file import Given, Weights
@@ -144,7 +143,7 @@ class Search:
         Raises:
             FourMError: the query cannot be carried out
         """
-        asked = query if isinstance(query, Query) else Query.of({**as_item(query or {}), **given})
+        asked = asked_for(query, given)
         ask = Ask(asked, k, where, rerank, weights)
         check_choices(reranker, rerank, weights=weights, rerank_given=rerank_given)
         hits = self._first([ask], where)[0]

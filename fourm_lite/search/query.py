@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.modalities.plain_items import as_item, known_name
 from fourm_lite.search.index.exact import Floats, unit_vectors
 from fourm_lite.search.space import PICTURE, Space
 from fourm_lite.unit import unit_doubles
@@ -86,7 +88,7 @@ class Query:
         """A query from plain values: `Query.of(caption="a dog", rgb="a.jpg")`.
 
         Args:
-            given: modality -> value, or a list of values
+            given: modality -> value, or a list of values; "text" and "image" are names too
             without: the same, for what is not wanted
             weights: modality -> weight; "not-caption" weighs what is not wanted
             compose: see the head of this file
@@ -95,15 +97,15 @@ class Query:
         Raises:
             ConfigError: nothing is asked for, or a weight belongs to nothing
         """
-        terms = [(n, v, False) for n, v in _flat({**(given or {}), **more})]
-        terms += [(n, v, True) for n, v in _flat(without or {})]
+        terms = [(n, v, False) for n, v in _flat(as_item({**(given or {}), **more}))]
+        terms += [(n, v, True) for n, v in _flat(as_item(without or {}))]
         keys = {f"not-{n}" if negative else n for n, _, negative in terms}
-        for name in weights or {}:
+        plain = {_weighed(name): weight for name, weight in (weights or {}).items()}
+        for name in plain:
             if name not in keys:
                 raise ConfigError(
                     f"there is a weight for {name!r} and no such term.{suggest(name, keys)}"
                 )
-        plain = weights or {}
         return cls(
             tuple(
                 QueryTerm(n, v, plain.get(f"not-{n}" if negative else n), negative)
@@ -194,6 +196,59 @@ class Query:
     def _one_each(self, space: Space) -> bool:
         apart = not space.joins and self.compose is None
         return apart or self.way == "arithmetic" or self.has_row
+
+
+def asked_for(
+    query: Query | Mapping[str, Any] | str | Path | None, given: Mapping[str, Any]
+) -> Query:
+    """The query of a call `search(query, **given)`.
+
+    Raises:
+        ConfigError: nothing is asked for, or in a way that `Query.of` or an index understands
+    """
+    _refuse_other_doors(given)
+    if isinstance(query, Query):
+        if given:
+            raise ConfigError(f"a Query is whole, put {', '.join(given)} into it: {BY_QUERY}")
+        return query
+    if _is_vector(query):
+        raise ConfigError(
+            f"a query is a sentence, a photo or a dict of modalities, got numbers of shape "
+            f"{list(np.shape(query))}; by a vector of your own, made in the index's space, search "
+            "with Index.open('IDX').search(vector), and a file of vectors with open_vectors"
+        )
+    return Query.of({**as_item(query or {}), **given})
+
+
+def _refuse_other_doors(given: Mapping[str, Any]) -> None:
+    """What the command line, the server or `Query.of` take is told in the words of `search`."""
+    for name in given:
+        if name in ("without", "compose") or name.startswith(("not_", "not-")):
+            raise ConfigError(f"{name!r} is no modality: {BY_QUERY}")
+    if "like" in given:
+        raise ConfigError(
+            "more like a row is asked for by its vector: "
+            "search(Query.of(row=search.index.vectors([ID])[0]))"
+        )
+
+
+BY_QUERY = (
+    "what is not wanted, and weights of what is asked for, stand in a query: search(Query.of("
+    "caption='a hill', without={'caption': 'snow'}, weights={'not-caption': 0.5}))"
+)
+
+
+def _is_vector(query: Any) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether it is numbers that are no picture."""
+    if isinstance(query, list | tuple):
+        return _is_numbers(query)
+    return hasattr(query, "shape") and len(query.shape) < 3
+
+
+def _weighed(name: str) -> str:
+    """The term's name of what is weighed: "not-text" is "not-caption"."""
+    plain = name.removeprefix("not-")
+    return ("" if plain == name else "not-") + known_name(plain)
 
 
 def query_vectors(queries: Sequence[Query], space: Space) -> list[Floats]:

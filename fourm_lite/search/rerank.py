@@ -166,8 +166,10 @@ def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
     given = [name for name, value in parts.items() if value is not None]
     if not depth and (given or reranker is not None):
         what = "a reranker puts" if reranker is not None else f"{', '.join(given)}: reranking puts"
+        asked = "; weights of what is asked for: Query.of(..., weights=...), --weight"
         raise ConfigError(
             f"{what} the first hits in order: say how many (rerank=100, --rerank 100)"
+            + (asked if "weights" in given else "")
         )
     if given and reranker is not None:
         raise ConfigError(

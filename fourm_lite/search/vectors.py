@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.modalities.plain_items import as_item
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.lists import json_rows
 from fourm_lite.photos.table_rows import opened_lance
@@ -29,7 +28,7 @@ from fourm_lite.search.index.exact import Block, nearest
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import FILE as MANIFEST
 from fourm_lite.search.index.manifest import is_remote
-from fourm_lite.search.query import Query
+from fourm_lite.search.query import Query, asked_for
 from fourm_lite.search.spaces import CENTRED, Space
 from fourm_lite.search.whitening import Centre
 from fourm_lite.unit import Floats, unit
@@ -169,8 +168,15 @@ class VectorSearch:
         """The file and what embeds its queries.
 
         Raises:
+            ConfigError: it is no file of vectors
             ShapeError: the widths differ, so the file is of another space
         """
+        if not isinstance(file, VectorFile):
+            raise ConfigError(
+                "VectorSearch.of takes a file of vectors as open_vectors('NAME.npy') gives it, got "
+                f"{type(file).__name__}; write an array with numpy.save, or search by one vector "
+                "with Index.open('IDX').search(vector)"
+            )
         if file.width != space.width:
             raise ShapeError(
                 f"{file.path.name} holds vectors of width {file.width}, the space '{space.name}' "
@@ -200,8 +206,7 @@ class VectorSearch:
         """The k rows that answer a query best; see `Search`."""
         if k < 1:
             raise ConfigError(f"k is at least 1, got {k}")
-        asked = query if isinstance(query, Query) else Query.of({**as_item(query or {}), **given})
-        vector = asked.vector(self.space)
+        vector = asked_for(query, given).vector(self.space)
         blocks = (self._block(start) for start in range(0, len(self.file), ROWS))
         found = nearest(blocks, vector[None], k)[0]
         rows = found.row_ids.astype(int).tolist()

@@ -340,3 +340,33 @@ def test_captions_of_photos_that_are_not_indexed_are_refused(tmp_path, space, pa
 
     with pytest.raises(ConfigError, match=r"none of the 12 photos.*'x'"):
         captions_of(index, space, pack, "test")
+
+
+def test_persons_names_of_modalities_ask_as_those_of_the_model(search):
+    assert search(image=photo(3), k=2).ids == search(rgb=photo(3), k=2).ids
+    assert search(text="two dogs").ids == search(caption="two dogs").ids
+
+
+NOT_DOGS = {"caption": "two dogs"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"without": NOT_DOGS}, r"'without' is no modality.*Query\.of\(.*without=.*weights="),
+        ({"without": NOT_DOGS, "weights": {"not-caption": 1}}, r"Query\.of\(.*without="),
+        ({"not_text": "two dogs"}, r"'not_text' is no modality.*Query\.of\("),
+        ({"weights": {"caption": 2}}, r"rerank=100.*Query\.of\(\.\.\., weights="),
+        ({"like": "test03"}, r"Query\.of\(row=search\.index\.vectors\(\[ID\]\)\[0\]\)"),
+        ({"query": Query.of(caption="a red circle")}, "a Query is whole, put caption into it"),
+        ({"query": np.ones(8, np.float32)}, r"numbers of shape \[8\].*\.search\(vector\)"),
+        ({"query": [0.5, 0.5]}, r"numbers of shape \[2\].*open_vectors"),
+    ],
+)
+def test_what_belongs_to_a_query_or_to_an_index_is_told_where_it_belongs(search, given, message):
+    with pytest.raises(ConfigError, match=message):
+        search(**{"caption": "a red circle"} | given)
+
+
+def test_more_like_a_row_is_asked_as_the_error_says(search):
+    assert search(Query.of(row=search.index.vectors(["test03"])[0]), k=3).ids[0] == "test03"

@@ -91,3 +91,18 @@ def test_a_query_that_makes_no_sense_says_why(wrong, said):
 def test_a_list_of_numbers_is_one_value():
     assert len(Query.of(vector_global=[1, 2, 3, 4]).terms) == 1
     assert len(Query.of(caption=["a", "b"]).terms) == 2
+
+
+def test_persons_names_stand_for_the_models_in_all_parts_of_a_query():
+    query = Query.of(
+        text="a red circle",
+        image=photo(1),
+        without={"text": "two dogs"},
+        weights={"text": 2, "image": 1, "not-text": 0.25},
+    )
+
+    assert [(t.name, t.weight, t.negative) for t in query.terms] == [
+        ("caption", 2, False),
+        ("rgb", 1, False),
+        ("caption", 0.25, True),
+    ]

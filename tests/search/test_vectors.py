@@ -193,3 +193,13 @@ def test_bad_files_say_what_is_wrong(tmp_path, raw):
     with pytest.raises(ShapeError, match="9 vectors, there are 1 ids"):
         open_vectors(tmp_path / "v.npy", ids=tmp_path / "few.txt")
     assert open_vectors(tmp_path / "two.npz", key="b").width == 10
+
+
+def test_an_array_in_place_of_a_file_or_a_question_is_told_where_it_belongs(tmp_path, raw, space):
+    with pytest.raises(ConfigError, match=r"open_vectors\('NAME.npy'\).*got ndarray.*numpy.save"):
+        VectorSearch.of(raw, space)
+
+    place, more = write_npy(tmp_path, raw)
+    search = VectorSearch.of(open_vectors(place, **more), space)
+    with pytest.raises(ConfigError, match=r"Index.open\('IDX'\).search\(vector\)"):
+        search(raw[0])
