@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import FourMError, check_choice
 from fourm_lite.model.fourm import FourM
 from fourm_lite.nn.cpu_linear import HalfLinear, Int8Linear, PackedLinear, can_pack
 from fourm_lite.nn.layers import prefers_onednn
@@ -27,15 +27,11 @@ def precision_of(dtype: str | torch.dtype | None) -> Precision:
     """The name of what weights are to be held as.
 
     Raises:
-        ConfigError: there is no such way
+        UnknownNameError: there is no such way
     """
     name = "auto" if dtype is None else str(dtype).removeprefix("torch.")
-    if name not in PRECISIONS:
-        raise ConfigError(
-            f"a model's dtype is one of {', '.join(PRECISIONS)}, got {name!r}."
-            f"{suggest(name, PRECISIONS)}"
-        )
-    return name
+    check_choice("a model's dtype", name, of=PRECISIONS)
+    return cast(Precision, name)
 
 
 def linear_maps(model: nn.Module) -> dict[str, bool]:
