@@ -317,6 +317,7 @@ def tokenizers(
     names: opt.Tokenizers = None,
     batch_size: opt.BatchSize = 32,
     device: opt.Device = None,
+    dtype: opt.Dtype = None,
     out: opt.Json = None,
 ) -> None:
     """Measure a model's tokenizers: values against what their own tokens decode to.
@@ -327,7 +328,7 @@ def tokenizers(
     from fourm_lite.evaluate.tokenizer_report import evaluate_tokenizers
     from fourm_lite.pipeline.pipeline import FourMPipeline
 
-    pipe = FourMPipeline.from_pretrained(model, names, device=device)
+    pipe = FourMPipeline.from_pretrained(model, names, device=device, dtype=dtype_of(dtype))
     teachers = _teachers(teacher, segmentation)
     facts = {"data": str(data), "model": model, "teacher": teacher, "class_maps": segmentation}
     with progress("tokenizers") as told:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourm_lite.cli.options import Json, Texts, present
+from fourm_lite.cli.options import Dtype, Json, Texts, dtype_of, present, tell_precision
 from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder, say
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o")] = Path("demo"),
     serve: Annotated[bool, typer.Option("--serve")] = False,
     port: Annotated[int, typer.Option(max=65535)] = 8000,
+    dtype: Dtype = None,
     as_json: Json = None,
 ) -> None:
     """Embed, index, search and generate on a folder of pictures, and show it on one page.
@@ -285,11 +286,13 @@ def demo(
         from fourm_lite.serve.run import require_packages
 
         require_packages()
-    from fourm_lite.demo.run import run_demo
+    from fourm_lite.demo.run import demo_model, run_demo
 
-    page = run_demo(photos, out, say=lambda text: say(text, aside=True)).absolute()
+    held_as = dtype_of(dtype)
+    page = run_demo(photos, out, dtype=held_as, say=lambda text: say(text, aside=True)).absolute()
+    tell_precision(held_as, demo_model(out))
     deliver({"page": page}, as_json, lambda: say(page))
     if serve:
         from fourm_lite.cli.serve import serve_demo
 
-        serve_demo(out, port)
+        serve_demo(out, port, held_as)

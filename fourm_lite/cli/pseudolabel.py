@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import present
+from fourm_lite.cli.options import dtype_of, present, tell_precision
 from fourm_lite.cli.output import (
     deliver,
     left_out_facts,
@@ -39,6 +39,7 @@ def pseudolabel(
     sentences: opt.Texts = None,
     words: str | None = None,
     model: str | None = None,
+    dtype: opt.Dtype = None,
     share: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
     spread: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
     map_size: Annotated[int, typer.Option(min=1)] = 56,
@@ -86,8 +87,12 @@ def pseudolabel(
         FourMError: no photo can be read, or a network cannot
     """
     require_folder(out, "--out")
+    if dtype_of(dtype) is not None and model is None:
+        raise ConfigError("--dtype is for the 4M model of --model, and none is given")
     if words is not None:
-        return _texts(photos, split, words, (model, share, spread), out, as_json)
+        tell_precision(dtype, model)
+        opinion = None if model is None else partial(_predicted, model, dtype)
+        return _texts(photos, split, words, (opinion, share, spread), out, as_json)
     if sentences:
         return _sentences(photos, split, sentences, out, as_json)
     from fourm_lite.data.labellers import Labeller, formulas, onnx_teachers
@@ -148,7 +153,7 @@ def _texts(
     texts: Path,
     split: str | None,
     words: str,
-    mix: tuple[str | None, float, float],
+    mix: tuple[Callable[[str, Sequence[str]], Any] | None, float, float],
     out: Path,
     as_json: str | None,
 ) -> None:
@@ -168,16 +173,16 @@ def _texts(
             "--words is written NAME=LABELS@LIST, such as "
             f"dino=runs/labels/train@captions.jsonl, got {words!r}"
         )
-    model, share, power = mix
+    predicted, share, power = mix
     records = read_spoken(texts, split=split)
     said = CaptionVectors.read(Path(labels), name, read_records(known, split="train"))
     asked = [r.captions[0] for r in records]
     if asked == list(said.captions):
         vectors = vectors_of_captions(said, share=share, power=power)
-    elif share and model is None:
+    elif share and predicted is None:
         raise ConfigError(f"--share {share} needs --model: these texts have no photos of their own")
     else:
-        opinion = None if model is None else partial(_predicted, model, name)
+        opinion = None if predicted is None else partial(predicted, name)
         vectors = vectors_of_texts(asked, said, opinion=opinion, share=share, power=power)
     label_texts(records, name, vectors, out)
     facts = {"folder": out, "texts": len(records), "captions": len(said.captions)}
@@ -201,7 +206,7 @@ def _sentences(
     _tell(facts, [], as_json)
 
 
-def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
+def _predicted(model: str, dtype: str | None, name: str, texts: Sequence[str]) -> Any:
     """What a model predicts of texts, of the embedding whose tokenizer is `name`.
 
     Of a text that is too long for the model its beginning is read: there are some in every corpus.
@@ -212,7 +217,7 @@ def _predicted(model: str, name: str, texts: Sequence[str]) -> Any:
     from fourm_lite.pipeline.readers import Reader
     from fourm_lite.search.spaces import open_model_space
 
-    pipe = FourMPipeline.from_pretrained(model)
+    pipe = FourMPipeline.from_pretrained(model, dtype=dtype)
     found = [m.name for m in pipe.model.config.outputs if m.tokenizer == name]
     if not found:
         raise ConfigError(f"{model} predicts no embedding whose tokenizer is {name!r}")

@@ -82,20 +82,18 @@ def serve(
     )  # fmt: skip
 
 
-def serve_demo(out: Path, port: int) -> None:
+def serve_demo(out: Path, port: int, dtype: str | None) -> None:
     """Serves the page over what a demo indexed.
 
     Raises:
         ConfigError: the address cannot be had
     """
-    from fourm_lite.demo.models import example_model
-    from fourm_lite.demo.run import INDEX
+    from fourm_lite.demo.run import INDEX, demo_model
     from fourm_lite.search.engine import Search
     from fourm_lite.serve.run import serve as run
 
-    model = example_model(out / "random_model")
     run(
-        lambda: Search.open(out / INDEX, model),
+        lambda: Search.open(out / INDEX, demo_model(out), dtype=dtype),
         port=port,
         ready=lambda url: say(url, aside=True),
     )

@@ -71,12 +71,20 @@ class Photo:
         return self.credit or self.path.name
 
 
-def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
+def demo_model(out: Path) -> Path:
+    """The model that a demo in `out` runs on."""
+    return example_model(out / "random_model")
+
+
+def run_demo(
+    photos: Path | None, out: Path, *, dtype: str | None = None, say: Say = log.info
+) -> Path:
     """Makes the page and returns its path.
 
     Args:
         photos: the user's folder; by default the photos that ship
         out: where the page, the gallery and the index go
+        dtype: what the model's weights are held as
         say: called with what is being done
 
     Raises:
@@ -92,10 +100,10 @@ def run_demo(photos: Path | None, out: Path, *, say: Say = log.info) -> Path:
         ) from error
     place = index_place(out / INDEX)
     gallery = make_gallery(photos, out / "gallery")
-    model = example_model(out / "random_model")
+    model = demo_model(out)
     is_random = model.parent == out
     say(f"model: {model}" + (" (random weights)" if is_random else ""))
-    pipe = FourMPipeline.from_pretrained(model)
+    pipe = FourMPipeline.from_pretrained(model, dtype=dtype)
     shown = _readable(gallery, say)
     if photos is None:
         shown = [_described(photo, shipped_records(gallery)) for photo in shown]

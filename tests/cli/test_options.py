@@ -87,6 +87,31 @@ def test_an_option_that_two_verbs_share_says_the_same_in_both():
     assert all(len(texts) == 1 for texts in said.values()), said
 
 
+def test_every_verb_that_answers_by_a_model_says_what_its_weights_are_held_as():
+    learn = {"finetune", "add-embedding", "spread"}  # these write a model, or what belongs to it
+    flags = {words: {flag for p in command(words).params for flag in p.opts} for words in VERBS}
+
+    lack = {words for words, own in flags.items() if "--model" in own and "--dtype" not in own}
+
+    assert lack == learn
+    assert "--dtype" in flags["demo"]
+
+
+def test_a_precision_is_refused_before_any_work(capsys, tmp_path):
+    (tmp_path / "captions.jsonl").write_text("")
+    wrong = {
+        "demo --dtype int9": "Did you mean 'int8'",
+        f"evaluate tokenizers --data {tmp_path} --dtype int9": "Did you mean 'int8'",
+        f"pseudolabel {tmp_path} -o {tmp_path}/out --dtype int9": "Did you mean 'int8'",
+        f"pseudolabel {tmp_path} -o {tmp_path}/out --dtype int8": "--model",
+    }
+
+    for line, told in wrong.items():
+        code, out, err = run(capsys, *line.split())
+        assert (code, out) == (2, ""), line
+        assert told in err, line
+
+
 def test_json_is_printed_alone_or_written_beside_the_text(capsys, tmp_path):
     _, text, _ = run(capsys, "plan", "rgb2all")
     _, printed, _ = run(capsys, "plan", "rgb2all", "--json")
