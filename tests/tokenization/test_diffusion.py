@@ -18,7 +18,7 @@ from fourm_lite.tokenization.vq.diffusion import (
     NoiseSchedule,
     alphas_cumprod,
     ddim_pairs,
-    equal_log_snr_times,
+    log_snr_times,
     make_scheduler,
     sample_ddim,
     sample_dpm,
@@ -414,6 +414,38 @@ def test_the_usual_steps_are_nearer_to_100_of_ddim_than_25_are(
     assert decibels(fast, many) >= decibels(before, many) - 0.5
 
 
+@pytest.mark.parametrize(
+    ("prediction", "betas"),
+    # noise alone says nothing where the schedule ends without signal
+    [(p, b) for p in PREDICTIONS for b in SCHEDULES if p != "epsilon" or b in BETA_SCHEDULES],
+)
+@pytest.mark.parametrize("clips", [True, False])
+def test_of_gaussians_of_any_width_the_usual_steps_stay_nearer(prediction, betas, clips):
+    """The best prediction of a Gaussian is known: from details that tokens decide to none of it."""
+    generator = torch.Generator().manual_seed(0)
+    widths = torch.tensor([0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0]).double()
+    mean = torch.rand(32, 1, 1, 7, generator=generator, dtype=torch.float64) * 1.2 - 0.6
+    noise = torch.randn(32, 1, 1, 7, generator=generator, dtype=torch.float64)
+    kept = alphas_cumprod(betas, zero_terminal_snr=prediction != "epsilon")
+    schedule = NoiseSchedule(kept.double(), prediction, clips)
+
+    def denoise(x, timesteps):
+        signal, sigma = schedule.weights_at(int(timesteps[0]))
+        share = signal * widths**2 / ((signal * widths) ** 2 + sigma**2)
+        clean = mean + share * (x - signal * mean)
+        made = (x - signal * clean) / sigma
+        kinds = {"sample": clean, "epsilon": made, "v_prediction": signal * made - sigma * clean}
+        return kinds[prediction]
+
+    def ddim(steps):
+        return sample_ddim(denoise, noise, schedule, steps=steps, spacing="trailing")
+
+    far = (ddim(25) - ddim(100)).square().mean(dim=(0, 1, 2))
+    near = (sample_dpm(denoise, noise, schedule, steps=8) - ddim(100)).square().mean(dim=(0, 1, 2))
+
+    assert (near < far).all(), 10 * torch.log10(far / near)
+
+
 def test_ddim_is_one_option_away_and_a_spacing_means_it(generator):
     tokenizer = awakened(VQTokenizer(diffusion_config(**DECODERS["unet"])))
     tokens, noise = some_tokens(generator), torch.randn(2, 1, 32, 32, generator=generator)
@@ -429,8 +461,8 @@ def test_ddim_is_one_option_away_and_a_spacing_means_it(generator):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 40, 1000])
-def test_steps_of_equal_log_snr_fall_from_pure_noise(steps):
-    times = equal_log_snr_times(steps, NoiseSchedule(alphas_cumprod("linear")).log_snr)
+def test_steps_in_log_snr_fall_from_pure_noise(steps):
+    times = log_snr_times(steps, NoiseSchedule(alphas_cumprod("linear")).log_snr)
 
     assert times[0] == 999
     assert all(a > b for a, b in itertools.pairwise(times))
