@@ -300,9 +300,10 @@ def _make_visible(index: Index, parts: Sequence[Staged], known: KnownRows, versi
             "command again"
         )
     fresh: list[str] = []
+    ids = files.field_ids(rows)
     for one in (one for part in parts for one in part.fresh):
         # A column got another type after these rows were written.
-        fresh += [one] if files.fits(rows, one) else files.stage(rows, files.read(rows, one))
+        fresh += [one] if files.fits(ids, one) else files.stage(rows, files.read(rows, one))
     files.commit(rows, fresh)
     for one in (one for part in parts for one in part.replaced):
         rows.upsert(files.read(rows, one))
@@ -324,9 +325,13 @@ def _clear(notes: Path) -> None:
         remove_leftovers(notes, alone=True)  # of killed workers, while they wrote
     else:
         notes.fs.invalidate_cache()  # type: ignore[attr-defined]  # others write there
-    for note in list(notes.iterdir()) if notes.exists() else []:
-        if note.suffix == ".json":
-            note.unlink()
+    found = [note for note in notes.iterdir() if note.suffix == ".json"] if notes.exists() else []
+    if found and is_remote(notes):
+        paths = [note.path for note in found]  # type: ignore[attr-defined]
+        notes.fs.rm(paths)  # type: ignore[attr-defined]  # many by one request
+        return
+    for note in found:
+        note.unlink()
 
 
 def _write(note: Path, text: str) -> None:

@@ -49,7 +49,9 @@ SEARCH: dict[str, Field] = {
     "rerank": Field("count", "Put so many of the first in order by likelihood.", "rerank"),
 }  # fmt: skip
 EMBED: dict[str, Field] = {
-    "items": Field("items", 'A list of items: {"text": ...}, {"image": ...}, any modality.'),
+    "items": Field("items", 'A list of texts and items: {"text": ...}, {"image": ...}, ...'),
+    "text": Field("text", "In place of items: words of a single one."),
+    "image": Field("pictures", "In place of items: the picture of a single one."),
 }
 GENERATE: dict[str, Field] = {
     "text": Field("text", "Words that are given."),
@@ -182,7 +184,10 @@ def _items(name: str, value: Any, field: Field, limits: Limits) -> list[dict[str
     values = value if isinstance(value, list) else [value]
     if not 1 <= len(values) <= limits.values:
         raise ConfigError(f"'{name}' should hold 1 to {limits.values} items, got {len(values)}")
-    return [_object(name, v, limits) for v in values]
+    texts = {i: _text(name, v, field, limits) for i, v in enumerate(values) if isinstance(v, str)}
+    return [
+        {"text": texts[i]} if i in texts else _object(name, v, limits) for i, v in enumerate(values)
+    ]
 
 
 def _object(name: str, value: Any, limits: Limits) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fourm_lite.search.index.manifest import Manifest
 from fourm_lite.search.space import Predictor
 from fourm_lite.serve.batches import Batcher
 from fourm_lite.serve.errors import Refused
-from fourm_lite.serve.fields import EMBED, GENERATE, SEARCH, read_fields, required
+from fourm_lite.serve.fields import EMBED, GENERATE, SEARCH, Fields, read_fields, required
 from fourm_lite.serve.limits import Limits
 from fourm_lite.serve.photos import Photos
 from fourm_lite.serve.questions import NAMES, model_values, search_question
@@ -112,8 +112,12 @@ class Service:
     def items(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The items of a body to embed."""
         fields = read_fields(body, EMBED, self.limits)
-        required(fields, "items")
-        return [model_values(item, self.search.space, self.limits) for item in fields["items"]]
+        single = _single(fields)
+        required(fields, "items", "text", "image")
+        if single and "items" in fields:
+            raise ConfigError("'items' or 'text' and 'image' of a single one are given, not both")
+        items = [single] if single else fields["items"]
+        return [model_values(item, self.search.space, self.limits) for item in items]
 
     def vectors(self, items: list[dict[str, Any]]) -> Future[Floats]:
         """Unit vectors float32[N, E] to come, in the space of the index."""
@@ -130,9 +134,7 @@ class Service:
         """What a body asks to generate; `tell` hears of each step."""
         fields = read_fields(body, GENERATE, self.limits)
         config = self._model().pipe.model.config
-        given = dict(fields.get("given", {}))
-        given |= {n: fields[n] for n in ("text",) if n in fields}
-        given |= {n: fields[n][0] for n in ("image",) if n in fields}
+        given = {**fields.get("given", {}), **_single(fields)}
         if not given:
             required({}, *NAMES, "given")
         item = model_values(given, self.search.space, self.limits)
@@ -191,6 +193,7 @@ class Service:
             "calibrated": index.manifest.calibration is not None,
             "reads": [m.name for m in config.inputs] if config else ["rgb", "caption"],
             "makes": [m.name for m in config.outputs] if config else [],
+            "titles": {m.name: m.title for m in config.outputs if m.title} if config else {},
             "limits": {n: getattr(self.limits, n) for n in ("body", "pixels", "k", "rerank")},
         }
 
@@ -198,6 +201,19 @@ class Service:
         """Ends the threads."""
         for batcher in (self._searches, self._embeddings, self._generations):
             batcher.close()
+
+
+def _single(fields: Fields) -> dict[str, Any]:
+    """The words and the one picture of a request.
+
+    Raises:
+        ConfigError: there are several pictures
+    """
+    pictures = fields.get("image", [])
+    if len(pictures) > 1:
+        raise ConfigError(f"'image' should be one picture here, got {len(pictures)}")
+    found = {"text": fields["text"]} if "text" in fields else {}
+    return {**found, "image": pictures[0]} if pictures else found
 
 
 def output_json(made: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ engines read and write there. Told are the wall times of `fourm-lite index`, and
 what it takes before the first photo: a run over one photo a worker is subtracted. With --kills a
 worker, and then the command, is killed (SIGKILL) so many times at random moments, each in an index
 of its own, and the same command is run again: the rows are compared with those of the local engine,
-and the files with those that a version names.
+the files with those that a version names, and what the command started should have ended with it.
+With --cluster all commands share one Ray that was started before them.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_shards import orphans, workers_of
 
 INDEX = [sys.executable, "-m", "fourm_lite", "-q", "index"]
 ENGINES = {"local": [], "ray": ["--engine", "ray"]}
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+GONE = 60.0
+"""Seconds within which what a killed command started has ended."""
 
 
 def start_store() -> subprocess.Popen[bytes]:
@@ -40,7 +45,7 @@ def start_store() -> subprocess.Popen[bytes]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(words, **QUIET)
     address = f"http://127.0.0.1:{port}"
     named = {"AWS_ENDPOINT_URL": address, "AWS_ENDPOINT": address, "AWS_ALLOW_HTTP": "true"}
     named |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
@@ -48,6 +53,20 @@ def start_store() -> subprocess.Popen[bytes]:
     while socket.socket().connect_ex(("127.0.0.1", port)):
         time.sleep(0.1)
     return server
+
+
+def start_cluster() -> subprocess.Popen[bytes]:
+    """A Ray of two CPUs for all commands; the environment names it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+    words += ["--port", str(port), "--num-cpus", "2", "--include-dashboard", "false"]
+    environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen([*words, "--disable-usage-stats"], env=environment, **QUIET)
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        time.sleep(0.1)
+    return head
 
 
 def put_shards(photos: list[Path], name: str, each: int) -> str:
@@ -116,19 +135,21 @@ def measure(source: str, start: str, model: str, repeats: int) -> None:
     print(json.dumps(facts, indent=1), flush=True)
 
 
-def chaos(source: str, model: str, kills: int, seed: int) -> None:
-    rng = random.Random(seed)
-    print(f"local engine: {timed(source, 's3://photos/here', 'local', model):.1f} s", flush=True)
-    took = timed(source, "s3://photos/whole", "ray", model)
-    print(f"a run that is not killed: {took:.1f} s", flush=True)
-    for who in ("worker", "driver"):
-        for number in range(kills):
+def chaos(source: str, given: argparse.Namespace, head: int | None) -> None:
+    rng = random.Random(given.seed)
+    local = timed(source, "s3://photos/here", "local", given.model)
+    took = timed(source, "s3://photos/whole", "ray", given.model)
+    print(f"not killed: local engine {local:.1f} s, ray {took:.1f} s", flush=True)
+    begun = time.monotonic()
+    for who in given.who:
+        for number in range(given.kills):
+            if time.monotonic() - begun > given.seconds:
+                return
             out = f"s3://photos/{who}-{number}"
-            driver = subprocess.Popen(command(source, out, "ray", model), stderr=subprocess.DEVNULL,
-                                      stdout=subprocess.DEVNULL)  # fmt: skip
+            driver = subprocess.Popen(command(source, out, "ray", given.model), **QUIET)
             after = rng.uniform(0, took)
-            ended = kill(driver, who, after, rng)
-            timed(source, out, "ray", model)
+            ended = kill(driver, who, after, rng, head)
+            timed(source, out, "ray", given.model)
             told = compare("s3://photos/here", out)
             lost = orphans(rows_of(out)[0])
             print(
@@ -140,14 +161,23 @@ def chaos(source: str, model: str, kills: int, seed: int) -> None:
             assert told["largest difference of vectors"] < 1e-6
 
 
-def kill(driver, who: str, after: float, rng: random.Random) -> str:
+def kill(
+    driver: subprocess.Popen[bytes], who: str, after: float, rng: random.Random, head: int | None
+) -> str:
     """Kills one process after a while; a worker as soon as there is one. Tells how it ended."""
     end = time.monotonic() + after
     while driver.poll() is None:
-        found = [driver.pid] if who == "driver" else workers_of(driver.pid)
+        found = [driver.pid] if who == "driver" else workers_of(head or driver.pid)
         if found and time.monotonic() > end:
+            below = psutil.Process(driver.pid).children(recursive=True)
             os.kill(rng.choice(found), signal.SIGKILL)
-            return f"the command ended with {driver.wait()}"
+            ended, killed = driver.wait(), time.monotonic()
+            left = psutil.wait_procs(below, timeout=GONE)[1]
+            while head is not None and workers_of(head) and time.monotonic() < killed + GONE:
+                time.sleep(0.1)
+            left += workers_of(head) if head is not None else []
+            assert not left, f"these outlived it: {left}"
+            return f"the command ended with {ended}"
         time.sleep(0.02)
     return "it had ended before"
 
@@ -160,19 +190,26 @@ def main() -> None:
     words.add_argument("--model", default="mini")
     words.add_argument("--repeats", type=int, default=1)
     words.add_argument("--kills", type=int, default=0)
+    words.add_argument("--who", nargs="+", default=["worker", "driver"])
+    words.add_argument("--seconds", type=float, default=1e9, help="begin no kill after these")
+    words.add_argument("--cluster", action="store_true")
     words.add_argument("--seed", type=int, default=0)
     given = words.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started ends with it
     photos = sorted(given.photos.iterdir())[: given.count]
     server = start_store()
+    head = start_cluster() if given.cluster else None
     try:
         source = put_shards(photos, "photos", given.shard)
         if given.kills:
-            chaos(source, given.model, given.kills, given.seed)
+            chaos(source, given, head and head.pid)
         else:
             start = put_shards(photos[:2], "start", 1)
             measure(source, start, given.model, given.repeats)
     finally:
-        server.terminate()
+        for process in filter(None, (head, server)):
+            process.terminate()
+            process.wait()
 
 
 if __name__ == "__main__":

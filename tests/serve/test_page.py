@@ -170,7 +170,7 @@ def test_one_photo_becomes_every_modality(page):
 
     playwright.expect(page.locator("#any-status")).to_have_text("Done.", timeout=30_000)
     names = page.eval_on_selector_all("#made b", "nodes => nodes.map(n => n.textContent)")
-    assert names == ["given", "tok_semseg@32", "tok_vector_global", "color_palette"]
+    assert names == ["Given", "tok_semseg@32", "tok_vector_global", "color_palette"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -170,6 +170,26 @@ def test_vectors_are_those_of_the_space(client, search):
     assert np.allclose(vectors, wanted, atol=1e-5)
 
 
+def test_one_text_or_picture_is_embedded_without_a_list(server, client):
+    edge = "-----form"
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
+    data = head.encode() + as_png(photo(2)) + f"\r\n--{edge}--\r\n".encode()
+    kind = f"multipart/form-data; boundary={edge}"
+
+    answers = [
+        send(server.url, "/embed", body, kind=kind)
+        for body, kind in (
+            ({"items": ["two dogs"]}, "application/json"),
+            ({"text": "two dogs"}, "application/json"),
+            (data, kind),
+        )
+    ]
+
+    vectors = [json.loads(body)["vectors"] for _, _, body in answers]
+    wanted = client.embed(["two dogs", {"image": as_png(photo(2))}])
+    assert np.allclose([v[0] for v in vectors], wanted[[0, 0, 1]], atol=1e-5)
+
+
 def test_any_modality_is_made_and_each_step_is_told(server, client):
     picture = as_png(photo(1))
 
@@ -250,6 +270,8 @@ def test_the_range_of_k_that_is_told_is_the_one_that_is_taken(server, k):
         ("/search", b"--x\r\nfoo", "multipart/form-data; boundary=x", 400),
         ("/embed", b'{"items": []}', "application/json", 400),
         ("/embed", b'{"items": [{}]}', "application/json", 400),
+        ("/embed", b'{"items": [""]}', "application/json", 400),
+        ("/embed", b'{"items": ["dogs"], "text": "dogs"}', "application/json", 400),
         ("/generate", b'{"text": "two dogs", "targets": ["smell"]}', "application/json", 400),
         ("/generate", b'{"targets": ["caption"]}', "application/json", 400),
         ("/generate", b'{"image": "x", "plan": "/etc/hostname"}', "application/json", 400),

@@ -94,8 +94,7 @@ def _parsed(where: str) -> Any:
         _check_tokens(tokens)
         trees = dialect.parser().parse(tokens, where)
     except SqlglotError as error:
-        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0]
-        raise _refusal(where, f"cannot be read: {said:.200}") from error
+        raise _refusal(where, f"cannot be read{_where(error)}") from error
     except RecursionError as error:
         raise _refusal(where, "is nested too deeply") from error
     if len(trees) != 1 or trees[0] is None:
@@ -133,6 +132,14 @@ def _check_tokens(tokens: Any) -> None:
         run = run + 1 if kind in ("NOT", "DASH", "PLUS", "TILDE") else 0
         if max(depth, run) > MAX_DEPTH:
             raise ConfigError(f"where takes at most {MAX_DEPTH} brackets in each other, got more")
+
+
+def _where(error: Any) -> str:
+    """At which letter a condition ends to make sense, as far as the parser tells."""
+    told = getattr(error, "errors", None)
+    if told:
+        return f" (at letter {told[0]['col']}, {str(told[0]['highlight'])[:40]!r})"
+    return " (a quotation mark or a comment has no end)"
 
 
 def _refusal(where: str, reason: str) -> ConfigError:

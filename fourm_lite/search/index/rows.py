@@ -135,12 +135,15 @@ def stored_form(table: Any, rows: Rows) -> Any:
     """
     import pyarrow as pa
 
-    known = rows.newest().schema.names if rows.newest().exists else []
-    check_columns([*known, *table.schema.names])
-    if not rows.newest().exists:
+    newest = rows.newest()  # each look is a request to a store
+    check_columns([*(newest.schema.names if newest.exists else []), *table.schema.names])
+    if not newest.exists:
         rows.create(pa.schema(new_fields(table, pa.schema([]))))
-    rows.mend()
-    schema = rows.newest().schema
+        newest = rows.newest()
+    if newest.drafts:
+        rows.mend()
+        newest = rows.newest()
+    schema = newest.schema
     wide = wider_fields(table, schema)
     for field in wide:
         schema = schema.set(schema.get_field_index(field.name), field)
@@ -150,7 +153,7 @@ def stored_form(table: Any, rows: Rows) -> Any:
     new = new_fields(table, schema)
     if new:
         rows.add_columns(new)
-    return align(table, rows.newest().schema)
+    return align(table, rows.newest().schema if wide or new else newest.schema)
 
 
 def align(table: Any, schema: Any) -> Any:

@@ -83,6 +83,11 @@ class Snapshot:
         """The Arrow schema of the rows."""
         return reading(None, lambda: self._table.schema)
 
+    @property
+    def drafts(self) -> list[str]:
+        """The columns of a `Rows.widen` that goes on, or was stopped."""
+        return [name for name in self.schema.names if name.startswith(DRAFT)]
+
     @cached_property
     def _all_rows(self) -> int:
         return reading(None, lambda: int(self._table.count_rows()))
@@ -313,10 +318,10 @@ class Rows:
 
     def mend(self) -> None:
         """Finishes a `widen` that was stopped after the old column had gone."""
-        names = self.newest().schema.names
-        for draft in [name for name in names if name.startswith(DRAFT)]:
+        newest = self.newest()
+        for draft in newest.drafts:
             name = draft.removeprefix(DRAFT)
-            if name in names:
+            if name in newest.schema.names:
                 self._retry(lambda draft=draft: self._table.drop_columns([draft]))  # type: ignore[misc]
             else:
                 rename = {"path": draft, "name": name}

@@ -37,10 +37,15 @@ def is_whole(rows: Rows, staged: str) -> bool:
     return all(place(file).exists() for file in _files(rows, staged))
 
 
-def fits(rows: Rows, staged: str) -> bool:
-    """Whether the table still has the columns that staged rows were written for."""
-    fields = set(_fields(rows.newest().handle.lance_schema.fields()))
-    return all(fields.issuperset(file["fields"]) for file in json.loads(staged)["files"])
+def field_ids(rows: Rows) -> frozenset[int]:
+    """The numbers by which the table knows its columns now."""
+    newest = rows.newest()
+    return frozenset(_fields(newest.handle.lance_schema.fields()) if newest.exists else ())
+
+
+def fits(known: frozenset[int], staged: str) -> bool:
+    """Whether the columns that staged rows were written for are among these."""
+    return all(known.issuperset(file["fields"]) for file in json.loads(staged)["files"])
 
 
 def read(rows: Rows, staged: str) -> Any:

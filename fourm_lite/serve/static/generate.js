@@ -1,12 +1,13 @@
 // The tab "Any to any": one photo in, every modality out, a line of JSON a step.
 import { ask, element, make, pictureOf, say } from "./server.js";
 
-const state = { picture: null, running: null };
+const state = { picture: null, running: null, titles: {} };
 
 document.addEventListener("facts", ({ detail }) => {
+  state.titles = detail.titles;
   const boxes = detail.makes.map((name) => {
     const box = make("input", { type: "checkbox", value: name, checked: true });
-    return make("label", {}, box, name);
+    return make("label", { title: name }, box, titleOf(name));
   });
   element("targets").replaceChildren(make("legend", { textContent: "What to make" }), ...boxes);
   element("tab-any").hidden = detail.makes.length === 0;
@@ -17,11 +18,18 @@ async function take(file) {
     say(element("any-status"), "That is no picture.", true);
     return;
   }
-  state.picture = await pictureOf(file);
-  element("made").replaceChildren(card("given", { picture: state.picture }));
+  try {
+    state.picture = await pictureOf(file);
+  } catch {
+    say(element("any-status"), "This picture cannot be opened.", true);
+    return;
+  }
+  element("made").replaceChildren(card("Given", { picture: state.picture }));
   element("any-go").disabled = false;
   say(element("any-status"), "Ready.");
 }
+
+const titleOf = (name) => state.titles[name] || name;
 
 async function run() {
   state.running?.abort();
@@ -31,15 +39,19 @@ async function run() {
     say(element("any-status"), "Choose at least one modality.", true);
     return;
   }
-  element("made").replaceChildren(card("given", { picture: state.picture }));
+  element("made").replaceChildren(card("Given", { picture: state.picture }));
+  element("any-progress").removeAttribute("value");
   element("any-progress").hidden = false;
+  say(element("any-status"), "Beginning …");
   try {
     const answer = await ask("/generate", { image: state.picture, targets, stream: true }, mine.signal);
-    for await (const line of lines(answer.body)) told(line);
+    let last = {};
+    for await (const line of lines(answer.body)) told((last = line));
+    if (!last.done) throw new Error("The server stopped before it was done.");
   } catch (error) {
     if (error.name !== "AbortError") say(element("any-status"), error.message, true);
   } finally {
-    element("any-progress").hidden = true;
+    if (state.running === mine) element("any-progress").hidden = true;
   }
 }
 
@@ -60,7 +72,7 @@ function told(line) {
   if (line.step) {
     element("any-progress").max = line.of;
     element("any-progress").value = line.step;
-    say(element("any-status"), `Step ${line.step} of ${line.of}: ${line.target}`);
+    say(element("any-status"), `Step ${line.step} of ${line.of}: ${titleOf(line.target)}`);
   } else if (line.output) {
     element("made").append(card(line.target, line.output));
   } else if (line.done) {

@@ -82,6 +82,7 @@ function card(hit) {
   const bar = make("progress", { className: "bar", max: 1, value: Math.max(0, hit.cosine ?? hit.score ?? 0) });
   bar.setAttribute("aria-hidden", "true");
   const facts = make("span", { className: "facts" }, make("b", { textContent: `${hit.rank}. ${score}` }), cosine, bar, nameOf(hit));
+  if (hit.credit) facts.append(make("small", { textContent: hit.credit }));
   const button = make("button", { className: "hit", type: "button", title: "More like this" }, image, facts);
   button.dataset.id = hit.id;
   button.addEventListener("click", () => like(hit, image.src));
@@ -89,7 +90,7 @@ function card(hit) {
 }
 
 function nameOf(hit) {
-  const known = hit.credit ?? hit.caption ?? hit.captions ?? hit.title;
+  const known = hit.caption ?? hit.captions ?? hit.title;
   return String((Array.isArray(known) ? known[0] : known) ?? hit.id);
 }
 
@@ -147,17 +148,19 @@ const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("
 addEventListener("dragenter", (event) => { if (carriesFile(event)) { depth += 1; element("drop").hidden = false; } });
 addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); element("drop").hidden = depth === 0; });
 addEventListener("dragover", (event) => event.preventDefault());
+function hand(file) {
+  if (searching()) take(file);
+  else document.dispatchEvent(new CustomEvent("photo", { detail: file }));
+}
 addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   element("drop").hidden = true;
-  const file = event.dataTransfer?.files[0];
-  if (searching()) take(file);
-  else document.dispatchEvent(new CustomEvent("photo", { detail: file }));
+  hand(event.dataTransfer?.files[0]);
 });
 addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])][0];
-  if (file && searching()) take(file);
+  const file = event.clipboardData?.files[0];
+  if (file) hand(file);
 });
 addEventListener("keydown", (event) => {
   if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName) && searching()) {

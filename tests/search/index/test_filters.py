@@ -157,3 +157,19 @@ def test_an_unknown_column_is_answered_with_the_columns_of_the_rows_alone(index)
     )
     with pytest.raises(ConfigError, match=r"there is no column sizes. Did you mean 'size'\?$"):
         index.search([1.0, 0, 0], where="sizes > 1")
+
+
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [
+        ("year > 3; DROP TABLE", r"at letter 20, 'TABLE'"),
+        ("year 2020", r"at letter 9, '2020'"),
+        ("title = 'it", "a quotation mark"),
+    ],
+)
+def test_a_condition_that_cannot_be_read_is_told_by_its_place(index, where, place):
+    with pytest.raises(ConfigError, match=place) as refused:
+        index.search(np.eye(3, dtype=np.float32)[0], where=where)
+
+    assert "sqlglot" not in str(refused.value)
+    assert "Token" not in str(refused.value)
