@@ -12,7 +12,7 @@ import itertools
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from fourm_lite.data.label_rows import LabelRows
 from fourm_lite.data.masking import Chunks, Sample
 from fourm_lite.errors import FourMError, ReadError, ShapeError
 from fourm_lite.io.files import replacing
-from fourm_lite.modalities.crops import cut_image, from_settings
-from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.crops import cut_pixels, from_settings
+from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, Crop
 from fourm_lite.names import shown
 from fourm_lite.photos.item import places_of
 from fourm_lite.photos.records import Record
@@ -136,16 +136,13 @@ def aligned(found: tuple[Sequence[str], Array], wanted: Sequence[str]) -> Array:
 
 def normalized(image: Any) -> Tensor:
     """A PIL picture as the model reads it: float32[3, H, W] by ImageNet's mean and deviation."""
-    pixels, table = np.asarray(image, dtype=np.uint8), _normal_values()
-    return torch.from_numpy(np.stack([table[c][pixels[:, :, c]] for c in range(3)]))
+    return by_imagenet(torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).contiguous())
 
 
-@cache
-def _normal_values() -> npt.NDArray[np.float32]:
-    """The normalized value of each byte of each channel: float32[3, 256]."""
-    mean, std = torch.tensor(IMAGENET_MEAN)[:, None], torch.tensor(IMAGENET_STD)[:, None]
-    values: npt.NDArray[np.float32] = ((torch.arange(256).float() / 255 - mean) / std).numpy()
-    return values
+def by_imagenet(pixels: Tensor) -> Tensor:
+    """Bytes as the model reads them: uint8[3, H, W] -> float32[3, H, W]."""
+    mean, std = (torch.tensor(c)[:, None, None] for c in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +218,7 @@ class AlignedSamples:
                 text = self.texts[name](index, crop, source)
                 out |= {} if text is None else {name: text}
             elif name in self.pixels and self.records[index].has_photo:
-                out[name] = normalized(self.photo(index, crop, self.pixels[name]))
+                out[name] = by_imagenet(self.photo(index, crop, self.pixels[name]))
             elif name in self.features:
                 value = torch.from_numpy(self.features[name].at(index, crop)).float()
                 out[name] = value[None] if value.ndim == 1 else value
@@ -229,13 +226,14 @@ class AlignedSamples:
                 out[name] = torch.from_numpy(self.labels[name].at(index, crop)).float()
         return out
 
-    def photo(self, index: int, crop: int, size: int) -> Any:
-        """One crop of one photo as a PIL picture."""
+    def photo(self, index: int, crop: int, size: int) -> Tensor:
+        """One crop of one photo: uint8[3, size, size]."""
         image = self.records[index].open_image()
         if self.settings is None:
-            return image.resize((size, size))
-        where = from_settings(self.settings[index, crop : crop + 1], size)[0]
-        return cut_image(image, where)
+            where = Crop(top=0, left=0, height=image.height, width=image.width, size=size)
+        else:
+            where = from_settings(self.settings[index, crop : crop + 1], size)[0]
+        return cut_pixels(image, where)
 
 
 def caption_writer(records: Sequence[Record], encode: Callable[[str], list[int]]) -> Writer:

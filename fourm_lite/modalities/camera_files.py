@@ -26,11 +26,13 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _MAKE, _SUB_IFDS, _DNG_VERSION = 271, 330, 50706
 
 
+@functools.cache  # asked for every photo; a search through sys.path takes a millisecond
 def reads_heic() -> bool:
     """Whether the extra `heic` is installed."""
     return find_spec("pillow_heif") is not None
 
 
+@functools.cache
 def reads_raw() -> bool:
     """Whether the extra `raw` is installed."""
     return find_spec("rawpy") is not None

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
 from fourm_lite.modalities.pictures import open_rgb
@@ -129,6 +132,22 @@ def cut_image(image: Any, crop: Crop, *, nearest: bool = False) -> Any:
     height, width = crop.output_size
     out = image.resize((width, height), how, box=box)
     return out.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.hflip else out
+
+
+def cut_pixels(image: Any, crop: Crop) -> Tensor:
+    """What `cut_image` gives of an RGB picture, as bytes: uint8[3, H, W].
+
+    Unusual: torch's kernel for bytes takes a quarter of Pillow's time. Values differ by two of 255
+    at most, but for the rim of an enlarged crop: Pillow lets the pixels around it reach in.
+
+    Raises:
+        ShapeError: the crop leaves the picture
+    """
+    crop.check_inside(image.height, image.width)
+    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+    rows = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)[None]
+    made = F.interpolate(rows, crop.output_size, mode="bicubic", antialias=True)[0]
+    return (made.flip(-1) if crop.hflip else made).contiguous()
 
 
 def cut_labels(

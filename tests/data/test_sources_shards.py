@@ -40,6 +40,7 @@ from fourm_lite.modalities.crops import (
     crops,
     cut_image,
     cut_labels,
+    cut_pixels,
     from_settings,
     to_settings,
 )
@@ -139,6 +140,26 @@ def test_labels_and_pixels_are_cut_at_one_place():
 
     assert np.array_equal(pixels, cut_labels(labels, crop, of=(32, 32), size=4))
     assert np.array_equal(pixels[0], labels[1, 2:6][::-1])
+
+
+@pytest.mark.parametrize("settings", [[3, 8, 90, 120, 1], [0, 0, 150, 200, 0], [40, 60, 31, 47, 0]])
+def test_bytes_are_cut_as_pictures_are(settings):
+    from PIL import Image
+
+    rough = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    image = Image.fromarray(rough).resize((200, 150), Image.Resampling.BICUBIC)
+    crop = from_settings(np.array([settings]), 64)[0]
+
+    made = cut_pixels(image, crop)
+
+    cut = np.asarray(cut_image(image, crop)).astype(int)
+    off = abs(made.permute(1, 2, 0).numpy().astype(int) - cut)
+    rim = 5 if min(crop.height, crop.width) < 64 else 0  # enlarged, Pillow sees what lies around
+    assert made.is_contiguous()
+    assert off[rim : 64 - rim, rim : 64 - rim].max() <= 2
+    assert off.mean() < 0.5
+    with pytest.raises(ShapeError, match="leaves"):
+        cut_pixels(image, from_settings(np.array([[0, 0, 151, 200, 0]]), 64)[0])
 
 
 def test_tokens_round_trip_in_16_bits(tmp_path):
