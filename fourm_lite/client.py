@@ -21,8 +21,8 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.reading.regular import read_photo
-from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.hits import Hits
+from fourm_lite.unit import Floats
 
 Picture = str | Path | bytes
 _OWN = ("rank", "id", "score")

@@ -1,4 +1,4 @@
-"""The library's own exceptions and the two helpers that phrase them.
+"""The library's own exceptions and the helpers that phrase them.
 
 Every message has three parts: what was expected, what came, what to do.
 Imports nothing of the library.
@@ -7,7 +7,8 @@ Imports nothing of the library.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -68,8 +69,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def check_choice(what: str, *names: object, of: Iterable[str]) -> None:
-    """Refuses names that are none of some; the nearest is suggested.
+def check_choice(what: str, *names: object, of: Iterable[str], advice: str = "") -> None:
+    """Refuses names that are none of some; the nearest is suggested, and what else may be done.
 
     >>> check_choice("order", "cosine", of=("cosine", "linear"))
 
@@ -80,7 +81,28 @@ def check_choice(what: str, *names: object, of: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             listed, near = ", ".join(k or "''" for k in known), suggest(str(name), known)
-            raise UnknownNameError(f"{what} is one of {listed}, got {str(name)[:80]!r}.{near}")
+            told = f"{what} is one of {listed}, got {str(name)[:80]!r}.{near}"
+            raise UnknownNameError(f"{told} {advice}" if advice else told)
+
+
+@contextmanager
+def foreign_errors(kind: type[FourMError], told: str) -> Iterator[None]:
+    """Whatever another library raises in the block becomes one of our errors.
+
+    Ours stay as they are, and so does a lack of memory. Libraries that read files raise almost
+    anything for a damaged one, often without a common base.
+
+    Args:
+        kind: of the error
+        told: its message; "{error}" in it stands for what was raised, cut after 300 letters
+    """
+    try:
+        yield
+    except (FourMError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise kind(told.replace("{error}", reason)) from error
 
 
 def check_shape(what: str, value: Any, expected: tuple[int | None, ...]) -> None:

@@ -14,200 +14,121 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+MOVED: dict[tuple[str, str], str] = {
+    ("add_embedding", "add_embedding"): "widen=model_folder",
+    ("add_embedding", "training"): "stages=staged",
+    ("backbone", "backbone"): "features=embed fitting=load lora=heads",
+    ("cli", "cli"): (
+        "add_embedding=train calibrate=finetune convert=models demo=models download=models "
+        "evaluate_any2any=evaluate evaluate_retrieval=evaluate evaluate_same_class=evaluate "
+        "evaluate_steps=evaluate evaluate_tokenizers=evaluate evaluate_zeroshot=evaluate_classes "
+        "export=classify index_tools=index info=models mix_photos=prepare plan=generate "
+        "progress=output progress_counts=output search_options=options split_features=prepare "
+        "spread=finetune tokenize=prepare verbs=app"
+    ),
+    ("cli", "evaluate"): "classify_words=zero_shot evaluate_photos=photo_classes",
+    ("cli", "show"): "generate_items=generated",
+    ("data", "data"): (
+        "budgets=masking claims=pseudolabel edges=palette label_provenance=pseudolabel "
+        "mixtures=photo_mixing teachers=labellers word_ridge=linear"
+    ),
+    ("data", "modalities"): "augment=crops",
+    ("data", "photos"): "records sources=records",
+    ("demo", "demo"): (
+        "drawings=examples gallery=examples models=examples random_weights=examples "
+        "shipped_photos=examples"
+    ),
+    ("demo", "show"): "page",
+    ("embedders", "embedders"): (
+        "callables=load images=image_transforms outputs=tower_outputs timm_models=timm_networks"
+    ),
+    ("embedders", "evaluate"): "zeroshot=zero_shot",
+    ("embedders.mmt", "embedders.mmt"): "config=network regions=batches words=batches",
+    ("evaluate", "evaluate"): "tokenizers=tokenizer_report",
+    ("evaluation", "metrics"): (
+        "bootstrap=measures classification generation knn=classification metrics=measures plots "
+        "ranked=measures retrieval=ranking temperature=classification"
+    ),
+    ("growth", "add_embedding"): (
+        "card=model_folder checks=options evaluation=report figures=report model=model_folder "
+        "options output=model_folder photos=extraction register tokenizer tuning "
+        "vectors=extraction"
+    ),
+    ("growth", "training"): "stages=staged",
+    ("io", "io"): "infer=ml4m keys=checkpoint metadata=weights_file onnx=onnx_files",
+    ("metrics", "metrics"): "cut_lists=measures knn=classification",
+    ("modalities", "modalities"): "codec_types=spec",
+    ("model", "model"): "joint_targets=likelihood",
+    ("model", "training"): "losses",
+    ("nn", "nn"): (
+        "empty=device half=cpu_linear int8=cpu_linear linear=layers norm=layers packed=cpu_linear "
+        "rounded=cpu_linear"
+    ),
+    ("photos", "photos"): "tables=table_rows values=columns",
+    ("pipeline", "pipeline"): (
+        "collate=readers description=belongings download=belongings names=readers needs=readers "
+        "pooled=embedding"
+    ),
+    ("pipeline", "search"): "placing=encoder_space",
+    ("retrieval", "photos"): "items=item sources",
+    ("retrieval", "search"): "compose=query feature_items=gallery rerank",
+    ("retrieval", "search.calibration"): "calibrate confidence=probability",
+    ("retrieval", "search.index"): (
+        "ann codes drift exact filters handle hits index ingest manifest pins reader rows storage "
+        "vectors=exact"
+    ),
+    ("retrieval", "show"): "report=page",
+    ("sampling", "sampling"): (
+        "amounts=logits autoregressive=schemes check=sampler conditioning=target cutoffs=schedule "
+        "parallel=schemes"
+    ),
+    ("search", "evaluate"): (
+        "any2any=any_to_any any2any_gallery=any_to_any_sheet evaluate=retrieval "
+        "fit_model=fit_search imagenet=photo_classes packs=caption_sets pairs=pair_scores "
+        "references same_class=retrieval steps=embedding_steps tokenizer_report "
+        "truth=caption_sets zeroshot=zero_shot"
+    ),
+    ("search", "model"): "sheets=packing",
+    ("search", "search"): (
+        "base=space centre=whitening learnt=search_file likelihood=likelihood_scores "
+        "matching=rerank retrieve_rerank=rerank spread=whitening twin=space "
+        "weights=rerank_weights"
+    ),
+    ("search", "search.calibration"): (
+        "answers=answer_features calibrate caption_confidence=captions confidence=captions "
+        "confidence_features=answer_features evidence=answer_features"
+    ),
+    ("serve", "serve"): (
+        "batches=service errors=fields limits=fields metrics=guards openapi=pages photos=service "
+        "run=server"
+    ),
+    ("tokenization", "io"): "fetch=hub",
+    ("tokenization", "tokenization"): "controlnet_keys=load",
+    ("tokenization", "tokenization.vq"): (
+        "backbones base=inputs config denoising diffusion distributed=quantize draws=randomness "
+        "finite inputs memcodes quantize randomness unet uvit vqvae"
+    ),
+    ("tokenization", "tokenization.words"): "layout=spans sequences spans text wordpiece",
+    ("tokenization", "training"): "losses",
+    ("tokenization.words", "io"): "fetch=hub",
+    ("training", "finetune"): "classify=task finetune photos=pixels probe",
+    ("training", "photos"): "labelled",
+    ("training", "training"): (
+        "ema=optim feed=processes figures=tasks global_losses=losses joint=joint_encoder "
+        "joint_losses=losses ledger=checkpoints noise=processes recipe_data=recipes "
+        "token_jobs=recipes"
+    ),
+    ("training", "training.initial"): (
+        "calibrate=token_statistics closed_form first_batches=start warm_codes=code_tables "
+        "warm_convolutions=mobilenet warm_global=global_tokens warm_heads=start warm_start=start"
+    ),
+}
+"""What a package held and where it is now: module by module, NAME=NEW where its name is another."""
+
 FORMER = {
-    "add_embedding.stages": "training.staged",
-    "backbone.features": "backbone.embed",
-    "backbone.fitting": "backbone.load",
-    "cli.add_embedding": "cli.train",
-    "cli.calibrate": "cli.finetune",
-    "cli.classify_words": "evaluate.zero_shot",
-    "cli.convert": "cli.models",
-    "cli.demo": "cli.models",
-    "cli.download": "cli.models",
-    "cli.evaluate_any2any": "cli.evaluate",
-    "cli.evaluate_photos": "evaluate.photo_classes",
-    "cli.evaluate_retrieval": "cli.evaluate",
-    "cli.evaluate_same_class": "cli.evaluate",
-    "cli.evaluate_steps": "cli.evaluate",
-    "cli.evaluate_tokenizers": "cli.evaluate",
-    "cli.evaluate_zeroshot": "cli.evaluate_classes",
-    "cli.export": "cli.classify",
-    "cli.generate_items": "show.generated",
-    "cli.index_tools": "cli.index",
-    "cli.info": "cli.models",
-    "cli.mix_photos": "cli.prepare",
-    "cli.plan": "cli.generate",
-    "cli.progress": "cli.output",
-    "cli.progress_counts": "cli.output",
-    "cli.search_options": "cli.options",
-    "cli.split_features": "cli.prepare",
-    "cli.spread": "cli.finetune",
-    "cli.tokenize": "cli.prepare",
-    "cli.verbs": "cli.app",
-    "data.augment": "modalities.crops",
-    "data.budgets": "data.masking",
-    "data.claims": "data.pseudolabel",
-    "data.edges": "data.palette",
-    "data.label_provenance": "data.pseudolabel",
-    "data.mixtures": "data.photo_mixing",
-    "data.records": "photos.records",
-    "data.sources": "photos.records",
-    "data.teachers": "data.labellers",
-    "data.word_ridge": "data.linear",
-    "demo.drawings": "demo.shipped_photos",
-    "demo.gallery": "demo.shipped_photos",
-    "demo.page": "show.page",
-    "demo.random_weights": "demo.models",
-    "embedders.callables": "embedders.load",
-    "embedders.images": "embedders.image_transforms",
-    "embedders.outputs": "embedders.tower_outputs",
-    "embedders.timm_models": "embedders.timm_networks",
-    "embedders.zeroshot": "evaluate.zero_shot",
-    "evaluate.tokenizers": "evaluate.tokenizer_report",
-    "evaluation.bootstrap": "metrics.measures",
-    "evaluation.classification": "metrics.classification",
-    "evaluation.generation": "metrics.generation",
-    "evaluation.knn": "metrics.classification",
-    "evaluation.metrics": "metrics.measures",
-    "evaluation.plots": "metrics.plots",
-    "evaluation.ranked": "metrics.measures",
-    "evaluation.retrieval": "metrics.ranking",
-    "evaluation.temperature": "metrics.classification",
-    "growth.card": "add_embedding.model_folder",
-    "growth.checks": "add_embedding.options",
-    "growth.evaluation": "add_embedding.report",
-    "growth.figures": "add_embedding.report",
-    "growth.model": "add_embedding.widen",
-    "growth.options": "add_embedding.options",
-    "growth.output": "add_embedding.model_folder",
-    "growth.photos": "add_embedding.extraction",
-    "growth.register": "add_embedding.register",
-    "growth.stages": "training.staged",
-    "growth.tokenizer": "add_embedding.tokenizer",
-    "growth.tuning": "add_embedding.tuning",
-    "growth.vectors": "add_embedding.extraction",
-    "io.infer": "io.ml4m",
-    "io.keys": "io.checkpoint",
-    "io.metadata": "io.weights_file",
-    "io.onnx": "io.onnx_files",
-    "metrics.cut_lists": "metrics.measures",
-    "metrics.knn": "metrics.classification",
-    "modalities.codec_types": "modalities.spec",
-    "model.joint_targets": "model.likelihood",
-    "model.losses": "training.losses",
-    "nn.empty": "nn.device",
-    "nn.half": "nn.cpu_linear",
-    "nn.int8": "nn.cpu_linear",
-    "nn.linear": "nn.layers",
-    "nn.norm": "nn.layers",
-    "nn.packed": "nn.cpu_linear",
-    "nn.rounded": "nn.cpu_linear",
-    "photos.tables": "photos.table_rows",
-    "photos.values": "photos.columns",
-    "pipeline.collate": "pipeline.readers",
-    "pipeline.names": "pipeline.readers",
-    "pipeline.needs": "pipeline.readers",
-    "retrieval.ann": "search.index.ann",
-    "retrieval.calibrate": "search.calibrate",
-    "retrieval.codes": "search.index.codes",
-    "retrieval.compose": "search.query",
-    "retrieval.confidence": "search.index.hits",
-    "retrieval.drift": "search.index.drift",
-    "retrieval.exact": "search.index.exact",
-    "retrieval.feature_items": "search.gallery",
-    "retrieval.filters": "search.index.filters",
-    "retrieval.handle": "search.index.handle",
-    "retrieval.hits": "search.index.hits",
-    "retrieval.index": "search.index.index",
-    "retrieval.ingest": "search.index.ingest",
-    "retrieval.items": "photos.item",
-    "retrieval.manifest": "search.index.manifest",
-    "retrieval.pins": "search.index.pins",
-    "retrieval.reader": "search.index.reader",
-    "retrieval.report": "show.page",
-    "retrieval.rerank": "search.rerank",
-    "retrieval.rows": "search.index.rows",
-    "retrieval.sources": "photos.sources",
-    "retrieval.storage": "search.index.storage",
-    "retrieval.vectors": "search.index.exact",
-    "sampling.amounts": "sampling.logits",
-    "sampling.autoregressive": "sampling.schemes",
-    "sampling.check": "sampling.sampler",
-    "sampling.conditioning": "sampling.target",
-    "sampling.cutoffs": "sampling.schedule",
-    "sampling.parallel": "sampling.schemes",
-    "search.answers": "search.confidence_features",
-    "search.any2any": "evaluate.any_to_any",
-    "search.any2any_gallery": "evaluate.any_to_any_sheet",
-    "search.base": "search.space",
-    "search.centre": "search.whitening",
-    "search.confidence": "search.caption_confidence",
-    "search.evaluate": "evaluate.retrieval",
-    "search.evidence": "search.confidence_features",
-    "search.fit_model": "evaluate.fit_search",
-    "search.imagenet": "evaluate.photo_classes",
-    "search.learnt": "search.search_file",
-    "search.likelihood": "search.likelihood_scores",
-    "search.matching": "search.rerank",
-    "search.packs": "evaluate.caption_sets",
-    "search.pairs": "evaluate.pair_scores",
-    "search.references": "evaluate.references",
-    "search.retrieve_rerank": "search.rerank",
-    "search.same_class": "evaluate.retrieval",
-    "search.sheets": "model.packing",
-    "search.spread": "search.whitening",
-    "search.steps": "evaluate.embedding_steps",
-    "search.tokenizer_report": "evaluate.tokenizer_report",
-    "search.truth": "evaluate.caption_sets",
-    "search.twin": "search.space",
-    "search.weights": "search.rerank_weights",
-    "search.zeroshot": "evaluate.zero_shot",
-    "tokenization.backbones": "tokenization.vq.backbones",
-    "tokenization.base": "tokenization.vq.inputs",
-    "tokenization.config": "tokenization.vq.config",
-    "tokenization.controlnet_keys": "tokenization.load",
-    "tokenization.denoising": "tokenization.vq.denoising",
-    "tokenization.diffusion": "tokenization.vq.diffusion",
-    "tokenization.distributed": "tokenization.vq.quantize",
-    "tokenization.draws": "tokenization.vq.randomness",
-    "tokenization.fetch": "tokenization.words.fetch",
-    "tokenization.finite": "tokenization.vq.finite",
-    "tokenization.inputs": "tokenization.vq.inputs",
-    "tokenization.layout": "tokenization.words.spans",
-    "tokenization.losses": "training.losses",
-    "tokenization.memcodes": "tokenization.vq.memcodes",
-    "tokenization.quantize": "tokenization.vq.quantize",
-    "tokenization.randomness": "tokenization.vq.randomness",
-    "tokenization.sequences": "tokenization.words.sequences",
-    "tokenization.spans": "tokenization.words.spans",
-    "tokenization.text": "tokenization.words.text",
-    "tokenization.unet": "tokenization.vq.unet",
-    "tokenization.uvit": "tokenization.vq.uvit",
-    "tokenization.vqvae": "tokenization.vq.vqvae",
-    "tokenization.wordpiece": "tokenization.words.wordpiece",
-    "training.calibrate": "training.initial.token_statistics",
-    "training.classify": "finetune.task",
-    "training.closed_form": "training.initial.closed_form",
-    "training.ema": "training.optim",
-    "training.feed": "training.processes",
-    "training.figures": "training.tasks",
-    "training.finetune": "finetune.finetune",
-    "training.first_batches": "training.initial.start",
-    "training.global_losses": "training.losses",
-    "training.joint": "training.joint_encoder",
-    "training.joint_losses": "training.losses",
-    "training.labelled": "photos.labelled",
-    "training.ledger": "training.checkpoints",
-    "training.noise": "training.processes",
-    "training.photos": "finetune.pixels",
-    "training.probe": "finetune.probe",
-    "training.recipe_data": "training.recipes",
-    "training.token_jobs": "training.recipes",
-    "training.warm_codes": "training.initial.code_tables",
-    "training.warm_convolutions": "training.initial.mobilenet",
-    "training.warm_global": "training.initial.global_tokens",
-    "training.warm_heads": "training.initial.start",
-    "training.warm_start": "training.initial.start",
+    f"{package}.{name}": f"{now}.{new or name}"
+    for (package, now), names in MOVED.items()
+    for name, _, new in (word.partition("=") for word in names.split())
 }
 """What a module was called, and where what it holds is now; both below `fourm_lite`."""
 

@@ -53,7 +53,7 @@ def hub_cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def text_cache(shared, tmp_path_factory) -> Path:
     """Where the original's text tokenizer lies once it is fetched."""
-    from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER
+    from fourm_lite.io.hub import ORIGINAL_TEXT_TOKENIZER
 
     folder = tmp_path_factory.mktemp("text")
     name = ORIGINAL_TEXT_TOKENIZER.name

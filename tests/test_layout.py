@@ -53,12 +53,10 @@ SHARED_NAMES = {
     "__init__": "a package",
     "base": "what the networks, or the families, of a room have in common",
     "config": "the frozen settings of a network",
-    "errors": "the library's own exceptions, and what a service answers to them",
     "joint_space": "a space of two encoders: its network, and its training",
     "layers": "torch modules of one kind of network",
     "load": "a folder or file as a network",
     "report": "the metrics of what a room makes",
-    "run": "a demo, or a service, from start to end",
     "terramind": "what a fork of 4M has that 4M has not",
 }
 

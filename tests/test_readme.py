@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_lite.demo.shipped_photos import make_gallery
+from fourm_lite.demo.examples import make_gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -114,7 +114,7 @@ def test_the_installed_command_tells_its_version(environment, tmp_path):
 
 
 def test_the_demo_runs_from_the_wheel_in_another_folder(environment, tmp_path):
-    from fourm_lite.demo.shipped_photos import drawings
+    from fourm_lite.demo.examples import drawings
 
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 from tiny_pipeline import photo
 
+from fourm_lite.data.shards import token_path, write_shard
 from fourm_lite.reading.remote import place
 
 
@@ -24,6 +25,13 @@ def shard(path, numbers, said=None):
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def write_tokens(root, folder, ids, tokens, *, shard_size=1024):
+    """Writes one modality's tokens int[N, crops, ...] (or the crop settings) as tar shards."""
+    for start in range(0, len(ids), shard_size):
+        part = slice(start, start + shard_size)
+        write_shard(token_path(root, folder, start // shard_size), ids[part], tokens[part])
 
 
 def same(one, other):

@@ -22,7 +22,12 @@ import numpy.typing as npt
 from fourm_lite.add_embedding.options import MIN_HELD_OUT, MIN_PHOTOS, Options
 from fourm_lite.data.label_rows import CONTENT, digests, is_stale
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError, suggest
+from fourm_lite.errors import (
+    ConfigError,
+    FourMError,
+    ShapeError,
+    check_choice,
+)
 from fourm_lite.io.files import write_npz, write_whole
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
@@ -33,6 +38,7 @@ from fourm_lite.photos.sources import open_sources
 from fourm_lite.progress import StageProgress
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.regular import budget, read_text
+from fourm_lite.unit import Floats
 
 CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -166,12 +172,8 @@ def _parted(records: Sequence[Record], options: Options) -> list[Record]:
     held: str | float | None = options.held_out
     if held is None:
         held = "val" if train is not None and train != "val" and "val" in splits else 0.1
-    for name in (train, held):
-        if isinstance(name, str) and name not in splits:
-            raise UnknownNameError(
-                f"no photo is of the split {name!r}; there are {sorted(splits)}."
-                + suggest(name, splits)
-            )
+    named = [name for name in (train, held) if isinstance(name, str)]
+    check_choice("a split of the photos", *named, of=sorted(splits))
     if held == train:
         raise ConfigError(f"the split {held!r} cannot be both learned and measured on")
     chosen = [r for r in records if train is None or r.split == train]
@@ -223,7 +225,6 @@ def _write(folder: Path, listing: Listing) -> None:
 
 SHARD = 128
 PROBE = 4
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

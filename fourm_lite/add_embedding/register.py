@@ -26,7 +26,9 @@ from fourm_lite.add_embedding.extraction import (
 )
 from fourm_lite.add_embedding.model_folder import (
     card,
+    is_new,
     keep_learnt,
+    new_modality,
     tokenizer_references,
     write_model,
 )
@@ -34,7 +36,6 @@ from fourm_lite.add_embedding.options import MIN_PHOTOS, Options, check_embedder
 from fourm_lite.add_embedding.report import model_metrics, tokenized, tokenizer_metrics
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
-from fourm_lite.add_embedding.widen import is_new, new_modality
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.load import Spec, load_embedder
 from fourm_lite.errors import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fourm_lite.add_embedding.extraction import Floats, Vectors
+from fourm_lite.add_embedding.extraction import Vectors
 from fourm_lite.add_embedding.tuning import Sources
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
@@ -17,7 +17,7 @@ from fourm_lite.metrics.ranking import caption_retrieval
 from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.search.spaces import PICTURE, ModelSpace
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
-from fourm_lite.unit import unit
+from fourm_lite.unit import Floats, unit
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank")
 MAX_PICTURES = 200

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_lite.add_embedding.extraction import Floats
 from fourm_lite.add_embedding.options import Options
 from fourm_lite.data.loader import ArrayStream
 from fourm_lite.errors import ConfigError
@@ -31,6 +30,7 @@ from fourm_lite.training.tokenizer_recipes import (
     ValuesRecipe,
     build_tokenizer,
 )
+from fourm_lite.unit import Floats
 
 PART = 8  # components a code stands for, where there are enough of them
 PASSES = 18

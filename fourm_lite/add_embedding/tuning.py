@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from fourm_lite.add_embedding.extraction import Vectors
+from fourm_lite.add_embedding.model_folder import SIDES, grow
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.widen import SIDES, grow
 from fourm_lite.data.loader import Component, MaskedStream
 from fourm_lite.data.shards import AlignedSamples, caption_writer
 from fourm_lite.errors import ConfigError

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourm_lite.batch import TokenBatch, Tokens
-from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.embeddings import EncoderEmbedding, PixelEncoder, encoder_part
 from fourm_lite.model.packing import Part, pack
@@ -77,13 +77,10 @@ def embed_batch(
         ConfigError: a modality that is not read, or a sample of which nothing is given
     """
     known = {m.name: m for m in entries}
-    for name in batch:
-        if name not in known:
-            raise ConfigError(
-                f"this FMViT reads {sorted(known)}, the batch holds {name!r}."
-                + suggest(name, known)
-                + " Leave it out, or load the model with inputs=[...]"
-            )
+    check_choice(
+        "an input of this FMViT", *batch, of=sorted(known),
+        advice="Leave it out of the batch, or load the model with inputs=[...]",
+    )  # fmt: skip
     parts = [
         _part(embeddings[name], known[name], tokens, index)  # type: ignore[arg-type]
         for index, (name, tokens) in enumerate(batch.items())

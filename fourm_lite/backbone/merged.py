@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.errors import ConfigError, ShapeError, check_choice, suggest
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.modalities.forks import BANDS, key_of, pixels
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.embeddings import PixelEncoder
@@ -124,12 +124,7 @@ class MergedViT(nn.Module):
     def _given(self, inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if isinstance(inputs, Tensor):
             return {next(iter(self.names)): inputs}
-        for name in inputs:
-            if name not in self.names:
-                raise ConfigError(
-                    f"this backbone reads {list(self.names)}, got {name!r}."
-                    f"{suggest(name, self.names)}"
-                )
+        check_choice("an input of this backbone", *inputs, of=self.names)
         if not inputs:
             raise ConfigError(f"this backbone reads any of {list(self.names)}, got nothing")
         return inputs
@@ -245,11 +240,7 @@ def keep_bands(vit: FMViT, name: str, bands: Sequence[str]) -> None:
     embedding = vit.encoder_embeddings[name]
     if known is None or not isinstance(embedding, PixelEncoder):
         raise ConfigError(f"'{name}' has no bands to choose from; those of {list(BANDS)} are known")
-    for band in bands:
-        if band not in known:
-            raise ConfigError(
-                f"'{name}' has the bands {list(known)}, got {band!r}.{suggest(band, known)}"
-            )
+    check_choice(f"a band of '{name}'", *bands, of=known)
     if not bands:
         raise ConfigError(f"choose at least one band of '{name}', out of {list(known)}")
     where = [known.index(band) for band in bands]

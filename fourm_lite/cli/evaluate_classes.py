@@ -11,7 +11,7 @@ import typer
 from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import counts, dtype_of, present, tell_precision
 from fourm_lite.cli.output import deliver, print_facts, progress
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, check_choice
 
 FeatureModel = Annotated[
     str,
@@ -252,11 +252,10 @@ def _imagenet(
     from fourm_lite.evaluate.photo_classes import CLASSES, as_imagenet, imagenet_names
     from fourm_lite.evaluate.zero_shot import open_classifier
 
-    if classes not in CLASSES:
-        raise ConfigError(
-            f"--classes is {' or '.join(CLASSES)}, got '{classes}'; other classes are those of the "
-            "photos, with --labels for other words"
-        )
+    check_choice(
+        "--classes", classes, of=CLASSES,
+        advice="Other classes are those of the photos, with --labels for other words.",
+    )  # fmt: skip
     if labels:
         raise ConfigError("--classes imagenet brings its own names; leave out --labels")
     names = imagenet_names()

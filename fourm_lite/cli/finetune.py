@@ -21,7 +21,7 @@ from fourm_lite.cli.output import (
     require_model_folder,
     say,
 )
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import check_choice
 
 if TYPE_CHECKING:
     from fourm_lite.finetune.finetune import FinetuneConfig
@@ -94,8 +94,7 @@ def finetune(
     Raises:
         FourMError: the data or the settings cannot be used
     """
-    if head not in HEADS:
-        raise ConfigError(f"--head is one of {', '.join(HEADS)}, got {head!r}")
+    check_choice("--head", head, of=HEADS)
     require_folder(out, "--out")
     from fourm_lite.finetune.finetune import FinetuneConfig, unread
     from fourm_lite.finetune.finetune import finetune as run_finetune

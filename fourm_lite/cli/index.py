@@ -151,7 +151,7 @@ def index_info(index: opt.IndexPath, as_json: opt.Json = None) -> None:
 
 
 def _print_index(info: dict[str, Any]) -> None:
-    from fourm_lite.search.index.hits import MEANINGS
+    from fourm_lite.search.calibration.probability import MEANINGS
 
     info = dict(info)
     manifest = info.pop("manifest")
@@ -283,7 +283,7 @@ def index_calibrate(
         FourMError: no caption's photo is in the index, or all answers are right or wrong
     """
     from fourm_lite.evaluate.caption_sets import captioned
-    from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
+    from fourm_lite.search.calibration.calibrate import calibrate_answers, calibrate_by_model
     from fourm_lite.search.engine import Search
 
     if data is None and (rerank or absent is not None):

@@ -13,9 +13,7 @@ from fourm_lite.cli.output import deliver, print_facts, print_table, progress, r
 
 if TYPE_CHECKING:
     from fourm_lite.io.checkpoint import Checkpoint
-    from fourm_lite.pipeline.belongings import Belonging
-    from fourm_lite.pipeline.description import Description
-    from fourm_lite.pipeline.download import Fetched, Part
+    from fourm_lite.pipeline.belongings import Belonging, Description, Fetched, Part
 
 GB = 1e9
 
@@ -38,7 +36,7 @@ def info(
     from dataclasses import asdict
 
     from fourm_lite.io.checkpoint import read
-    from fourm_lite.pipeline.description import describe, sizes
+    from fourm_lite.pipeline.belongings import describe, sizes
 
     checkpoint = read(source)
     found = describe(checkpoint)
@@ -129,7 +127,7 @@ def download(
     Raises:
         NotFetchedError: there is no network, or no such repository
     """
-    from fourm_lite.pipeline.download import download as fetch
+    from fourm_lite.pipeline.belongings import download as fetch
 
     done = {f.part.source: f for source in sources for f in fetch(source, purpose, _tell_part)}  # type: ignore[arg-type]
     rows = [
@@ -283,7 +281,7 @@ def demo(
     """
     require_folder(out, "--out")
     if serve:
-        from fourm_lite.serve.run import require_packages
+        from fourm_lite.serve.server import require_packages
 
         require_packages()
     from fourm_lite.demo.run import demo_model, run_demo

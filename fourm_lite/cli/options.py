@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli.output import require_file, say
-from fourm_lite.errors import ConfigError
+from fourm_lite.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
     from fourm_lite.cluster import Cluster
@@ -290,8 +290,7 @@ def cluster_of(
     """
     from fourm_lite.cluster import Cluster
 
-    if engine not in ENGINES:
-        raise ConfigError(f"--engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    check_choice("--engine", engine, of=ENGINES)
     if engine == "ray":
         return Cluster(address, workers, cpus, gpus)
     if address is not None or gpus or cpus != 1:
@@ -370,7 +369,7 @@ def tell_precision(dtype: str | None, model: str | Path | None, device: str | No
     """
     if dtype_of(dtype) in (None, "auto", "float32") or not model or ":" in str(model):
         return
-    from fourm_lite.demo.shipped_photos import shipped_pictures
+    from fourm_lite.demo.examples import shipped_pictures
     from fourm_lite.evaluate.precision import measure_once
 
     found = measure_once(str(model), str(dtype), shipped_pictures, device=device)

@@ -189,17 +189,6 @@ def _cut(text: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def left_out_facts(skipped: Iterable[Skipped]) -> list[dict[str, str]]:
-    """What was left out of a source, for JSON."""
-    return [{"uri": one.uri, "reason": one.reason} for one in skipped]
-
-
-def say_left_out(skipped: Sequence[Skipped]) -> None:
-    """What was left out of a source, a line each, for people."""
-    for one in skipped:
-        say(f"left out: {one.uri}: {one.reason}")
-
-
 def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:
     """The result of a verb, as `--json` asks for it: the same in all verbs.
 
@@ -216,6 +205,27 @@ def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:
         text = json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False)
         write_whole(to, text + "\n")
     show()
+
+
+def deliver_some(
+    facts: Mapping[str, Any], left_out: Sequence[Skipped], to: str | None, **shown: Any
+) -> None:
+    """The facts of a verb that leaves out what it cannot read, and what that is with the reasons.
+
+    Args:
+        facts: the result
+        left_out: of the sources
+        to: as `deliver`
+        shown: facts as people are shown them, in place of those of the same names
+    """
+
+    def show() -> None:
+        print_facts({**facts, **shown, "left out": len(left_out) or None})
+        for one in left_out:
+            say(f"left out: {one.uri}: {one.reason}")
+
+    listed = [{"uri": one.uri, "reason": one.reason} for one in left_out]
+    deliver({**facts, "left_out": listed}, to, show)
 
 
 class Told:

@@ -13,11 +13,10 @@ from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import cluster_of, dtype_of, present, tell_precision
 from fourm_lite.cli.output import (
     deliver,
-    left_out_facts,
+    deliver_some,
     print_facts,
     progress,
     require_folder,
-    say_left_out,
 )
 from fourm_lite.errors import ConfigError
 
@@ -91,8 +90,8 @@ def tokenize(
                 for _, (count, lost) in cluster.started(ray, opened).run(parts):
                     seen, left_out = seen + count, left_out + lost
                     tell(seen)
-    facts = {"folder": out, "photos": seen, "tokens": [job.folder for job in jobs]}
-    _deliver(facts, {"tokens": ", ".join(job.folder for job in jobs)}, left_out, as_json)
+    facts: dict[str, Any] = {"folder": out, "photos": seen, "tokens": [j.folder for j in jobs]}
+    deliver_some(facts, left_out, as_json, tokens=", ".join(facts["tokens"]))
 
 
 def _tokenizing(
@@ -110,18 +109,6 @@ def _tokenizing(
         return seen, left_out
 
     return work
-
-
-def _deliver(
-    facts: dict[str, Any], shown: dict[str, Any], left_out: list[Any], as_json: str | None
-) -> None:
-    """The facts of a verb that leaves out what it cannot read."""
-
-    def show() -> None:
-        print_facts({**facts, **shown, "left out": len(left_out) or None})
-        say_left_out(left_out)
-
-    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
 
 
 def _noted(parts: Iterable[Any], left_out: list[Any]) -> Iterator[Any]:
@@ -179,7 +166,7 @@ def mix_photos(
             records, out, count, mixing, split=split or "train", progress=told.of("mixtures")
         )
     facts = {"list": out, "photos": len(records), "mixtures": count}
-    _deliver(facts, {}, left_out, as_json)
+    deliver_some(facts, left_out, as_json)
 
 
 def split_features(
@@ -260,9 +247,4 @@ def embed(
             ),
         )  # fmt: skip
     facts = {"file": out, "rows": done.rows, "width": done.width, "space": done.space}
-
-    def show() -> None:
-        print_facts({**facts, "left out": len(done.left_out) or None})
-        say_left_out(done.left_out)
-
-    deliver({**facts, "left_out": left_out_facts(done.left_out)}, as_json, show)
+    deliver_some(facts, done.left_out, as_json)

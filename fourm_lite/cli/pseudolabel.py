@@ -11,14 +11,7 @@ import typer
 
 from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import dtype_of, present, tell_precision
-from fourm_lite.cli.output import (
-    deliver,
-    left_out_facts,
-    print_facts,
-    progress,
-    require_folder,
-    say_left_out,
-)
+from fourm_lite.cli.output import deliver_some, progress, require_folder
 from fourm_lite.errors import ConfigError
 from fourm_lite.progress import batches
 
@@ -129,12 +122,7 @@ def _photos(
 
 
 def _tell(facts: dict[str, Any], left_out: list[Any], as_json: str | None) -> None:
-    def show() -> None:
-        count = len(left_out) or None
-        print_facts({**facts, "labels": ", ".join(facts["labels"]), "left out": count})
-        say_left_out(left_out)
-
-    deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
+    deliver_some(facts, left_out, as_json, labels=", ".join(facts["labels"]))
 
 
 def _class_maps(segmentation: Path | None, maps: Path | None, size: int) -> list[Any]:

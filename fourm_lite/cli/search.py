@@ -273,7 +273,7 @@ def _query_picture(query: Query) -> Any:
 
 
 def _print_hits(hits: Hits) -> None:
-    from fourm_lite.search.index.hits import sureness
+    from fourm_lite.search.calibration.probability import sureness
 
     if hits.p_right is not None:
         say(sureness(hits))

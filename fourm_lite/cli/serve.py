@@ -59,9 +59,9 @@ def serve(
         FourMError: the index cannot be opened, or the address cannot be had
     """
     from fourm_lite.search.engine import Search
-    from fourm_lite.serve.limits import Limits
-    from fourm_lite.serve.run import is_loopback
-    from fourm_lite.serve.run import serve as run
+    from fourm_lite.serve.fields import Limits
+    from fourm_lite.serve.server import is_loopback
+    from fourm_lite.serve.server import serve as run
 
     token = _token(token_file)
     if token is None and not is_loopback(host):
@@ -90,7 +90,7 @@ def serve_demo(out: Path, port: int, dtype: str | None) -> None:
     """
     from fourm_lite.demo.run import INDEX, demo_model
     from fourm_lite.search.engine import Search
-    from fourm_lite.serve.run import serve as run
+    from fourm_lite.serve.server import serve as run
 
     run(
         lambda: Search.open(out / INDEX, demo_model(out), dtype=dtype),

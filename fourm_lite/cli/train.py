@@ -20,15 +20,14 @@ from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import present
 from fourm_lite.cli.output import (
     deliver,
-    left_out_facts,
+    deliver_some,
     print_facts,
     progress,
     require_folder,
     say,
-    say_left_out,
 )
 from fourm_lite.cli.pseudolabel import pseudolabel
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
     from fourm_lite.training.staged import Stage
@@ -185,12 +184,8 @@ def train(
         else:
             facts = train_recipe(told, where=str(recipe), steps=steps, out=out, resume=resume)
 
-    def show() -> None:
-        print_facts({**facts, "left out": len(left_out) or None})
-        say_left_out(left_out)
-
     if os.environ.get("RANK", "0") == "0":  # of the processes of `accelerate launch` one speaks
-        deliver({**facts, "left_out": left_out_facts(left_out)}, as_json, show)
+        deliver_some(facts, left_out, as_json)
 
 
 def run_stage(stage: Stage, place: Path) -> Mapping[str, Any]:
@@ -211,11 +206,7 @@ def run_stage(stage: Stage, place: Path) -> Mapping[str, Any]:
 
 
 def _function(stage: Stage) -> Callable[..., Any]:
-    if stage.verb not in STAGES:
-        raise ConfigError(
-            f"stage {stage.name!r}: a recipe may run {', '.join(STAGES)}; got {stage.verb!r}."
-            f"{suggest(stage.verb, STAGES)}"
-        )
+    check_choice(f"the verb of stage {stage.name!r}", stage.verb, of=STAGES)
     return STAGES[stage.verb]
 
 

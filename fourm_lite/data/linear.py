@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourm_lite.unit import unit
+from fourm_lite.unit import Floats, unit
 
-Floats = npt.NDArray[np.float32]
 WORD = re.compile(r"[a-z0-9']+")
 MAX_WORDS = 4000
 PENALTY = 3.0

@@ -43,23 +43,6 @@ Writer = Callable[[int, int, RandomSource], Chunks | None]
 """What a sequence modality says of record i, crop k, as chunks of token ids; None: nothing."""
 
 
-def write_tokens(
-    root: Path, folder: str, ids: Sequence[str], tokens: Array, *, shard_size: int = 1024
-) -> None:
-    """Writes one modality's tokens (or the crop settings) as tar shards.
-
-    Shapes:
-        tokens: int[N, crops, ...], one entry for each id
-    """
-    if len(ids) != len(tokens) or tokens.ndim < 3:
-        raise ShapeError(
-            f"tokens are int[N, crops, tokens] for N ids, got {list(tokens.shape)} and {len(ids)}"
-        )
-    for start in range(0, len(ids), shard_size):
-        part = slice(start, start + shard_size)
-        write_shard(token_path(root, folder, start // shard_size), ids[part], tokens[part])
-
-
 def token_path(root: Path, folder: str, number: int) -> Path:
     """The file of one shard of one modality."""
     return Path(root) / folder / f"shard-{number:05d}.tar"

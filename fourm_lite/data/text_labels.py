@@ -33,9 +33,8 @@ from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz
 from fourm_lite.photos.records import Record
 from fourm_lite.progress import Progress
-from fourm_lite.unit import unit
+from fourm_lite.unit import Floats, unit
 
-Floats = npt.NDArray[np.float32]
 Opinion = Callable[[Sequence[str]], Floats]
 FOLDS = 5
 _LEAST = 1e-3

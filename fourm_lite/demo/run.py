@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fourm_lite.demo.models import SHIPPED, example_model
-from fourm_lite.demo.shipped_photos import (
+from fourm_lite.demo.examples import (
     EXAMPLES,
+    SHIPPED,
     Questions,
     choose_questions,
     credit,
+    example_model,
     make_gallery,
     pictures,
     shipped_records,

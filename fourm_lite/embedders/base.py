@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most, foreign_errors
 from fourm_lite.modalities.pictures import SPARE, PictureSource, decode
 from fourm_lite.nn.device import threads_for
 from fourm_lite.unit import lengths, unit
@@ -260,15 +260,9 @@ class NetworkEmbedder:
         Raises:
             FourMError: the network cannot take these items, whatever it raises
         """
-        try:
+        told = f"'{self.name}' fails on {len(items)} items ({{error}})"
+        with foreign_errors(FourMError, f"{told}; does its configuration fit its weights?"):
             return tower(items)
-        except (FourMError, MemoryError):
-            raise
-        except Exception as error:  # of the network's library, or of its author
-            raise FourMError(
-                f"'{self.name}' fails on {len(items)} items ({type(error).__name__}: "
-                f"{str(error)[:300]}); does its configuration fit its weights?"
-            ) from error
 
     def _collect(
         self,

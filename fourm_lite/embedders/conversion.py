@@ -28,7 +28,7 @@ from fourm_lite.embedders.terramind import (
     is_terramind,
     is_terramind_tokenizer,
 )
-from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, check_choice
 from fourm_lite.families.joint import JOINT_FAMILIES
 from fourm_lite.families.mobileclip import MOBILECLIP, OPEN_CLIP_FILES
 from fourm_lite.progress import Progress
@@ -66,10 +66,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of source: how it is recognised, and what writes it to a folder."""
+    """One kind of source: how it is recognised, and what writes it to a folder.
+
+    `write` gives what it is, for people, and how many things were written.
+    """
 
     fits: Callable[[Source], bool]
-    write: Callable[[Source, Path], Converted]
+    write: Callable[[Source, Path], tuple[str, int]]
+
+    def converted(self, source: Source, folder: Path) -> Converted:
+        """What was written."""
+        return Converted(folder, *self.write(source, folder), ())
 
 
 def convert(
@@ -93,16 +100,15 @@ def convert(
     path = Path(source).expanduser()
     if not path.exists():
         raise CheckpointError(f"expected a file or folder to convert, '{path}' does not exist")
-    known = [*KINDS, *CONVERSIONS]
-    if family is not None and family not in known:
-        raise ConfigError(f"family is one of {known}, got '{family}'.{suggest(family, known)}")
+    if family is not None:
+        check_choice("family", family, of=[*KINDS, *CONVERSIONS])
     opened = Source(path, progress)
     if half and (family in KINDS or _kind_of(opened, family, part) is not None):
         raise ConfigError(f"'{path}' keeps its own numbers; `half` is for files of plain weights")
     if family in KINDS:
-        return KINDS[family].write(opened, Path(folder))
+        return KINDS[family].converted(opened, Path(folder))
     if (kind := _kind_of(opened, family, part)) is not None:
-        return kind.write(opened, Path(folder))
+        return kind.converted(opened, Path(folder))
     if path.is_dir():
         raise ConfigError(
             f"'{path}' is no folder of a known kind ({', '.join(KINDS)}); give the file of weights"
@@ -152,20 +158,15 @@ def _holds_weights(path: Path) -> bool:
     return isinstance(held, dict) and any("." in str(key) for key in held)
 
 
-def _write_features(source: Source, folder: Path) -> Converted:
-    store = split_features(source.path, folder, source.progress)
-    return Converted(folder, "features", len(store), ())
-
-
 def _is_joint(source: Source) -> bool:
     if any(p.name == MODULES for p in source.below):
         return True
     return any(f.owns(source.weights) for f in JOINT_FAMILIES.values())
 
 
-def _write_joint(source: Source, folder: Path) -> Converted:
+def _write_joint(source: Source, folder: Path) -> tuple[str, int]:
     saved = convert_joint(source.path, folder)
-    return Converted(folder, f"mmt ({saved.config.layout.title})", len(saved.weights), ())
+    return f"mmt ({saved.config.layout.title})", len(saved.weights)
 
 
 def _is_mobileclip(source: Source) -> bool:
@@ -173,31 +174,21 @@ def _is_mobileclip(source: Source) -> bool:
     return named or MOBILECLIP.owns(source.weights)
 
 
-def _write_mobileclip(source: Source, folder: Path) -> Converted:
-    return Converted(folder, "mobileclip", convert_mobileclip(source.path, folder), ())
-
-
-def _is_terramind(source: Source) -> bool:
-    return is_terramind(source.weights)
-
-
-def _write_terramind(source: Source, folder: Path) -> Converted:
-    return Converted(folder, "terramind", convert_terramind(source.weights, folder), ())
-
-
-def _is_terramind_tokenizer(source: Source) -> bool:
-    return is_terramind_tokenizer(source.weights)
-
-
-def _write_terramind_tokenizer(source: Source, folder: Path) -> Converted:
-    count = convert_terramind_tokenizer(source.weights, folder)
-    return Converted(folder, "terramind_tokenizer", count, ())
-
-
 KINDS: dict[str, Kind] = {
-    "features": Kind(_is_features, _write_features),
+    "features": Kind(
+        _is_features,
+        lambda s, folder: ("features", len(split_features(s.path, folder, s.progress))),
+    ),
     "mmt": Kind(_is_joint, _write_joint),
-    "mobileclip": Kind(_is_mobileclip, _write_mobileclip),
-    "terramind": Kind(_is_terramind, _write_terramind),
-    "terramind_tokenizer": Kind(_is_terramind_tokenizer, _write_terramind_tokenizer),
+    "mobileclip": Kind(
+        _is_mobileclip, lambda s, folder: ("mobileclip", convert_mobileclip(s.path, folder))
+    ),
+    "terramind": Kind(
+        lambda s: is_terramind(s.weights),
+        lambda s, folder: ("terramind", convert_terramind(s.weights, folder)),
+    ),
+    "terramind_tokenizer": Kind(
+        lambda s: is_terramind_tokenizer(s.weights),
+        lambda s, folder: ("terramind_tokenizer", convert_terramind_tokenizer(s.weights, folder)),
+    ),
 }

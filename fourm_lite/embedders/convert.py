@@ -18,7 +18,7 @@ from typing import Any
 from fourm_lite.embedders.image_configs import IMAGENET
 from fourm_lite.embedders.imagebind import ImageBindConfig
 from fourm_lite.embedders.pth import Weights, read_pth
-from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, check_choice
 from fourm_lite.io.files import write_json
 from fourm_lite.io.layout import CONFIG, WEIGHTS
 from fourm_lite.io.writing import write_file
@@ -75,10 +75,8 @@ def convert_pth(
         ConfigError: unknown family, or the file is not of that family
     """
     found = read_pth(Path(source), part=part)
-    if family is not None and family not in CONVERSIONS:
-        raise ConfigError(
-            f"family is one of {sorted(CONVERSIONS)}, got '{family}'.{suggest(family, CONVERSIONS)}"
-        )
+    if family is not None:
+        check_choice("family", family, of=sorted(CONVERSIONS))
     name, prefix = _recognise(found.weights, family)
     conversion = CONVERSIONS[name]
     if family is not None and not _has_marks(found.weights, conversion.marks, prefix):

@@ -22,7 +22,7 @@ from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, finge
 from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, by_size, from_transformers, preset
 from fourm_lite.embedders.tower_outputs import as_patches, as_vectors, check_texts, tokenize
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeError, foreign_errors
 from fourm_lite.io.strict_json import read_json_object
 
 if TYPE_CHECKING:
@@ -100,7 +100,12 @@ def load_model(
     import transformers
 
     check_folder(source)
-    try:
+    told = (
+        f"'{source}' is no transformers folder or Hub id with safetensors weights: {{error}}. "
+        "A .bin or .pth file is turned into safetensors by `fourm-lite convert FILE -o OUT`; code "
+        "that comes with a model is never run"
+    )
+    with foreign_errors(CheckpointError, told):  # a damaged configuration or file
         model, found = getattr(transformers, auto).from_pretrained(
             source,
             revision=revision,
@@ -110,15 +115,6 @@ def load_model(
             output_loading_info=True,
             return_dict=True,
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged configuration or file: transformers raises anything
-        raise CheckpointError(
-            f"'{source}' is no transformers folder or Hub id with safetensors weights: "
-            f"{str(error)[:500] or type(error).__name__}. "
-            "A .bin or .pth file is turned into safetensors by `fourm-lite convert FILE -o OUT`; "
-            "code that comes with a model is never run"
-        ) from error
     missing = sorted(key for key in found["missing_keys"] if not key.endswith("position_ids"))
     poolers = [key for key in missing if "pooler." in key]
     if len(missing) > len(poolers):
@@ -126,9 +122,8 @@ def load_model(
             f"'{source}' has no weights for {len(missing)} tensors of {type(model).__name__}, "
             f"such as '{missing[0]}'; it is a checkpoint of another model"
         )
-    for (
-        key
-    ) in poolers:  # transformers draws them, and the fingerprint would be new in every process
+    # transformers draws them, and the fingerprint would be new in every process
+    for key in poolers:
         model.get_parameter(key).data.zero_()
     return model.to(device).eval(), bool(poolers)
 
@@ -139,17 +134,11 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
 
     if not any(find_file(source, name, revision) for name in TOKENIZER_FILES):
         return None
-    try:
+    told = f"the tokenizer in '{source}' cannot be read: {{error}}"
+    with foreign_errors(CheckpointError, told):  # a damaged file
         return transformers.AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file: transformers and tokenizers raise anything
-        raise CheckpointError(
-            f"the tokenizer in '{source}' cannot be read: "
-            f"{str(error)[:500] or type(error).__name__}"
-        ) from error
 
 
 def check_folder(source: str) -> None:
@@ -307,14 +296,9 @@ def _text_tower(source: str, model: Any, revision: str | None) -> Callable[[list
     def embed(texts: list[str]) -> Any:
         return model.get_text_features(**tokenize(model, tokenizer, texts, model.get_text_features))
 
-    try:
+    told = f"the text tower in '{source}' takes no text: {{error}}"
+    with foreign_errors(CheckpointError, told):  # a damaged tokenizer
         check_texts(source, model, tokenizer, embed)
-    except (FourMError, MemoryError):
-        raise
-    except Exception as error:  # a damaged tokenizer: transformers raises anything
-        raise CheckpointError(
-            f"the text tower in '{source}' takes no text: {str(error)[:300]}"
-        ) from error
     return embed
 
 

@@ -17,8 +17,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.image_transforms import ImagePreprocess, one_size
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.embedders.image_transforms import ImagePreprocess, OneByOne, one_size
+from fourm_lite.errors import (
+    ConfigError,
+    FourMError,
+    ShapeError,
+    check_choice,
+    foreign_errors,
+    suggest,
+)
 from fourm_lite.modalities.pictures import PictureSource, decode
 from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
 
@@ -51,6 +58,7 @@ OLDER_KEYS = {
     "do_flip_channels": ("do_flip_channel_order",),
     "do_resize_and_center_crop": ("do_resize", "do_center_crop"),
 }
+NO_TRANSFORM = "{} cannot make the transform of this network: {{error}}; pass preprocess=..."
 # Read by some classes, although none declares them
 UNDECLARED = frozenset({"max_size", "pad_and_return_pixel_mask", "use_square_size"})
 
@@ -116,7 +124,7 @@ class TransformersPreprocess:
 
 
 @dataclass(frozen=True)
-class TransformPreprocess:
+class TransformPreprocess(OneByOne):
     """A transform of timm or open_clip, which takes a PIL picture and gives float32[3, H, W]."""
 
     library: str
@@ -126,17 +134,6 @@ class TransformPreprocess:
     def __call__(self, picture: PictureSource) -> Tensor:
         """The network's input for one picture, float32[3, H, W]."""
         return self.transform(decode(picture))
-
-    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
-        """The named inputs of a batch.
-
-        Raises:
-            ShapeError: the pictures end up with different sizes
-        """
-        prepared = [self(picture) for picture in pictures]
-        if len({p.shape for p in prepared}) > 1:
-            raise one_size(tuple(p.shape[1:]) for p in prepared)
-        return {"pixel_values": torch.stack(prepared)}
 
 
 def by_size(
@@ -193,12 +190,9 @@ def from_transformers(
                 f"a '{kind}' image processor has no key '{key}'.{suggest(key, known)} Remove it "
                 "from the preprocessing file if it means nothing, or pass preprocess=..."
             )
-    try:
+    told = f"transformers cannot make a '{kind}' image processor of {settings}: {{error}}"
+    with foreign_errors(ConfigError, told):  # its own checks, or a library that it needs
         processor = processor_class.from_dict(dict(settings))
-    except Exception as error:  # its own checks, or a library that it needs
-        raise ConfigError(
-            f"transformers cannot make a '{kind}' image processor of {settings}: {error}"
-        ) from error
     if getattr(processor, "apply_ocr", False):
         processor.apply_ocr = False  # words are not read here, and pixels do not depend on them
     prepare = TransformersPreprocess(kind, json.dumps(settings, sort_keys=True), processor)
@@ -220,7 +214,8 @@ def from_timm(config: Mapping[str, Any], *, size: int | None = None) -> Transfor
         data["input_size"] = (3, size, size)
     if data["input_size"][0] != 3:
         raise ConfigError(f"expected a network of 3 channels, it reads {data['input_size'][0]}")
-    transform = _made("timm", lambda: create_transform(**data, is_training=False))
+    with foreign_errors(ConfigError, NO_TRANSFORM.format("timm")):
+        transform = create_transform(**data, is_training=False)
     return TransformPreprocess("timm", json.dumps(data, sort_keys=True), transform)
 
 
@@ -233,33 +228,19 @@ def from_open_clip(config: Mapping[str, Any]) -> TransformPreprocess:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     settings = {k: v for k, v in config.items() if v is not None}
-    transform = _made(
-        "open_clip", lambda: image_transform_v2(PreprocessCfg(**settings), is_train=False)
-    )
+    with foreign_errors(ConfigError, NO_TRANSFORM.format("open_clip")):
+        transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
     return TransformPreprocess("open_clip", json.dumps(settings, sort_keys=True), transform)
 
 
 def preset(name: str, *, size: int | None = None) -> ImagePreprocess:
     """A preprocessing by name, at another size if given."""
-    if name not in PRESETS:
-        raise ConfigError(
-            f"preprocess is one of {sorted(PRESETS)}, got '{name}'.{suggest(name, PRESETS)}"
-        )
+    check_choice("preprocess", name, of=sorted(PRESETS))
     found = PRESETS[name]
     if size is None:
         return found
     values = {**vars(found), "size": (size, size), "crop": (size, size)}
     return ImagePreprocess(**values)
-
-
-def _made(library: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except Exception as error:  # whatever the library's own checks raise
-        raise ConfigError(
-            f"{library} cannot make the transform of this network: {type(error).__name__}: "
-            f"{error}; pass preprocess=..."
-        ) from error
 
 
 def _kind(config: Mapping[str, Any], model_type: str | None) -> str:

@@ -32,8 +32,27 @@ Engine = Literal["pillow", "float", "plain"]
 Size = tuple[int, int]
 
 
+class OneByOne:
+    """Prepares every picture by itself."""
+
+    def __call__(self, picture: PictureSource) -> Tensor:
+        """The network's input for one picture, float32[3, H, W]."""
+        raise NotImplementedError
+
+    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
+        """The named inputs of a batch.
+
+        Raises:
+            ShapeError: the pictures end up with different sizes (`resize="none"` without a crop)
+        """
+        prepared = [self(picture) for picture in pictures]
+        if len({p.shape for p in prepared}) > 1:
+            raise one_size(tuple(p.shape[1:]) for p in prepared)
+        return {"pixel_values": torch.stack(prepared)}
+
+
 @dataclass(frozen=True, kw_only=True)
-class ImagePreprocess:
+class ImagePreprocess(OneByOne):
     """Resize, crop, scale and normalise, in the order and with the rounding of one library.
 
     Shapes:
@@ -61,17 +80,6 @@ class ImagePreprocess:
             return self._normalized(values.float() * self.scale)
         values = _to_tensor(image).float() * self.scale
         return self._normalized(self._cropped(self._resized_by_torch(values)))
-
-    def batch(self, pictures: Sequence[PictureSource]) -> dict[str, Tensor]:
-        """The named inputs of a batch.
-
-        Raises:
-            ShapeError: the pictures end up with different sizes (`resize="none"` without a crop)
-        """
-        prepared = [self(picture) for picture in pictures]
-        if len({p.shape for p in prepared}) > 1:
-            raise one_size(tuple(p.shape[1:]) for p in prepared)
-        return {"pixel_values": torch.stack(prepared)}
 
     def _target(self, height: int, width: int) -> Size:
         if self.resize == "none":

@@ -14,7 +14,7 @@ from torch import nn
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.image_configs import Preprocess, pixels_of, preset
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice, suggest
 from fourm_lite.nn.device import usable_device
 
 if TYPE_CHECKING:
@@ -91,12 +91,7 @@ def call_loader(
     import inspect
 
     known = [name for name in inspect.signature(loader).parameters if name != "source"]
-    for name in options:
-        if name not in known:
-            raise ConfigError(
-                f"'{family}' embedders know the options {known}, got '{name}'."
-                f"{suggest(name, known)}"
-            )
+    check_choice(f"an option of '{family}' embedders", *options, of=known)
     if "device" in options and family != "onnx":  # onnxruntime has devices of its own
         options = {**options, "device": str(usable_device(options["device"]))}
     return loader(source, **options)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fourm_lite.embedders.base import NetworkEmbedder, Towers
 from fourm_lite.embedders.image_configs import Preprocess, from_transformers, pixels_of, preset
 from fourm_lite.embedders.image_transforms import ImagePreprocess
-from fourm_lite.errors import ConfigError, FourMError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_choice
 from fourm_lite.io.onnx_files import open_session
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.reading.regular import read_bytes
@@ -130,10 +130,7 @@ def _choose(
     outputs: dict[str, int], named: str | None, usual: Sequence[str], ranks: tuple[int, ...]
 ) -> str | None:
     if named is not None:
-        if named not in outputs:
-            raise ConfigError(
-                f"the file's outputs are {list(outputs)}, got '{named}'.{suggest(named, outputs)}"
-            )
+        check_choice("an output of the file", named, of=outputs)
         return named
     fitting = [name for name, rank in outputs.items() if rank in ranks]
     by_name = [name for name in usual if name in fitting]

@@ -17,7 +17,7 @@ from torch import Tensor
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import check_config
 from fourm_lite.embedders.image_configs import Preprocess, from_open_clip, pixels_of
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, foreign_errors, suggest
 from fourm_lite.io.strict_json import read_json_object
 
 log = logging.getLogger(__name__)
@@ -65,11 +65,9 @@ def load_open_clip(
 
 
 def _model(library: Any, name: str, tag: str | None, device: str) -> Any:
-    try:
-        model = library.create_model(name, pretrained=tag, device=device, precision="fp32")
-    except Exception as error:  # truncated weights, other shapes, ...: types of several libraries
-        raise CheckpointError(f"open_clip cannot load '{name}' with '{tag}': {error}") from error
-    return model.eval()
+    told = f"open_clip cannot load '{name}' with '{tag}': {{error}}"
+    with foreign_errors(CheckpointError, told):  # truncated weights, other shapes, ...
+        return library.create_model(name, pretrained=tag, device=device, precision="fp32").eval()
 
 
 def _library() -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
-from fourm_lite.errors import CheckpointError, ConfigError
+from fourm_lite.errors import CheckpointError, ConfigError, foreign_errors
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.onnx_files import open_session
 from fourm_lite.io.strict_json import read_json_object
@@ -72,10 +72,8 @@ def _tokenizer(folder: Path) -> Any:
             f"the folder of a sentence encoder holds {TOKENIZER} and {ONNX} or model.safetensors, "
             f"'{folder}' holds {found}"
         )
-    try:
+    with foreign_errors(CheckpointError, f"'{path}' is no tokenizer: {{error}}"):
         words = Tokenizer.from_str(read_bytes(path).decode("utf-8"))
-    except Exception as error:  # tokenizers raises a bare Exception
-        raise CheckpointError(f"'{path}' is no tokenizer: {str(error)[:300]}") from error
     words.no_padding()
     words.enable_truncation(LONGEST)
     return words

@@ -17,7 +17,7 @@ from torch import Tensor
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.folder_configs import PICTURE_KEYS, timm_arguments
 from fourm_lite.embedders.image_configs import Preprocess, from_timm, pixels_of, preset
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, foreign_errors, suggest
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.names import is_name
@@ -82,13 +82,12 @@ def _from_name(name: str, size: Mapping[str, Any]) -> Any:
             f"'{name}' is no folder and timm knows no model of that name."
             f"{suggest(stem, timm.list_models())}"
         )
-    try:
+    told = (
+        f"the weights of '{name}' cannot be fetched or read: {{error}}. Without a network, give "
+        "the folder that timm's save_for_hf wrote"
+    )
+    with foreign_errors(CheckpointError, told):  # a truncated download, other shapes
         return timm.create_model(name, pretrained=True, **size)
-    except Exception as error:  # a truncated download, other shapes: types of several libraries
-        raise CheckpointError(
-            f"the weights of '{name}' cannot be fetched or read: {error}. Without a network, give "
-            f"the folder that timm's save_for_hf wrote"
-        ) from error
 
 
 def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
@@ -105,29 +104,23 @@ def _from_folder(folder: Path, size: Mapping[str, Any]) -> Any:
     missing = [key for key in ("architecture", "pretrained_cfg") if key not in config]
     if missing:
         raise CheckpointError(f"'{config_file}' is no timm configuration: it lacks {missing}")
-    name, told = config["architecture"], config["pretrained_cfg"]
+    name, pretrained = config["architecture"], config["pretrained_cfg"]
     if not (isinstance(name, str) and is_name(name) and timm.is_model(name)):
         raise CheckpointError(
             f"'architecture' in {config_file} should be the name of a timm model, got {name!r:.80}."
             f"{suggest(str(name)[:80], timm.list_models())}"
         )
-    if not isinstance(told, Mapping):
+    if not isinstance(pretrained, Mapping):
         raise CheckpointError(f"'pretrained_cfg' in {config_file} should be a table")
-    try:
+    told = f"'{folder}' is no folder that timm can open ({{error}}); fetch it again"
+    with foreign_errors(CheckpointError, told):  # numbers that do not fit each other
         tensors = load_tensors(weights)
         arguments = timm_arguments(config.get("model_args") or {}, config_file, len(tensors))
         classes = {"num_classes": config.get("num_classes", 0)}
         timm_arguments(classes, config_file, len(tensors))
-        details = classes | {key: told[key] for key in PICTURE_KEYS if key in told}
+        details = classes | {k: pretrained[k] for k in PICTURE_KEYS if k in pretrained}
         model = timm.create_model(name, pretrained_cfg=details, **{**classes, **arguments, **size})
         _load(model, tensors, weights)
-    except (FourMError, MemoryError):
-        raise
-    except Exception as error:  # numbers that do not fit each other: timm raises almost anything
-        raise CheckpointError(
-            f"'{folder}' is no folder that timm can open ({type(error).__name__}: "
-            f"{str(error)[:300]}); fetch it again"
-        ) from error
     return model
 
 

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from fourm_lite.errors import CheckpointError, ShapeError
+from fourm_lite.errors import CheckpointError, ShapeError, foreign_errors
 
 VECTOR_NAMES = ("image_embeds", "text_embeds", "embeddings", "embedding", "pooler_output", "logits")
 MAP_NAMES = ("last_hidden_state", "feature_map", "patches", "features")
@@ -171,13 +171,12 @@ def check_texts(source: str, model: Any, tokenizer: Any, embed: Callable[[list[s
 
 
 def _embedded(source: str, embed: Callable[[list[str]], Any]) -> Tensor:
-    try:
+    told = (
+        f"the text tower of '{source}' cannot read what its tokenizer makes of a sentence "
+        "({error}); they belong to different models"
+    )
+    with foreign_errors(CheckpointError, told):  # an id beyond the table, a length
         return as_vectors(embed(list(SENTENCES)))
-    except Exception as error:  # an id beyond the table is an IndexError, a length a RuntimeError
-        raise CheckpointError(
-            f"the text tower of '{source}' cannot read what its tokenizer makes of a sentence "
-            f"({type(error).__name__}: {str(error)[:200]}); they belong to different models"
-        ) from error
 
 
 def _ends(ids: tuple[int, ...], end: int) -> bool:

@@ -22,9 +22,9 @@ from fourm_lite.photos.records import Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
 from fourm_lite.progress import StageProgress, of_stage
 from fourm_lite.reading.regular import read_photo
-from fourm_lite.search.calibrate import Judgements
-from fourm_lite.search.caption_confidence import Captioned
-from fourm_lite.search.confidence_features import CaptionRelevance, Question, Vocabulary
+from fourm_lite.search.calibration.answer_features import CaptionRelevance, Question, Vocabulary
+from fourm_lite.search.calibration.calibrate import Judgements
+from fourm_lite.search.calibration.captions import Captioned
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.space import Codes, Inputs, Space
 from fourm_lite.search.whitening import gallery_centre

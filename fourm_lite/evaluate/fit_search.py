@@ -19,13 +19,13 @@ from fourm_lite.evaluate.caption_sets import (
 from fourm_lite.evaluate.retrieval import Reranking, best_given, fits_of
 from fourm_lite.photos.records import read_caption_list
 from fourm_lite.progress import StageProgress
-from fourm_lite.search.caption_confidence import (
+from fourm_lite.search.calibration.answer_features import Vocabulary, stems
+from fourm_lite.search.calibration.captions import (
     Transferable,
     foreign_texts,
     lessons_of,
     median_and_deviation,
 )
-from fourm_lite.search.confidence_features import Vocabulary, stems
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.search_file import DIRECTIONS, FittedSearch, Given, Weights
 from fourm_lite.search.spaces import ModelSpace

@@ -20,7 +20,7 @@ from torch import Tensor
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.embedders.load import FAMILIES, load_embedder
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import ConfigError, FourMError, check_choice, suggest
 from fourm_lite.evaluate.zero_shot import BATCH, WordClassifier
 from fourm_lite.finetune.pixels import readable
 from fourm_lite.finetune.probe import choose_linear, fit_linear, photo_features
@@ -318,11 +318,9 @@ def templates_of(name: str) -> tuple[str, ...]:
         ConfigError: no such set
         FourMError: open_clip is not installed
     """
-    if name not in TEMPLATES:
-        raise ConfigError(
-            f"--templates is one of {', '.join(TEMPLATES)}, got '{name}'; for sentences of "
-            f"your own repeat --template.{suggest(name, TEMPLATES)}"
-        )
+    check_choice(
+        "--templates", name, of=TEMPLATES, advice="For sentences of your own repeat --template."
+    )
     return tuple(template("{}") for template in _open_clip(TEMPLATES[name]))
 
 

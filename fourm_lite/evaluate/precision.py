@@ -19,9 +19,9 @@ from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import FourMError
 from fourm_lite.io.checkpoint import Checkpoint, Source, read
 from fourm_lite.io.files import write_json
+from fourm_lite.io.hub import cache_folder
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.tokenization.words.fetch import cache_folder
 from fourm_lite.unit import unit
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, Vectors, unit_length
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, check_choice
 from fourm_lite.modalities.pictures import decode
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import Progress, batches
@@ -208,8 +208,8 @@ def open_classifier(
             raise ConfigError(f"{', '.join(given)}: for 4M models; '{model}' is a dual encoder")
         embedder = load_embedder(model, **({"device": device} if device else {}))
         return ZeroShotClassifier(embedder, labels, templates=templates, scale=scale)
-    if by not in (None, *WAYS):
-        raise ConfigError(f"--by is one of {', '.join(WAYS)}, got '{by}'")
+    if by is not None:
+        check_choice("--by", by, of=WAYS)
     space = open_model_space(model, device=device, **options)  # type: ignore[arg-type]
     if by == "likelihood":
         warmth = temperature or LIKELIHOOD_TEMPERATURE

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.backbone.config import HeadConfig, Pool
-from fourm_lite.backbone.lora import (
+from fourm_lite.backbone.heads import (
     LoraConfig,
     add_lora,
     freeze_backbone,

@@ -1,20 +1,29 @@
-"""Where things lie: from a name or path to a local folder or file.
+"""Where things lie: from a name or path to a local folder or file, fetched where it is not here.
 
 A shipped thing lies in `fourm_lite/assets/` of an installed wheel, or at the root of a source
-checkout; no other file knows that.
+checkout; no other file knows that. Of the hub only files that run no code are fetched; a single
+public file is checked against its hash, and one that is not what it should be is never stored.
+Nothing is fetched at import.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
 import shlex
+from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-from fourm_lite.errors import CheckpointError, NotFetchedError, suggest
+from fourm_lite.errors import CheckpointError, FourMError, NotFetchedError, suggest
+from fourm_lite.io.files import write_whole
 from fourm_lite.io.layout import CONFIG, INDEX, WEIGHTS, licence_of
 
 log = logging.getLogger(__name__)
@@ -192,3 +201,96 @@ def _not_fetched(hub_id: str, cause: str) -> NotFetchedError:
         hub_id,
         cause,
     )
+
+
+CACHE_VARIABLE = "FOURM_LITE_CACHE"
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """Where a file lies and what it must hold.
+
+    Units:
+        max_bytes: more is refused before it is read
+        source: what `fourm-lite download` calls it
+        advice: what to do where there is no network, the end of the error message
+    """
+
+    name: str
+    url: str
+    sha256: str
+    max_bytes: int = 16 << 20
+    source: str | None = None
+    advice: str = "download it yourself and pass its path"
+
+
+ORIGINAL_TEXT_TOKENIZER = RemoteFile(
+    name="text_tokenizer_4m_wordpiece_30k.json",
+    url=(
+        "https://raw.githubusercontent.com/apple/ml-4m/main/fourm/utils/tokenizer/trained/"
+        "text_tokenizer_4m_wordpiece_30k.json"
+    ),
+    sha256="8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
+    source="4m",
+    advice="pass the path of the file instead: load_text_tokenizer('text_tokenizer.json')",
+)
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: FOURM_LITE_CACHE, or ~/.cache/fourm_lite."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "fourm_lite"
+
+
+def fetch(remote: RemoteFile, cache: Path | None = None) -> Path:
+    """The file in the cache, downloaded where it is missing or damaged.
+
+    Raises:
+        FourMError: there is no network, the file is not the expected one, or it cannot be stored
+    """
+    folder = cache or cache_folder()
+    kept = folder / remote.name
+    try:
+        if kept.is_file() and _sha256(kept.read_bytes()) == remote.sha256:
+            return kept
+        content = _downloaded(remote)
+        write_whole(kept, content)
+    except (OSError, HTTPException, ValueError) as error:
+        raise _file_not_fetched(remote, folder, error) from error
+    return kept
+
+
+def _file_not_fetched(remote: RemoteFile, folder: Path, error: Exception) -> FourMError:
+    """What to do where a file is not here; `fourm-lite download` where it knows the file."""
+    told = f"cannot fetch {remote.name} from {remote.url} into {folder}: {error}"
+    if remote.source is None:
+        return FourMError(f"{told}; {remote.advice}")
+    return NotFetchedError(
+        f"{told}. Fetch it once where there is a network: `{download_command(remote.source)}`; or "
+        f"{remote.advice}",
+        remote.source,
+        str(error),
+    )
+
+
+def _is_elsewhere(url: str) -> bool:
+    return urlsplit(url).hostname not in (None, "localhost", "127.0.0.1", "::1")
+
+
+def _downloaded(remote: RemoteFile) -> bytes:
+    if is_offline() and _is_elsewhere(remote.url):
+        raise URLError("HF_HUB_OFFLINE is set")
+    log.info("fetching %s", remote.url)
+    with urlopen(remote.url, timeout=TIMEOUT) as answer:
+        content: bytes = answer.read(remote.max_bytes + 1)
+    if _sha256(content) != remote.sha256:
+        raise URLError(
+            f"its content is not the expected one (sha256 {_sha256(content)[:12]}..., "
+            f"expected {remote.sha256[:12]}...)"
+        )
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, foreign_errors, suggest
 from fourm_lite.reading.regular import read_bytes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -54,22 +54,19 @@ def open_session(
     options.intra_op_num_threads = threads
     if fold:
         fold_weights(options, Path(path))
-    try:
+    with foreign_errors(CheckpointError, f"'{path}' cannot be read as ONNX: {{error}}"):
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # onnxruntime's own types have no common base
-        raise CheckpointError(f"'{path}' cannot be read as ONNX: {error}") from error
     known = [output.name for output in session.get_outputs()]
     inner = [name for name in outputs if name not in known]
     if not inner:
         return session
-    try:
+    told = (
+        f"{path} has no output {inner[0]!r}, nor floats of that name inside."
+        f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
+    )
+    with foreign_errors(ConfigError, told):
         model = with_outputs(read_bytes(path), inner)
         return onnxruntime.InferenceSession(model, options, providers=[provider])
-    except Exception as error:  # see above
-        raise ConfigError(
-            f"{path} has no output {inner[0]!r}, nor floats of that name inside."
-            f"{suggest(inner[0], known)} Its outputs: {', '.join(known)}"
-        ) from error
 
 
 def fold_weights(options: Any, path: Path) -> None:

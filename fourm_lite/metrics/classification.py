@@ -225,27 +225,6 @@ def knn_predict(
     return votes.argmax(axis=1).astype(np.int64)
 
 
-def knn_accuracy(
-    train: Any, labels: Any, queries: Any, truth: Any, *, k: int = 20, temperature: float = 0.07
-) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the classifier.
-
-    For top-5 a class of equal votes counts as placed behind: ties are against us.
-    """
-    votes = knn_votes(train, labels, queries, k=k, temperature=temperature)
-    right = np.asarray(truth, np.int64)
-    if right.shape != (len(votes),):
-        raise ShapeError(f"{len(votes)} queries came with labels of shape {list(right.shape)}")
-    padded = np.pad(votes, ((0, 0), (0, max(0, right.max() + 1 - votes.shape[1]))))
-    own = padded[np.arange(len(right)), right][:, None]
-    rank = (padded >= own).sum(axis=1)  # the class itself is one of them
-    found = (own[:, 0] > 0) & (rank <= 5)
-    return {
-        "top1": float((padded.argmax(axis=1) == right).mean()),
-        "top5": float(found.mean()),
-    }
-
-
 def knn_votes(
     train: Any,
     labels: Any,

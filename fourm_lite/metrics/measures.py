@@ -192,18 +192,6 @@ def ndcg(scores: Any, gains: Any, k: int | None = None) -> Array:
     return found / (-np.sort(-values, axis=1) @ discount)
 
 
-def precision_at(scores: Any, relevant: Any, k: int) -> Array:
-    """The share of right answers among the first k of every query, float64[Q].
-
-    A group of equal scores that the border cuts counts by its share of right answers.
-    """
-    table, truth = _checked(scores, relevant)
-    discount = np.zeros(table.shape[1])
-    discount[:k] = 1.0 / min(k, table.shape[1])
-    rows = zip(table, truth.astype(np.float64), strict=True)
-    return np.array([_gain(s, v, discount) for s, v in rows])
-
-
 def summary(ranks: Any, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
     """R@K for every K, the median rank and the MRR of a list of ranks.
 

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.metrics import measures as metrics
 from fourm_lite.metrics.measures import interval
-from fourm_lite.unit import lengths, unit
+from fourm_lite.unit import Floats, lengths, unit
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Rescore = Callable[[int, Ints], Any]
 """(query number, candidate numbers [K]) -> scores [K], larger is better."""

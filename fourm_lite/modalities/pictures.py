@@ -22,12 +22,12 @@ from fourm_lite.errors import FourMError, ShapeError
 from fourm_lite.modalities.camera_files import develop, heif_formats, is_raw, reads_raw
 from fourm_lite.modalities.spec import Crop
 from fourm_lite.reading.regular import read_photo
+from fourm_lite.unit import Floats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 PictureSource: TypeAlias = "Image | str | Path | bytes | npt.NDArray[Any] | Tensor"
 

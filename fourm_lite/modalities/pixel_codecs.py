@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.modalities.legend import Key
 from fourm_lite.modalities.pictures import (
     MAX_PIXELS,
@@ -110,10 +110,7 @@ class ImageCodec:
         """Refuses what no picture has."""
         if self.channels not in (1, 3):
             raise ConfigError(f"a picture has 1 or 3 channels, got {self.channels}")
-        if self.normalization not in NORMALIZATIONS:
-            raise ConfigError(
-                f"normalization is one of {list(NORMALIZATIONS)}, got {self.normalization!r}"
-            )
+        check_choice("normalization", self.normalization, of=NORMALIZATIONS)
         if self.channels == 1 and self.normalization == "imagenet":
             raise ConfigError(
                 "'imagenet' is for colour; take 'inception' or 'none' for one channel"

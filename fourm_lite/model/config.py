@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from fourm_lite.errors import ConfigError, UnknownNameError, check_choice, check_most, suggest
+from fourm_lite.errors import ConfigError, check_choice, check_most
 from fourm_lite.io.recipe import from_dict, items
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.nn.blocks import MAX_DEPTH, MAX_WIDTH, BlockConfig
@@ -133,11 +133,7 @@ def picked(
         return entries
     by_name = {m.name: m for m in entries}
     wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
-        if name not in by_name:
-            raise UnknownNameError(
-                f"{what} has no {side} {name!r}; it has {sorted(by_name)}." + suggest(name, by_name)
-            )
+    check_choice(f"an {side} of {what}", *wanted, of=sorted(by_name))
     return tuple(by_name[name] for name in wanted)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, FourMError, check_choice, suggest
 from fourm_lite.photos.columns import in_class_order, is_missing, labels_of
 from fourm_lite.photos.item import Skipped, is_tar, printable
 from fourm_lite.photos.records import LIST as LIST_OF_CAPTIONS
@@ -126,8 +126,7 @@ def has_split(source: str | Path, split: str) -> bool:
 
 def is_of(name: str, split: str) -> bool:
     """Whether a split's name is one of those that people give to "train", "val" or "test"."""
-    if split not in SPLITS:
-        raise UnknownNameError(f"a split is one of {list(SPLITS)}, got {split!r}")
+    check_choice("a split", split, of=SPLITS)
     return name.lower() in SPLITS[split]
 
 

@@ -2,6 +2,9 @@
 
 The default is the *expected* embedding: code vectors averaged under the predicted distribution, in
 one pass. With several steps each position counts with the distribution that it was decided from.
+Where no global embedding is predicted the vector is the mean over an encoder's tokens, as the
+family says (`families.masked.Pooled`): over the context that the decoder reads for AION-1, over the
+encoder's output for the pictures for TerraMind.
 """
 
 from __future__ import annotations
@@ -17,11 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from fourm_lite.batch import TokenBatch
-from fourm_lite.errors import ConfigError, FourMError, check_most
+from fourm_lite.embedders.base import unit_length
+from fourm_lite.errors import ConfigError, FourMError, check_choice, check_most
+from fourm_lite.families.masked import Pooled, fork_of
 from fourm_lite.modalities.spec import Modality
+from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
+from fourm_lite.model.load import fitted
 from fourm_lite.pipeline.readers import find_modality
 from fourm_lite.pipeline.tokenizers import Tokenizers, places
+from fourm_lite.progress import Progress
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, with_wanted
 from fourm_lite.sampling.schedule import MAX_STEPS
@@ -51,8 +59,7 @@ class EmbeddingPlan:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.decode not in get_args(Decode):
-            raise ConfigError(f"decode must be one of {get_args(Decode)}, got {self.decode!r}")
+        check_choice("decode", self.decode, of=get_args(Decode))
         check_most(MAX_STEPS, steps=self.steps, samples=self.samples)
         if self.samples < 1 or (self.samples > 1 and self.decode != "sample"):
             raise ConfigError(f"samples={self.samples} needs decode='sample', got {self.decode!r}")
@@ -103,12 +110,15 @@ def embed_batch(
         FourMError: the prediction is not finite
     """
     drawn = functional.normalize(sample_vectors(model, batch, plan, seeds, marks), dim=-1)
-    mean = functional.normalize(drawn.mean(dim=1), dim=-1)
-    if not bool(torch.isfinite(mean).all()):
+    return _finite(functional.normalize(drawn.mean(dim=1), dim=-1)).cpu().numpy()
+
+
+def _finite(vectors: Tensor) -> Tensor:
+    if not bool(torch.isfinite(vectors).all()):
         raise FourMError(
             "the embedding holds numbers that are not finite; were the weights or inputs damaged?"
         )
-    return mean.cpu().numpy()
+    return vectors
 
 
 @torch.inference_mode()
@@ -160,3 +170,67 @@ def dispersion(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         returns: float32[N] in 0..1; 0 where all samples agree
     """
     return 1.0 - np.linalg.norm(samples.mean(axis=1), axis=-1)
+
+
+def pooled_of(config: FourMConfig) -> Pooled | None:
+    """What is averaged to a vector; None where a global embedding is predicted instead."""
+    if any(m.kind == "grid" and m.pos_embed == "learned" for m in config.outputs):
+        return None
+    return fork_of(config.modalities).pooled
+
+
+def embed_pooled(
+    model: FourM,
+    batches: Iterable[TokenBatch],
+    think: Plan | None,
+    seeds: Sequence[int],
+    marks: Marks,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float32]:
+    """Unit vectors float32[N, D] of batches, one after the other, and of what is thought of them.
+
+    Args:
+        model: of any size
+        batches: the items
+        think: what is generated first and read with the rest
+        seeds: one an item
+        marks: special ids of its texts
+        progress: called with (items done, items in all)
+    """
+    vectors: list[npt.NDArray[np.float32]] = []
+    done = 0
+    for batch in batches:
+        if think is not None:
+            own = fitted(model, batch, [target.modality for target in think.targets])
+            seen = seeds[done : done + batch.size]
+            batch = Sampler(own, marks=marks).run(batch, think, seed=seen)
+        vectors.append(pooled_vectors(fitted(model, batch, []), batch))
+        done += batch.size
+        if progress is not None:
+            progress(done, len(seeds))
+    return np.concatenate(vectors)
+
+
+@torch.inference_mode()
+def pooled_vectors(model: FourM, batch: TokenBatch) -> npt.NDArray[np.float32]:
+    """Unit vectors float32[B, D] of the items of a batch; none depends on the others.
+
+    Raises:
+        FourMError: an item gives nothing, or the result is not finite
+    """
+    pooled = fork_of(model.config.modalities).pooled or Pooled("output")
+    encoded = model.encode(batch)
+    packed = encoded.packed
+    tokens = encoded.output if pooled.of == "output" else encoded.context.tokens
+    counted = packed.valid
+    if not pooled.sequences:
+        kinds = [model.modality(name).kind == "sequence" for name in model.names]
+        words = torch.tensor(kinds, device=counted.device)[packed.modality.clamp(min=0)]
+        shown = counted & ~words
+        counted = torch.where(shown.any(1, keepdim=True), shown, counted)
+    return unit_length(_mean(tokens, counted).float().cpu().numpy())
+
+
+def _mean(tokens: Tensor, counted: Tensor) -> Tensor:
+    weights = counted.to(tokens.dtype)[..., None]
+    return _finite((tokens * weights).sum(1) / weights.sum(1).clamp(min=1))

@@ -32,12 +32,13 @@ from fourm_lite.pipeline.embedding import (
     Decode,
     EmbeddingPlan,
     embed_batch,
+    embed_pooled,
     global_embedding,
+    pooled_of,
     sample_vectors,
 )
 from fourm_lite.pipeline.given import Given, read_given
 from fourm_lite.pipeline.outputs import Generated, Writer, mean_confidence
-from fourm_lite.pipeline.pooled import embed_pooled, pooled_of
 from fourm_lite.pipeline.readers import (
     Reader,
     collate,

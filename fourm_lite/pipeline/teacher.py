@@ -21,14 +21,13 @@ from fourm_lite.errors import CheckpointError, ConfigError, FourMError, ShapeErr
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.layout import CONFIG
 from fourm_lite.io.strict_json import read_json_object
+from fourm_lite.modalities.plain_items import PICTURE
 from fourm_lite.modalities.published import FAMILIES, EmbeddingNetwork, PublishedFamily
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.readers import find_modality
 
 WRITTEN = {"imagebind": "family", "timm": "architecture", "hf": "model_type"}
 """Where the config.json of a folder says which network it is, by who opens it."""
-PICTURE = "rgb"
-"""What a picture is called in an item."""
 
 
 def teacher_target(

@@ -19,8 +19,6 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import remove_folder, replacing, replacing_folder, write_json
-from fourm_lite.modalities.pictures import open_rgb
-from fourm_lite.photos.columns import photo_facts
 from fourm_lite.photos.item import (
     LINE_ENDINGS,
     TEXT_ENDINGS,
@@ -43,10 +41,11 @@ from fourm_lite.search.gallery import (
     listed_items,
     open_index,
     parts_for,
+    reading,
 )
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.ingest import Embed, IngestReport, index_items
-from fourm_lite.search.index.loading import Decode, Keys, KnownRows, Loader, key_of, no_facts
+from fourm_lite.search.index.loading import Decode, Keys, key_of
 from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import TEXT, Space
 from fourm_lite.search.vectors import IDS_BESIDE
@@ -103,6 +102,7 @@ def embed_to_file(
     places = expand(sources)
     kind = _kind_of(places, space, how.prefix)
     draft, total = _draft(path, space), kind.count()
+    ways = partial(_ways, kind.name, how.batch_size)
 
     def told(report: IngestReport) -> None:
         if progress is not None:
@@ -110,13 +110,14 @@ def embed_to_file(
 
     if engine is None:
         order: list[str] = []
+        embed, decode = ways(space)
         report = index_items(
-            _noted(kind.items(), order), _embed_of(kind.name, space, how.batch_size), draft,
+            _noted(kind.items(), order), embed, draft,
             batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-            short_side=space.short_side, decode=_decode_of(kind.name, space), progress=told,
+            short_side=space.short_side, decode=decode, progress=told,
         )  # fmt: skip
     else:
-        job = Job(draft.path, partial(_opened, kind.name, engine.open_space, how.batch_size),
+        job = Job(draft.path, partial(reading, engine.open_space, ways),
                   str((kind.name, sorted(space.fingerprints.items()))), how.batch_size)  # fmt: skip
         report, keys = index_parts_on(engine.cluster, kind.parts(), draft, job, progress=told)
         order = _in_order(draft, keys)
@@ -203,27 +204,13 @@ def _kind_of(places: list[Path], space: Space, prefix: str) -> _Kind:
     )
 
 
-def _embed_of(kind: str, space: Space, batch_size: int) -> Embed:
-    if kind == "photos":
-        return lambda photos: space.encode_document(photos, batch_size=batch_size)[0]
-    return lambda values: space.encode_query(values, batch_size=batch_size)
-
-
-def _decode_of(kind: str, space: Space) -> Decode | None:
+def _ways(kind: str, batch_size: int, space: Space) -> tuple[Embed, Decode | None]:
+    """What embeds items of a kind, and what opens their bytes."""
     ways = {"photos": decode_of(space), "texts": _text_of, "items": item_of}
-    return ways[kind]
-
-
-def _opened(
-    kind: str, open_space: Callable[[], Space], batch_size: int
-) -> tuple[Embed, Callable[[KnownRows], Loader]]:
-    """What embeds and what reads, in a process of its own."""
-    space = open_space()
-    decode = _decode_of(kind, space)
-    facts = photo_facts if decode is None else no_facts
-    embed = _embed_of(kind, space, batch_size)
-    read = decode or partial(open_rgb, short_side=space.short_side)
-    return embed, lambda known: Loader(known.get, read, facts)
+    decode: Decode | None = ways[kind]
+    if kind == "photos":
+        return lambda photos: space.encode_document(photos, batch_size=batch_size)[0], decode
+    return lambda values: space.encode_query(values, batch_size=batch_size), decode
 
 
 def _in_order(index: Index, keys: Keys) -> list[str]:

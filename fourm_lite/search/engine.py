@@ -18,14 +18,7 @@ import numpy as np
 
 from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.search.calibrate import (
-    DEPTH_KEY,
-    RERANKED,
-    SAMPLES_KEY,
-    VOCABULARY,
-    rerank_choice,
-)
-from fourm_lite.search.confidence_features import (
+from fourm_lite.search.calibration.answer_features import (
     DISPERSION,
     FIRST,
     LIKELIHOOD,
@@ -35,8 +28,15 @@ from fourm_lite.search.confidence_features import (
     answer_features,
     first_hit_features,
 )
-from fourm_lite.search.index.exact import Floats
-from fourm_lite.search.index.hits import RELEVANCE, Calibration, Hits, with_confidence
+from fourm_lite.search.calibration.calibrate import (
+    DEPTH_KEY,
+    RERANKED,
+    SAMPLES_KEY,
+    VOCABULARY,
+    rerank_choice,
+)
+from fourm_lite.search.calibration.probability import RELEVANCE, Calibration, with_confidence
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest, allow, require_allowed
 from fourm_lite.search.likelihood_scores import Likelihood, LikelihoodReranker
@@ -45,6 +45,7 @@ from fourm_lite.search.rerank import Reranker, as_reranker, check_choices, reran
 from fourm_lite.search.rerank_weights import NOTHING_FITTED, Choice
 from fourm_lite.search.search_file import Given, Weights
 from fourm_lite.search.spaces import CENTRED, Space, is_embedder, open_space
+from fourm_lite.unit import Floats
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from fourm_lite.embedders.base import Reads
 from fourm_lite.embedders.feature_files import found_in, pack, unpack
-from fourm_lite.embedders.features import Features, FeatureStore
+from fourm_lite.embedders.features import FeatureStore
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.modalities.pictures import open_rgb
@@ -143,11 +143,6 @@ def open_feature_sources(paths: Iterable[str | Path], *, prefix: str = "") -> St
     )
 
 
-def open_features(data: bytes) -> Features:
-    """What an item's bytes hold."""
-    return unpack(data)
-
-
 def _read(store: FeatureStore, key: str) -> bytes:
     try:
         return pack(store[key])
@@ -158,7 +153,7 @@ def _read(store: FeatureStore, key: str) -> bytes:
 
 SOURCES: dict[Reads, tuple[Callable[..., Stream], Callable[[bytes], Any] | None]] = {
     "pictures": (open_sources, None),
-    "regions": (open_feature_sources, open_features),
+    "regions": (open_feature_sources, unpack),
     "items": (open_value_sources, item_of),
 }
 """By what a space reads: what lists its items, and what opens their bytes."""
@@ -246,7 +241,8 @@ def index_photos(
             facts=partial(photo_facts, gps=how.gps), progress=progress,
         )  # fmt: skip
     else:
-        opened = partial(_opened, engine.open_space, codes_only, how)
+        ways = partial(_ways, codes_only, how.batch_size)
+        opened = partial(reading, engine.open_space, ways, how.gps)
         told = str((sorted(index.manifest.fingerprints.items()), codes_only, how.gps))
         job, parts = Job(index.path, opened, told, how.batch_size), parts_for(space, places, how)
         report, _ = index_parts_on(
@@ -270,16 +266,23 @@ def parts_for(space: Space, places: list[Path], how: Ingest) -> Iterator[Part]:
     return parts_of_stream(SOURCES[space.reads][0](places, prefix=how.prefix))
 
 
-def _opened(
-    open_space: Callable[[], Space], codes_only: bool, how: Ingest
+Ways = Callable[[Space], tuple[Embed, Callable[[bytes], Any] | None]]
+"""What embeds items for a space, and what opens their bytes; None: they are a picture."""
+
+
+def reading(
+    open_space: Callable[[], Space], ways: Ways, gps: bool = False
 ) -> tuple[Embed, Callable[[KnownRows], Loader]]:
     """What embeds and what reads, in a process of its own."""
     space = open_space()
-    decode = decode_of(space)
-    facts = partial(photo_facts, gps=how.gps) if decode is None else no_facts
-    embed = embed_of(space, codes_only, how.batch_size)
+    embed, decode = ways(space)
+    facts = partial(photo_facts, gps=gps) if decode is None else no_facts
     read = decode or partial(open_rgb, short_side=space.short_side)
     return embed, lambda known: Loader(known.get, read, facts)
+
+
+def _ways(only_codes: bool, batch_size: int, space: Space) -> tuple[Embed, Any]:
+    return embed_of(space, only_codes, batch_size), decode_of(space)
 
 
 def embed_of(space: Space, only_codes: bool, batch_size: int) -> Embed:

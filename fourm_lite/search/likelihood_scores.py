@@ -39,13 +39,13 @@ from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     DEFAULT_WEIGHTS,
-    Floats,
     cascade,
     weighted,
     words_share,
 )
 from fourm_lite.search.search_file import Given, UnseenError, check_given, check_weights
 from fourm_lite.search.space import PICTURE, Inputs, Predictor, Space
+from fourm_lite.unit import Floats
 
 ROWS = 16
 Pictures = Callable[[slice], Sequence[Any]]

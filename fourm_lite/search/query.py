@@ -22,11 +22,11 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, ShapeError, suggest
+from fourm_lite.errors import ConfigError, ShapeError, check_choice
 from fourm_lite.modalities.plain_items import as_item, known_name
-from fourm_lite.search.index.exact import Floats, unit_vectors
+from fourm_lite.search.index.exact import unit_vectors
 from fourm_lite.search.space import PICTURE, Space
-from fourm_lite.unit import unit_doubles
+from fourm_lite.unit import Floats, unit_doubles
 
 Compose = Literal["conditioning", "arithmetic"]
 COMPOSE: tuple[Compose, ...] = ("conditioning", "arithmetic")
@@ -64,11 +64,8 @@ class Query:
         for term in self.terms:
             if isinstance(term.value, str) and not term.value.strip():
                 raise ConfigError(f"'{term.name}' is empty; say in words what is asked for")
-        if self.compose is not None and self.compose not in COMPOSE:
-            raise ConfigError(
-                f"compose is one of {', '.join(COMPOSE)}, got {self.compose!r}."
-                f"{suggest(self.compose, COMPOSE)}"
-            )
+        if self.compose is not None:
+            check_choice("compose", self.compose, of=COMPOSE)
         if self.compose == "conditioning" and self._needs_arithmetic:
             raise ConfigError(
                 "one forward pass on everything has no weights and takes one value a modality; "
@@ -101,11 +98,7 @@ class Query:
         terms += [(n, v, True) for n, v in _flat(as_item(without or {}))]
         keys = {f"not-{n}" if negative else n for n, _, negative in terms}
         plain = {_weighed(name): weight for name, weight in (weights or {}).items()}
-        for name in plain:
-            if name not in keys:
-                raise ConfigError(
-                    f"there is a weight for {name!r} and no such term.{suggest(name, keys)}"
-                )
+        check_choice("what is weighed", *plain, of=sorted(keys))
         return cls(
             tuple(
                 QueryTerm(n, v, plain.get(f"not-{n}" if negative else n), negative)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.search_file import DIRECTIONS, FittedSearch, Given, Weights, check_weights
+from fourm_lite.unit import Floats
 
-Floats = npt.NDArray[np.float32]
 Parts = Mapping[str, npt.NDArray[Any]]
 DEFAULT_WEIGHTS: Weights = {"cosine": 1.0}
 """Where nothing was fitted, which keeps the order of one pass. A likelihood may know less than the

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError, suggest
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, check_choice
 from fourm_lite.io.files import write_json
 from fourm_lite.io.strict_json import read_json_object
 
@@ -36,11 +36,7 @@ class UnseenError(ConfigError):
 
 def check_given(given: Any) -> Given:
     """Refuses what is none of `GIVEN`."""
-    if given not in GIVEN:
-        raise ConfigError(
-            f"words are said from one of {', '.join(GIVEN)}, got {given!r}."
-            f"{suggest(str(given), GIVEN)}"
-        )
+    check_choice("what words are said from", given, of=GIVEN)
     return cast(Given, given)
 
 
@@ -49,8 +45,7 @@ def check_weights(weights: Any) -> Weights:
     if not isinstance(weights, Mapping):
         raise ConfigError(f"weights are numbers by part ({', '.join(PARTS)}), got {weights!r:.80}")
     for name, value in weights.items():
-        if name not in PARTS:
-            raise ConfigError(f"there is no part {name!r} to weigh.{suggest(str(name), PARTS)}")
+        check_choice("a part that is weighed", name, of=PARTS)
         if not isinstance(value, int | float) or not np.isfinite(value):
             raise ConfigError(f"the weight of {name!r} is a finite number, got {value!r}")
     return weights
@@ -69,7 +64,7 @@ class FittedSearch:
         fitted_on: the photos, in words
         weights: of the reranker, by what captions are said from and by direction
         given: what captions are said from unless it is said
-        calibration: of the confidence (`search.index.hits`), as plain values
+        calibration: of the confidence (`search.calibration.probability`), as plain values
     """
 
     target: str

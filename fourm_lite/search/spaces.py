@@ -14,10 +14,9 @@ from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.pipeline.embedding import Decode
+from fourm_lite.pipeline.embedding import Decode, pooled_of
 from fourm_lite.pipeline.given import Given, lasting, with_text
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.pipeline.pooled import pooled_of
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target
 from fourm_lite.search.encoder_space import EncoderSpace
 from fourm_lite.search.model_space import CENTRED, ModelSpace

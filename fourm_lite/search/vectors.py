@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, foreign_errors
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.lists import json_rows
 from fourm_lite.photos.table_rows import opened_lance
@@ -124,14 +124,8 @@ def open_vectors(
         raise ConfigError(f"{place.name}: vectors are read from {known}, got {ending or 'none'}")
     if not place.exists():
         raise ConfigError(f"there is no file {place}")
-    try:
+    with foreign_errors(ConfigError, f"{place.name} cannot be read as {ending}: {{error}}"):
         table = _READERS[ending](place)
-    except (FourMError, MemoryError):
-        raise
-    except Exception as error:  # each format's library has exceptions of its own
-        raise ConfigError(
-            f"{place.name} cannot be read as {ending}: {str(error)[:300] or type(error).__name__}"
-        ) from error
     name = _vector_name(place, table, key)
     vectors = table[name]
     rest = {n: a for n, a in table.items() if n != name and len(a) == len(vectors)}

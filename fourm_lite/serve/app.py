@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fourm_lite.errors import FourMError, StorageError
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.search.index.lance_calls import UnreadableError
-from fourm_lite.serve.errors import Refused, busy, too_late
-from fourm_lite.serve.fields import IMAGE_NAMES
-from fourm_lite.serve.guards import Door
-from fourm_lite.serve.metrics import Metrics
-from fourm_lite.serve.openapi import document
-from fourm_lite.serve.pages import page_routes
+from fourm_lite.serve.fields import IMAGE_NAMES, Refused, busy, too_late
+from fourm_lite.serve.guards import Door, Metrics
+from fourm_lite.serve.pages import document, page_routes
 from fourm_lite.serve.service import Service
 
 if TYPE_CHECKING:

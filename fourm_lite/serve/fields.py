@@ -1,7 +1,8 @@
 """The fields of requests: one table that checks them and that the OpenAPI page is made of.
 
 A value of JSON is checked by its kind; nothing of it is ever taken for the name of a file. Pictures
-come as base64 (or a data: URL) in JSON, or as files of a form.
+come as base64 (or a data: URL) in JSON, or as files of a form. What is more than a server takes is
+refused with a status; every `FourMError` that is no `Refused` is a bad request (400).
 """
 
 from __future__ import annotations
@@ -12,10 +13,59 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from fourm_lite.errors import ConfigError, UnknownNameError, suggest
+from fourm_lite.errors import ConfigError, FourMError, UnknownNameError, suggest
 from fourm_lite.modalities.pictures import picture_size
-from fourm_lite.serve.errors import Refused
-from fourm_lite.serve.limits import Limits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before any work is done.
+
+    Units:
+        body: bytes of a request; pixels of one picture; letters of one text
+        k, rerank, values, targets: counts of one request
+        waiting: requests that are read, wait or are answered; one more is told to come again
+        seconds: from the first byte of a request to its answer; generation has its own
+        window: seconds that the first of several requests waits for others
+        batch: requests that are answered together
+    """
+
+    body: int = 16 << 20
+    pixels: int = 40_000_000
+    letters: int = 2_000
+    k: int = 1_000
+    rerank: int = 200
+    values: int = 64
+    targets: int = 32
+    waiting: int = 64
+    seconds: float = 30.0
+    generating: float = 600.0
+    window: float = 0.004
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ConfigError(f"the limit '{name}' should be above 0, got {value}")
+
+
+class Refused(FourMError):
+    """A request that is answered by a sentence and a status."""
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+def busy(what: str) -> Refused:
+    """The queue is full."""
+    return Refused(503, f"{what}; the server is busy, try again in a second", retry_after=1)
+
+
+def too_late(seconds: float) -> Refused:
+    """The answer took too long."""
+    return Refused(504, f"there was no answer within {seconds:g} seconds; ask for less, or later")
+
 
 Kind = Literal[
     "text", "texts", "pictures", "ids", "count", "flag", "numbers", "values", "names", "items"

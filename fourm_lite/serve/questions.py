@@ -19,8 +19,7 @@ from fourm_lite.search.engine import Ask, Search
 from fourm_lite.search.query import ROW, Query
 from fourm_lite.search.space import PICTURE, TEXT, Space
 from fourm_lite.serve.fields import Field as _Field
-from fourm_lite.serve.fields import Fields, picture, required
-from fourm_lite.serve.limits import Limits
+from fourm_lite.serve.fields import Fields, Limits, picture, required
 
 NAMES = {"text": TEXT, "image": PICTURE, "like": ROW}
 """A request's name of a field and the query's name of a term."""

@@ -1,28 +1,137 @@
-"""What the server does, without HTTP: questions of many clients, answered by one open `Search`."""
+"""What the server does, without HTTP: questions of many clients, answered by one open `Search`.
+
+They are answered together, by one forward pass and one product for all of them: a thread of its own
+takes what waits, at most a few milliseconds after the first. While it works the next ones gather,
+so that batches grow with the load and one client alone hardly waits.
+
+A photo of the index is asked for by its id, which is looked up in the index and never in the file
+system. The `uri` of its row is opened only where the row also holds a hash of the photo's bytes,
+and shown only if that still fits: neither a file that took a photo's place nor one that a strange
+index names can be seen.
+"""
 
 from __future__ import annotations
 
 import base64
+import io
+import logging
+import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from fourm_lite.errors import ConfigError, FourMError
-from fourm_lite.modalities.pictures import png
+from fourm_lite.modalities.pictures import open_rgb, png, thumbnail
+from fourm_lite.photos.sources import read_uri
 from fourm_lite.search.engine import Ask, Search, require_same_space
-from fourm_lite.search.index.exact import Floats
+from fourm_lite.search.index.loading import content_hash
 from fourm_lite.search.index.manifest import Manifest
 from fourm_lite.search.space import Predictor
-from fourm_lite.serve.batches import Batcher
-from fourm_lite.serve.errors import Refused
-from fourm_lite.serve.fields import EMBED, GENERATE, SEARCH, Fields, read_fields, required
-from fourm_lite.serve.limits import Limits
-from fourm_lite.serve.photos import Photos
-from fourm_lite.serve.questions import NAMES, model_values, search_question
+from fourm_lite.serve.fields import (
+    EMBED,
+    GENERATE,
+    SEARCH,
+    Fields,
+    Limits,
+    Refused,
+    read_fields,
+    required,
+)
+from fourm_lite.serve.questions import NAMES, known_id, model_values, search_question
+from fourm_lite.unit import Floats
+
+log = logging.getLogger(__name__)
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Question, Answer]):
+    question: Question
+    answer: Future[Answer] = field(default_factory=Future)
+
+
+class Batcher(Generic[Question, Answer]):
+    """Answers questions in batches, in the order in which they came.
+
+    Args:
+        answer_all: as many answers as questions; may refuse all of them for the sake of one
+        most: questions of a batch
+        window: seconds that the first of a batch waits for others
+        seen: told the size of every batch
+    """
+
+    def __init__(
+        self,
+        answer_all: Callable[[Sequence[Question]], Sequence[Answer]],
+        *,
+        most: int,
+        window: float,
+        seen: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._answer_all, self._most, self._window, self._seen = answer_all, most, window, seen
+        self._waiting: queue.SimpleQueue[_Job[Question, Answer] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="fourm-lite batches", daemon=True)
+        self._thread.start()
+
+    def submit(self, question: Question) -> Future[Answer]:
+        """The answer to come; one that is cancelled before its turn is never worked on."""
+        job: _Job[Question, Answer] = _Job(question)
+        self._waiting.put(job)
+        return job.answer
+
+    def close(self) -> None:
+        """Ends the thread when the questions that wait are answered."""
+        self._waiting.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while (jobs := self._gathered()) is not None:
+            alive = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+            if alive:
+                self._seen(len(alive))
+                self._answer(alive)
+
+    def _gathered(self) -> list[_Job[Question, Answer]] | None:
+        """The next batch; None at the end."""
+        first = self._waiting.get()
+        jobs = [] if first is None else [first]
+        until = time.monotonic() + self._window
+        while first is not None and len(jobs) < self._most:
+            try:
+                job = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                self._waiting.put(None)
+                break
+            jobs.append(job)
+        return jobs or None
+
+    def _answer(self, jobs: Sequence[_Job[Question, Answer]]) -> None:
+        """Answers a batch; a question that spoils it is found by halving, and refused alone."""
+        try:
+            answers = self._answer_all([job.question for job in jobs])
+        except Exception as error:
+            if len(jobs) > 1:
+                middle = len(jobs) // 2
+                self._answer(jobs[:middle])
+                self._answer(jobs[middle:])
+                return
+            if not isinstance(error, FourMError):
+                log.exception("a request could not be answered")
+            jobs[0].answer.set_exception(error)
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer.set_result(answer)
+
 
 Told = dict[str, Any]
 Tell = Callable[[Mapping[str, Any]], None]
@@ -232,3 +341,55 @@ def _stem(key: str, known: Mapping[str, Any]) -> str:
 
 def _short(name: str) -> str:
     return name.partition("@")[0].removeprefix("tok_")
+
+
+SIDES = (64, 128, 256, 512, 1024)
+HELD = 2_000
+"""Thumbnails that are kept, of some 15 kB each."""
+
+
+class Photos:
+    """Thumbnails of an index's photos; those asked for last are kept."""
+
+    def __init__(self, search: Search, pixels: int) -> None:
+        self._search, self._pixels = search, pixels
+        self._held = lru_cache(maxsize=HELD)(self._drawn)
+
+    def thumbnail(self, name: str, side: int) -> bytes:
+        """A JPEG of at most `side` pixels a side.
+
+        Raises:
+            Refused: there is no such row, or its photo is not what was indexed
+        """
+        if side not in SIDES:
+            raise Refused(400, f"side is one of {', '.join(map(str, SIDES))}, got {side}")
+        uri, mark = self._place(name)
+        return self._held(uri, mark, side)
+
+    def _place(self, name: str) -> tuple[str, int]:
+        index = self._search.index
+        if not {"uri", "content_hash"} <= set(index.columns):
+            raise Refused(
+                404, "the rows of this index do not tell their photos; make it by fourm-lite index"
+            )
+        try:
+            row: dict[str, Any] = index.get(
+                [known_id(name, self._search)], ["uri", "content_hash"]
+            ).to_pylist()[0]
+        except FourMError:
+            raise Refused(404, f"the index has no row {name[:80]!r}") from None
+        if not isinstance(row["uri"], str) or row["content_hash"] is None:
+            raise Refused(404, f"the row {name[:80]!r} has no photo")
+        return row["uri"], row["content_hash"]
+
+    def _drawn(self, uri: str, mark: int, side: int) -> bytes:
+        try:
+            data = read_uri(uri)
+        except (FourMError, OSError):
+            raise Refused(404, "the photo of this row cannot be read any more") from None
+        if content_hash(data) != mark:
+            raise Refused(404, "the photo of this row has changed since it was indexed")
+        out = io.BytesIO()
+        picture = thumbnail(open_rgb(data, max_pixels=self._pixels), side)
+        picture.save(out, "JPEG", quality=85)
+        return out.getvalue()

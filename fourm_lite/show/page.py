@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.pictures import open_rgb, thumbnail
 from fourm_lite.photos.sources import read_uri
-from fourm_lite.search.index.hits import Hit, Hits, sureness
+from fourm_lite.search.calibration.probability import sureness
+from fourm_lite.search.index.hits import Hit, Hits
 from fourm_lite.show.contact_sheet import Cell, contact_sheet
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_lite.embedders.features import FeatureStore
-from fourm_lite.embedders.mmt.config import HeadInput
+from fourm_lite.embedders.mmt.batches import Regions, join_batch
 from fourm_lite.embedders.mmt.load import Joint, open_joint, write_joint
-from fourm_lite.embedders.mmt.regions import Regions, join_batch
+from fourm_lite.embedders.mmt.network import HeadInput
 from fourm_lite.errors import ConfigError, check_choice, suggest
 from fourm_lite.io.recipe import Recipe
 from fourm_lite.photos.records import read_caption_list

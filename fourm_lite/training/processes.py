@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from fourm_lite.errors import ConfigError, FourMError
+from fourm_lite.errors import ConfigError, FourMError, check_choice
 
 Device = Literal["", "cpu", "cuda"]
 DEVICES: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
@@ -37,11 +37,10 @@ def chosen_device(word: str) -> Device:
     has_gpu = torch.cuda.is_available()
     if not word:
         return "cuda" if has_gpu else "cpu"
-    if word not in DEVICES:
-        raise ConfigError(
-            f"a device is one of {', '.join(DEVICES)}, got {word!r}; "
-            "one GPU of several is chosen with CUDA_VISIBLE_DEVICES"
-        )
+    check_choice(
+        "a device", word, of=DEVICES,
+        advice="One GPU of several is chosen with CUDA_VISIBLE_DEVICES.",
+    )  # fmt: skip
     if word == "cuda" and not has_gpu:
         raise FourMError("'cuda' needs a GPU that torch can use, found none; choose 'cpu'")
     return DEVICES[word]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from tiny_pipeline import photo
+from verbs import run
 
 from fourm_lite import FourMPipeline, load_model, open_space, register_embedding
-from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.io import files
 from fourm_lite.io.files import alone
@@ -186,19 +186,17 @@ def test_a_second_network_can_be_added_to_the_first(tmp_path, added, pack, netwo
 
 
 def test_the_verbs_of_search_work_with_it(capsys, tmp_path, added, pack):
-    def run(*words):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert stopped.value.code == 0, err
+    def told(*words):
+        code, out, err = run(capsys, *words)
+        assert code == 0, err
         return out
 
     model = ("--model", added.folder)
     index = tmp_path / "idx"
     made = json.loads(
-        run("index", pack / "images", "-o", index, *model, "--target", "net", "--json")
+        told("index", pack / "images", "-o", index, *model, "--target", "net", "--json")
     )
-    found = run("search", index, "--caption", "two dogs", "--json")
+    found = told("search", index, "--caption", "two dogs", "--json")
 
     assert made["rows"] == 40
     assert json.loads(found)
@@ -209,11 +207,10 @@ def test_the_verb_says_that_a_network_is_missing_and_writes_nothing(capsys, tmp_
     words = ("add-embedding", "net", "--embedder", f"onnx:{tmp_path / 'none.onnx'}", "--photos",
              tmp_path, "--out", tmp_path / "out", "--model", grown_from)  # fmt: skip
 
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
+    code, _, err = run(capsys, *words)
 
-    assert stopped.value.code != 0
-    assert "does not exist" in capsys.readouterr().err
+    assert code != 0
+    assert "does not exist" in err
     assert not (tmp_path / "out").exists()
 
 

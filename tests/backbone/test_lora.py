@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourm_lite.backbone.lora import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
+from fourm_lite.backbone.heads import LoraConfig, add_lora, merge_lora, merged_copy, trainable_share
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import ConfigError
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fourm_lite.evaluate.caption_sets import CaptionPack, embed_photos
-from fourm_lite.search.confidence_features import CaptionRelevance, stem
+from fourm_lite.search.calibration.answer_features import CaptionRelevance, stem
 from fourm_lite.search.query import Query
 from fourm_lite.search.spaces import open_space
 

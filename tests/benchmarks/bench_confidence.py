@@ -19,10 +19,14 @@ import numpy as np
 import torch
 
 from fourm_lite.evaluate.caption_sets import CaptionPack, captioned
-from fourm_lite.search.calibrate import VOCABULARY, calibrate_answers, calibrate_by_model
-from fourm_lite.search.caption_confidence import answers_to, questions_of
-from fourm_lite.search.confidence_features import Vocabulary, answer_features
-from fourm_lite.search.index.hits import Calibration
+from fourm_lite.search.calibration.answer_features import Vocabulary, answer_features
+from fourm_lite.search.calibration.calibrate import (
+    VOCABULARY,
+    calibrate_answers,
+    calibrate_by_model,
+)
+from fourm_lite.search.calibration.captions import answers_to, questions_of
+from fourm_lite.search.calibration.probability import Calibration
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.spaces import open_space
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.evaluate.pair_scores import Direction, PairScores
 from fourm_lite.photos.labelled import read_labelled
 from fourm_lite.search.rerank_weights import fitted_choice

@@ -32,12 +32,10 @@ from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.embedders.features import Features
 from fourm_lite.embedders.load import load_embedder
-from fourm_lite.embedders.mmt.config import JointConfig, Sizes
+from fourm_lite.embedders.mmt.batches import RegionReader, Words, join_batch
 from fourm_lite.embedders.mmt.embedder import JointReranker
 from fourm_lite.embedders.mmt.load import Joint
-from fourm_lite.embedders.mmt.network import JointBatch, JointEncoder
-from fourm_lite.embedders.mmt.regions import RegionReader, join_batch
-from fourm_lite.embedders.mmt.words import Words
+from fourm_lite.embedders.mmt.network import JointBatch, JointConfig, JointEncoder, Sizes
 from fourm_lite.families.masked import TERRAMIND
 from fourm_lite.modalities.forks import TERRAMIND_MODALITIES
 from fourm_lite.model.config import PRESETS, FourMConfig

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.model.likelihood import sequence_logits
 from fourm_lite.search.likelihood_scores import Likelihood
 from fourm_lite.search.spaces import open_space

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from fourm_lite.client import SearchClient
-from fourm_lite.demo.models import example_model
+from fourm_lite.demo.examples import example_model
 from fourm_lite.search.engine import Ask, Search
 from fourm_lite.search.gallery import open_index
 from fourm_lite.search.query import Query

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 import typer
+from verbs import run
 
 import fourm_lite
 from fourm_lite.cli import app, main
@@ -15,14 +16,6 @@ from fourm_lite.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 seen: list[dict[str, object]] = []
-
-
-def run(capsys, *words):
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 def mix(

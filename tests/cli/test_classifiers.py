@@ -9,18 +9,10 @@ import pytest
 import torch
 from tiny import tiny_model
 from tiny_photos import write_classes, write_list
+from verbs import run
 
 from fourm_lite.backbone import export
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli import main
-
-
-def run(capsys, *words):
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 @pytest.fixture

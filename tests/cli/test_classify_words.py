@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from tiny_networks import clip, dinov2, save_network
 from tiny_pipeline import photo, save_pipeline
+from verbs import run
 
 from fourm_lite import FourMPipeline
-from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.zero_shot import (
@@ -28,13 +28,6 @@ from fourm_lite.search.whitening import Centre
 
 LABELS = ["a red cat", "a dog", "the blue house"]
 TEMPLATES = ["a photo of {}", "two {}"]
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 def chances(result):

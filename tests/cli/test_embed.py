@@ -5,16 +5,9 @@ import json
 import numpy as np
 import pytest
 from tiny_pipeline import photo, save_pipeline
+from verbs import run
 
 from fourm_lite import FourMPipeline
-from fourm_lite.cli import main
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 @pytest.fixture(scope="module")

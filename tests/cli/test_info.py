@@ -3,19 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from verbs import run
 
-from fourm_lite.cli import main
 from fourm_lite.io.checkpoint import read
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main(["info", *map(str, words)])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 @pytest.fixture
@@ -35,7 +28,7 @@ def model_folder(tmp_path):
 
 
 def test_the_json_of_a_model_names_its_modalities_licence_and_config(capsys, model_folder):
-    code, out, _ = run(capsys, model_folder, "--json")
+    code, out, _ = run(capsys, "info", model_folder, "--json")
 
     facts = json.loads(out)
     assert code == 0
@@ -49,7 +42,7 @@ def test_the_json_of_a_model_names_its_modalities_licence_and_config(capsys, mod
 
 
 def test_what_people_see_says_what_goes_in_and_out(capsys, model_folder):
-    _, out, _ = run(capsys, model_folder)
+    _, out, _ = run(capsys, "info", model_folder)
 
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
     assert rows["rgb@224"] == ["rgb@224", "pixels", "yes", "196"]
@@ -67,7 +60,7 @@ def test_stored_checkpoints_of_the_original_are_told_apart(capsys, golden):
         for file in ("", "single.safetensors"):
             source = golden / entry["checkpoint_dir"] / file
 
-            code, out, err = run(capsys, source, "--json")
+            code, out, err = run(capsys, "info", source, "--json")
 
             assert code == 0, err
             facts = json.loads(out)
@@ -79,8 +72,8 @@ def test_stored_checkpoints_of_the_original_are_told_apart(capsys, golden):
 def test_what_belongs_to_a_published_model_is_told_with_licences(capsys, published, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
-    _, shown, _ = run(capsys, "EPFL-VILAB/4M-21_B")
-    _, out, _ = run(capsys, "EPFL-VILAB/4M-21_B", "--json")
+    _, shown, _ = run(capsys, "info", "EPFL-VILAB/4M-21_B")
+    _, out, _ = run(capsys, "info", "EPFL-VILAB/4M-21_B", "--json")
 
     parts = json.loads(out)["belongings"]
     assert [sum(p["kind"] == k for p in parts) for k in ("tokenizer", "text", "network")] == [
@@ -101,7 +94,7 @@ def test_tokenizers_beside_a_model_belong_to_it(capsys, model_folder):
     place.mkdir(parents=True)
     (place / "config.json").write_text("{}", encoding="utf-8")
 
-    _, out, _ = run(capsys, model_folder, "--json")
+    _, out, _ = run(capsys, "info", model_folder, "--json")
 
     (part,) = json.loads(out)["belongings"]
     assert part["source"] == str(place)
@@ -110,7 +103,7 @@ def test_tokenizers_beside_a_model_belong_to_it(capsys, model_folder):
 
 
 def test_a_missing_checkpoint_is_one_message(capsys, tmp_path):
-    code, out, err = run(capsys, tmp_path / "nothing")
+    code, out, err = run(capsys, "info", tmp_path / "nothing")
 
     assert code == 2
     assert out == ""

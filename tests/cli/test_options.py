@@ -12,21 +12,15 @@ import typing
 from pathlib import Path
 
 import pytest
+from verbs import run
 
-from fourm_lite.cli import app, arranged, main, output
+from fourm_lite.cli import app, arranged, output
 from fourm_lite.cli.app import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = app.build_app()
 ENDLESS = {"serve"}  # a server answers over HTTP and has no result of its own
 NO_SENTENCE = ("Of ", "In ", "With ", "From ", "For ", "By ", "Instead ", "Which ", "Who ", "How ")
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 def command(words):

@@ -15,16 +15,10 @@ import pytest
 from tiny_networks import blip, save_network
 from tiny_photos import write_list
 from tiny_pipeline import photo, save_pipeline
+from verbs import run
 
 from fourm_lite.cli import main
 from fourm_lite.search.index.index import Index
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
 
 
 def answer(capsys, *words):

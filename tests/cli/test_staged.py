@@ -6,6 +6,7 @@ import json
 
 import pytest
 from tiny_spaces import save_image_encoder, save_photos, save_sentences
+from verbs import exit_code
 
 from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
@@ -77,9 +78,7 @@ def write(root, name, *, steps=40, labels="metadata", text=RECIPE):
 
 
 def run(*words, code=0):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    assert (stopped.value.code or 0) == code
+    assert exit_code(*words) == code
 
 
 def book(root, name):
@@ -156,7 +155,7 @@ def test_a_recipe_adds_stages_to_those_of_its_base(place, tmp_path):
     ("old", "new", "message"),
     [
         ('verb = "pseudolabel"', 'verb = "pseudolable"', "Did you mean 'pseudolabel'"),
-        ('verb = "pseudolabel"', 'verb = "serve"', "a recipe may run"),
+        ('verb = "pseudolabel"', 'verb = "serve"', "the verb of stage"),
         ('out = "{{labels}}", ', "", "needs the key 'out'"),
         ('labels = "{labels}" }}', "labels = 3 }}", "should be text"),
         ("options = {{ photos", "options = {{ crosp = 2, photos", "Did you mean 'crops'"),

@@ -27,7 +27,7 @@ from tiny_training import classifying, course
 
 from fourm_lite import register_embedding
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.embedders import image_configs
 from fourm_lite.search.gallery import index_photos, open_index
 from fourm_lite.search.spaces import open_space

@@ -13,9 +13,9 @@ import pytest
 from compat.make_old import PACKED, ROOT
 from compat.network import small_network
 from tiny_training import classifying, course
+from verbs import exit_code
 
 from fourm_lite import register_embedding
-from fourm_lite.cli import main
 from fourm_lite.embedders import image_configs
 from fourm_lite.embedders.former import former_texts
 from fourm_lite.errors import ConfigError
@@ -66,12 +66,6 @@ def vectors_of(index):
     return dict(
         zip(ids, index.codes(ids) if "codes" in index.columns else index.vectors(ids), strict=True)
     )
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert not end.value.code
 
 
 def refuse(*args, **options):
@@ -172,10 +166,10 @@ def test_labels_and_tokens_of_before_are_kept(stored):
         os.utime(path, (1, 1))
     rgb = stored / "pipeline" / "tokenizers" / "rgb"
 
-    run("pseudolabel", stored / "six", "-o", stored / "labels", "--size", 32,
+    assert not exit_code("pseudolabel", stored / "six", "-o", stored / "labels", "--size", 32,
         "--labels", "canny_edge,color_palette")  # fmt: skip
-    run("tokenize", stored / "labels", "--photos", stored / "six", "-o", stored / "tokens",
-        "-t", f"tok={rgb}#photos")  # fmt: skip
+    assert not exit_code("tokenize", stored / "labels", "--photos", stored / "six",
+        "-o", stored / "tokens", "-t", f"tok={rgb}#photos")  # fmt: skip
 
     assert len(made) >= 4
     assert all(path.stat().st_mtime == 1 for path in made)

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from verbs import exit_code
 
-from fourm_lite.cli import main
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.photo_mixing import Mixing, mixtures
 from fourm_lite.data.shards import read_tokens
@@ -30,13 +30,6 @@ def photos(tmp_path):
     return folder
 
 
-def run(*words):
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return stopped.value.code
-
-
 def colours_of(image):
     """Each pixel's colour, all of them once."""
     return {tuple(int(v) for v in c) for c in np.unique(np.asarray(image).reshape(-1, 3), axis=0)}
@@ -45,7 +38,9 @@ def colours_of(image):
 def test_a_blend_has_the_share_that_its_line_tells(photos, tmp_path):
     out = tmp_path / "lists" / "mixed.jsonl"
 
-    assert run("mix-photos", photos, "--count", 9, "-o", out, "--blended", 1, "--size", 32) == 0
+    assert (
+        exit_code("mix-photos", photos, "--count", 9, "-o", out, "--blended", 1, "--size", 32) == 0
+    )
 
     for record, line in zip(read_records(out), out.read_text().splitlines(), strict=True):
         row = json.loads(line)
@@ -89,10 +84,10 @@ def test_more_mixtures_begin_with_the_same_ones(photos):
 
 def test_labels_and_tokens_are_made_of_the_mixture(photos, tmp_path):
     out, labels, tokens = (tmp_path / n for n in ("mixed.jsonl", "labels", "tokens"))
-    run("mix-photos", photos, "--count", 3, "-o", out)
+    exit_code("mix-photos", photos, "--count", 3, "-o", out)
 
-    assert run("pseudolabel", out, "-o", labels, "--labels", "color_palette") == 0
-    assert run("tokenize", labels, "--photos", out, "-t", "rgb_mini", "-o", tokens) == 0
+    assert exit_code("pseudolabel", out, "-o", labels, "--labels", "color_palette") == 0
+    assert exit_code("tokenize", labels, "--photos", out, "-t", "rgb_mini", "-o", tokens) == 0
 
     records = read_records(out, split="train")
     ids, palettes = read_labels(labels, "color_palette")
@@ -106,7 +101,7 @@ def test_ids_tell_mixtures_of_other_photos_apart(photos, tmp_path):
     ids = []
     for seed in (0, 1):
         out = tmp_path / f"{seed}.jsonl"
-        run("mix-photos", photos, "--count", 2, "-o", out, "--seed", seed)
+        exit_code("mix-photos", photos, "--count", 2, "-o", out, "--seed", seed)
         ids += [r.id for r in read_records(out)]
 
     assert len(set(ids)) == 4
@@ -127,7 +122,7 @@ def test_ids_tell_mixtures_of_other_photos_apart(photos, tmp_path):
 )
 def test_a_line_that_says_no_mixture_is_named(photos, tmp_path, change, said):
     out = tmp_path / "mixed.jsonl"
-    run("mix-photos", photos, "--count", 1, "-o", out, "--size", 32)
+    exit_code("mix-photos", photos, "--count", 1, "-o", out, "--size", 32)
     row = json.loads(out.read_text())
     row["mixed_with"] |= change
     out.write_text(json.dumps(row) + "\n")
@@ -138,7 +133,7 @@ def test_a_line_that_says_no_mixture_is_named(photos, tmp_path, change, said):
 
 def test_a_crop_that_leaves_its_photo_is_told_with_the_mixture(photos, tmp_path):
     out = tmp_path / "mixed.jsonl"
-    run("mix-photos", photos, "--count", 1, "-o", out)
+    exit_code("mix-photos", photos, "--count", 1, "-o", out)
     row = json.loads(out.read_text())
     row["mixed_with"]["crops"][1] = [0, 0, 90, 90, 0]
     out.write_text(json.dumps(row) + "\n")
@@ -149,7 +144,7 @@ def test_a_crop_that_leaves_its_photo_is_told_with_the_mixture(photos, tmp_path)
 
 def test_a_mixture_is_not_mixed_again(photos, tmp_path):
     out = tmp_path / "mixed.jsonl"
-    run("mix-photos", photos, "--count", 2, "-o", out)
+    exit_code("mix-photos", photos, "--count", 2, "-o", out)
 
     with pytest.raises(ConfigError, match="is a mixture itself"):
         list(mixtures(read_records(out), 1, Mixing(POLICY)))
@@ -157,7 +152,7 @@ def test_a_mixture_is_not_mixed_again(photos, tmp_path):
 
 def test_a_second_photo_that_is_gone_is_told_with_the_mixture(photos, tmp_path):
     out = tmp_path / "mixed.jsonl"
-    run("mix-photos", photos, "--count", 1, "-o", out)
+    exit_code("mix-photos", photos, "--count", 1, "-o", out)
     (record,) = read_records(out)
     record.mix.image.resolve().unlink()
 
@@ -169,10 +164,10 @@ def test_what_is_there_is_not_written_over_and_other_endings_are_refused(photos,
     out = tmp_path / "mixed.jsonl"
     out.write_text("mine\n")
 
-    assert run("mix-photos", photos, "--count", 1, "-o", out) == 2
+    assert exit_code("mix-photos", photos, "--count", 1, "-o", out) == 2
     assert "is there already" in capsys.readouterr().err
     assert out.read_text() == "mine\n"
-    assert run("mix-photos", photos, "--count", 1, "-o", tmp_path / "mixed.txt") == 2
+    assert exit_code("mix-photos", photos, "--count", 1, "-o", tmp_path / "mixed.txt") == 2
     assert "is a .jsonl file" in capsys.readouterr().err
 
 

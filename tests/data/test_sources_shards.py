@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_shards import write_tokens
 
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.labellers import (
@@ -31,7 +32,6 @@ from fourm_lite.data.shards import (
     read_tars,
     read_tokens,
     write_tar,
-    write_tokens,
 )
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
 from fourm_lite.modalities.crops import (

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
-from fourm_lite.demo.shipped_photos import (
+from fourm_lite.demo.examples import (
     choose_questions,
     drawings,
     make_gallery,
     pictures,
     shipped_records,
 )
+from fourm_lite.demo.run import INDEX, MARKER, index_place, run_demo
 from fourm_lite.errors import ConfigError
 from fourm_lite.modalities.codecs import Key
 from fourm_lite.modalities.pictures import png

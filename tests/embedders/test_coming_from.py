@@ -30,7 +30,7 @@ from tiny_networks import (
 from tiny_terramind import save_terramind_tokenizers, save_tiles, terramind_weights
 
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 
 timm = pytest.importorskip("timm")
 

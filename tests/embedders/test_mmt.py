@@ -228,9 +228,9 @@ def test_what_a_network_was_not_trained_for_is_refused(tmp_path, features):
     assert (
         load_embedder(f"mmt:{cross_only}?pooling=mean", features=features).embed_image("10").any()
     )
-    refuse(save_mmt(tmp_path / "h"), "heads", load=load_reranker, head="rank")
+    refuse(save_mmt(tmp_path / "h"), "a head of", load=load_reranker, head="rank")
     refuse(cross_only, "Did you mean 'mean'", pooling="meen")
-    refuse(cross_only, "know the options", head=3)
+    refuse(cross_only, "an option of 'mmt' embedders is one of", head=3)
 
 
 def test_pictures_that_cannot_be_read_are_told_apart(oscar, features):

@@ -3,7 +3,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.metrics.classification import knn_accuracy, knn_predict, knn_votes
+from fourm_lite.metrics.classification import knn_predict, knn_votes
 
 
 @pytest.fixture
@@ -60,19 +60,6 @@ def test_a_query_left_out_cannot_vote_for_itself(rng):
     assert (knn_predict(train, noise, train, k=1) == noise).all()
     alone = knn_predict(train, noise, train, k=1, leave_self_out=True)
     assert (alone == noise).mean() < 0.4
-
-
-def test_top_five_of_accuracy_is_worked_out_by_hand():
-    train = np.eye(7)
-    query = [[7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]]
-
-    def told(right):
-        return knn_accuracy(train, np.arange(7), query, [right], k=7)
-
-    assert told(0) == {"top1": 1.0, "top5": 1.0}
-    assert told(4) == {"top1": 0.0, "top5": 1.0}
-    assert told(5) == {"top1": 0.0, "top5": 0.0}
-    assert knn_accuracy(train, np.arange(7), query, [9], k=7)["top5"] == 0.0
 
 
 def test_what_does_not_fit_is_refused(rng):

@@ -111,11 +111,6 @@ def test_the_order_of_candidates_changes_nothing(rng):
         )
 
 
-def test_precision_counts_a_cut_tie_by_its_share():
-    assert metrics.precision_at([[3, 2, 1]], [[1, 0, 1]], 2)[0] == pytest.approx(1 / 2)
-    assert metrics.precision_at([[3, 2, 2]], [[1, 0, 1]], 2)[0] == pytest.approx(3 / 4)
-
-
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ConfigError, match="1 queries have no right answer, such as query 1"):
         metrics.first_ranks(np.ones((2, 3)), [[1, 0, 0], [0, 0, 0]])

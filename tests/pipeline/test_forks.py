@@ -12,17 +12,17 @@ import torch
 from tiny_aion import save_aion
 from tiny_terramind import save_terramind_tokenizers, save_tiles, save_words, terramind_weights
 from tiny_terramind import terramind as terramind_model
+from verbs import exit_code
 
 from fourm_lite import FourMPipeline, open_space
 from fourm_lite.backbone.merged import MergedViT
-from fourm_lite.cli import main
 from fourm_lite.embedders.terramind import convert_terramind
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.forks import AION_MODALITIES, STATISTICS, TERRAMIND_MODALITIES
-from fourm_lite.pipeline.placing import placed
 from fourm_lite.pipeline.sky_values import tokens_of, value_of_tokens
 from fourm_lite.pipeline.terramind import Chain
+from fourm_lite.search.encoder_space import placed
 from fourm_lite.tokenization.aion.load import load_codecs
 
 
@@ -43,12 +43,6 @@ def aion(tmp_path_factory):
 def tiles(tmp_path_factory):
     pytest.importorskip("rasterio")
     return save_tiles(tmp_path_factory.mktemp("tiles") / "TILES")
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return stopped.value.code
 
 
 def pictures(size=(64, 96), seed=0):
@@ -133,11 +127,11 @@ def test_the_vector_of_an_item_is_the_mean_of_the_backbone_and_of_nobody_else(te
 def test_tiles_of_the_earth_are_indexed_and_found_by_the_name_of_a_folder(
     terramind, tiles, tmp_path, capsys
 ):
-    assert run("index", tiles, "-o", tmp_path / "IDX", "--model", terramind) == 0
-    assert run("embed", tiles, "-o", tmp_path / "v.npy", "--model", terramind) == 0
+    assert exit_code("index", tiles, "-o", tmp_path / "IDX", "--model", terramind) == 0
+    assert exit_code("embed", tiles, "-o", tmp_path / "v.npy", "--model", terramind) == 0
     capsys.readouterr()
     for query in ([tiles / "water/1.tif"], ["--given", f"S2L2A={tiles / 'water/1.tif'}"]):
-        assert run("search", tmp_path / "IDX", *query, "-k", 8, "--json", "-") == 0
+        assert exit_code("search", tmp_path / "IDX", *query, "-k", 8, "--json", "-") == 0
         ids = [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
         assert ids[0] == "water/1.tif"
         assert all(name.startswith("water") for name in ids)
@@ -145,16 +139,18 @@ def test_tiles_of_the_earth_are_indexed_and_found_by_the_name_of_a_folder(
     broken = tmp_path / "more" / "a.tif"
     broken.parent.mkdir()
     broken.write_bytes(b"no tile")
-    assert run("index", broken.parent, tiles, "-o", tmp_path / "IDX2", "--model", terramind) == 0
+    assert (
+        exit_code("index", broken.parent, tiles, "-o", tmp_path / "IDX2", "--model", terramind) == 0
+    )
     told = capsys.readouterr().out
     assert "not indexed" in told
-    assert run("index", tiles, "-o", tmp_path / "IDX", "--model", terramind) == 0
+    assert exit_code("index", tiles, "-o", tmp_path / "IDX", "--model", terramind) == 0
     assert "added" not in capsys.readouterr().out
 
 
 def test_generate_writes_maps_in_their_units_beside_the_pictures(terramind, tiles, tmp_path):
     words = ["-i", f"S2L2A={tiles / 'forest/0.tif'}", "-t", "LULC", "-t", "NDVI"]
-    assert run("generate", "-m", terramind, *words, "-o", tmp_path / "out") == 0
+    assert exit_code("generate", "-m", terramind, *words, "-o", tmp_path / "out") == 0
 
     found = json.loads((tmp_path / "out/result.json").read_text())["outputs"]
     assert list(found) == ["tok_lulc@224", "tok_ndvi@224"]
@@ -223,12 +219,12 @@ def test_numbers_of_the_sky_go_through_the_same_verbs(aion, tmp_path, capsys):
         pipe.read({"flux_g": "bright"})
     rows = [{"id": f"g{i}", "flux_g": float(i), "z": i / 10} for i in range(6)]
     (tmp_path / "sky.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert run("index", tmp_path / "sky.jsonl", "-o", tmp_path / "IDX", "-m", aion) == 0
+    assert exit_code("index", tmp_path / "sky.jsonl", "-o", tmp_path / "IDX", "-m", aion) == 0
     capsys.readouterr()
     words = ["--given", "flux_g=3", "--given", "z=0.3"]
-    assert run("search", tmp_path / "IDX", *words, "-k", 1, "--json", "-") == 0
+    assert exit_code("search", tmp_path / "IDX", *words, "-k", 1, "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["hits"][0]["id"] == "g3"
-    assert run("generate", "-m", aion, "-i", "flux_g=3", "-t", "z", "-o", tmp_path / "o") == 0
+    assert exit_code("generate", "-m", aion, "-i", "flux_g=3", "-t", "z", "-o", tmp_path / "o") == 0
 
 
 def test_codecs_of_a_model_on_the_hub_are_fetched_one_by_one(aion, tmp_path, monkeypatch):

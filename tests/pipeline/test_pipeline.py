@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from tiny_pipeline import photo, save_pipeline
+from verbs import exit_code
 
 from fourm_lite import FourMPipeline, Target
-from fourm_lite.cli import main
 from fourm_lite.cli.generate import _told
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.values import Box, PointQuery, Segment
@@ -405,13 +405,6 @@ def test_a_plan_says_how(pipe):
     assert seen == [("roar", i, 4) for i in range(1, 5)]
 
 
-def run(*arguments) -> int:
-    """Runs the command and gives its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
-
-
 def test_the_command_writes_files_a_sheet_and_json(folder, tmp_path, capsys):
     photo().save(tmp_path / "photo.png")
     arguments = [
@@ -419,7 +412,7 @@ def test_the_command_writes_files_a_sheet_and_json(folder, tmp_path, capsys):
         "--target", "semseg", "--target", "caption", "--out", tmp_path / "out", "--json",
     ]  # fmt: skip
 
-    code = run(*arguments)
+    code = exit_code(*arguments)
     result = json.loads(capsys.readouterr().out)
 
     assert code == 0
@@ -448,8 +441,8 @@ def test_a_long_generation_goes_on_where_it_was(folder, tmp_path, capsys, monkey
         return real(self, inputs, *args, **kwargs)
 
     monkeypatch.setattr(FourMPipeline, "generate", stopping)
-    run(*arguments)
-    code = run(*arguments)
+    exit_code(*arguments)
+    code = exit_code(*arguments)
 
     assert code == 0
     assert len(calls) == 3 + 2  # two were finished before the stop
@@ -457,7 +450,7 @@ def test_a_long_generation_goes_on_where_it_was(folder, tmp_path, capsys, monkey
 
 
 def test_the_command_says_what_is_wrong(folder, capsys):
-    code = run("generate", "--model", folder, "--input", "rgb", "--target", "caption")
+    code = exit_code("generate", "--model", folder, "--input", "rgb", "--target", "caption")
 
     assert code == 2
     assert "NAME=VALUE" in capsys.readouterr().err

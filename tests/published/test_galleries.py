@@ -15,7 +15,7 @@ from tiny_hub import add_repository, without
 
 from fourm_lite import FourMPipeline
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import draw
+from fourm_lite.demo.examples import draw
 from fourm_lite.embedders.image_configs import preset
 from fourm_lite.embedders.imagebind import ImageBindConfig, ImageBindVision
 from fourm_lite.embedders.load import load_embedder

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import draw, drawings, make_gallery
+from fourm_lite.demo.examples import draw, drawings, make_gallery
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from tiny_hub import FOURM_21, MODELS, TOKENIZERS, model_files, without
 
 from fourm_lite import FMViT, FourMPipeline, load_model
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import draw
+from fourm_lite.demo.examples import draw
 from fourm_lite.errors import ConfigError, FourMError, NotFetchedError, UnknownNameError
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.published import FOURM

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fourm_lite.cli import options
 from fourm_lite.cli.app import VERBS
-from fourm_lite.demo.shipped_photos import shipped_pictures
+from fourm_lite.demo.examples import shipped_pictures
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.precision import agreement, measure_once
 from fourm_lite.nn.cpu_linear import can_int8

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.embedders.base import NetworkEmbedder, Towers
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate import any_to_any

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from fourm_lite.errors import ConfigError
-from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
-from fourm_lite.search.caption_confidence import (
+from fourm_lite.search.calibration.answer_features import (
+    CaptionRelevance,
+    Question,
+    Vocabulary,
+    stems,
+)
+from fourm_lite.search.calibration.calibrate import calibrate_answers, calibrate_by_model
+from fourm_lite.search.calibration.captions import (
     Captioned,
     Transferable,
     beginning,
@@ -19,9 +25,8 @@ from fourm_lite.search.caption_confidence import (
     lessons_of,
     median_and_deviation,
 )
-from fourm_lite.search.confidence_features import CaptionRelevance, Question, Vocabulary, stems
+from fourm_lite.search.calibration.probability import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.engine import Search
-from fourm_lite.search.index.hits import MEANINGS, RELEVANCE, sureness
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import write_manifest
 from fourm_lite.search.query import Query

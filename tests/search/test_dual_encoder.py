@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from tiny_networks import clip, save_network
+from verbs import run
 
 from fourm_lite import open_space
-from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.engine import Search, space_of
@@ -44,11 +44,9 @@ def cosines(twin):
     return words @ embedder.embed_image([d.picture for d in DRAWN]).T
 
 
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    assert stopped.value.code == 0, err
+def told(capsys, *words):
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
     return out
 
 
@@ -58,16 +56,16 @@ def test_index_and_search_by_words_a_picture_and_both(
     monkeypatch.chdir(twin.parent)
     spec = f"hf:{twin.name}"  # a relative folder: the index must find it from elsewhere too
     made = json.loads(
-        run(capsys, "index", pack / "images", "-o", tmp_path / "idx", "--model", spec, "--json")
+        told(capsys, "index", pack / "images", "-o", tmp_path / "idx", "--model", spec, "--json")
     )
     monkeypatch.chdir(tmp_path)
     ask = ("search", tmp_path / "idx", "--json")
 
-    words = json.loads(run(capsys, *ask, "--caption", DRAWN[2].caption))
-    same = json.loads(run(capsys, *ask, "--caption", DRAWN[2].caption, "--model", f"hf:{twin}"))
-    photo = json.loads(run(capsys, *ask, "--image", pack / "images" / DRAWN[4].name, "-k", 1))
+    words = json.loads(told(capsys, *ask, "--caption", DRAWN[2].caption))
+    same = json.loads(told(capsys, *ask, "--caption", DRAWN[2].caption, "--model", f"hf:{twin}"))
+    photo = json.loads(told(capsys, *ask, "--image", pack / "images" / DRAWN[4].name, "-k", 1))
     both = json.loads(
-        run(
+        told(
             capsys, *ask, "--image", pack / "images" / DRAWN[4].name, "--caption",
             DRAWN[2].caption, "--not-caption", DRAWN[0].caption,
         )
@@ -100,7 +98,7 @@ def test_own_vectors_are_searched(capsys, tmp_path, twin, cosines):
     np.save(tmp_path / "v.npy", vectors)
 
     found = json.loads(
-        run(
+        told(
             capsys, "search", tmp_path / "v.npy", "--model", f"hf:{twin}", "--caption",
             DRAWN[1].caption, "--json",
         )
@@ -115,7 +113,7 @@ def test_own_vectors_are_searched(capsys, tmp_path, twin, cosines):
 def test_retrieval_is_measured_by_its_own_cosines(capsys, tmp_path, twin, pack, cosines):
     out = tmp_path / "report.json"
 
-    shown = run(
+    shown = told(
         capsys, "evaluate", "retrieval", "--model", f"hf:{twin}", "--data", pack, "--json", out
     )
 

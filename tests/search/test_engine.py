@@ -10,8 +10,8 @@ from tiny_pipeline import photo
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluate.caption_sets import captions_of
 from fourm_lite.search import spaces
-from fourm_lite.search.calibrate import RERANKED, Judgements, calibrate_index
-from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD
+from fourm_lite.search.calibration.answer_features import DISPERSION, LIKELIHOOD
+from fourm_lite.search.calibration.calibrate import RERANKED, Judgements, calibrate_index
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import Ingest, index_photos, open_index
 from fourm_lite.search.index.index import Index

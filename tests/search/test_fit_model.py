@@ -3,25 +3,17 @@ from dataclasses import replace
 
 import pytest
 from tiny_pipeline import photo
+from verbs import exit_code
 
-from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import captioned
-from fourm_lite.search.calibrate import calibrate_answers, calibrate_by_model
-from fourm_lite.search.confidence_features import CODES, KNOWN, LEVEL, LIKELIHOOD
+from fourm_lite.search.calibration.answer_features import CODES, KNOWN, LEVEL, LIKELIHOOD
+from fourm_lite.search.calibration.calibrate import calibrate_answers, calibrate_by_model
+from fourm_lite.search.calibration.probability import MEANINGS, RELEVANCE, Calibration
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import index_photos, open_index
-from fourm_lite.search.index.hits import MEANINGS, RELEVANCE, Calibration
 from fourm_lite.search.search_file import read_fitted
 from fourm_lite.search.spaces import open_space
-
-
-def run(*words):
-    """The exit status of a command."""
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    return end.value.code or 0
-
 
 EVIDENCE = [LEVEL, CODES, LIKELIHOOD, KNOWN]
 TARGET = "tok_vector_global"
@@ -53,7 +45,7 @@ def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
 ):
     folder = shutil.copytree(model_folder, tmp_path / "model")
 
-    code = run("calibrate", "--model", folder, "--data", pack, "--split", "val")
+    code = exit_code("calibrate", "--model", folder, "--data", pack, "--split", "val")
 
     assert code == 0, capsys.readouterr().err
     learnt = read_fitted(folder, TARGET)
@@ -74,9 +66,9 @@ def test_the_verb_calibrates_with_captions_and_without(
     texts.write_text("quantum physics\n\nsubmarine under ice\n", encoding="utf-8")
     words = ("index", "calibrate", tmp_path / "idx", "--model", model_folder)
 
-    given = run(*words, "--data", pack, "--split", "test", "--absent", texts, "--json")
-    alone = run(*words)
-    wrong = run(*words, "--rerank", "5")
+    given = exit_code(*words, "--data", pack, "--split", "test", "--absent", texts, "--json")
+    alone = exit_code(*words)
+    wrong = exit_code(*words, "--rerank", "5")
 
     out, err = capsys.readouterr()
     assert given == 0, err
@@ -94,7 +86,7 @@ def test_an_index_that_was_calibrated_before_meanings_opens_and_says_so(
     indexed.set_calibration(old)
 
     search = Search.open(tmp_path / "idx", model_folder)
-    run("index", "info", tmp_path / "idx")
+    exit_code("index", "info", tmp_path / "idx")
 
     assert "calibrated by an earlier version" in caplog.text
     assert 0 < search(rgb=photo(0), k=1).p_right < 1
@@ -105,7 +97,7 @@ def test_an_index_that_was_calibrated_before_meanings_opens_and_says_so(
 def test_only_a_folder_of_ones_own_is_calibrated(name, pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    assert run("calibrate", "--model", name, "--data", pack, "--split", "val") == 2
+    assert exit_code("calibrate", "--model", name, "--data", pack, "--split", "val") == 2
 
     assert "--model must be a folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
 import pytest
 
-from fourm_lite.search.confidence_features import CaptionRelevance, Vocabulary, stem, stems
+from fourm_lite.search.calibration.answer_features import CaptionRelevance, Vocabulary, stem, stems
 
 CAPTIONS = {
     "dogs": ["Two dogs run on grass.", "A brown dog is running after a white dog."],

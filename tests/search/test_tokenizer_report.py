@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fourm_lite.cli import main
-from fourm_lite.demo.shipped_photos import drawings
+from fourm_lite.demo.examples import drawings
 from fourm_lite.evaluate.tokenizer_report import code_use, neighbours_kept
 
 

@@ -290,7 +290,7 @@ def test_other_bad_requests_are_answered_by_a_sentence(server, path, body, kind,
 
 
 def test_a_picture_of_too_many_pixels_is_never_decoded(index):
-    from fourm_lite.serve.limits import Limits
+    from fourm_lite.serve.fields import Limits
     from fourm_lite.serve.service import Service
 
     service = Service(Search.open(index), Limits(pixels=1000))

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fourm_lite.errors import ConfigError, FourMError, ShapeError
-from fourm_lite.tokenization.words import fetch as fetching
-from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
+from fourm_lite.io import hub
+from fourm_lite.io.hub import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
 from fourm_lite.tokenization.words.text import (
     TextTokenizer,
     load_text_tokenizer,
@@ -184,7 +184,7 @@ def remote(tokenizer, tmp_path) -> RemoteFile:
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
-    monkeypatch.setenv(fetching.CACHE_VARIABLE, str(folder))
+    monkeypatch.setenv(hub.CACHE_VARIABLE, str(folder))
     return folder
 
 

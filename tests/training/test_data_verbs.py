@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from verbs import exit_code
 
-from fourm_lite.cli import main
 from fourm_lite.data.label_rows import read_labels
 from fourm_lite.data.labellers import Cuts, GivenMaps, NetworkLabeller, formulas, onnx_teachers
 from fourm_lite.data.shards import read_tokens
@@ -17,13 +17,6 @@ from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
 from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.training.recipes import open_job
-
-
-def run(*words):
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return stopped.value.code
 
 
 @pytest.fixture
@@ -40,9 +33,9 @@ def photos(tmp_path):
 def test_labels_then_tokens_hold_the_same_crops(photos, tmp_path):
     labels, tokens = tmp_path / "labels", tmp_path / "tokens"
 
-    assert run("pseudolabel", photos, "-o", labels, "--crops", 2, "--shard-size", 2,
+    assert exit_code("pseudolabel", photos, "-o", labels, "--crops", 2, "--shard-size", 2,
                "--workers", 2) == 0  # fmt: skip
-    assert run("tokenize", labels, "--photos", photos, "-t", "edge_mini", "-t", "rgb_mini",
+    assert exit_code("tokenize", labels, "--photos", photos, "-t", "edge_mini", "-t", "rgb_mini",
                "-o", tokens) == 0  # fmt: skip
 
     ids, settings = read_labels(labels, "crop_settings")
@@ -54,7 +47,7 @@ def test_labels_then_tokens_hold_the_same_crops(photos, tmp_path):
 
 
 def test_tokens_are_those_of_the_photo_itself_and_need_no_labels(photos, tmp_path):
-    assert run("tokenize", photos, "-t", "rgb_mini", "-o", tmp_path / "t") == 0
+    assert exit_code("tokenize", photos, "-t", "rgb_mini", "-o", tmp_path / "t") == 0
 
     image = read_records(photos)[1].open_image().resize((224, 224), box=(15, 0, 105, 90))
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -66,34 +59,34 @@ def test_tokens_are_those_of_the_photo_itself_and_need_no_labels(photos, tmp_pat
 
 def test_what_is_missing_alone_is_made_again(photos, tmp_path):
     words = ("tokenize", photos, "-t", "rgb_mini", "-o", tmp_path / "t")
-    run(*words)
+    exit_code(*words)
     path = tmp_path / "t" / "tok_rgb_mini" / "shard-00000.tar"
     before = path.read_bytes()
     path.write_bytes(b"kept")
 
-    assert run(*words) == 0
+    assert exit_code(*words) == 0
     assert path.read_bytes() == b"kept"
     path.unlink()
-    assert run(*words) == 0
+    assert exit_code(*words) == 0
     assert path.read_bytes() == before
 
 
 def test_a_folder_of_other_crops_or_another_tokenizer_is_refused(photos, tmp_path, capsys):
     out = tmp_path / "t"
-    run("tokenize", photos, "-t", "rgb_mini", "-o", out)
+    exit_code("tokenize", photos, "-t", "rgb_mini", "-o", out)
 
-    assert run("tokenize", photos, "-t", "rgb_mini", "-o", out, "--crops", 2) != 0
+    assert exit_code("tokenize", photos, "-t", "rgb_mini", "-o", out, "--crops", 2) != 0
     assert "other photos or crops" in capsys.readouterr().err
-    assert run("tokenize", photos, "-t", "tok_rgb_mini=edge_mini#canny_edge", "-o", out) != 0
+    assert exit_code("tokenize", photos, "-t", "tok_rgb_mini=edge_mini#canny_edge", "-o", out) != 0
     assert "another tokenizer" in capsys.readouterr().err
 
 
 def test_pixels_that_are_not_there_are_asked_for(photos, tmp_path, capsys):
-    run("pseudolabel", photos, "-o", tmp_path / "l", "--labels", "metadata")
+    exit_code("pseudolabel", photos, "-o", tmp_path / "l", "--labels", "metadata")
 
-    assert run("tokenize", tmp_path / "l", "-t", "rgb_mini", "-o", tmp_path / "t") != 0
+    assert exit_code("tokenize", tmp_path / "l", "-t", "rgb_mini", "-o", tmp_path / "t") != 0
     assert "--photos" in capsys.readouterr().err
-    assert run("tokenize", tmp_path / "l", "-t", "edge_mini", "-o", tmp_path / "t") != 0
+    assert exit_code("tokenize", tmp_path / "l", "-t", "edge_mini", "-o", tmp_path / "t") != 0
     assert "expected the label 'canny_edge'" in capsys.readouterr().err
 
 
@@ -140,13 +133,13 @@ def test_what_is_left_out_is_told_to_people_and_programs(photos, tmp_path, capsy
     }
 
     for name, words in verbs.items():
-        assert run(*words) == 0
+        assert exit_code(*words) == 0
         told = capsys.readouterr().out
         assert "p.1" in told
         assert "list.jsonl:4" in told
         if name == "mixtures":
             (tmp_path / "mixed.jsonl").unlink()
-        assert run(*words, "--json") == 0
+        assert exit_code(*words, "--json") == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["photos"] == 2
         assert len(facts["left_out"]) == 2

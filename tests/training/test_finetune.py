@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny import tiny_model
 from tiny_photos import write_list
+from verbs import run
 
 from fourm_lite.backbone.config import HeadConfig
 from fourm_lite.backbone.vit import FMViT
-from fourm_lite.cli import main
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.finetune.finetune import FinetuneConfig, classifier, finetune, layer_scales, unread
 from fourm_lite.finetune.pixels import PhotoStream
@@ -334,10 +334,8 @@ def test_photos_of_a_set_keep_their_order_in_batches_of_any_size(model, tmp_path
 
 
 def called(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stopped.value.code, out + err
+    code, out, err = run(capsys, *words)
+    return code, out + err
 
 
 @pytest.fixture

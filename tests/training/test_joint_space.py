@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from tiny_spaces import COLOURS, save_image_encoder, save_photos, save_sentences
+from verbs import exit_code
 
-from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.training.joint_space import JointSpaceRecipe, joint_space_training
@@ -50,16 +50,10 @@ weight_decay = 0.0
     return path
 
 
-def run(*words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    assert stopped.value.code in (0, None)
-
-
 @pytest.fixture(scope="module")
 def made(place):
     """A space that knows its three colours."""
-    run("train", write_recipe(place, "made"))
+    assert not exit_code("train", write_recipe(place, "made"))
     return place / "made" / "final"
 
 
@@ -73,7 +67,7 @@ def finds_colours(space, root):
 @pytest.mark.parametrize(("text", "least"), [(True, 2), (True, 0), (False, 2)])
 def test_words_find_photos_that_were_not_trained_on(place, text, least):
     out = f"run_{text}_{least}"
-    run("train", write_recipe(place, out, text=text, least=least))
+    assert not exit_code("train", write_recipe(place, out, text=text, least=least))
 
     assert finds_colours(load_embedder(f"joint:{place / out / 'final'}"), place)
 
@@ -100,7 +94,7 @@ def test_a_run_that_was_stopped_gives_the_same_space(place, made):
 
     with pytest.raises(KeyboardInterrupt):
         fit(*joint_space_training(recipe), recipe.train, progress=stop)
-    run("train", write_recipe(place, "stopped"), "--resume")
+    assert not exit_code("train", write_recipe(place, "stopped"), "--resume")
 
     vectors = [load_embedder(f"joint:{folder}").embed_text(["red thing", "a crimson photo"])
                for folder in (made, place / "stopped" / "final")]  # fmt: skip
@@ -133,7 +127,7 @@ def test_unknown_words_are_left_to_the_sentence_encoder(made, place):
 
     assert np.isfinite(vectors).all()
     words_alone = write_recipe(place, "words", text=False)
-    run("train", words_alone)
+    assert not exit_code("train", words_alone)
     with pytest.raises(FourMError, match="zero and has no direction"):
         load_embedder(f"joint:{place / 'words' / 'final'}").embed_text("crimson")
 
@@ -176,7 +170,7 @@ def test_a_damaged_folder_is_told(made, tmp_path, change, message):
 
 
 def test_a_space_becomes_the_gallery_of_a_search(made, place, tmp_path):
-    run("evaluate", "retrieval", "--model", f"joint:{made}", "--data", place / "photos", "--split",
-        "val", "--json", tmp_path / "out.json")  # fmt: skip
+    assert not exit_code("evaluate", "retrieval", "--model", f"joint:{made}",
+        "--data", place / "photos", "--split", "val", "--json", tmp_path / "out.json")  # fmt: skip
 
     assert json.loads((tmp_path / "out.json").read_text())["text_to_image"]["R@1"] == 1.0

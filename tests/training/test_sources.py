@@ -8,13 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_shards import write_tokens
 from tiny_spaces import save_photos, save_sentences
 from tiny_training import losses, read_recipe
+from verbs import exit_code
 
 from fourm_lite.cli import main
 from fourm_lite.data.labellers import MetadataLabeller
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
-from fourm_lite.data.shards import write_tokens
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError, UnknownNameError
 from fourm_lite.photos.records import read_records
@@ -360,8 +361,8 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, spoken)))
     folder, *_ = save_sentences(tmp_path / "sentences")
 
-    run_verb("pseudolabel", tmp_path / "captions.jsonl", "--split", "train", "--sentences",
-             f"tiny_sentences=sentence:{folder}", "-o", tmp_path / "said")  # fmt: skip
+    assert not exit_code("pseudolabel", tmp_path / "captions.jsonl", "--split", "train",
+        "--sentences", f"tiny_sentences=sentence:{folder}", "-o", tmp_path / "said")  # fmt: skip
     ids = [f"{row['id']}#{k}" for row in rows if row["split"] == "train" for k in range(2)]
     codes = np.random.default_rng(0).integers(0, 1024, (len(ids), 1, 16))
     write_tokens(tmp_path / "said_tokens", "tok_mobilenet_global", ids, codes)
@@ -369,7 +370,7 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
     recipe = read_recipe(tmp_path, SPOKEN)
     _, stream = pretraining(recipe)
     batch = stream.batch(0)
-    run_verb("train", tmp_path / "recipe.toml")
+    assert not exit_code("train", tmp_path / "recipe.toml")
 
     texts = sorted({c for row in rows for c in row["captions"]})
     said = load_embedder(f"sentence:{folder}").embed_text(texts)
@@ -379,9 +380,3 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
     assert given.any()
     assert np.allclose(near.max(axis=1), 1, atol=1e-4)  # each is that of one of the captions
     assert np.isfinite(losses(tmp_path / "spoken")).all()
-
-
-def run_verb(*words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    assert not stopped.value.code

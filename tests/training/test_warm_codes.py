@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_photos import COLOURS, picture
+from tiny_shards import write_tokens
 from tiny_training import read_recipe
 
 from fourm_lite.data.labellers import NetworkLabeller
 from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
-from fourm_lite.data.shards import write_tokens
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.hub import resolve
 from fourm_lite.photos.records import read_records

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from fourm_lite.embedders.base import NetworkEmbedder, Towers, Vectors, fingerprint_module
+from fourm_lite.embedders.mmt.batches import Regions, Text, join_batch
 from fourm_lite.embedders.mmt.load import Joint, open_joint
 from fourm_lite.embedders.mmt.network import States
-from fourm_lite.embedders.mmt.regions import Regions, join_batch
-from fourm_lite.embedders.mmt.words import Text
 from fourm_lite.embedders.rerankers import PairReranker, as_pairs
-from fourm_lite.errors import ConfigError, suggest
+from fourm_lite.errors import ConfigError, check_choice
 
 
 def load_mmt(
@@ -155,10 +154,8 @@ class JointReranker(PairReranker):
         super().__init__(name)
         self.joint = joint
         present = [n for n in joint.config.layout.heads if n in joint.model.heads]
-        if head is not None and head not in present:
-            raise ConfigError(
-                f"'{name}' has the heads {present}, got '{head}'.{suggest(head, present)}"
-            )
+        if head is not None:
+            check_choice(f"a head of '{name}'", head, of=present)
         if not present:
             raise ConfigError(
                 f"'{name}' holds no matching head, so it cannot score pairs: it was trained as a "

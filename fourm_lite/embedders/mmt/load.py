@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fourm_lite.embedders.features import FeatureStore
-from fourm_lite.embedders.mmt.config import POOLINGS, JointConfig, Sizes
-from fourm_lite.embedders.mmt.network import JointEncoder
-from fourm_lite.embedders.mmt.regions import RegionReader
+from fourm_lite.embedders.mmt.batches import RegionReader, Words, open_tokenizer
+from fourm_lite.embedders.mmt.network import POOLINGS, JointConfig, JointEncoder, Sizes
 from fourm_lite.embedders.mmt.saved import DOOR, Saved, read_saved
-from fourm_lite.embedders.mmt.words import Words, open_tokenizer
 from fourm_lite.embedders.pth import Weights
-from fourm_lite.errors import CheckpointError, ConfigError, suggest
+from fourm_lite.errors import CheckpointError, check_choice
 from fourm_lite.io.files import write_json, write_whole
 from fourm_lite.io.layout import CONFIG, WEIGHTS
 from fourm_lite.io.writing import write_file
@@ -111,11 +109,7 @@ def _told(saved: Saved, heads: int | None, pooling: str | None) -> Saved:
     config = saved.config if heads is None else replace(saved.config, num_heads=int(heads))
     if pooling is not None:
         asked = pooling.split(",")
-        if unknown := [kind for kind in asked if kind not in POOLINGS]:
-            raise ConfigError(
-                f"pooling is of {list(POOLINGS)}, got '{unknown[0]}'."
-                f"{suggest(unknown[0], POOLINGS)}"
-            )
+        check_choice("pooling", *asked, of=POOLINGS)
         config = replace(config, pooling=tuple(kind for kind in POOLINGS if kind in asked))
     return replace(saved, config=config)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fourm_lite.embedders.mmt.config import (
+from fourm_lite.embedders.mmt.network import (
     HeadInput,
     JointConfig,
     Pooling,

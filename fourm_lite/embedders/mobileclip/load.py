@@ -26,7 +26,7 @@ from fourm_lite.embedders.image_transforms import ImagePreprocess
 from fourm_lite.embedders.mobileclip.layers import fold
 from fourm_lite.embedders.mobileclip.towers import IMAGE, TEXT, MobileClip, Shape
 from fourm_lite.embedders.pth import SUFFIXES, Weights, read_pth
-from fourm_lite.errors import CheckpointError, ConfigError, FourMError
+from fourm_lite.errors import CheckpointError, ConfigError, FourMError, check_choice
 from fourm_lite.families.mobileclip import (
     CONTEXT,
     MOBILECLIP,
@@ -259,8 +259,7 @@ def _open_clip_tower(saved: SavedClip, architecture: str | None) -> OpenClipTowe
         )
     by_name = {tower.architecture: tower for tower in OPEN_CLIP_FILES.values()}
     if architecture is not None:
-        if architecture not in by_name:
-            raise ConfigError(f"architecture is one of {sorted(by_name)}, got '{architecture}'")
+        check_choice("architecture", architecture, of=sorted(by_name))
         return by_name[architecture]
     stem = saved.path.stem.lower().replace("-", "")
     written = saved.config.get("architecture")

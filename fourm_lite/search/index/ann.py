@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fourm_lite.errors import ConfigError
-from fourm_lite.search.index.exact import Block, Floats, Nearest, RowIds, nearest
+from fourm_lite.errors import ConfigError, check_choice
+from fourm_lite.search.index.exact import Block, Nearest, RowIds, nearest
 from fourm_lite.search.index.lance_calls import reading
 from fourm_lite.search.index.storage import Rows, Snapshot
+from fourm_lite.unit import Floats
 
 AnnKind = Literal["ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq"]
 KINDS: tuple[AnnKind, ...] = ("ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_sq")
@@ -76,8 +77,7 @@ def build(rows: Rows, kind: AnnKind, *, width: int, partitions: int | None = Non
     Raises:
         ConfigError: an unknown kind, or fewer than 256 rows
     """
-    if kind not in KINDS:
-        raise ConfigError(f"kind is one of {', '.join(KINDS)}, got {kind!r}")
+    check_choice("kind", kind, of=KINDS)
     count = rows.newest().count()
     if count < MIN_ROWS:
         raise ConfigError(

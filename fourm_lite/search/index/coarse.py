@@ -18,15 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.search.index.exact import (
-    BLOCK_SCORES,
-    Block,
-    Floats,
-    Nearest,
-    RowIds,
-    merge,
-    nearest,
-)
+from fourm_lite.search.index.exact import BLOCK_SCORES, Block, Nearest, RowIds, merge, nearest
+from fourm_lite.unit import Floats
 
 STEPS = 127
 CHUNK = 8192

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.search.index.exact import Block, Floats, RowIds, unit_vectors
+from fourm_lite.search.index.exact import Block, RowIds, unit_vectors
+from fourm_lite.unit import Floats
 
 Codes = npt.NDArray[np.uint16]
 Decode = Callable[[Codes], Floats]

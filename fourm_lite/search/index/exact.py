@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError, ShapeError
+from fourm_lite.unit import Floats
 
-Floats = npt.NDArray[np.float32]
 RowIds = npt.NDArray[np.uint64]
 
 BLOCK_SCORES = 1 << 24

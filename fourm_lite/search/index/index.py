@@ -17,13 +17,14 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError, ShapeError, check_most
 from fourm_lite.io.recipe import from_dict
+from fourm_lite.search.calibration.probability import Calibration, with_confidence
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann, AnnKind, RecallCheck
 from fourm_lite.search.index.codes import Codes, Decode, check_codes
-from fourm_lite.search.index.exact import Floats, unit_vectors
+from fourm_lite.search.index.exact import unit_vectors
 from fourm_lite.search.index.filters import filter_sql, in_filter
 from fourm_lite.search.index.handle import Handle, folder_bytes
-from fourm_lite.search.index.hits import Calibration, Hits, with_confidence
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.manifest import (
     Former,
     Manifest,
@@ -35,6 +36,7 @@ from fourm_lite.search.index.manifest import (
 from fourm_lite.search.index.reader import ID_CHUNK, Engine, Reader, as_matrix
 from fourm_lite.search.index.rows import check_ids, make_table, stored_form
 from fourm_lite.search.index.storage import Rows
+from fourm_lite.unit import Floats
 
 MEMORY_LIMIT = 4 << 30
 """Bytes of vectors that are searched in memory unless the user says otherwise."""
@@ -268,8 +270,7 @@ class Index:
             ShapeError: another width, or several vectors (see ``search_many``)
         """
         array = np.asarray(vector)
-        if array.ndim == 2 and len(array) == 1:
-            array = array[0]
+        array = array[0] if array.ndim == 2 and len(array) == 1 else array
         if array.ndim != 1:
             raise ShapeError(
                 f"search takes one vector [E], got shape {list(array.shape)}; "

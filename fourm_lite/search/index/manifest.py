@@ -24,12 +24,11 @@ from typing import Any, Literal
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import alone, remove_leftovers, write_whole
-from fourm_lite.io.hub import shipped
+from fourm_lite.io.hub import cache_folder, shipped
 from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.modalities.published import FAMILIES as PUBLISHED
 from fourm_lite.reading.regular import read_text
-from fourm_lite.tokenization.words.fetch import cache_folder
 
 FILE = "manifest.json"
 EMPTY = {FILE, "readers.lock"}

@@ -19,24 +19,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fourm_lite.errors import ConfigError, StorageError, suggest
+from fourm_lite.errors import ConfigError, StorageError, check_choice
 from fourm_lite.io.files import remove_folder, remove_leftovers, replacing_folder
 from fourm_lite.search.index import ann as approximate
 from fourm_lite.search.index.ann import Ann
 from fourm_lite.search.index.coarse import FEWEST, Coarse, Positions, nearest_fetched, nearest_of
 from fourm_lite.search.index.codes import Codes, CodeStore, Decode, decoded
-from fourm_lite.search.index.exact import (
-    Block,
-    Floats,
-    Nearest,
-    RowIds,
-    nearest,
-    unit_vectors,
-)
+from fourm_lite.search.index.exact import Block, Nearest, RowIds, nearest, unit_vectors
 from fourm_lite.search.index.filters import in_filter
 from fourm_lite.search.index.hits import Hits, Id
 from fourm_lite.search.index.manifest import Manifest
 from fourm_lite.search.index.storage import Snapshot
+from fourm_lite.unit import Floats
 
 Engine = Literal["memory", "scan", "ann"]
 ENGINES: tuple[Engine, ...] = ("memory", "scan", "ann")
@@ -117,8 +111,7 @@ class Reader:
     ) -> list[Nearest]:
         """The k nearest rows of every query, among those that pass the filter."""
         engine = engine or self.engine()
-        if engine not in ENGINES:
-            raise ConfigError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+        check_choice("engine", engine, of=ENGINES)
         if engine == "ann":
             self.require_ann()
             return approximate.search(self.rows, queries, k, where, ann or Ann())
@@ -208,12 +201,7 @@ class Reader:
         known = list(self.rows.schema.names) if self.rows.exists else ["id"]
         if names is None:
             return [name for name in known if name not in HEAVY]
-        for name in names:
-            if name not in known:
-                raise ConfigError(
-                    f"the index has no column '{name}'.{suggest(name, known)} "
-                    f"It has {', '.join(known)}"
-                )
+        check_choice("a column of the index", *names, of=known)
         return list(names)
 
     def sample(self, count: int, seed: int) -> tuple[RowIds, Floats]:

@@ -14,8 +14,8 @@ from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.reading.regular import budget
 from fourm_lite.search.index.codes import Codes, CodeStore
 from fourm_lite.search.index.drift import fitted, known_type, wider, without_nan
-from fourm_lite.search.index.exact import Floats
 from fourm_lite.search.index.hits import Id
+from fourm_lite.unit import Floats
 
 if TYPE_CHECKING:
     from fourm_lite.search.index.storage import Rows

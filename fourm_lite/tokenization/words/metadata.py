@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fourm_lite.errors import ConfigError, FourMError, suggest
+from fourm_lite.errors import FourMError, check_choice
 from fourm_lite.modalities.values import Color, Metadata, as_colors
 from fourm_lite.tokenization.words.instances import (
     BINS,
@@ -137,8 +137,7 @@ def metadata_to_text(metadata: Mapping[str, float], *, bins: int = BINS) -> str:
 
 
 def _pair(name: str, value: float, bins: int) -> str:
-    if name not in FIELDS:
-        raise ConfigError(f"metadata has no field {name!r}.{suggest(name, FIELDS)}")
+    check_choice("a field of metadata", name, of=FIELDS)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise FourMError(f"the metadata field '{name}' needs a finite number, got {value!r}")
     return f"v1={_NAMES.index(name)} v0={FIELDS[name].encode(value, bins)}"

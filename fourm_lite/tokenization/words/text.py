@@ -18,11 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.errors import ConfigError, FourMError, ShapeError
+from fourm_lite.errors import ConfigError, FourMError, ShapeError, foreign_errors
 from fourm_lite.io.files import write_whole
-from fourm_lite.io.hub import is_hub_id, resolve, shipped_names
+from fourm_lite.io.hub import (
+    ORIGINAL_TEXT_TOKENIZER,
+    RemoteFile,
+    fetch,
+    is_hub_id,
+    resolve,
+    shipped_names,
+)
 from fourm_lite.tokenization.vq.inputs import as_tensor
-from fourm_lite.tokenization.words.fetch import ORIGINAL_TEXT_TOKENIZER, RemoteFile, fetch
 from fourm_lite.tokenization.words.spans import Marks
 from fourm_lite.tokenization.words.wordpiece import CONTINUED, learn_pieces
 
@@ -233,13 +239,9 @@ def _find(path: Path) -> Path:
 def _parse(path: Path) -> WordPieces:
     from tokenizers import Tokenizer
 
-    try:
+    told = f"{path} is not a `tokenizers` JSON file: {{error}}; write one with save()"
+    with foreign_errors(FourMError, told):
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    # tokenizers raises bare Exception for any malformed file.
-    except Exception as error:
-        raise FourMError(
-            f"{path} is not a `tokenizers` JSON file: {str(error)[:200]}; write one with save()"
-        ) from error
 
 
 def train_text_tokenizer(

@@ -4,16 +4,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fourm_lite.errors import ConfigError, ShapeError
-from fourm_lite.search.calibrate import learn
-from fourm_lite.search.index.hits import (
+from fourm_lite.search.calibration.calibrate import learn
+from fourm_lite.search.calibration.probability import (
     Calibration,
-    Hits,
     auroc,
     calibration_error,
     first_features,
     fit,
     with_confidence,
 )
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 
 

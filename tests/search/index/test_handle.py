@@ -186,7 +186,7 @@ def test_an_index_made_anew_at_the_same_place_is_another_one(index, tmp_path):
 
 
 def test_a_calibration_of_another_handle_is_noticed(index):
-    from fourm_lite.search.calibrate import learn
+    from fourm_lite.search.calibration.calibrate import learn
 
     rng = np.random.default_rng(3)
     asked = vectors()[:40] + rng.standard_normal((40, WIDTH)).astype(np.float32)

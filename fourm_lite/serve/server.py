@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.engine import Search
-from fourm_lite.serve.limits import Limits
+from fourm_lite.serve.fields import Limits
 from fourm_lite.serve.service import Service
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.metrics.measures import evenly
-from fourm_lite.search.confidence_features import (
+from fourm_lite.search.calibration.answer_features import (
     CODES,
     FIRST,
     LIKELIHOOD,
@@ -31,7 +31,15 @@ from fourm_lite.search.confidence_features import (
     answer_features,
     names_for,
 )
-from fourm_lite.search.index.hits import RELEVANCE, Calibration, Hits, auroc, calibration_error, fit
+from fourm_lite.search.calibration.probability import (
+    RELEVANCE,
+    Calibration,
+    CalibrationReport,
+    auroc,
+    calibration_error,
+    fit,
+)
+from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.space import Space
 
@@ -44,7 +52,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class RelevanceReport:
+class RelevanceReport(CalibrationReport):
     """How well right and wrong answers are separated, on the half that a trial fit has not seen.
 
     Units:
@@ -54,19 +62,9 @@ class RelevanceReport:
         as in `SHARE`
     """
 
-    queries: int
-    held_out: int
-    share_right: float
-    auroc: float
-    auroc_of_score: float
-    error: float
     flagged_fitting: float | None
     flagged_foreign: float | None
     flagged_lacking: float | None
-
-    def to_dict(self) -> dict[str, float | None]:
-        """The fields by name, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

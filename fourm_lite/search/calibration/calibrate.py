@@ -1,15 +1,15 @@
 """Learns from queries with known answers how sure an index is, and how it is best reranked.
 
 What is learnt is written into the index's manifest: the probability that an answer is relevant
-(`search.caption_confidence`), or, from queries with ids alone, that the first hit is one of them;
-and the weights of the reranker.
+(`captions`), or, from queries with ids alone, that the first hit is one of them; and the weights of
+the reranker.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,24 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.metrics.measures import evenly
 from fourm_lite.progress import batches
-from fourm_lite.search.caption_confidence import (
+from fourm_lite.search.calibration.answer_features import DISPERSION, LIKELIHOOD, SAMPLES
+from fourm_lite.search.calibration.captions import (
     Captioned,
-    RelevanceReport,
     Transferable,
     foreign_features,
     foreign_texts,
     lessons_of,
     median_and_deviation,
 )
-from fourm_lite.search.confidence_features import DISPERSION, LIKELIHOOD, SAMPLES
-from fourm_lite.search.index.hits import (
+from fourm_lite.search.calibration.probability import (
     Calibration,
-    Hits,
-    Id,
+    CalibrationReport,
     auroc,
     calibration_error,
     first_features,
     fit,
 )
+from fourm_lite.search.index.hits import Hits, Id
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.likelihood_scores import (
     Likelihood,
@@ -50,34 +49,13 @@ from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
     FIT_QUERIES,
     Choice,
-    Floats,
     fit_cascade,
     fitted_choice,
     words_share,
 )
 from fourm_lite.search.search_file import Given, check_weights
 from fourm_lite.search.space import Inputs, Space
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationReport:
-    """How well the stored confidence separates right from wrong answers.
-
-    Units:
-        AUROC of the calibrated probability and of the bare score; ``error`` is the mean gap
-        between told and true shares. All on held-out queries, that the fit has not seen
-    """
-
-    queries: int
-    held_out: int
-    share_right: float
-    auroc: float
-    auroc_of_score: float
-    error: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The fields by name, for JSON."""
-        return asdict(self)
+from fourm_lite.unit import Floats
 
 
 def learn(
@@ -154,7 +132,7 @@ class Calibrated:
         share_reranked: of captions with a relevant hit among the first ones, reranked
     """
 
-    report: CalibrationReport | RelevanceReport
+    report: CalibrationReport
     weights: Mapping[str, float] | None = None
     reranked: CalibrationReport | None = None
     share_reranked: float | None = None
