@@ -82,6 +82,7 @@ VERBS: dict[str, Verb] = {
     "tokenize": Verb(prepare.tokenize, _SHARDS),
     "mix-photos": Verb(prepare.mix_photos),
     "split-features": Verb(prepare.split_features),
+    "name-classes": Verb(prepare.name_classes),
     "calibrate": Verb(finetune.calibrate),
     "spread": Verb(finetune.spread),
     "info": Verb(models.info),

@@ -1,4 +1,4 @@
-"""`fourm-lite embed`, `tokenize`, `mix-photos`, `split-features`: photos as vectors and tokens."""
+"""`fourm-lite embed`, `tokenize`, `mix-photos`, `split-features`, `name-classes`: making data."""
 
 from __future__ import annotations
 
@@ -187,6 +187,59 @@ def split_features(
 
     with progress("items") as told:
         facts = {"folder": out, "items": len(split(file, out, told.of("items")))}
+    deliver(facts, as_json, lambda: print_facts(facts))
+
+
+MOST_TEXTS = 2000
+"""Of a long list so many texts, evenly spaced, give the mean of all."""
+
+
+def name_classes(
+    classes: Annotated[Path, typer.Argument(callback=present)],
+    image: Annotated[str, typer.Option("--image")],
+    text: Annotated[str, typer.Option("--text")],
+    texts: Annotated[Path, typer.Option("--texts", callback=present)],
+    out: Annotated[Path, typer.Option("--out", "-o")],
+    sharpness: Annotated[float, typer.Option(min=0.01)] = 0.4,
+    evenness: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.5,
+    title: str = "",
+    licence: str = "",
+    as_json: opt.Json = None,
+) -> None:
+    """Make a joint space of photos and words from a classifier and the names of its classes.
+
+    Nothing is learnt from a caption of a photo: a photo is what the classifier sees in it, said in
+    words. `joint:FOLDER` opens the space.
+
+    Args:
+        classes: The names: a text with a line for each class, in the classifier's order; tabs
+            between several names of one class.
+        image: See with this classifier, such as timm:FOLDER?output=projected.
+        text: Read with this encoder, such as sentence:FOLDER.
+        texts: Take what all texts share from these, such as will be asked for: a text with one on
+            each line, or a list with captions.
+        out: Write the space into this folder.
+        sharpness: Multiply the classifier's logits by this; below 1 second guesses count for more.
+        evenness: Shorten directions in which names differ much: 0 not at all, 1 to the most.
+        title: Call the space by this name.
+        licence: Write into the space that it is under this.
+
+    Raises:
+        ConfigError: the classifier has another number of classes, or there are too few texts
+        FourMError: an encoder or a file cannot be opened
+    """
+    require_folder(out, "--out")
+    from fourm_lite.embedders.class_names import read_names, space_of_classes
+    from fourm_lite.photos.records import read_records
+
+    names = read_names(classes)
+    spoken = [caption for record in read_records(texts) for caption in record.captions]
+    some = spoken[:: max(1, -(-len(spoken) // MOST_TEXTS))]
+    told = {key: value for key, value in (("name", title), ("licence", licence)) if value}
+    space_of_classes(
+        image, text, names, some, out, sharpness=sharpness, evenness=evenness, facts=told
+    )
+    facts = {"folder": out, "classes": len(names), "texts": len(some)}
     deliver(facts, as_json, lambda: print_facts(facts))
 
 

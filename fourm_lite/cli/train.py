@@ -136,6 +136,7 @@ STAGES: dict[str, Callable[..., None]] = {
     "pseudolabel": pseudolabel,
     "tokenize": prepare.tokenize,
     "mix-photos": prepare.mix_photos,
+    "name-classes": prepare.name_classes,
     "add-embedding": add_embedding,
     "spread": finetune.spread,
     "calibrate": finetune.calibrate,

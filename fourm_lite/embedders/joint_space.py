@@ -1,14 +1,16 @@
 """`joint:FOLDER`: a space where pictures and words meet, of two frozen encoders and their heads.
 
 The folder holds joint_space.json, heads.safetensors and, in folders of their own, the encoders.
-A file that came with some weights does not decide what else is opened: encoders outside of the
-folder are named by whoever opens it, `joint:FOLDER?image=timm:NAME`.
+A file that came with some weights does not decide what else is opened: it may name encoders that
+lie in the folder or ship with fourm_lite; others are named by whoever opens it,
+`joint:FOLDER?image=timm:NAME`.
 `fourm-lite train` makes such a folder from a recipe with a `[joint_space]` table.
 
-The heads are linear maps of frozen features to unit vectors of one width. Pictures have one; texts
-have one of their sentence vector, one of their words, or both, whose results are added. Words count
-by TF-IDF: a rare one more than a frequent one, and the vector of a text's counts has length 1. A
-word that the vocabulary lacks is left to the sentence encoder.
+The heads are linear maps of frozen features to unit vectors of one width. Pictures have one, or the
+vectors of the classes that a classifier sees (`class_names` makes these); texts have one of their
+sentence vector, one of their words, or both, whose results are added. Words count by TF-IDF: a rare
+one more than a frequent one, and the vector of a text's counts has length 1. A word that the
+vocabulary lacks is left to the sentence encoder.
 """
 
 from __future__ import annotations
@@ -30,11 +32,12 @@ from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, finge
 from fourm_lite.embedders.load import load_embedder, parse_spec
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import write_json
-from fourm_lite.io.hub import resolve
+from fourm_lite.io.hub import resolve, shipped
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
 from fourm_lite.names import is_inside
+from fourm_lite.nn.class_mean import ClassMean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,15 +138,19 @@ class JointHeads(nn.Module):
     Units:
         image, text: widths of the features, text 0 where there is no sentence encoder
         words: size of the vocabulary, 0 for none; width: of the space
+        classes: the features of pictures are the logits of classes
     Raises:
         ConfigError: texts have neither sentence vectors nor words
     """
 
-    def __init__(self, image: int, text: int, words: int, width: int) -> None:
+    def __init__(
+        self, image: int, text: int, words: int, width: int, *, classes: bool = False
+    ) -> None:
         super().__init__()
         if not text and not words:
             raise ConfigError("a joint space needs a sentence encoder, or words, or both")
-        self.image = Side(image, width)
+        self.width = width
+        self.image: Side | ClassMean = ClassMean(image, width) if classes else Side(image, width)
         self.text = Side(text, width) if text else None
         self.words = nn.EmbeddingBag(words, width, mode="sum") if words else None
         self.scale = nn.Parameter(torch.tensor(math.log(20.0)))  # of cosines, as CLIP's
@@ -151,7 +158,7 @@ class JointHeads(nn.Module):
     def init_weights(self, generator: torch.Generator) -> JointHeads:
         """Draws the maps."""
         for side in (self.image, self.text):
-            if side is not None:
+            if isinstance(side, Side):
                 bound = side.linear.in_features**-0.5
                 side.linear.weight.data.uniform_(-bound, bound, generator=generator)
                 side.linear.bias.data.zero_()
@@ -187,6 +194,10 @@ class JointHeads(nn.Module):
 CONFIG, HEADS, FORMAT = "joint_space.json", "heads.safetensors", 1
 KEPT = (".json", ".safetensors", ".onnx", ".txt", ".model")
 """Files of an encoder's folder that are copied: weights and settings, and no code."""
+SHELF = "generation/models/"
+"""What the places of encoders that ship begin with."""
+NAMED = frozenset({"output"})
+"""Options of an encoder that a folder may name."""
 OUTSIDE = ""
 """Stands for an encoder that the caller names when the folder is opened."""
 
@@ -239,7 +250,7 @@ def load_joint_space(
         logit_scale=LogitScale(float(space.heads.scale.detach().exp())),
         facts={"encoders": encoders, "words": space.words.words},
         label="joint",
-        dim=space.heads.image.linear.out_features,
+        dim=space.heads.width,
     )
 
 
@@ -281,13 +292,16 @@ def _word_weights(told: dict[str, Any], folder: Path) -> WordWeights:
 
 
 def _heads(weights: dict[str, Tensor], words: WordWeights, folder: Path) -> JointHeads:
-    image, text = weights.get("image.linear.weight"), weights.get("text.linear.weight")
+    classes, text = weights.get("image.classes"), weights.get("text.linear.weight")
+    linear = weights.get("image.linear.weight")
+    image = classes if linear is None else linear
     if image is None or image.ndim != 2:
-        raise CheckpointError(f"{folder / HEADS} holds no 'image.linear.weight' [D, E]")
-    width, features = image.shape
+        raise CheckpointError(f"{folder / HEADS} holds no 'image.linear.weight' [D, E] and no "
+                              "'image.classes' [K, D]")  # fmt: skip
+    features, width = image.shape if linear is None else image.shape[::-1]
     try:
         heads = JointHeads(features, text.shape[1] if text is not None else 0,
-                           len(words.words), width)  # fmt: skip
+                           len(words.words), width, classes=linear is None)  # fmt: skip
         heads.load_state_dict({name: value.float() for name, value in weights.items()})
     except (ConfigError, RuntimeError, IndexError) as error:
         raise CheckpointError(
@@ -300,32 +314,40 @@ def _encoder(
     side: str, told: dict[str, Any], folder: Path, given: str | None, device: str
 ) -> NetworkEmbedder:
     """The encoder of one side: the caller's, or the folder's own."""
-    spec = given
+    spec, options = given, dict[str, Any]()
     if spec is None:
-        spec = told.get(side, OUTSIDE)
-        if not isinstance(spec, str) or spec == OUTSIDE:
-            raise ConfigError(
-                f"the {side} encoder of '{folder}' lies elsewhere; say where it is: "
-                f"joint:{folder}?{side}=FAMILY:PLACE"
-            )
-        family, place, _ = parse_spec(spec)
-        if not is_inside(place):
-            raise CheckpointError(
-                f"{folder / CONFIG} names {spec!r:.80} as its {side} encoder; a folder may name "
-                "what lies in it, other places are told by whoever opens it"
-            )
-        spec = f"{family}:{folder / place}"
-    options = {} if parse_spec(spec)[0] == "onnx" else {"device": device}
+        spec, options = _own_encoder(side, told, folder)
+    if parse_spec(spec)[0] != "onnx":
+        options = {**options, "device": device}
     encoder = load_embedder(spec, **options)
     if side not in encoder.can:
         raise FourMError(f"'{spec}' embeds {', '.join(encoder.can)}, and {side} is needed")
     return encoder
 
 
+def _own_encoder(side: str, told: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+    """The encoder that a folder names, and what it says of its output."""
+    spec = told.get(side, OUTSIDE)
+    if not isinstance(spec, str) or spec == OUTSIDE:
+        raise ConfigError(
+            f"the {side} encoder of '{folder}' lies elsewhere; say where it is: "
+            f"joint:{folder}?{side}=FAMILY:PLACE"
+        )
+    family, place, options = parse_spec(spec)
+    if not is_inside(place) or not set(options) <= NAMED:
+        raise CheckpointError(
+            f"{folder / CONFIG} names {spec!r:.80} as its {side} encoder; a folder may name what "
+            "lies in it or ships with fourm_lite, other places and options are told by whoever "
+            "opens it"
+        )
+    ships = place.startswith(SHELF) and not (folder / place).exists()
+    return f"{family}:{shipped(place) if ships else folder / place}", options
+
+
 def save_joint_space(
     folder: Path, heads: JointHeads, words: WordWeights, encoders: dict[str, str], facts: Any
 ) -> Path:
-    """Writes a joint space; local encoders are copied into it, so that it can be moved.
+    """Writes a joint space that can be moved: local encoders are copied, those that ship named.
 
     Units:
         encoders: "image", "text" -> specification
@@ -335,7 +357,7 @@ def save_joint_space(
     state = {name: value.detach().cpu().half() for name, value in heads.state_dict().items()}
     write_file(folder / HEADS, state, metadata=None)
     copied = {side: _copied(spec, folder / side) for side, spec in encoders.items()}
-    told = {"format": FORMAT, "width": heads.image.linear.out_features, **copied, **facts}
+    told = {"format": FORMAT, "width": heads.width, **copied, **facts}
     write_json(folder / CONFIG, {**told, "words": words.words, "idf": words.idf}, indent=None)
     return folder
 
@@ -344,18 +366,28 @@ def _copied(spec: str, target: Path) -> str:
     """The specification of an encoder that was copied to `target`, or that it lies elsewhere."""
     family, place, options = parse_spec(spec)
     source = _local(place)
-    if source is None or options:
+    if source is None or not set(options) <= NAMED:
         return OUTSIDE
+    asked = "".join(f"?{name}={value}" for name, value in options.items())
+    if _ships(place, source):
+        return f"{family}:{place}{asked}"
     if source.is_dir():
         for file in source.rglob("*"):
             if file.suffix in KEPT:
                 copied = target / file.relative_to(source)
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(file, copied)
-        return f"{family}:{target.name}"
+        return f"{family}:{target.name}{asked}"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target / source.name)
-    return f"{family}:{target.name}/{source.name}"
+    return f"{family}:{target.name}/{source.name}{asked}"
+
+
+def _ships(place: str, source: Path) -> bool:
+    try:
+        return place.startswith(SHELF) and source.samefile(shipped(place))
+    except CheckpointError:  # a folder of the reader's own, of such a name
+        return False
 
 
 def _local(place: str) -> Path | None:

@@ -27,7 +27,13 @@ from fourm_lite.data.shards import aligned
 from fourm_lite.data.text_labels import label_by_encoder
 from fourm_lite.data.unread import usable
 from fourm_lite.embedders.base import NetworkEmbedder
-from fourm_lite.embedders.joint_space import Bags, JointHeads, WordWeights, save_joint_space
+from fourm_lite.embedders.joint_space import (
+    Bags,
+    JointHeads,
+    Side,
+    WordWeights,
+    save_joint_space,
+)
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.recipe import Recipe
@@ -229,6 +235,7 @@ def joint_space_training(
     text_width = 0 if pairs.sentences is None else pairs.sentences.shape[1]
     heads = JointHeads(pairs.images.shape[-1], text_width, len(words.words), space.width)
     heads.init_weights(torch.Generator().manual_seed(seed))
+    assert isinstance(heads.image, Side)
     heads.image.measure(pairs.images.flatten(0, 1))
     if heads.text is not None and pairs.sentences is not None:
         heads.text.measure(pairs.sentences)

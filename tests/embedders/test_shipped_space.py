@@ -1,4 +1,4 @@
-"""The joint space that ships finds photographs that it has not learnt from."""
+"""The joint spaces that ship find photographs that they have not learnt from."""
 
 from __future__ import annotations
 
@@ -40,3 +40,24 @@ def test_words_that_no_caption_had_are_understood_by_their_kin(space):
     cosines = space.embed_text(asked) @ space.embed_text(["a boat on the water", "a dog"]).T
 
     assert (cosines.argmax(axis=1) == [0, 1]).all()
+
+
+def test_captions_find_their_photographs_where_no_caption_of_a_photo_was_learnt():
+    pytest.importorskip("onnxruntime")
+    space = load_embedder("joint:mini_open")
+    some = [json.loads(line) for line in (PHOTOS / "captions.jsonl").read_text().splitlines()][::3]
+
+    texts = space.embed_text([row["captions"][0] for row in some])
+    scores = texts @ space.embed_image([PHOTOS / row["file"] for row in some]).T
+
+    places = (scores > scores.diagonal()[:, None]).sum(axis=1)
+    assert np.mean(places < 3) >= 0.5
+
+
+def test_encoders_that_two_spaces_share_ship_once():
+    folder = PHOTOS.parents[2] / "generation" / "models"
+    told = json.loads((folder / "mini_open" / "joint_space.json").read_text())
+
+    assert told["image"].startswith("timm:generation/models/joint_space/image")
+    assert told["text"] == "sentence:generation/models/joint_space/text"
+    assert sum(f.stat().st_size for f in (folder / "mini_open").iterdir()) < 2e6
