@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -186,9 +186,9 @@ class Run:
         self.report.unchanged += sum(one.state == "unchanged" for one in loaded)
         fresh = [one for one in loaded if one.image is not None]
         if fresh:
-            self._waiting.append(
-                (fresh, embedded(self._embed, self._index.manifest.kind, [o.image for o in fresh]))
-            )
+            made = embedded(self._embed, self._index.manifest.kind, [o.image for o in fresh])
+            # what waits for a commit are rows: hundreds of pictures would be gigabytes
+            self._waiting.append(([replace(one, image=None) for one in fresh], made))
         self._update([one for one in loaded if one.state == "updated"])
         late = time.perf_counter() - self._committed > COMMIT_SECONDS
         if late or len(self._waiting) >= self._commit_blocks:

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import textwrap
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_a_second_run_embeds_only_what_is_new_or_changed(photos, index):
     assert (third.missing, third.removed) == (1, 1)
     assert set(index.search(colours([new])[0], k=2).ids) == {"05.jpg", "new.png"}
     assert "03.jpg" not in rows_of(index)
+
+
+def test_pictures_that_are_embedded_do_not_wait_for_the_commit(tmp_path, index):
+    seen, alive = [], []
+    for i in range(40):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02d}.png")
+
+    def watched(images):
+        seen.extend(map(weakref.ref, images))
+        alive.append(sum(one() is not None for one in seen))
+        return colours(images)
+
+    index_items(open_sources([tmp_path]), watched, index, batch_size=2)
+
+    assert len(seen) == 40
+    assert max(alive) <= 4
 
 
 def test_new_columns_of_an_old_picture_are_written_without_embedding(photos, index):
