@@ -119,8 +119,7 @@ MOVED: dict[tuple[str, str], str] = {
         "token_jobs=recipes"
     ),
     ("training", "training.initial"): (
-        "calibrate=token_statistics closed_form first_batches=start warm_codes=code_tables "
-        "warm_convolutions=mobilenet warm_global=global_tokens warm_heads=start warm_start=start"
+        "closed_form first_batches=start warm_convolutions=mobilenet warm_heads=start warm_start=start"
     ),
 }
 """What a package held and where it is now: module by module, NAME=NEW where its name is another."""

@@ -70,8 +70,7 @@ def export_onnx(model: FMViT, path: str | Path) -> Path:
             )  # fmt: skip
     except ImportError as error:
         raise FourMError(
-            f"ONNX needs the packages onnx and onnxscript ({error}); "
-            "pip install onnx onnxscript onnxruntime"
+            f"ONNX needs the packages onnx and onnxscript ({error}); pip install onnx onnxscript"
         ) from error
     return target
 

@@ -243,7 +243,7 @@ def spread(
 
     Args:
         labels: The vectors to learn from, in a folder of `fourm-lite pseudolabel`.
-        name: Read these vectors of it, such as mobilenet_global.
+        name: Read these vectors of it, such as dinov2_global.
         target: Whiten queries in this embedding of the model; its first by default.
         power: Divide by the variance to this power: 0 not at all, 0.5 fully.
         axes: Keep this many directions of most variance.

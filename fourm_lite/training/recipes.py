@@ -37,8 +37,6 @@ from fourm_lite.tokenization.load import load_tokenizer
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.metadata import metadata_to_chunks, palette_to_text
 from fourm_lite.tokenization.words.text import TextTokenizer
-from fourm_lite.training.initial.code_tables import CodesRecipe
-from fourm_lite.training.initial.token_statistics import Calibration
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.tasks import LossRecipe, ValRecipe
 from fourm_lite.training.tokenizer_recipes import TokenizerRecipe
@@ -277,9 +275,6 @@ class StartRecipe:
         said: features modality -> source with captions, from which its map is solved so that a
             vector begins as the words that it goes with
         vit: safetensors of a timm ViT for the encoder
-        calibration: word vectors and a read-out by regression; needs `embeddings`
-        codes: vectors of the codes of maps by regression; needs `embeddings`
-        embeddings: name of the label that holds the teacher's embeddings, in `data.labels`
         logits: global embedding -> batches from which its logits are solved
         convolutions: ONNX file of a MobileNetV2 whose first layers those beside the encoder take;
             a `model` may then be without any, and one that has trained ones keeps them
@@ -287,9 +282,6 @@ class StartRecipe:
     """
 
     vit: Path | None = None
-    calibration: Calibration | None = None
-    codes: CodesRecipe | None = None
-    embeddings: str = ""
     model: Path | None = None
     tables: Mapping[str, str] = field(default_factory=dict)
     said: Mapping[str, str] = field(default_factory=dict)

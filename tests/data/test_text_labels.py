@@ -167,9 +167,9 @@ def test_a_model_says_its_part_of_texts_without_photos(tmp_path, capsys):
         for i in range(6)
     ]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    values = np.random.default_rng(0).normal(size=(6, 1, 1280)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(6, 1, 512)).astype(np.float32)
     ids = np.array([r["id"] for r in rows])
-    name = "mobilenet_global"
+    name = "joint_global"
     write_npz(tmp_path / "labels" / name / "shard-00000.npz", {"ids": ids, "values": values})
     (tmp_path / "texts.txt").write_text(f"a dog on grass\n{'the sea ' * 40}\n")  # 48 are read
     words = f"{name}={tmp_path / 'labels'}@{tmp_path / 'list.jsonl'}"

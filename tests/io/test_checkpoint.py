@@ -240,7 +240,7 @@ def test_axes_beside_a_model_are_never_taken_for_its_weights(hub_folder):
         read(hub_folder)
 
 
-@pytest.mark.parametrize("name", ["mini", "rgb_mini", "mobilenet_global"])
+@pytest.mark.parametrize("name", ["mini", "rgb_mini", "joint_global"])
 def test_cards_of_weights_that_ship_state_their_licence(name):
     licence = licence_at(shipped(name))
 

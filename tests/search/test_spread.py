@@ -15,7 +15,7 @@ from fourm_lite.search.spaces import ModelSpace, open_space
 from fourm_lite.search.whitening import QueryWhitening, fit_whitening, read_whitening
 from fourm_lite.unit import unit
 
-TARGET = "tok_mobilenet_global"
+TARGET = "tok_joint_global"
 
 
 def photos(count=400, width=12):
@@ -82,7 +82,7 @@ def test_a_damaged_file_and_wrong_numbers_are_told(tmp_path):
 
 def test_the_verb_teaches_a_model_whose_queries_then_differ_and_galleries_do_not(tmp_path, capsys):
     folder = mini_without_a_spread(tmp_path)
-    values = np.random.default_rng(0).gamma(1.0, size=(70, 1, 1280)).astype(np.float32)
+    values = np.random.default_rng(0).gamma(1.0, size=(70, 1, 512)).astype(np.float32)
     ids = np.array([str(i) for i in range(70)])
     write_npz(tmp_path / "labels" / "net" / "shard-00000.npz", {"ids": ids, "values": values})
     words = ["spread", str(tmp_path / "labels"), "--label", "net", "--model", str(folder)]
@@ -127,6 +127,6 @@ def test_a_spread_that_is_not_there_cannot_be_asked_for(tmp_path):
 
 def test_a_model_that_is_no_folder_of_ones_own_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["spread", str(tmp_path), "--label", "mobilenet_global", "--model", "mini"])
+        main(["spread", str(tmp_path), "--label", "joint_global", "--model", "mini"])
 
     assert "copy a shipped or downloaded model" in " ".join(capsys.readouterr().err.split())

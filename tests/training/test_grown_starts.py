@@ -13,7 +13,7 @@ from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.training.initial.build import go_on_from
-from fourm_lite.training.initial.code_tables import start_features
+from fourm_lite.training.initial.start import start_features
 from fourm_lite.training.tasks import label_of
 
 OTHER = Modality(name="other", kind="grid", vocab_size=11, grid=(3, 3), max_tokens=9)

@@ -306,7 +306,7 @@ def test_what_training_leaves_out_is_told_to_programs_too(root, capsys):
 SPOKEN = """
 text = "text_mini"
 inputs = ["caption", "caption_vector"]
-outputs = ["tok_mobilenet_global"]
+outputs = ["tok_joint_global"]
 [[modalities]]
 name = "caption_vector"
 kind = "features"
@@ -322,13 +322,13 @@ vocab_size = 5120
 max_tokens = 48
 vocab = "text"
 [[modalities]]
-name = "tok_mobilenet_global"
+name = "tok_joint_global"
 kind = "grid"
 vocab_size = 1024
 grid = [4, 4]
 max_tokens = 16
 pos_embed = "learned"
-tokenizer = "mobilenet_global"
+tokenizer = "joint_global"
 [model]
 dim = 16
 num_heads = 2
@@ -346,7 +346,7 @@ log_every = 1
 [[components]]
 name = "words"
 inputs = {{ caption = 1, caption_vector = 1 }}
-targets = {{ tok_mobilenet_global = 1 }}
+targets = {{ tok_joint_global = 1 }}
 input_budget = [9, 9]
 target_budget = [16, 16]
 keep = {{ caption = "all", caption_vector = "all" }}
@@ -365,7 +365,7 @@ def test_sentence_vectors_of_captions_are_learned_from(tmp_path):
         "--sentences", f"tiny_sentences=sentence:{folder}", "-o", tmp_path / "said")  # fmt: skip
     ids = [f"{row['id']}#{k}" for row in rows if row["split"] == "train" for k in range(2)]
     codes = np.random.default_rng(0).integers(0, 1024, (len(ids), 1, 16))
-    write_tokens(tmp_path / "said_tokens", "tok_mobilenet_global", ids, codes)
+    write_tokens(tmp_path / "said_tokens", "tok_joint_global", ids, codes)
     write_tokens(tmp_path / "said_tokens", "crop_settings", ids, np.zeros((len(ids), 1, 5), int))
     recipe = read_recipe(tmp_path, SPOKEN)
     _, stream = pretraining(recipe)

@@ -9,29 +9,19 @@ from pathlib import Path
 import torch
 
 from fourm_lite.data.label_rows import read_labels
-from fourm_lite.data.shards import aligned, read_tokens
+from fourm_lite.data.shards import aligned
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import ConfigError, suggest
 from fourm_lite.io.hub import resolve
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.model.embeddings import FeatureEncoder
 from fourm_lite.model.fourm import FourM
-from fourm_lite.photos.records import Record, read_records, read_spoken
+from fourm_lite.photos.records import read_records, read_spoken
 from fourm_lite.tokenization.words.text import load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
-from fourm_lite.training.initial.code_tables import (
-    CodesRecipe,
-    code_vectors,
-    space_of_words,
-    start_codes,
-    start_features,
-    table_of,
-)
 from fourm_lite.training.initial.mobilenet import start_convolutions
-from fourm_lite.training.initial.start import start_from_vit
-from fourm_lite.training.initial.token_statistics import Calibration, calibrate, parts_of
-from fourm_lite.training.recipes import DataRecipe, ModelRecipe, StartRecipe
-from fourm_lite.training.tokenizer_recipes import tokenizer_of
+from fourm_lite.training.initial.start import start_features, start_from_vit, table_of
+from fourm_lite.training.recipes import ModelRecipe, StartRecipe
 
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")
 _SIDES = ("encoder_embeddings.", "decoder_embeddings.")
@@ -60,10 +50,6 @@ def build_model(recipe: ModelRecipe, hints: Mapping[str, tuple[int, ...]] | None
         _begin_features(recipe, model, name, source)
     if start.vit is not None:
         start_from_vit(model, load_tensors(resolve(start.vit)))
-    if start.calibration is not None:
-        _calibrate(recipe, model, start.calibration)
-    if start.codes is not None:
-        _begin_codes(recipe, model, start.codes)
     return model
 
 
@@ -134,46 +120,6 @@ def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
     return list(state[name].shape) if name in state else None
 
 
-def _calibrate(recipe: ModelRecipe, model: FourM, options: Calibration) -> None:
-    records, values = _labelled(recipe, recipe.data, "calibration")
-    calibrate(
-        model,
-        records,
-        values[:, 0],
-        tokenizer_of(model.modality(options.target)),
-        load_text_tokenizer(resolve(recipe.text)),
-        options,
-    )
-
-
-def _begin_codes(recipe: ModelRecipe, model: FourM, options: CodesRecipe) -> None:
-    """Vectors of codes from the maps of `data`, in the space of the words of `codes.source`."""
-    sources = recipe.all_sources
-    if options.source not in sources:
-        raise ConfigError(
-            f"start.codes: no source {options.source!r}.{suggest(options.source, sources)}"
-        )
-    if recipe.data.tokens is None:
-        raise ConfigError("start.codes needs data.tokens (made by fourm-lite tokenize)")
-    tables = {name: table_of(model, name) for name in (options.captions, *options.norms)}
-    tokenizer = tokenizer_of(model.modality(options.target))
-    text = load_text_tokenizer(resolve(recipe.text))
-    records, values = _labelled(recipe, sources[options.source], "codes")
-    owner = [i for i, r in enumerate(records) for _ in r.captions]
-    words = [text.encode(c) for r in records for c in r.captions]
-    said = parts_of(tokenizer, values[:, 0])[owner]
-    learnt = tables[options.captions].weight.detach()
-    space = space_of_words(learnt, words, said, options.word_penalty)
-    records, values = _labelled(recipe, recipe.data, "codes")
-    goals = parts_of(tokenizer, values.flatten(0, 1))
-    for name, norm in options.norms.items():
-        found = read_tokens(recipe.data.tokens, model.modality(name).path)
-        tokens = torch.from_numpy(aligned(found, [r.id for r in records]))
-        rows = tokens.long().flatten(2).flatten(0, 1)
-        vectors = code_vectors(rows, goals, tables[name].num_embeddings, options.penalty)
-        start_codes(tables[name], vectors, space, norm)
-
-
 def _begin_features(recipe: ModelRecipe, model: FourM, name: str, source: str) -> None:
     """The map of a features modality from what is said of the vectors of a source."""
     embedding = dict(model.encoder_embeddings.items()).get(name)
@@ -196,13 +142,3 @@ def _begin_features(recipe: ModelRecipe, model: FourM, name: str, source: str) -
     start_features(
         embedding.emb_proj, torch.from_numpy(vectors).float(), captions, table_of(model, words)
     )
-
-
-def _labelled(recipe: ModelRecipe, data: DataRecipe, key: str) -> tuple[list[Record], torch.Tensor]:
-    """The records of a source and the teacher's vectors of their crops: float[N, crops, C]."""
-    if data.labels is None or not recipe.start.embeddings:
-        raise ConfigError(f"start.{key} needs labels of its source and start.embeddings (a label)")
-    found = read_labels(data.labels, recipe.start.embeddings)
-    records = usable(read_records(data.captions, split=data.split), set(found[0]))
-    values = aligned(found, [r.id for r in records])
-    return records, torch.from_numpy(values).float()

@@ -1,5 +1,5 @@
-"""A model's start from what others learned: a pretrained ViT, word vectors in a table, and heads of
-distillation that are solved.
+"""A model's start from what others learned: a pretrained ViT, a map of foreign vectors, and solved
+heads of distillation.
 
 The encoder's block of 4M (pre-norm, GELU, biases) is that of a ViT, so its weights go in unchanged.
 Heads begin as regressions, for until a head has learnt, which takes hundreds of steps from noise,
@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourm_lite.data.linear import solve_ridge
+from fourm_lite.data.linear import ridge, solve_ridge
 from fourm_lite.data.loader import MaskedBatch, MaskedStream
 from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -104,24 +104,42 @@ def fold_normalisation(embedding: PixelEncoder, mean: float, std: float) -> None
     embedding.proj.weight.copy_(rearrange(kernel * scale, "d pq c -> d (pq c)"))
 
 
-@torch.no_grad()
-def start_words(table: nn.Embedding, vectors: Tensor, *, norm: float) -> None:
-    """Writes vectors into the first columns of a token table, scaled to a mean length.
+def table_of(model: FourM, name: str) -> nn.Embedding:
+    """The encoder's vectors of a modality's tokens.
 
-    Rows of zeros (words that were never seen) keep what the table held.
+    Raises:
+        ConfigError: the encoder does not read the modality, or it is not one of tokens
+    """
+    known = model.encoder_embeddings
+    table = getattr(known[name], "token_emb", None) if name in known else None
+    if not isinstance(table, nn.Embedding):
+        raise ConfigError(f"the encoder has no table of tokens for {name!r}")
+    return table
+
+
+@torch.no_grad()
+def start_features(
+    linear: nn.Linear,
+    vectors: Tensor,
+    captions: Sequence[Sequence[Sequence[int]]],
+    table: nn.Embedding,
+    penalty: float = 0.1,
+) -> None:
+    """Solves the map of foreign vectors so that each begins as the mean of its captions' words.
 
     Shapes:
-        vectors: float[V, k], k at most the table's width
+        vectors: float[N, E]; captions: ids of the words of each caption of each of the N
+    Units:
+        penalty: of the regression, in mean variances of a component
     """
-    if vectors.shape[0] != table.num_embeddings or vectors.shape[1] > table.embedding_dim:
-        raise ConfigError(
-            f"vectors {list(vectors.shape)} do not fit a table "
-            f"[{table.num_embeddings}, {table.embedding_dim}]"
-        )
-    lengths = vectors.norm(dim=1)
-    seen = lengths > 0
-    scaled = vectors[seen] * (norm / lengths[seen].mean())
-    table.weight[seen, : vectors.shape[1]] = scaled.to(table.weight)
+    rows = [[i for words in said for i in words] for said in captions]
+    goals = torch.stack([table.weight[row].mean(dim=0) for row in rows])
+    spread = vectors.var(dim=0).mean() * len(vectors)
+    found = ridge(vectors - vectors.mean(dim=0), goals, float(penalty * spread))
+    known = torch.tensor(sorted({i for row in rows for i in row}))
+    size = table.weight[known].norm(dim=1).mean() / goals.norm(dim=1).mean()  # as long as a word
+    linear.weight.copy_(size * found[:-1].T)
+    linear.bias.copy_(size * (found[-1] - vectors.mean(dim=0) @ found[:-1]))
 
 
 def first_batches(stream: MaskedStream, fits: Sequence[bool], number: int) -> Iterator[MaskedBatch]:
