@@ -119,7 +119,8 @@ MOVED: dict[tuple[str, str], str] = {
         "token_jobs=recipes"
     ),
     ("training", "training.initial"): (
-        "closed_form first_batches=start warm_convolutions=mobilenet warm_heads=start warm_start=start"
+        "closed_form first_batches=start warm_convolutions=mobilenet warm_heads=start "
+        "warm_start=start"
     ),
 }
 """What a package held and where it is now: module by module, NAME=NEW where its name is another."""
