@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ TWO = Cluster(workers=2, cpus=0.5)
 def test_a_cluster_without_workers_is_refused(given):
     with pytest.raises(ConfigError, match="1 to 4096 workers"):
         Cluster(**given)
+
+
+def test_a_ray_that_does_not_start_is_told_in_a_sentence():
+    def init(**options):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    with pytest.raises(ConfigError, match=r"Ray at this machine: The current node .* startup\.$"):
+        Cluster()._start(SimpleNamespace(init=init))
 
 
 @pytest.fixture(scope="module")

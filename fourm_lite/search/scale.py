@@ -123,24 +123,33 @@ class Stager:
         set_budget(**asdict(job.limits))
         self._job, self._index = job, _Staging(job.index, change)
         self._notes = place(f"{job.index}/{FOLDER}")
+        self._there = {note.name for note in _notes_in(self._notes)}
         self._embed, self._loader = job.opened()
 
     def __call__(self, value: Value, known: KnownRows) -> Staged:
         """The new rows of a part, found or made."""
         (part, taken), index = value, self._index
         stamp, note = part.stamp(), self._note(part, taken, known)
-        with contextlib.suppress(OSError, FourMError, KeyError, TypeError, ValueError):
-            staged = Staged.from_json(note.read_text(), str(note))
-            whole = all(files.is_whole(index.rows, one) for one in staged.fresh + staged.replaced)
-            if staged.stamp == stamp and whole:
-                return staged
+        if (found := self._found(note)) is not None and found.stamp == stamp:
+            return found
         index.tables = []
         run = Run(index, self._embed, 1 << 20, self._loader(known), taken.tolist())
         run.read(part.items(), self._job.batch_size, READERS)
         seen = np.fromiter(run.seen, np.int64)[len(taken) :]
         staged = Staged(stamp, seen, run.report, *index.staged(known))
         _write(note, staged.to_json())
+        self._there.add(note.name)
         return staged
+
+    def _found(self, note: Path) -> Staged | None:
+        """What a note tells, if it is there and all of its rows are."""
+        if note.name not in self._there:  # spares a store a question for each part
+            return None
+        with contextlib.suppress(OSError, FourMError, KeyError, TypeError, ValueError):
+            staged, rows = Staged.from_json(note.read_text(), str(note)), self._index.rows
+            if all(files.is_whole(rows, one) for one in staged.fresh + staged.replaced):
+                return staged
+        return None
 
     def _note(self, part: Part, taken: Keys, known: KnownRows) -> Path:
         """Where the note of a part stands; a part of another run has another."""
@@ -319,13 +328,18 @@ def _alone(notes: Path) -> AbstractContextManager[None]:
     return nullcontext() if is_remote(notes) else alone(notes)
 
 
+def _notes_in(notes: Path) -> list[Path]:
+    """All notes, those of other runs too."""
+    if is_remote(notes):
+        notes.fs.invalidate_cache()  # type: ignore[attr-defined]  # others write there
+    return [one for one in notes.iterdir() if one.suffix == ".json"] if notes.exists() else []
+
+
 def _clear(notes: Path) -> None:
-    """Removes all notes, those of other runs too."""
+    """Removes all notes."""
     if not is_remote(notes):
         remove_leftovers(notes, alone=True)  # of killed workers, while they wrote
-    else:
-        notes.fs.invalidate_cache()  # type: ignore[attr-defined]  # others write there
-    found = [note for note in notes.iterdir() if note.suffix == ".json"] if notes.exists() else []
+    found = _notes_in(notes)
     if found and is_remote(notes):
         paths = [note.path for note in found]  # type: ignore[attr-defined]
         notes.fs.rm(paths)  # type: ignore[attr-defined]  # many by one request
