@@ -17,6 +17,7 @@ from typing import Any
 
 from fourm_lite.errors import ConfigError, FourMError
 
+TOKENS = "a cluster that wants a token is reached with RAY_AUTH_MODE=token (docs/scale.md)"
 RETRIES = 3
 """How often a value is given again whose process died: it may kill the library that reads it."""
 Work = Callable[[Any, Any], Any]
@@ -70,15 +71,17 @@ class Cluster:
     def _start(self, ray: Any) -> None:
         on_main = threading.current_thread() is threading.main_thread()
         stop = signal.getsignal(signal.SIGTERM)
+        # without one Ray would join whatever was started on this machine last
+        address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         try:
             ray.init(
-                # without one Ray would join whatever was started on this machine last
-                address=self.address or os.environ.get("RAY_ADDRESS") or "local",
-                log_to_driver=False, include_dashboard=False, logging_level="ERROR",
-            )  # fmt: skip
+                address=address, log_to_driver=False, include_dashboard=False, logging_level="ERROR"
+            )
         except Exception as error:  # Ray raises plain ones where a machine is too busy to start it
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"Ray at {self.address or 'this machine'}: {line}") from error
+            where = "on this machine" if address == "local" else f"at {address}"
+            told = "" if address == "local" else f"; {TOKENS}"
+            raise ConfigError(f"Ray {where}: {line}{told}") from error
         finally:
             if on_main:  # Ray's own ends the process without a word
                 signal.signal(signal.SIGTERM, stop)

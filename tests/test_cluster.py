@@ -35,12 +35,20 @@ def test_a_cluster_without_workers_is_refused(given):
         Cluster(**given)
 
 
-def test_a_ray_that_does_not_start_is_told_in_a_sentence():
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray on this machine: The current node timed out.$"),
+        ("h:1", "Ray at h:1: .*AUTH_MODE"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_told_in_a_sentence(monkeypatch, address, told):
     def init(**options):
-        raise Exception("The current node timed out during startup.\nMore of it.")
+        raise Exception("The current node timed out.\nMore of it.")
 
-    with pytest.raises(ConfigError, match=r"Ray at this machine: The current node .* startup\.$"):
-        Cluster()._start(SimpleNamespace(init=init))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=told):
+        Cluster(address)._start(SimpleNamespace(init=init))
 
 
 @pytest.fixture(scope="module")

@@ -279,9 +279,18 @@ def index_parts_on(
         crew = cluster.started(ray, partial(Stager, job, partial(_ask, name)))
         found = index_parts(crew.run, parts, index, **options)
         del columns
-        files.sweep(index.rows)
-        _clear(notes)
+        finish(index)
     return found
+
+
+def finish(index: Index) -> None:
+    """Removes files that no version names, and all notes: those of stopped runs, too."""
+    notes = place(f"{index.path}/{FOLDER}")
+    files.sweep(index.rows)
+    _clear(notes)
+    if not is_remote(notes):
+        with contextlib.suppress(OSError):  # not made, or not empty
+            notes.rmdir()
 
 
 def _ask(columns: str, method: str, *given: Any) -> None:

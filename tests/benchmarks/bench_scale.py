@@ -61,6 +61,7 @@ def start_cluster() -> subprocess.Popen[bytes]:
         port = free.getsockname()[1]
     words = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
     words += ["--port", str(port), "--num-cpus", "2", "--include-dashboard", "false"]
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     head = subprocess.Popen([*words, "--disable-usage-stats"], env=environment, **QUIET)
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"

@@ -100,6 +100,42 @@ def index(inputs: Path) -> None:
     index_items(open_sources([inputs / "photos"]), colours, opened, batch_size=2, commit_rows=2)
 
 
+def index_in_parts(inputs: Path) -> None:
+    """What the workers of `--engine` and their driver do, in one process; then once more, where a
+    shard has changed."""
+    from fourm_lite.io.files import alone
+    from fourm_lite.modalities.pictures import open_rgb
+    from fourm_lite.photos.columns import photo_facts
+    from fourm_lite.photos.source_parts import parts_of
+    from fourm_lite.search.index.index import Index
+    from fourm_lite.search.index.loading import Loader
+    from fourm_lite.search.scale import FOLDER, Job, Stager, finish, index_parts
+
+    def colours(pictures: list[Any]) -> Any:
+        return np.stack(
+            [np.asarray(p.resize((4, 4)), np.float32).reshape(-1) + 1 for p in pictures]
+        )
+
+    place = OUT.absolute()
+    begun = (OUT / "manifest.json").is_file()
+    opened = Index.open(place) if begun else Index.create(place, space="colours")
+    job = Job(str(place), lambda: (colours, lambda known: Loader(known.get, open_rgb, photo_facts)))
+    for version in ("before", "after"):
+        link = inputs / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(version)
+        link.replace(inputs / "shards")
+        with alone(place / FOLDER):
+            work = Stager(job)
+            index_parts(
+                lambda values, known, work=work: (
+                    (number, work(value, known)) for number, value in enumerate(values)
+                ),
+                parts_of(inputs / "shards" / f"s-{n}.tar" for n in (2, 1, 0)), opened,
+            )  # fmt: skip
+            finish(opened)
+
+
 def add_embedding(inputs: Path) -> None:
     from growth_pack import pixels_4x4
 
@@ -148,6 +184,7 @@ CASES = {
     "pseudolabel": Case(pseudolabel, 12),
     "tokenize": Case(tokenize, 10),
     "index": Case(index, 10, late=0.85),
+    "parts of an index": Case(index_in_parts, 10, late=0.6),
     "generate --items": Case(generate, 10),
     "add-embedding": Case(add_embedding, 6),
     "mix-photos": Case(mix_photos, 4),
@@ -166,6 +203,7 @@ def write_inputs(folder: Path) -> None:
     for i in range(9):
         pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
+    _write_shards(folder)
     write_list(folder / "labelled")
     write_pack(folder / "pack")
     tiny_model(scale=2.0).save(folder / "backbone")
@@ -183,10 +221,24 @@ def write_inputs(folder: Path) -> None:
     (folder / "captioned" / "captions.jsonl").write_text(lines)
 
 
+def _write_shards(folder: Path) -> None:
+    """Shards of two times; the columns of the later ones have other types."""
+    from tiny_shards import shard
+
+    says = (lambda i: {"x": i}, lambda i: {"x": i + 0.5, "y": [i]}, lambda i: {"x": i, "z": "a"})
+    for version, start in (("before", 0), ("after", 2)):
+        (folder / version).mkdir()
+        for n, said in enumerate(says):
+            first = 10 * n + (start if n == 1 else 0)
+            shard(folder / version / f"s-{n}.tar", range(first, 10 * n + 6), said)
+
+
 def result(name: str) -> dict[str, str]:
     """What a case has written: a hash a file, measured times left out; rows of an index."""
     if name == "index":
         return dict(_rows())
+    if name == "parts of an index":
+        return dict(_rows()) | dict(_files_of_rows())
     return {
         str(path.relative_to(OUT)): hashlib.sha256(_content(path)).hexdigest()
         for path in sorted(OUT.rglob("*"))
@@ -203,6 +255,16 @@ def _rows() -> Iterator[tuple[str, str]]:
             yield row["id"], repr(row)
     yield "manifest.json", (OUT / "manifest.json").read_text()
     yield "files", ", ".join(sorted(p.name for p in OUT.iterdir()))
+
+
+def _files_of_rows() -> Iterator[tuple[str, str]]:
+    """What is left beside the rows: nothing."""
+    from tiny_shards import orphans
+
+    from fourm_lite.search.index.index import Index
+
+    yield "files that no version names", repr(orphans(Index.open(OUT)))
+    yield "notes", repr(list((OUT / "parts").glob("*.json")))
 
 
 def _content(path: Path) -> bytes:
