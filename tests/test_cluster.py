@@ -85,7 +85,7 @@ def on_two(index, sources, model, **options):
 @slow
 def test_photos_texts_and_a_second_run(tmp_path, model, sources, here):
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         space, opener = open_space(model), partial(open_space, model)
         there = open_index(tmp_path / "there", space)
