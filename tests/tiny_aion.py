@@ -12,22 +12,22 @@ from fourm_lite.modalities.forks import AION_MODALITIES
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 
+STYLE = {
+    "act_layer": "SiLU", "gated_mlp": True, "qkv_bias": False, "proj_bias": False,
+    "mlp_bias": False, "norm_bias": False,
+}  # fmt: skip
 NAMES = ("tok_flux_g", "tok_z", "catalog")
 
 
 def save_aion(folder: Path) -> Path:
     """config.json in ml-4m's words without image_size and patch_size, weights, codecs/."""
     entries = tuple(AION_MODALITIES[name] for name in NAMES)
-    style = {
-        "act_layer": "SiLU", "gated_mlp": True, "qkv_bias": False, "proj_bias": False,
-        "mlp_bias": False, "norm_bias": False,
-    }  # fmt: skip
     sizes = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "num_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = FourM(FourMConfig(inputs=entries, outputs=entries, **sizes, **style)).init_weights()
+        model = FourM(FourMConfig(inputs=entries, outputs=entries, **sizes, **STYLE)).init_weights()
     folder.mkdir(parents=True)
-    config = {"domains_in": list(NAMES), "domains_out": list(NAMES), **sizes, **style}
+    config = {"domains_in": list(NAMES), "domains_out": list(NAMES), **sizes, **STYLE}
     (folder / "config.json").write_text(json.dumps(config))
     state = {k: v.clone() for k, v in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")

@@ -15,64 +15,72 @@ VOCABULARY = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "cat", "on", "grass", "house",
     "runs", "two", "##s",
 ]  # fmt: skip
-BERT = {
-    "embeddings.word_embeddings.weight": (WORDS, WIDTH),
-    "embeddings.position_embeddings.weight": (32, WIDTH),
-    "embeddings.token_type_embeddings.weight": (2, WIDTH),
-    "embeddings.LayerNorm": WIDTH,
-    **{
-        f"encoder.layer.{i}.{name}": shape
-        for i in range(DEPTH)
-        for name, shape in {
-            "attention.self.query": (WIDTH, WIDTH),
-            "attention.self.key": (WIDTH, WIDTH),
-            "attention.self.value": (WIDTH, WIDTH),
-            "attention.output.dense": (WIDTH, WIDTH),
-            "attention.output.LayerNorm": WIDTH,
-            "intermediate.dense": (HIDDEN, WIDTH),
-            "output.dense": (WIDTH, HIDDEN),
-            "output.LayerNorm": WIDTH,
-        }.items()
-    },
-    "pooler.dense": (WIDTH, WIDTH),
-}
-NETWORKS: dict[str, dict[str, Any]] = {
-    "OSCAR": {**BERT, "img_embedding": (WIDTH, FEATURES + 6)},
-    "UNITER": {
-        **BERT,
-        "img_embeddings.img_linear": (WIDTH, FEATURES),
-        "img_embeddings.img_layer_norm": WIDTH,
-        "img_embeddings.pos_linear": (WIDTH, 7),
-        "img_embeddings.pos_layer_norm": WIDTH,
-        "img_embeddings.mask_embedding.weight": (2, FEATURES),
-        "img_embeddings.LayerNorm": WIDTH,
-    },
-    "M3P": {
-        "embeddings.weight": (WORDS, WIDTH),
-        "position_embeddings.weight": (64, WIDTH),
-        "layer_norm_emb": WIDTH,
-        "image_embeddings.image_embeddings": (WIDTH, FEATURES),
-        "image_embeddings.image_location_embeddings": (WIDTH, 5),
-        "image_embeddings.LayerNorm": WIDTH,
-        **{
-            name.format(i): shape
-            for i in range(DEPTH)
-            for name, shape in {
-                "attentions.{}.q_lin": (WIDTH, WIDTH),
-                "attentions.{}.k_lin": (WIDTH, WIDTH),
-                "attentions.{}.v_lin": (WIDTH, WIDTH),
-                "attentions.{}.out_lin": (WIDTH, WIDTH),
-                "layer_norm1.{}": WIDTH,
-                "ffns.{}.lin1": (HIDDEN, WIDTH),
-                "ffns.{}.lin2": (WIDTH, HIDDEN),
-                "layer_norm2.{}": WIDTH,
-                "encoder_attn.{}.q_lin": (WIDTH, WIDTH),
-            }.items()
+
+
+def bert(width: int, hidden: int, depth: int) -> dict[str, Any]:
+    """Shapes by the names of BERT; a number is the width of a norm."""
+    layer = {
+        "attention.self.query": (width, width),
+        "attention.self.key": (width, width),
+        "attention.self.value": (width, width),
+        "attention.output.dense": (width, width),
+        "attention.output.LayerNorm": width,
+        "intermediate.dense": (hidden, width),
+        "output.dense": (width, hidden),
+        "output.LayerNorm": width,
+    }
+    return {
+        "embeddings.word_embeddings.weight": (WORDS, width),
+        "embeddings.position_embeddings.weight": (32, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+        "embeddings.LayerNorm": width,
+        **{f"encoder.layer.{i}.{n}": shape for i in range(depth) for n, shape in layer.items()},
+        "pooler.dense": (width, width),
+    }
+
+
+def networks(
+    width: int = WIDTH, hidden: int = HIDDEN, depth: int = DEPTH, features: int = FEATURES
+) -> dict[str, dict[str, Any]]:
+    """Shapes by the published names of each family."""
+    layer = {
+        "attentions.{}.q_lin": (width, width),
+        "attentions.{}.k_lin": (width, width),
+        "attentions.{}.v_lin": (width, width),
+        "attentions.{}.out_lin": (width, width),
+        "layer_norm1.{}": width,
+        "ffns.{}.lin1": (hidden, width),
+        "ffns.{}.lin2": (width, hidden),
+        "layer_norm2.{}": width,
+        "encoder_attn.{}.q_lin": (width, width),
+    }
+    words = bert(width, hidden, depth)
+    return {
+        "OSCAR": {**words, "img_embedding": (width, features + 6)},
+        "UNITER": {
+            **words,
+            "img_embeddings.img_linear": (width, features),
+            "img_embeddings.img_layer_norm": width,
+            "img_embeddings.pos_linear": (width, 7),
+            "img_embeddings.pos_layer_norm": width,
+            "img_embeddings.mask_embedding.weight": (2, features),
+            "img_embeddings.LayerNorm": width,
         },
-        "pooled_layer.dense": (WIDTH, WIDTH),
-        "seq_relationship": (1, WIDTH),
-    },
-}
+        "M3P": {
+            "embeddings.weight": (WORDS, width),
+            "position_embeddings.weight": (64, width),
+            "layer_norm_emb": width,
+            "image_embeddings.image_embeddings": (width, features),
+            "image_embeddings.image_location_embeddings": (width, 5),
+            "image_embeddings.LayerNorm": width,
+            **{n.format(i): shape for i in range(depth) for n, shape in layer.items()},
+            "pooled_layer.dense": (width, width),
+            "seq_relationship": (1, width),
+        },
+    }
+
+
+NETWORKS = networks()
 FILES = {
     "OSCAR": "pytorch_model.bin",
     "UNITER": "pytorch_model.bin",
@@ -80,11 +88,11 @@ FILES = {
 }
 
 
-def network_weights(name: str, seed: int = 0) -> dict[str, Tensor]:
-    """Random weights under the published names."""
+def network_weights(name: str, seed: int = 0, **sizes: int) -> dict[str, Tensor]:
+    """Random weights under the published names; `sizes` as `networks` takes them."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
-    for key, shape in NETWORKS[name].items():
+    for key, shape in networks(**sizes)[name].items():
         if isinstance(shape, int):
             found[f"{key}.weight"] = 1 + 0.1 * torch.randn(shape, generator=generator)
             found[f"{key}.bias"] = 0.1 * torch.randn(shape, generator=generator)
@@ -165,13 +173,13 @@ def sentencepieces(path: Path) -> None:
     found.save(str(path))
 
 
-def regions(seed: int, count: int) -> dict[str, Any]:
+def regions(seed: int, count: int, features: int = FEATURES) -> dict[str, Any]:
     """A picture in the words of MMT-Retrieval's dictionary."""
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1).reshape(count, 4)
     scale = np.array([400, 300, 400, 300])
     return {
-        "features": np.abs(rng.normal(size=(count, FEATURES))).astype(np.float32),
+        "features": np.abs(rng.normal(size=(count, features))).astype(np.float32),
         "boxes": (corners * scale).astype(np.float32),
         "num_boxes": count,
         "img_w": 400,

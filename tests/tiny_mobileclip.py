@@ -74,46 +74,49 @@ class Draw:
             self.norm(f"{name}.{part}", width, batch=False)
 
 
-def conv_tower(draw: Draw) -> None:
+def conv_tower(draw: Draw, out: int, width: int) -> None:
     place = "image_encoder.model."
     draw.mobile_one(f"{place}patch_embed.0", 16, 3, 3)
     draw.mobile_one(f"{place}patch_embed.1", 16, 1, 3)
     draw.mobile_one(f"{place}patch_embed.2", 16, 16, 1, skip=True)
     draw.mixer_block(f"{place}network.0.0", 16, 3, 3, 7)
     down = f"{place}network.1.proj"
-    draw.conv_norm(f"{down}.0.lkb_origin", WIDTH, 1, 7, 7)
-    draw.conv_norm(f"{down}.0.small_conv", WIDTH, 1, 3, 3)
-    draw.mobile_one(f"{down}.1", WIDTH, WIDTH, 1, skip=True)
-    draw.conv(f"{place}network.2.pe", WIDTH, 1, 7, 7)
+    draw.conv_norm(f"{down}.0.lkb_origin", width, 1, 7, 7)
+    draw.conv_norm(f"{down}.0.small_conv", width, 1, 3, 3)
+    draw.mobile_one(f"{down}.1", width, width, 1, skip=True)
+    draw.conv(f"{place}network.2.pe", width, 1, 7, 7)
     block = f"{place}network.3.0"
-    draw.norm(f"{block}.norm", WIDTH)
-    draw.put(f"{block}.token_mixer.qkv.weight", 3 * WIDTH, WIDTH)
-    draw.conv(f"{block}.token_mixer.proj", WIDTH, WIDTH)
-    draw.ffn(f"{block}.convffn", WIDTH, 7, 7)
+    draw.norm(f"{block}.norm", width)
+    draw.put(f"{block}.token_mixer.qkv.weight", 3 * width, width)
+    draw.conv(f"{block}.token_mixer.proj", width, width)
+    draw.ffn(f"{block}.convffn", width, 7, 7)
     for i in (1, 2):
-        draw.put(f"{block}.layer_scale_{i}", WIDTH, 1, 1)
-    draw.mobile_one(f"{place}conv_exp", 2 * WIDTH, 1, 3)
-    draw.conv(f"{place}conv_exp.se.reduce", 4, 2 * WIDTH, 1, 1)
-    draw.conv(f"{place}conv_exp.se.expand", 2 * WIDTH, 4, 1, 1)
-    draw.put(f"{place}head.proj", 2 * WIDTH, OUT)
+        draw.put(f"{block}.layer_scale_{i}", width, 1, 1)
+    draw.mobile_one(f"{place}conv_exp", 2 * width, 1, 3)
+    draw.conv(f"{place}conv_exp.se.reduce", 4, 2 * width, 1, 1)
+    draw.conv(f"{place}conv_exp.se.expand", 2 * width, 4, 1, 1)
+    draw.put(f"{place}head.proj", 2 * width, out)
 
 
-def text_tower(draw: Draw) -> None:
+def text_tower(draw: Draw, out: int, words: int, layers: int) -> None:
     place = "text_encoder."
-    draw.put(f"{place}embedding_layer.weight", 49408, WORDS)
-    draw.put(f"{place}positional_embedding.pos_embed.pos_embed", 1, 1, 77, WORDS)
-    draw.mixer_block(f"{place}transformer.0", WORDS, 1, 11, 11)
-    draw.transformer(f"{place}transformer.1", WORDS)
-    draw.norm(f"{place}final_layer_norm", WORDS, batch=False)
-    draw.put(f"{place}projection_layer", WORDS, OUT)
+    draw.put(f"{place}embedding_layer.weight", 49408, words)
+    draw.put(f"{place}positional_embedding.pos_embed.pos_embed", 1, 1, 77, words)
+    draw.mixer_block(f"{place}transformer.0", words, 1, 11, 11)
+    for number in range(1, layers + 1):
+        draw.transformer(f"{place}transformer.{number}", words)
+    draw.norm(f"{place}final_layer_norm", words, batch=False)
+    draw.put(f"{place}projection_layer", words, out)
     draw.weights["logit_scale"] = torch.tensor(4.0)
 
 
-def mobileclip_weights() -> dict[str, Tensor]:
+def mobileclip_weights(
+    seed: int = 0, *, out: int = OUT, width: int = WIDTH, words: int = WORDS, layers: int = 1
+) -> dict[str, Tensor]:
     """Both towers and the scale."""
-    draw = Draw()
-    conv_tower(draw)
-    text_tower(draw)
+    draw = Draw(seed)
+    conv_tower(draw, out, width)
+    text_tower(draw, out, words, layers)
     return draw.weights
 
 

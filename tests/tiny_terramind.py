@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,22 +40,29 @@ def terramind(
         return FourM(config).init_weights().eval()
 
 
-def save_tiles(root: Path) -> Path:
+def save_tiles(root: Path, count: int = 8) -> Path:
     """Two classes of Sentinel-2 tiles, of which one is bright in the infrared."""
-    import rasterio
-
     rng = np.random.default_rng(0)
     for name, level in (("forest", 5000), ("water", 300)):
-        (root / name).mkdir(parents=True)
-        for number in range(8):
+        for number in range(count):
             values = rng.integers(200, 600, (12, 48, 40)).astype("int16")
             values[7:9] += level
-            with rasterio.open(
-                root / name / f"{number}.tif", "w", driver="GTiff", count=12, height=48, width=40,
-                dtype="int16", transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
-            ) as raster:  # fmt: skip
-                raster.write(values)
+            save_tile(root / name / f"{number}.tif", values)
     return root
+
+
+def save_tile(path: Path, values: npt.NDArray[Any]) -> Path:
+    """A GeoTIFF of bands [C, H, W]."""
+    import rasterio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=values.dtype,
+        transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
+    ) as raster:  # fmt: skip
+        raster.write(values)
+    return path
 
 
 def terramind_weights() -> dict[str, Tensor]:

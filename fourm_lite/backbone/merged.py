@@ -188,7 +188,7 @@ class MergedViT(nn.Module):
                 'tokens; give pictures of one size, or merge="dict"'
             )
         if self.missing_mod_token is None:
-            return MERGED[self.merge](torch.stack(images))
+            return images[0] if len(images) == 1 else MERGED[self.merge](torch.stack(images))
         lacking = sum(self._entry(m).kind != "sequence" for m in self.names) - len(images)
         absent = self.missing_mod_token.expand_as(images[0])
         return torch.cat([*images, *[absent] * lacking], dim=-1)

@@ -24,6 +24,7 @@ def generate(
     items: Annotated[Path | None, typer.Option(callback=present)] = None,
     targets: Annotated[opt.Texts, typer.Option("--target", "-t")] = None,
     plan: Annotated[str | None, typer.Option("--plan", "-p")] = None,
+    think: opt.Think = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
     tokens: Annotated[bool, typer.Option("--tokens")] = False,
@@ -62,10 +63,11 @@ def generate(
     pipe = FourMPipeline.from_pretrained(model, given, device=device, dtype=dtype_of(dtype))
     found = _require(pipe, [item for _, item in jobs], targets or (), chosen, tokens)
     request: dict[str, Any] = {"model": model, "targets": targets or [], "plan": plan, "seed": seed}
-    request |= {} if dtype is None else {"dtype": dtype}
+    request |= {n: v for n, v in (("dtype", dtype), ("think", think)) if v}
     if items is not None:
         request["content"] = identity(model, plan, pipe, found)
     make = {"targets": targets or (), "plan": plan, "seed": seed, "allow_tokens": tokens}
+    make |= {"think": think or ()}
     done = _results(jobs, pipe, request, make)
     deliver(done if items is not None else done[0], as_json, lambda: _show(jobs, done))
     _check_decoded(done, tokens)

@@ -33,6 +33,7 @@ def index(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    think: opt.Think = None,
     decode: opt.Decode = "expected",
     center: opt.Center = True,
     codes_only: Annotated[bool, typer.Option("--codes-only")] = False,
@@ -79,7 +80,8 @@ def index(
     cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
     opener = partial(
         open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
-        tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
+        tokenizers=tokenizers, text_tokenizer=text_tokenizer, think=think or (), device=device,
+        dtype=dtype_of(dtype),
     )  # fmt: skip
     is_new, space = read_manifest(out) is None, opener()
     opened = open_index(out, space, codes_only=codes_only, licence=licence)

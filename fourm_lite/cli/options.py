@@ -130,6 +130,14 @@ TextTokenizer = Annotated[
         help="Read and write text by this tokenizer file; '4m' names the original's.",
     ),
 ]
+Think = Annotated[
+    Texts,
+    typer.Option(
+        "--think",
+        help="Generate this modality of each item first and read it with the rest: LULC of "
+        "TerraMind. May be repeated.",
+    ),
+]
 BatchSize = Annotated[
     int,
     typer.Option("--batch-size", help="Send this many items through the network at once.", min=1),

@@ -251,6 +251,7 @@ def embed(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    think: opt.Think = None,
     decode: opt.Decode = "expected",
     center: opt.Center = False,
     workers: opt.Workers = 2,
@@ -288,7 +289,8 @@ def embed(
     cluster = cluster_of(engine, address, workers, worker_cpus, worker_gpus)
     opener = partial(
         open_space, model, target=target, gallery=gallery, decode=decode, center=center,  # type: ignore[arg-type]
-        tokenizers=tokenizers, text_tokenizer=text_tokenizer, device=device, dtype=dtype_of(dtype),
+        tokenizers=tokenizers, text_tokenizer=text_tokenizer, think=think or (), device=device,
+        dtype=dtype_of(dtype),
     )  # fmt: skip
     how = Ingest(workers, batch_size, prefix=prefix)
     where = None if cluster is None else Engine(cluster, opener)

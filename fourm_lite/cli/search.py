@@ -52,6 +52,7 @@ def search(
     target: opt.Target = None,
     tokenizers: opt.Tokenizers = None,
     text_tokenizer: opt.TextTokenizer = None,
+    think: opt.Think = None,
     decode: str | None = None,
     steps: int | None = None,
     key: str | None = None,
@@ -100,8 +101,7 @@ def search(
     """
     if like is not None:
         others = [words, captions, images, depths, given, not_captions, not_images, not_given]
-        if any(others) or rerank or reranker or html or sheet:
-            raise ConfigError("--like stands alone, with -k, --where and --json")
+        _require_alone(*others, rerank, reranker, html, sheet)
         _tell_like(index, like, k, where, as_json)
         return
     said, pictures = _asked(words or [])
@@ -114,17 +114,22 @@ def search(
     query = Query.of(wanted, without=unwanted, weights=weighed, compose=compose)  # type: ignore[arg-type]
     options = {
         "target": target, "tokenizers": tokenizers, "text_tokenizer": text_tokenizer,
-        "decode": decode, "steps": steps, "device": device, "dtype": dtype_of(dtype),
+        "decode": decode, "steps": steps, "think": think or None, "device": device,
+        "dtype": dtype_of(dtype),
     }  # fmt: skip
-    parts = numbers(rerank_weights or [], "--rerank-weight")
     how = {
-        "k": k, "rerank": rerank, "where": where, "weights": parts or None,
-        "rerank_given": rerank_given, "reranker": reranker,
+        "k": k, "rerank": rerank, "where": where, "rerank_given": rerank_given,
+        "weights": numbers(rerank_weights or [], "--rerank-weight") or None, "reranker": reranker,
     }  # fmt: skip
     hits, facts = _ask(index, model, options, query, how, (key, ids))
     _write_pages(query, hits, html, sheet)
     facts |= {"query": query.title, "compose": query.way}
     deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
+
+
+def _require_alone(*others: Any) -> None:
+    if any(others):
+        raise ConfigError("--like stands alone, with -k, --where and --json")
 
 
 def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | None) -> None:

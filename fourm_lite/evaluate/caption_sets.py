@@ -7,7 +7,7 @@ query of its own; a caption that is longer than the model reads is cut and count
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 CAPTIONS = "captions.jsonl"
 AnySpace = TypeVar("AnySpace", bound=Space)
+
+
+READ: dict[Reads, Callable[[Record], Any]] = {
+    "pictures": Record.open_image,
+    "regions": lambda record: record.id,
+    "items": lambda record: record.image,
+}
+"""What a space takes of a record: its photo, the id of its regions, or its file as it is."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +80,14 @@ class CaptionPack:
         """At most `limit` of the photos, drawn evenly; all of them for None."""
         return tuple(self.photos[i] for i in evenly(len(self.photos), limit))
 
-    def pictures(self, batch_size: int) -> Iterator[list[Image]]:
-        """The photos, some at a time.
+    def read_by(self, reads: Reads, batch_size: int) -> Iterator[list[Any]]:
+        """What a space reads of the photos, some at a time.
 
         Raises:
             FourMError: one cannot be opened
         """
         for start in range(0, len(self.photos), batch_size):
-            yield self.pictures_at(slice(start, start + batch_size))
-
-    def read_by(self, reads: Reads, batch_size: int) -> Iterator[list[Any]]:
-        """What a space reads of the photos, some at a time: themselves, or ids of their regions."""
-        if reads == "pictures":
-            yield from self.pictures(batch_size)
-            return
-        for start in range(0, len(self.photos), batch_size):
-            yield [photo.id for photo in self.photos[start : start + batch_size]]
+            yield [READ[reads](photo) for photo in self.photos[start : start + batch_size]]
 
     def pictures_at(self, part: slice) -> list[Image]:
         """Some of the photos."""
@@ -123,10 +123,10 @@ def embed_pack(
 
     Where the tokenizer has no mean and `center` is asked for, the gallery's own is taken off.
     """
+    items, cut = caption_items(pack, space)  # refused by a model that reads none, before any work
     space, images, codes = embed_photos(
         pack, space, center=center, batch_size=batch_size, progress=progress
     )
-    items, cut = caption_items(pack, space)
     told = of_stage(progress, "captions")
     texts = space.encode_query(items, batch_size=batch_size, progress=told)
     return Embedded(pack, space, images, texts, codes, items, cut)

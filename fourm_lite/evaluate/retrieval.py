@@ -20,6 +20,7 @@ import numpy as np
 
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import (
+    READ,
     CaptionPack,
     Embedded,
     embed_pack,
@@ -297,7 +298,8 @@ def evaluate_same_class(
     Raises:
         ConfigError: photos of several labels, or no class with two photos
     """
-    photos = readable(read_labelled(folder, split=None if split == ALL else split))
+    photos = read_labelled(folder, split=None if split == ALL else split)
+    photos = readable(photos) if space.reads == "pictures" else photos
     if photos.multi_label:
         raise ConfigError("the same-class protocol is for one label a photo")
     rows, alone = _with_others(photos)
@@ -333,6 +335,6 @@ def _embedded(
 ) -> Any:
     parts = []
     for part in batches(rows, batch_size, of_stage(progress, "photos")):
-        some = [photos.photos[i].record.open_image() for i in part]
+        some = [READ[space.reads](photos.photos[i].record) for i in part]
         parts.append(space.encode_document(some, batch_size=batch_size)[0])
     return np.concatenate(parts)

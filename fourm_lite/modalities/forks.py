@@ -18,7 +18,7 @@ from typing import Literal
 
 from fourm_lite.errors import ConfigError, UnknownNameError, suggest
 from fourm_lite.modalities.catalog import MODALITIES
-from fourm_lite.modalities.spec import IN, Modality
+from fourm_lite.modalities.spec import IN, SEQUENCE_ROWS, Modality
 
 COORDS, CAPTION = "coords", "caption"
 Role = Literal["input", "target"]
@@ -297,6 +297,7 @@ def _aion_entries() -> Iterator[Modality]:
         kind="sequence",
         vocab_size=3264 + CATALOG_OFFSET,
         max_tokens=100,
+        max_given=SEQUENCE_ROWS,
         max_positions=50,
         vocab=CATALOG,
         tokenizer=f"{CODECS}/{CATALOG}",

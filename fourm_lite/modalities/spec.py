@@ -144,6 +144,7 @@ class Modality:
         raw: name of the modality that its tokenizer reads, where that is registered; of features:
             the texts that its sentence encoder (`tokenizer`) reads, so that they come with a text
         text_format: how a sequence says its value: a name of `tokenization.words.sequences.FORMATS`
+        max_given: tokens of a sequence that is read, where they may be more than `max_tokens`
         max_positions: position rows that the decoder of a sequence uses (later ones fall back to 0)
         convolutions: of pixels: MobileNetV2's blocks see them too, beside the encoder's blocks
         input_names, target_names: what else it is called, in lower case, where it is read or made
@@ -155,6 +156,7 @@ class Modality:
     name: str
     kind: Kind
     max_tokens: int = 0
+    max_given: int | None = None
     vocab_size: int | None = None
     grid: tuple[int, int] | None = None
     image_size: int | None = None

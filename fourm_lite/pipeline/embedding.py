@@ -27,7 +27,8 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.load import fitted
-from fourm_lite.pipeline.readers import find_modality
+from fourm_lite.pipeline.readers import collate, find_modality
+from fourm_lite.pipeline.together import alike, thoughts
 from fourm_lite.pipeline.tokenizers import Tokenizers, places
 from fourm_lite.progress import Progress
 from fourm_lite.sampling.plan import Plan, Target
@@ -38,6 +39,7 @@ from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.spans import Marks
 
 Decode = Literal["argmax", "sample", "expected"]
+THINKS_OF_NOTHING = "a global embedding is predicted at once: leave out `think`"
 
 
 @dataclass(frozen=True)
@@ -181,34 +183,36 @@ def pooled_of(config: FourMConfig) -> Pooled | None:
 
 def embed_pooled(
     model: FourM,
-    batches: Iterable[TokenBatch],
+    batches: Iterable[Sequence[TokenBatch]],
     think: Plan | None,
     seeds: Sequence[int],
     marks: Marks,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors float32[N, D] of batches, one after the other, and of what is thought of them.
+    """Unit vectors float32[N, D] of items, each a batch of one, and of what is thought of them.
 
     Args:
         model: of any size
-        batches: the items
+        batches: the items, some at a time
         think: what is generated first and read with the rest
         seeds: one an item
         marks: special ids of its texts
         progress: called with (items done, items in all)
     """
-    vectors: list[npt.NDArray[np.float32]] = []
+    first = None if think is None else thoughts(think, model.config)
+    vectors = np.empty((len(seeds), model.config.dim), np.float32)
     done = 0
-    for batch in batches:
-        if think is not None:
-            own = fitted(model, batch, [target.modality for target in think.targets])
-            seen = seeds[done : done + batch.size]
-            batch = Sampler(own, marks=marks).run(batch, think, seed=seen)
-        vectors.append(pooled_vectors(fitted(model, batch, []), batch))
-        done += batch.size
+    for items in batches:
+        for rows in alike(model, items):
+            batch = collate([items[row] for row in rows])
+            if first is not None:
+                own, drawn = fitted(model, batch, first.names), [seeds[done + row] for row in rows]
+                batch = Sampler(own, marks=marks).run(batch, first, seed=drawn)
+            vectors[[done + row for row in rows]] = pooled_vectors(fitted(model, batch, []), batch)
+        done += len(items)
         if progress is not None:
             progress(done, len(seeds))
-    return np.concatenate(vectors)
+    return vectors
 
 
 @torch.inference_mode()

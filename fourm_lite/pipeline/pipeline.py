@@ -6,7 +6,7 @@ which need not hold the same modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ from torch.nn import functional
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.embedders.load import Spec
-from fourm_lite.errors import FourMError
+from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.families.masked import fork_of
 from fourm_lite.io.checkpoint import Source, read
 from fourm_lite.modalities.plain_items import as_items, is_one_item
 from fourm_lite.modalities.published import FAMILIES
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM
-from fourm_lite.model.load import fitted, load_model
+from fourm_lite.model.load import load_model
 from fourm_lite.pipeline.caption_vectors import all_unknown, beside, vector_of
 from fourm_lite.pipeline.embedding import (
+    THINKS_OF_NOTHING,
     Decode,
     EmbeddingPlan,
     embed_batch,
@@ -48,18 +49,16 @@ from fourm_lite.pipeline.readers import (
     whole_text,
 )
 from fourm_lite.pipeline.teacher import embed_by_teacher, open_teacher, teacher_target
+from fourm_lite.pipeline.together import OnStep, generated, thoughtful
 from fourm_lite.pipeline.tokenizers import Tokenizers, check_names
 from fourm_lite.progress import Progress
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.sampling.plan import Plan, Target
-from fourm_lite.sampling.sampler import Sampler, Seed, item_seeds
-from fourm_lite.sampling.state import StepResult
+from fourm_lite.sampling.sampler import Seed, item_seeds
 from fourm_lite.tokenization.words.spans import Marks
 
 Inputs = Mapping[str, Any]
 Items = Inputs | str | Path | Sequence[Inputs | str | Path]
-OnStep = Callable[[StepResult, int, int], None]
-"""Called after each step with (result, step number from 1, number of steps)."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,14 @@ class FourMPipeline:
         Raises:
             FourMError: nothing is given, an item is no dict, or a value is not of its modality
         """
+        items = [self._read_item(item) for item in self._items(inputs)]
+        return collate(items).to(self.model.device)
+
+    def _items(self, inputs: Items) -> list[Inputs]:
         items = as_items(inputs)
         if not items or not all(items):
             raise FourMError("nothing is given: every item needs at least one modality")
-        return collate([self._read_item(item) for item in items]).to(self.model.device)
+        return items
 
     def _reader(self) -> Reader:
         return Reader(self.tokenizers, self.model.config.positions == "interpolated")
@@ -191,11 +194,7 @@ class FourMPipeline:
             chosen.append(known.get(name, usual))
         if not wanted and plan is not None:
             return plan
-        if plan is None:
-            return Plan.of(*chosen)
-        return Plan.of(
-            *chosen, grow_conditioning=plan.grow_conditioning, conditions=plan.conditions
-        )
+        return Plan(tuple(chosen)) if plan is None else replace(plan, targets=tuple(chosen))
 
     def generate(
         self,
@@ -203,6 +202,7 @@ class FourMPipeline:
         targets: Sequence[str | Target] | str | Target = (),
         *,
         plan: Plan | str | Path | None = None,
+        think: Sequence[str | Target] = (),
         seed: Seed = 0,
         on_step: OnStep | None = None,
         on_token: Progress | None = None,
@@ -214,6 +214,7 @@ class FourMPipeline:
             inputs: one item, or a list of items
             targets: names, or `Target`s that say how; by default those of the plan
             plan: a plan, a TOML file, or the name of a shipped one
+            think: what is made before, read by the targets and not given back
             seed: one for all items, or one an item; an item's result depends on nothing else
             on_step: told of each step
             on_token: told of each token while a text grows
@@ -232,21 +233,21 @@ class FourMPipeline:
             raise FourMError("name at least one target, or give a plan")
         chosen = self.plan(targets, opened)
         self.require(inputs, () if allow_tokens else chosen)
-        batch = self.read(inputs)
+        items = [self.read(item) for item in self._items(inputs)]
         if not allow_tokens:
             self.tokenizers.open(vq_entries(self._targets(chosen), shown=True))
-        pipe = replace(self, model=fitted(self.model, batch, [t.modality for t in chosen.targets]))
-        sampler = Sampler(pipe.model, marks=self.marks)
-        steps = sampler.steps(batch, chosen)
-        confidence: dict[str, list[Tensor]] = {}
-        for i, result in enumerate(sampler.iterate(batch, steps, seed=seed, on_token=on_token)):
-            batch = result.batch
-            written = result.confidence.cpu().where(result.ids.cpu() >= 0, torch.nan)
-            confidence.setdefault(result.step.target, []).append(written)
-            if on_step is not None:
-                on_step(result, i + 1, len(steps))
-        names = list(dict.fromkeys(s.target for s in steps))
-        outputs = pipe.write(batch, names, confidence, seed, allow_tokens=allow_tokens)
+        whole = chosen
+        if think:
+            whole = thoughtful(self.plan(list(think)), chosen, self.model.config)
+        outputs, seeds = [dict[str, Generated]() for _ in items], item_seeds(seed, len(items))
+        told = {"on_step": on_step, "on_token": on_token}
+        for part in generated(self.model, items, whole, seeds, self.marks, **told):  # type: ignore[arg-type]
+            own = replace(self, model=part.model)
+            names = [name for name in part.names if name in chosen.names]
+            drawn = [seeds[place] for place in part.places]
+            made = own.write(part.batch, names, part.confidence, drawn, allow_tokens=allow_tokens)
+            for place, values in zip(part.places, made, strict=True):
+                outputs[place] = values
         return outputs[0] if is_one_item(inputs) else outputs
 
     def write(
@@ -355,11 +356,11 @@ class FourMPipeline:
             self.require(items)
             first = self.plan(list(think)) if think else None
             starts = range(0, len(items), batch_size)
-            batches = (self.read(items[start : start + batch_size]) for start in starts)
+            batches = ([self.read(i) for i in items[s : s + batch_size]] for s in starts)
             out = embed_pooled(self.model, batches, first, seeds, self.marks, progress)
             return out[0] if one else out
         if think:
-            raise FourMError("a global embedding is predicted at once: leave out `think`")
+            raise ConfigError(THINKS_OF_NOTHING)
         if teacher is not None:
             target = teacher_target(teacher, target, self.model.config.outputs, family)
         entry = self.embedding_target(target)

@@ -8,7 +8,6 @@ are values that the model or the tokenizer reads as they are: normalised pixels,
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +98,7 @@ class Reader:
             ids = self._tokenized(entry, value)
         else:
             _check_ids(entry, ids)
-        if self.any_size and math.isqrt(len(ids)) ** 2 == len(ids) > 0:
+        if self.any_size and ids.ndim == 1 and len(ids):  # the model says what grids there may be
             return Tokens.given(ids[None].long(), length=len(ids))
         if ids.shape != (entry.max_tokens,):
             raise ShapeError(
@@ -124,9 +123,9 @@ class Reader:
             ids = self._tokenized(entry, value)
         elif ids is None:
             ids = torch.tensor(self.text_ids(entry, value), dtype=torch.int64)
-        if ids.numel() > entry.max_tokens:
+        if ids.numel() > (most := entry.max_given or entry.max_tokens):
             raise FourMError(
-                f"'{entry.name}' may hold {entry.max_tokens} tokens, got {ids.numel()}; shorten it"
+                f"'{entry.name}' may hold {most} tokens, got {ids.numel()}; shorten it"
             )
         return Tokens.given(ids[None].long(), length=ids.numel())
 
@@ -325,6 +324,9 @@ def _join(parts: Sequence[Tokens | None]) -> Tokens:
     present = [p for p in parts if p is not None]
     length = max(p.length for p in present)
     like = present[0]
+    sizes = {tuple(p.value.shape[1:]) for p in present if p.value.ndim == 4}
+    if len(sizes) > 1:
+        raise ShapeError(f"pictures of one batch have one size, got {sorted(sizes)}")
     rows = [(like.hidden() if p is None else p).padded(length) for p in parts]
     return Tokens(
         torch.cat([r.value for r in rows]),

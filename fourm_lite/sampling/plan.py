@@ -75,12 +75,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuses a plan without targets or with one twice."""
-        names = [t.modality for t in self.targets]
+        names = self.names
         if not names:
             raise ConfigError("a plan needs at least one target, got none")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"a plan generates a modality once, it names {twice} again")
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities that it generates, in order."""
+        return [target.modality for target in self.targets]
 
     @classmethod
     def of(

@@ -17,8 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from fourm_lite.batch import TokenBatch
 from fourm_lite.embedders.base import Reads, sampled_fingerprint
 from fourm_lite.errors import ConfigError, UnknownNameError
@@ -26,12 +24,12 @@ from fourm_lite.families.masked import fork_of
 from fourm_lite.modalities.array_codecs import number_of_bands
 from fourm_lite.modalities.codecs import tile_codec
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.model.load import fitted
-from fourm_lite.pipeline.embedding import pooled_vectors
+from fourm_lite.pipeline.embedding import embed_pooled
 from fourm_lite.pipeline.pipeline import FourMPipeline
-from fourm_lite.pipeline.readers import collate, find_modality
-from fourm_lite.progress import Progress, batches
+from fourm_lite.pipeline.readers import find_modality
+from fourm_lite.progress import Progress
 from fourm_lite.reading.regular import read_bytes
+from fourm_lite.sampling.plan import Plan
 from fourm_lite.search.gallery import item_of
 from fourm_lite.search.space import MODEL, PICTURE, TEXT, Inputs, Space
 from fourm_lite.unit import Floats
@@ -45,13 +43,19 @@ class EncoderSpace(Space):
         pipe: the model with its tokenizers
         source: what the model was asked for by, to be written down
         tokenizers: likewise
+        think: what is generated of each item first and read with it, always from the seed 0
     """
 
     pipe: FourMPipeline
     source: str | None = None
     tokenizers: tuple[str, ...] = ()
+    think: Plan | None = None
 
     joins: ClassVar[bool] = True
+    without_likelihood: ClassVar[str] = (
+        "vectors that are means over an encoder's tokens have no codes whose likelihood could be "
+        "told: search without --rerank (rerank=), or give a reranker of your own"
+    )
 
     @property
     def reads(self) -> Reads:
@@ -60,8 +64,13 @@ class EncoderSpace(Space):
 
     @property
     def name(self) -> str:
-        """The family, whose encoder it is."""
-        return f"{fork_of(self.pipe.model.config.modalities).name}:encoder"
+        """The family, whose encoder it is, and what it thinks of first."""
+        name = f"{fork_of(self.pipe.model.config.modalities).name}:encoder"
+        return name + "".join(f"+{thought}" for thought in self._thoughts)
+
+    @property
+    def _thoughts(self) -> list[str]:
+        return [] if self.think is None else self.think.names
 
     @property
     def width(self) -> int:
@@ -93,10 +102,10 @@ class EncoderSpace(Space):
         self, items: Sequence[Inputs], *, batch_size: int = 32, progress: Progress | None = None
     ) -> Floats:
         """Unit vectors float32[N, E] of any subsets of modalities; sizes may differ."""
-        vectors = np.empty((len(items), self.width), np.float32)
-        for part in batches(range(len(items)), batch_size, progress):
-            vectors[part] = self._vectors([self._read(items[place]) for place in part])
-        return vectors
+        starts = range(0, len(items), batch_size)
+        batches = ([self._read(i) for i in items[s : s + batch_size]] for s in starts)
+        pipe = self.pipe
+        return embed_pooled(pipe.model, batches, self.think, [0] * len(items), pipe.marks, progress)
 
     def encode_document(
         self, pictures: Sequence[Any], *, batch_size: int = 32, progress: Progress | None = None
@@ -123,23 +132,13 @@ class EncoderSpace(Space):
             return item
         return self.pipe.read([placed(item, self.pipe.model.config.inputs)])
 
-    def _vectors(self, items: Sequence[TokenBatch]) -> Floats:
-        """Those of one set of modalities and one size are embedded together."""
-        model, alike = self.pipe.model, dict[Any, list[int]]()
-        for place, item in enumerate(items):
-            pixels = tuple(item[n].value.shape for n in item if item[n].value.ndim == 4)
-            alike.setdefault((*item, pixels), []).append(place)
-        vectors = np.empty((len(items), self.width), np.float32)
-        for places in alike.values():
-            batch = collate([items[place] for place in places])
-            vectors[places] = pooled_vectors(fitted(model, batch, []), batch)
-        return vectors
-
     def provenance(self) -> dict[str, Any]:
         """Fields of a manifest."""
         extra: dict[str, Any] = {"gallery": MODEL, "centre": "none"}
         if self.tokenizers:
             extra["tokenizers"] = list(self.tokenizers)
+        if self._thoughts:
+            extra["think"] = self._thoughts
         return {"model": self.source, "preprocessing": "of the modality's codec", "extra": extra}
 
     def comparison(self) -> dict[str, Any]:

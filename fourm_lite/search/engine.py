@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 PLACES = ("tokenizers", "text_tokenizer")
 """Options of a model, kept in a manifest, that name a place."""
+OF_INDEX = ("target", "decode", "steps", "samples", "think")
+"""Options of a model, kept in a manifest, that its queries share."""
 INSIDE = ("id", "vector", "content_hash", "row_hash")
 """Columns that an index needs and a hit does not show."""
 
@@ -93,7 +95,8 @@ class Search:
         Args:
             path: where the index is
             model: a 4M model or dual encoder; by default the one that made the index
-            options: as `open_space`; `target`, `decode`, `tokenizers` are the index's by default
+            options: as `open_space`; `target`, `decode`, `think`, `tokenizers` are the index's by
+                default
 
         Raises:
             ConfigError: there is no index, no model is known, or the spaces differ
@@ -217,9 +220,9 @@ class Search:
         self, asked: Query, hits: Hits, depth: int, choice: Choice, given: Given | None
     ) -> tuple[Hits, Choice]:
         """The hits as a choice of weights orders them, and the choice that did."""
+        likelihood = Likelihood.of(self.space)
         if not choice.source:
             log.warning(NOTHING_FITTED)
-        likelihood = Likelihood.of(self.space)
         reranker = LikelihoodReranker(likelihood, choice.weights, given=choice.given)
         try:
             return rerank(asked.item, hits, reranker, depth=depth), choice
@@ -297,11 +300,7 @@ def space_of(manifest: Manifest, model: Any = None, **options: Any) -> Space:
         )
     if is_embedder(source):  # what the manifest says of a 4M model is nothing to a dual encoder
         return open_space(source, **given)
-    usual = {
-        name: extra[name]
-        for name in ("target", "decode", "steps", "samples", "tokenizers", "text_tokenizer")
-        if extra.get(name) is not None
-    }
+    usual = {name: extra[name] for name in (*OF_INDEX, *PLACES) if extra.get(name) is not None}
     for name in PLACES:
         if name not in given:
             require_allowed(usual.get(name), f"--{name.replace('_', '-')} with that name")

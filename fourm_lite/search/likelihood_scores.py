@@ -82,14 +82,11 @@ class Likelihood:
         """The likelihoods of a space.
 
         Raises:
-            ConfigError: a dual encoder, which predicts nothing
+            ConfigError: one that predicts nothing, such as a dual encoder's
         """
         predictor = space.predictor
         if predictor is None:
-            raise ConfigError(
-                "a dual encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
-                "(--reranker hf:FOLDER, reranker=)"
-            )
+            raise ConfigError(space.without_likelihood)
         config = predictor.pipe.model.config
         spoken = {m.name for m in config.outputs if m.kind == "sequence"}
         both = [m.name for m in config.inputs if m.name in spoken and m.text_format == "text"]

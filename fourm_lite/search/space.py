@@ -54,6 +54,11 @@ class Space(ABC):
     """Whether one query may hold several modalities; else their vectors are added."""
     takes_centre: ClassVar[bool] = False
     """Whether anything may be taken off; else vectors are compared as they come."""
+    without_likelihood: ClassVar[str] = (
+        "a dual encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
+        "(--reranker hf:FOLDER, reranker=)"
+    )
+    """Why there is no `predictor`, and what to do instead."""
 
     @property
     @abstractmethod

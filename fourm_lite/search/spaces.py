@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.load import FAMILIES, load_embedder
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.modalities.spec import Modality
-from fourm_lite.pipeline.embedding import Decode, pooled_of
+from fourm_lite.pipeline.embedding import THINKS_OF_NOTHING, Decode, pooled_of
 from fourm_lite.pipeline.given import Given, lasting, with_text
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.pipeline.teacher import open_teacher, teacher_target
+from fourm_lite.pipeline.together import thoughts
 from fourm_lite.search.encoder_space import EncoderSpace
 from fourm_lite.search.model_space import CENTRED, ModelSpace
 from fourm_lite.search.search_file import read_fitted
@@ -57,6 +59,7 @@ def open_space(
     seed: int = 0,
     center: bool = True,
     spread: float | None = None,
+    think: Sequence[str] = (),
     tokenizers: Given = None,
     text_tokenizer: str | None = None,
     device: str | None = None,
@@ -77,20 +80,22 @@ def open_space(
         center: whether the tokenizer's mean, where it has one, is taken off
         spread: power of the partial whitening of queries that is kept beside the model
             (`search.whitening`), in place of its own; 0 for none
+        think: what is generated of each item first and read with it, by models of whose encoder's
+            tokens the mean is taken (TerraMind)
         tokenizers: as `FourMPipeline.from_pretrained`
         text_tokenizer: replaces the text tokenizer alone
         device: where the networks run
         dtype: of the model's weights; see `load_model`
     Raises:
         ConfigError: a spread of vectors that are not centred, or options of 4M models with a dual
-            encoder, for which `device` alone counts
+            encoder, for which `device` alone counts; or thoughts before a global embedding
         FourMError: a spread, and none is kept beside the model
     """
     if is_embedder(model):
         _refuse_options(
             model, target=target is not None, gallery=gallery != MODEL,
             decode=decode != "expected", steps=steps != 1, samples=samples != 1,
-            spread=bool(spread), tokenizers=bool(tokenizers),
+            spread=bool(spread), think=bool(think), tokenizers=bool(tokenizers),
             text_tokenizer=text_tokenizer is not None, dtype=dtype is not None,
         )  # fmt: skip
         options = {"device": device} if device else {}
@@ -103,7 +108,10 @@ def open_space(
         pipe = FourMPipeline.from_pretrained(named, given, device=device, dtype=dtype)
     if target is None and gallery == MODEL and pooled_of(pipe.model.config) is not None:
         name = None if named is None else _lasting(named)
-        return EncoderSpace(pipe, name, tuple(lasting(given)))
+        first = thoughts(pipe.plan(list(think)), pipe.model.config) if think else None
+        return EncoderSpace(pipe, name, tuple(lasting(given)), first)
+    if think:
+        raise ConfigError(THINKS_OF_NOTHING)
     return open_model_space(
         pipe, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,
         seed=seed, center=center, spread=spread, tokenizers=tokenizers,

@@ -85,7 +85,9 @@ def read_part(data: Path, split: str, teacher: str, cache: Path) -> Part:
     if path.is_file():
         return Part(pack, np.load(path, allow_pickle=False))
     embedder = load_embedder(teacher)
-    parts = [embedder.embed_image(pictures, normalize=False) for pictures in pack.pictures(32)]
+    parts = [
+        embedder.embed_image(pictures, normalize=False) for pictures in pack.read_by("pictures", 32)
+    ]
     remove_leftovers(cache)
     with replacing(path) as draft, draft.open("wb") as file:
         np.save(file, np.concatenate(parts))

@@ -293,6 +293,22 @@ def test_every_kind_of_value_of_the_sky_is_read_and_shown(shared, tmp_path):
         tokens_of(codecs["catalog"], AION_MODALITIES["catalog"], [star] * 600)
 
 
+def test_a_catalog_that_is_read_may_be_longer_than_one_that_is_made(aion):
+    pipe = FourMPipeline.from_pretrained(aion)
+    generator = torch.Generator().manual_seed(0)
+    long, short = (torch.randint(204, 3468, (n,), generator=generator) for n in (512, 40))
+
+    both = pipe.embed([{"catalog": long}, {"catalog": short, "z": 0.1}])
+
+    assert np.allclose(both[0], pipe.embed({"catalog": long}), atol=1e-6)
+    assert np.allclose(both[1], pipe.embed({"catalog": short, "z": 0.1}), atol=1e-6)
+    assert not np.allclose(both[0], pipe.embed({"catalog": long[:100]}), atol=1e-4)
+    with pytest.raises(FourMError, match="may hold 512 tokens, got 513"):
+        pipe.read({"catalog": torch.cat([long, torch.tensor([3])])})
+    made = pipe.generate({"z": 0.1}, ["catalog"], allow_tokens=True)["catalog"]
+    assert len(made.tokens) <= 100
+
+
 def test_a_space_of_an_encoder_joins_modalities_and_knows_its_model(terramind, aion):
     space, other = open_space(str(terramind)), open_space(str(aion))
     given = pictures()

@@ -59,7 +59,7 @@ def open_joint(
         CheckpointError: weights or the tokenizer are missing or do not fit
         ConfigError: an option that is not known
     """
-    saved = _told(read_saved(source), heads, pooling)
+    saved = _told(read_saved(source, heads), heads, pooling)
     model = build(saved, str(source)).to(device).eval()
     given = tokenizer if tokenizer is not None else saved.tokenizer
     if given is None:

@@ -55,8 +55,8 @@ class Saved:
     tokenizer: str | Path | None
 
 
-def read_saved(source: str | Path) -> Saved:
-    """What a folder or file of OSCAR, UNITER or M3P holds.
+def read_saved(source: str | Path, heads: int | None = None) -> Saved:
+    """What a folder or file of OSCAR, UNITER or M3P holds; `heads` says what no file does.
 
     Raises:
         CheckpointError: there is nothing that can be read
@@ -68,9 +68,9 @@ def read_saved(source: str | Path) -> Saved:
             f"expected a folder or file of {names_of(JOINT_FAMILIES)}, '{path}' does not exist"
         )
     if path.is_file():
-        return _from_file(path, {})
+        return _from_file(path, {}, heads)
     if (path / MODULES).is_file():
-        return _from_modules(path)
+        return _from_modules(path, heads)
     config = _json(path / "config.json") if (path / "config.json").is_file() else {}
     if config.get("door") == DOOR:
         return _converted(path, config)
@@ -80,7 +80,7 @@ def read_saved(source: str | Path) -> Saved:
             f"expected {MODULES} of MMT-Retrieval or one file of weights in '{path}', it holds "
             f"{sorted(p.name for p in path.iterdir())}"
         )
-    return _from_file(files[0], config)
+    return _from_file(files[0], config, heads)
 
 
 def _converted(folder: Path, values: Mapping[str, Any]) -> Saved:
@@ -92,16 +92,16 @@ def _converted(folder: Path, values: Mapping[str, Any]) -> Saved:
     return Saved(config, load_tensors(weights), found)
 
 
-def _from_file(path: Path, config: Mapping[str, Any]) -> Saved:
+def _from_file(path: Path, config: Mapping[str, Any], heads: int | None) -> Saved:
     """A checkpoint of the family's own code; its config and vocabulary may lie beside it."""
     weights = read_pth(path).weights
     family = recognise(weights, path)
-    values = dict(config or _config_beside(path))
+    values = _with_heads(config or _config_beside(path), heads)
     saved = _assembled(family, family.renamed(weights), values, path)
     vocabulary = next((p for p in _vocabularies(path.parent) if p.is_file()), None)
-    heads = {n for n in family.heads if any(k.startswith(f"heads.{n}.") for k in saved.weights)}
-    pooling: tuple[Pooling, ...] = () if heads else ("mean",)
-    inputs: dict[str, HeadInput] = dict.fromkeys(sorted(heads), "pooled")
+    own = {n for n in family.heads if any(k.startswith(f"heads.{n}.") for k in saved.weights)}
+    pooling: tuple[Pooling, ...] = () if own else ("mean",)
+    inputs: dict[str, HeadInput] = dict.fromkeys(sorted(own), "pooled")
     return replace(
         saved,
         config=replace(saved.config, pooling=pooling, head_inputs=inputs),
@@ -127,6 +127,17 @@ def recognise(weights: Mapping[str, Any], path: Path) -> JointFamily:
 def _config_beside(path: Path) -> dict[str, Any]:
     found = [_json(p) for p in sorted(path.parent.glob("*.json"))]
     return next((v for v in found if isinstance(v, dict) and "hidden_size" in v), {})
+
+
+def _with_heads(values: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
+    """A config with the number of attention heads that somebody says.
+
+    Raises:
+        ConfigError: it is no table
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a network's config.json is a table, got {values!r:.80}")
+    return dict(values) if heads is None else {**values, "num_attention_heads": int(heads)}
 
 
 def _vocabularies(folder: Path) -> list[Path]:
@@ -175,7 +186,7 @@ def _split(weights: Weights, family: JointFamily) -> Weights:
     }
 
 
-def _from_modules(folder: Path) -> Saved:
+def _from_modules(folder: Path, heads: int | None) -> Saved:
     """A folder of MultimodalTransformer.save: one sub-folder a module, in any order."""
     modules = {}
     for entry in _json(folder / MODULES):
@@ -192,12 +203,12 @@ def _from_modules(folder: Path) -> Saved:
     name = next((name for name in modules if name in networks), None)
     if name is None:
         raise ConfigError(f"'{folder}' holds no network, only {sorted(modules)}")
-    saved = _network(networks[name], modules[name])
+    saved = _network(networks[name], modules[name], heads)
     saved = _with_pooling(saved, modules.get("Pooling"))
     return _with_head(saved, modules.get("ClassificationHead"))
 
 
-def _network(family: JointFamily, folder: Path) -> Saved:
+def _network(family: JointFamily, folder: Path, heads: int | None) -> Saved:
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else []
     if len(files) != 1:
         raise CheckpointError(f"expected one file of weights in '{folder}', found {len(files)}")
@@ -208,7 +219,7 @@ def _network(family: JointFamily, folder: Path) -> Saved:
             f"weights are {sorted(weights)[:3]}"
         )
     path = folder / "config.json"
-    values = _json(path) if path.is_file() else {}
+    values = _with_heads(_json(path) if path.is_file() else {}, heads)
     saved = _assembled(family, family.renamed(weights), values, files[0])
     lengths = next(iter(sorted(folder.glob("sentence_*_config.json"))), None)
     stated = _json(lengths) if lengths is not None else {}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, ShapeError, check_choice
 from fourm_lite.modalities.forks import CATALOG_END, CATALOG_OFFSET, CATALOG_PAD
+from fourm_lite.modalities.spec import SEQUENCE_ROWS
 
 Function = Callable[[Tensor], Tensor]
 # What a config may name; nothing else of torch is reached from a file
@@ -136,7 +137,6 @@ def _table(weights: Mapping[str, Tensor], place: str) -> Tensor:
 FIELDS = ("X", "Y", "SHAPE_E1", "SHAPE_E2", "SHAPE_R")
 SIDE = 96
 NOTHING = -1
-MAX_TOKENS = 512  # of the transformer
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,11 @@ class CatalogCodec:
         """
         codes = self.codes(raw)
         most = int((codes != self.absent).sum(1).max()) if codes.numel() else 0
-        if most + 1 > MAX_TOKENS:
+        if most + 1 > SEQUENCE_ROWS:
             raise ShapeError(
-                f"the transformer has {MAX_TOKENS} positions, room for {(MAX_TOKENS - 1) // 5} "
-                f"objects; the catalog has {most // 5}; keep the brightest"
+                f"the transformer has {SEQUENCE_ROWS} positions, room for "
+                f"{(SEQUENCE_ROWS - 1) // 5} objects; the catalog has {most // 5}; keep the "
+                "brightest"
             )
         rows = torch.full((len(codes), most + 1), CATALOG_PAD)
         for row, ids in zip(rows, codes, strict=True):
