@@ -8,7 +8,11 @@ BUILD_FILES := $(wildcard pyproject.toml setup.py)
 
 .PHONY: demo test check docs fuzz chaos clean
 
-demo: $(INSTALLED)
+# INDEX=https://download.pytorch.org/whl/cpu make demo takes torch's build for CPUs
+demo:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(if $(INDEX),$(VENV)/bin/python -m pip install torch torchvision --index-url $(INDEX))
+	$(VENV)/bin/python -m pip install --quiet -e .
 	$(VENV)/bin/fourm-lite demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
 
 test: $(INSTALLED)

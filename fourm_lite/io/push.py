@@ -148,12 +148,14 @@ def model_card(place: Path, name: str, facts: CardFacts | None = None) -> str:
 
     Raises:
         CheckpointError: no checkpoint of ours is at `place`
+        ConfigError: `facts` state another licence than the checkpoint or its card
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     facts = facts or CardFacts()
     checkpoint = read(place)
     known = ModelCard(_written(place), ignore_metadata_errors=True)
+    _check_terms(known.data.to_dict(), checkpoint.licence, facts.licence)
     told = {**known.data.to_dict(), **_metadata(checkpoint, facts, name)}
     told["tags"] = sorted({*(known.data.to_dict().get("tags") or ()), LIBRARY, "4m"})
     text = facts.text or known.text.strip() or _text(checkpoint, name, told)
@@ -172,6 +174,18 @@ def _written(place: Path) -> str:
         if path.is_file():
             return read_text(path)
     return ""
+
+
+def _check_terms(card: dict[str, Any], stored: str, asked: str | None) -> None:
+    """Refuses a licence that the weights do not have: what they were made from decides it."""
+    stated = {str(t) for t in (card.get("license"), card.get("license_name"), stored) if t}
+    if asked and stated and asked not in stated:
+        terms = card.get("license_name") or card.get("license") or stored
+        raise ConfigError(
+            f"these weights state the terms '{terms}', and '{asked}' was given as their licence; "
+            "leave the licence out to keep what is stated, or change it in card.md and config.json "
+            "if that is wrong"
+        )
 
 
 def _metadata(checkpoint: Checkpoint, facts: CardFacts, name: str) -> dict[str, Any]:
