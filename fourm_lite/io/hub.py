@@ -156,9 +156,7 @@ def _fetch(hub_id: str) -> Path:
             kept = Path(snapshot_download(hub_id, local_files_only=True, **wanted))
             if _is_whole(kept):
                 return kept
-        cause = (
-            "HF_HUB_OFFLINE is set" if is_offline() else f"{type(error).__name__}: {error!s:.200}"
-        )
+        cause = "HF_HUB_OFFLINE is set" if is_offline() else _cause(error)
         raise _not_fetched(hub_id, cause) from error
     if not _is_whole(folder):
         raise _not_fetched(hub_id, f"{folder} holds a part of its files")
@@ -178,9 +176,7 @@ def fetch_inside(hub_id: str, folder: str) -> Path:
     try:
         root = Path(snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:  # many kinds, as in `_fetch`
-        raise _not_fetched(
-            f"{hub_id}/{folder}", f"{type(error).__name__}: {error!s:.200}"
-        ) from error
+        raise _not_fetched(f"{hub_id}/{folder}", _cause(error)) from error
     if not (root / folder).is_dir():
         raise _not_fetched(f"{hub_id}/{folder}", "the repository holds no such folder")
     return root / folder
@@ -193,11 +189,17 @@ def _is_whole(folder: Path) -> bool:
     )
 
 
+def _cause(error: Exception) -> str:
+    """The first line of an error of the hub; the others advise on its own interface."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+
+
 def _not_fetched(hub_id: str, cause: str) -> NotFetchedError:
     return NotFetchedError(
-        f"'{hub_id}' is neither a path here nor could it be fetched from the hub ({cause}). Fetch "
-        f"it once where there is a network: `{download_command(hub_id)}`; or give the path of a "
-        f"local folder.{suggest(hub_id, shipped_names())}",
+        f"'{hub_id}' is neither a path here nor could it be fetched from the hub ({cause}). If the "
+        "name is right, fetch it once where there is a network: "
+        f"`{download_command(hub_id)}`; or give the path of a local folder. docs/published.md has "
+        f"the names of 4M's models.{suggest(hub_id, shipped_names())}",
         hub_id,
         cause,
     )
