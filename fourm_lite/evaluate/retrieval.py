@@ -158,10 +158,13 @@ def evaluate_retrieval(
             pairs.rescore(weights, Direction(pack.owner, by_text), depth, progress)
             for weights, by_text in ((chosen.forward, True), (chosen.back, False))
         )
-        return caption_retrieval(
+        found = caption_retrieval(
             data.texts, data.images, pack.owner, protocol=protocol, draws=draws,
             rerank=(depth, forward, back),
         )  # fmt: skip
+        both = zip(DIRECTIONS, (chosen.forward, chosen.back), strict=True)
+        alone = [name for name, weights in both if not any({**weights, "cosine": 0.0}.values())]
+        return {**found, **{name: first[name] for name in alone}}  # cosines that are equal, too
 
     report = at(how.deepest)
     before = {k: first[k] for k in DIRECTIONS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from importlib.util import find_spec
+from importlib import util
 from typing import TYPE_CHECKING, Any
 
 from fourm_lite.errors import FourMError
@@ -27,12 +27,16 @@ _MAKE, _SUB_IFDS, _DNG_VERSION = 271, 330, 50706
 
 
 @functools.cache  # asked for every photo; a search through sys.path takes a millisecond
+def find_spec(package: str) -> object:
+    """What is known of an installed package, or None."""
+    return util.find_spec(package)
+
+
 def reads_heic() -> bool:
     """Whether the extra `heic` is installed."""
     return find_spec("pillow_heif") is not None
 
 
-@functools.cache
 def reads_raw() -> bool:
     """Whether the extra `raw` is installed."""
     return find_spec("rawpy") is not None
