@@ -176,7 +176,7 @@ def _written(place: Path) -> str:
     return ""
 
 
-def _check_terms(card: dict[str, Any], stored: str, asked: str | None) -> None:
+def _check_terms(card: dict[str, Any], stored: str | None, asked: str | None) -> None:
     """Refuses a licence that the weights do not have: what they were made from decides it."""
     stated = {str(t) for t in (card.get("license"), card.get("license_name"), stored) if t}
     if asked and stated and asked not in stated:

@@ -130,6 +130,15 @@ def test_save_pretrained_writes_a_card_that_tells_the_licence(tmp_path):
     assert (head["license"], head["base_model"]) == ("mit", "me/base")
 
 
+def test_a_licence_that_the_weights_do_not_have_is_refused(tmp_path):
+    folder = tiny_model().save_pretrained(tmp_path / "model", facts=CardFacts(licence="mit"))
+
+    with pytest.raises(ConfigError, match="state the terms 'mit', and 'apache-2.0' was given"):
+        model_card(folder, "me/tiny", CardFacts(licence="apache-2.0"))
+
+    assert "license: mit" in model_card(folder, "me/tiny", CardFacts(licence="mit"))
+
+
 def test_the_verb_pushes_and_a_dry_run_shows(capsys, hub, tmp_path):
     folder = tiny_model().save(tmp_path / "model")
     for words in (["--dry-run"], []):
