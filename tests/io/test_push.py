@@ -133,7 +133,7 @@ def test_save_pretrained_writes_a_card_that_tells_the_licence(tmp_path):
 def test_a_licence_that_the_weights_do_not_have_is_refused(tmp_path):
     folder = tiny_model().save_pretrained(tmp_path / "model", facts=CardFacts(licence="mit"))
 
-    with pytest.raises(ConfigError, match="state the terms 'mit', and 'apache-2.0' was given"):
+    with pytest.raises(ConfigError, match=r"state the terms 'mit', and 'apache-2\.0' was given"):
         model_card(folder, "me/tiny", CardFacts(licence="apache-2.0"))
 
     assert "license: mit" in model_card(folder, "me/tiny", CardFacts(licence="mit"))
