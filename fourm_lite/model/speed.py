@@ -91,7 +91,7 @@ def pack_weights(model: FourM) -> FourM:
     The same numbers up to rounding, faster wherever a product has few rows: texts of several items,
     guided images. Let go of the model that is given, which does not change, to free its weights;
     while both are there the memory is twice as much. Where torch has no MKL, or multiplies plain
-    weights faster by oneDNN (CPUs that are not Intel's), the model itself is returned.
+    weights faster by oneDNN (AVX-512 on CPUs that are not Intel's), the model itself is returned.
 
     Raises:
         FourMError: the weights are not float32 on the CPU

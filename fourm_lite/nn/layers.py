@@ -2,9 +2,10 @@
 
 Unusual: torch multiplies with MKL, which is slower than it need be in two places. With a few rows,
 as in decoding a text, it copies the weights into another layout; written as `W x^T` it does not.
-On CPUs that are not Intel's, oneDNN's product is ahead of MKL's for one row and for many, from
-plain weights too. Both are measured in docs/performance.md. The choice depends on the machine and
-on the number of rows alone, so a call gives the same bits every time.
+On CPUs with AVX-512 that are not Intel's, MKL keeps to AVX2 and oneDNN's product is ahead, for one
+row and for many; where the CPU has AVX2 alone, MKL's is ahead. Both are measured in
+docs/performance.md. The choice depends on the machine and on the number of rows alone, so a call
+gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
 def prefers_onednn() -> bool:
     """Whether this torch has both libraries and the CPU is one on which MKL holds back."""
     both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-    return both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not _by_intel()
+    held = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and not _by_intel()
+    return both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and held
 
 
 def _by_intel() -> bool:
