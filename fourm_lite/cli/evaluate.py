@@ -32,6 +32,7 @@ def retrieval(
     fit_split: str | None = None,
     caption_depth: Annotated[int, typer.Option(min=1)] = 20,
     rerank_given: str = "auto",
+    reranker: opt.RerankerName = None,
     depths: Annotated[str | None, typer.Option("--rerank-depths")] = None,
     plot: Annotated[Path | None, typer.Option(callback=writable)] = None,
     tokenizers: opt.Tokenizers = None,
@@ -60,14 +61,21 @@ def retrieval(
     """
     if plot is not None and depths is None:
         raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
+    from fourm_lite.embedders.rerankers import load_reranker
     from fourm_lite.evaluate.retrieval import Reranking, evaluate_retrieval
+    from fourm_lite.search.rerank import check_choices
     from fourm_lite.search.spaces import open_space
 
+    check_choices(
+        reranker, max(rerank, depths is not None), weights=rerank_weights or None,
+        fit_split=fit_split, rerank_given=None if rerank_given == "auto" else rerank_given,
+    )  # fmt: skip
     how = Reranking(
         rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
         fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
         counts(depths, "--rerank-depths", least=0) if depths else (),
     )  # fmt: skip
+    judge = load_reranker(reranker, device=device or "cpu") if reranker else None
     tell_precision(dtype, model, device)
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
@@ -78,7 +86,7 @@ def retrieval(
     protocol = {"data": str(data), "query_spread": 0.0 if held is None else held.power}
     with progress("photos") as told:
         report = evaluate_retrieval(
-            space, data, split, center=center, rerank=how, batch_size=batch_size,
+            space, data, split, center=center, rerank=how, reranker=judge, batch_size=batch_size,
             facts=protocol, progress=told.tell,
         )  # fmt: skip
     if plot is not None:
@@ -91,7 +99,7 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     from fourm_lite.evaluate.retrieval import depth_lines
     from fourm_lite.metrics.plots import plot_lines
 
-    title = f"reranked by likelihood, {report['protocol']['photos']} photos"
+    title = f"reranked, {report['protocol']['photos']} photos"
     plot_lines(
         depth_lines(report), path, title=title, x_label="rerank depth", y_label="share found"
     )

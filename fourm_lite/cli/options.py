@@ -215,7 +215,8 @@ RerankerName = Annotated[
     str | None,
     typer.Option(
         "--reranker",
-        help="Rerank by a cross-encoder of words and photos instead: hf:FOLDER_OR_ID.",
+        help="Rerank by another network of words and photos instead: a cross-encoder "
+        "(hf:FOLDER_OR_ID) or a dual encoder (joint:joint_space).",
     ),
 ]
 Samples = Annotated[

@@ -1,8 +1,9 @@
-"""Cross-encoders that judge whether a text and a picture belong together: BLIP ITM, ViLT, `mmt:`.
+"""Networks that judge whether a text and a picture belong together: BLIP ITM, ViLT, `mmt:`, any
+dual encoder.
 
-Retrieve fast with vectors of a dual encoder, rerank slowly with these: pairs in, a score each out,
-one pass a pair. A score is a probability for BLIP (its matching head has two classes) and a logit
-for ViLT.
+Retrieve fast, rerank slowly with these: pairs in, a score each out. A cross-encoder takes one pass
+a pair; its score is a probability for BLIP (its matching head has two classes) and a logit for
+ViLT. A dual encoder takes one pass a text and one a picture; its score is their cosine.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.base import Reads, Vectors
+from fourm_lite.embedders.base import NetworkEmbedder, Reads, Vectors
 from fourm_lite.embedders.hf import (
     find_file,
     load_model,
@@ -25,16 +27,23 @@ from fourm_lite.embedders.hf import (
     read_preprocess,
 )
 from fourm_lite.embedders.image_configs import Preprocess, by_size
-from fourm_lite.embedders.load import call_loader, parse_spec
+from fourm_lite.embedders.load import FAMILIES, call_loader, load_embedder, parse_spec
 from fourm_lite.embedders.tower_outputs import tokenize
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.pictures import PictureSource
 from fourm_lite.nn.device import usable_device
+from fourm_lite.progress import Progress, batches
+
+Ints = npt.NDArray[np.int64]
+
+
+ScorePairs = Callable[[Ints, Ints], Vectors]
+"""Numbers of texts and of pictures, as pairs -> scores, larger is better."""
 
 
 class PairReranker(ABC):
-    """A cross-encoder over pairs of text and picture; what all of them share.
+    """What scores pairs of text and picture; what all of them share.
 
     `name` is the specification it was loaded from; `reads` says what a picture is to it.
     """
@@ -44,6 +53,7 @@ class PairReranker(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def score(
         self,
         texts: str | Sequence[str],
@@ -58,13 +68,6 @@ class PairReranker(ABC):
             ConfigError: neither side is single and their numbers differ
             FourMError: a score is NaN
         """
-        pairs = as_pairs(texts, images)
-        scores = np.zeros(len(pairs), np.float32)
-        for positions, some in self._batches(pairs, batch_size):
-            scores[positions] = self._forward(some).float().cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
-        return scores
 
     def probabilities(
         self, texts: str | Sequence[str], images: Any, batch_size: int = 16
@@ -106,6 +109,57 @@ class PairReranker(ABC):
         scores = self.score(text, images, batch_size)
         order = np.argsort(-scores, kind="stable")[:k]
         return [(names[i], float(scores[i])) for i in order]
+
+    def over(
+        self,
+        texts: Sequence[str],
+        pictures: Callable[[int], Any],
+        count: int,
+        *,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> ScorePairs:
+        """Scores of pairs out of fixed texts and `count` pictures, for many queries.
+
+        Args:
+            texts: all of them
+            pictures: opens one by its number
+            count: how many pictures there are
+            batch_size: of what is embedded or judged together
+            progress: told of what is embedded beforehand; a cross-encoder embeds nothing
+        """
+
+        def judge(asked: Ints, found: Ints) -> Vectors:
+            some = [pictures(int(i)) for i in found]
+            return self.score([texts[int(t)] for t in asked], some, batch_size)
+
+        return judge
+
+
+class CrossEncoder(PairReranker):
+    """A network that reads text and picture together, one pass a pair."""
+
+    def score(
+        self,
+        texts: str | Sequence[str],
+        images: Any,
+        batch_size: int = 16,
+    ) -> Vectors:
+        """How well each pair matches, larger is better; one text or one picture meets all others.
+
+        Shapes:
+            returns: float32[K], K pairs
+        Raises:
+            ConfigError: neither side is single and their numbers differ
+            FourMError: a score is NaN
+        """
+        pairs = as_pairs(texts, images)
+        scores = np.zeros(len(pairs), np.float32)
+        for positions, some in self._batches(pairs, batch_size):
+            scores[positions] = self._forward(some).float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
+        return scores
 
     @abstractmethod
     def _batches(self, pairs: list[Any], batch_size: int) -> Iterator[tuple[list[int], Any]]:
@@ -150,7 +204,7 @@ SCORES: dict[str, Callable[[Any], Tensor]] = {
 }
 
 
-class MatchingReranker(PairReranker):
+class MatchingReranker(CrossEncoder):
     """BLIP's matching head or ViLT; made by `load_reranker`."""
 
     def __init__(self, name: str, kind: str, model: Any, tokenizer: Any, prepare: Preprocess):
@@ -186,21 +240,85 @@ class MatchingReranker(PairReranker):
             return SCORES[self.kind](self._model(**inputs))
 
 
+class EncoderReranker(PairReranker):
+    """A dual encoder that judges pairs by the cosine of its two vectors."""
+
+    def __init__(self, embedder: NetworkEmbedder):
+        """Over an open embedder.
+
+        Raises:
+            ConfigError: it has no vectors of texts, or none of pictures
+        """
+        super().__init__(embedder.name)
+        if missing := {"image", "text"}.difference(embedder.can):
+            raise ConfigError(
+                f"reranking compares words with photos; '{embedder.name}' embeds "
+                f"{' and '.join(embedder.can)}, not {' and '.join(sorted(missing))}: give a dual "
+                "encoder, such as joint:joint_space, or a cross-encoder"
+            )
+        self.reads = embedder.reads
+        self._embedder = embedder
+
+    def score(self, texts: str | Sequence[str], images: Any, batch_size: int = 16) -> Vectors:
+        """The cosine of each pair, float32[K]; every text is embedded once."""
+        pairs = as_pairs(texts, images)
+        if not pairs:
+            return np.zeros(0, np.float32)
+        words = {text: number for number, text in enumerate(dict.fromkeys(t for t, _ in pairs))}
+        said = self._embedder.embed_text(list(words), batch_size)
+        single = not isinstance(images, list | tuple)
+        shown = [images] if single else [picture for _, picture in pairs]
+        seen = self._embedder.embed_image(shown, batch_size)
+        return np.asarray((said[[words[text] for text, _ in pairs]] * seen).sum(axis=1), np.float32)
+
+    def probabilities(
+        self, texts: str | Sequence[str], images: Any, batch_size: int = 16
+    ) -> Vectors:
+        """Refused: a cosine is no probability.
+
+        Raises:
+            ConfigError: always
+        """
+        raise ConfigError(
+            f"'{self.name}' compares by cosine, which is no probability of a match; use its "
+            "scores, or a cross-encoder"
+        )
+
+    def over(
+        self,
+        texts: Sequence[str],
+        pictures: Callable[[int], Any],
+        count: int,
+        *,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> ScorePairs:
+        """Scores by two tables of vectors, made once."""
+        numbers = batches(range(count), batch_size, progress)
+        seen = [self._embedder.embed_image([pictures(i) for i in some]) for some in numbers]
+        said, shown = self._embedder.embed_text(list(texts), batch_size), np.concatenate(seen)
+        return lambda asked, found: np.asarray((said[asked] * shown[found]).sum(axis=1), np.float32)
+
+
 def load_reranker(
     source: str, *, device: str = "cpu", preprocess: Preprocess | None = None, **options: Any
 ) -> PairReranker:
-    """A matching cross-encoder from a transformers folder or Hub id, or `mmt:FOLDER`.
+    """A matching cross-encoder from a transformers folder or Hub id, `mmt:FOLDER`, or an embedder.
 
     An "hf:" in front is allowed. `options` are those of `mmt.reranker.load_joint_reranker`; they
-    may follow a question mark too: `mmt:FOLDER?features=STORE`.
+    may follow a question mark too: `mmt:FOLDER?features=STORE`. Any other name of `load_embedder`
+    that has vectors of words and of pictures judges by their cosine.
 
     Raises:
-        ConfigError: the model is no matching cross-encoder that is known here, or lacks files
+        ConfigError: the model is neither a matching cross-encoder that is known here nor a dual
+            encoder, or lacks files
         CheckpointError: no safetensors weights
     """
     device = str(usable_device(device))
     if source.startswith("mmt:"):
         return _joint(source, {"device": device, **options})
+    if source.partition(":")[0] in FAMILIES and not source.startswith("hf:"):
+        return _dual(source, device, options)
     if options:
         raise ConfigError(f"{sorted(options)}: for mmt:FOLDER; '{source}' reads photos")
     source = source.removeprefix("hf:")
@@ -211,7 +329,10 @@ def load_reranker(
             f"expected a transformers folder or Hub id of a matching cross-encoder, '{source}' has "
             "no config.json; give one of BLIP ITM or ViLT, such as hf:Salesforce/blip-itm-base-coco"
         )
-    kind = read_json_object(path).get("model_type")
+    config = read_json_object(path)
+    kind = config.get("model_type")
+    if kind not in CLASSES and {"text_config", "vision_config"} <= config.keys():
+        return _dual(f"hf:{source}", device, {})
     if not isinstance(kind, str) or kind not in CLASSES:
         raise ConfigError(
             f"expected a matching cross-encoder, one of {sorted(CLASSES)}, got '{kind}' in "
@@ -222,6 +343,11 @@ def load_reranker(
         raise ConfigError(f"'{source}' lacks its tokenizer or its preprocessor_config.json")
     model, _ = load_model(CLASSES[kind], source, device=device)
     return MatchingReranker(f"hf:{source}", kind, model, tokenizer, prepare)
+
+
+def _dual(spec: str, device: str, options: dict[str, Any]) -> PairReranker:
+    where = {} if device == "cpu" else {"device": device}
+    return EncoderReranker(load_embedder(spec, **where, **options))
 
 
 def _joint(spec: str, options: dict[str, Any]) -> PairReranker:

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError
+from fourm_lite.evaluate.caption_sets import READ, CaptionPack
 from fourm_lite.metrics.measures import evenly
 from fourm_lite.metrics.ranking import Rescore
-from fourm_lite.progress import StageProgress, of_stage
+from fourm_lite.progress import Progress, StageProgress, of_stage
 from fourm_lite.search.likelihood_scores import Candidates, Likelihood, Pictures
 from fourm_lite.search.rerank_weights import (
     CAPTION_DEPTH,
@@ -265,3 +267,20 @@ class PairScores:
     def _is_right(self, direction: Direction, query: int, found: Ints) -> npt.NDArray[np.bool_]:
         texts, images = direction.pairs(int(query), found)
         return np.asarray(direction.owner[texts] == images)
+
+
+def judged_by(
+    reranker: PairReranker, pack: CaptionPack, batch_size: int, progress: Progress | None = None
+) -> tuple[Rescore, Rescore]:
+    """Scores of a network that judges pairs, for captions that ask and for photos that do."""
+
+    def picture(number: int) -> Any:
+        return READ[reranker.reads](pack.photos[number])
+
+    count = len(pack.photos)
+    score = reranker.over(pack.captions, picture, count, batch_size=batch_size, progress=progress)
+    forward, back = (Direction(pack.owner, by_text) for by_text in (True, False))
+    return (
+        lambda query, found: score(*forward.pairs(query, found)),
+        lambda query, found: score(*back.pairs(query, found)),
+    )

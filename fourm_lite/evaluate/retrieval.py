@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fourm_lite.embedders.rerankers import PairReranker
 from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import (
     READ,
@@ -27,7 +28,7 @@ from fourm_lite.evaluate.caption_sets import (
     protocol_of,
     space_facts,
 )
-from fourm_lite.evaluate.pair_scores import Direction, PairScores
+from fourm_lite.evaluate.pair_scores import Direction, PairScores, judged_by
 from fourm_lite.finetune.pixels import readable
 from fourm_lite.metrics.ranking import caption_retrieval, curve, same_class_retrieval
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
@@ -106,6 +107,7 @@ def evaluate_retrieval(
     *,
     center: bool = True,
     rerank: int | Reranking = 0,
+    reranker: PairReranker | None = None,
     batch_size: int = 32,
     draws: int = 1000,
     facts: Mapping[str, Any] | None = None,
@@ -119,6 +121,7 @@ def evaluate_retrieval(
         split: which of its photos
         center: whether cosines are centred
         rerank: how many of the first hits are reranked by likelihood, or how; 0: none
+        reranker: a network that reranks them instead
         batch_size: items embedded together
         draws: of the bootstrap
         facts: more to write into the protocol
@@ -135,6 +138,17 @@ def evaluate_retrieval(
     first = caption_retrieval(data.texts, data.images, pack.owner, protocol=protocol, draws=draws)
     if not how.deepest:
         return first
+    if reranker is not None:
+        rescore = judged_by(reranker, pack, batch_size, of_stage(progress, "photos to rerank"))
+        named = protocol | {"reranker": reranker.name}
+
+        def judged(depth: int) -> dict[str, Any]:
+            return caption_retrieval(
+                data.texts, data.images, pack.owner, protocol=named, draws=draws,
+                rerank=(depth, *rescore),
+            )  # fmt: skip
+
+        return _with_before(how, judged, first)
 
     def embed(other: CaptionPack) -> Embedded:
         return embed_pack(other, space, center=center, batch_size=batch_size, progress=progress)
@@ -166,8 +180,14 @@ def evaluate_retrieval(
         alone = [name for name, weights in both if not any({**weights, "cosine": 0.0}.values())]
         return {**found, **{name: first[name] for name in alone}}  # cosines that are equal, too
 
-    report = at(how.deepest)
-    before = {k: first[k] for k in DIRECTIONS}
+    return _with_before(how, at, first)
+
+
+def _with_before(
+    how: Reranking, at: Callable[[int], dict[str, Any]], first: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The reranked figures of the deepest, beside those by cosine and those of other depths."""
+    report, before = at(how.deepest), {k: first[k] for k in DIRECTIONS}
     return {**report, "before_rerank": before, **_by_depth(how, report, before, at)}
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fourm_lite.embedders.base import NetworkEmbedder, Reads, Vectors
 from fourm_lite.embedders.features import read_place
-from fourm_lite.embedders.rerankers import PairReranker, load_reranker
+from fourm_lite.embedders.rerankers import Ints, PairReranker, ScorePairs, load_reranker
 from fourm_lite.errors import ConfigError, ShapeError
 from fourm_lite.metrics.measures import ranked_measures
 from fourm_lite.search.index.hits import Hits
@@ -147,10 +147,10 @@ class PhotoMatching:
 
 
 def as_reranker(given: str | PairReranker | Reranker) -> Reranker:
-    """What reranks the hits of a search: the name of a cross-encoder, an open one, or any callable.
+    """What reranks the hits of a search: a name of `load_reranker`, an open one, or any callable.
 
     Raises:
-        ConfigError: the name is of no matching cross-encoder
+        ConfigError: the name is of no network that judges pairs
     """
     if isinstance(given, str):
         given = load_reranker(given)
@@ -179,9 +179,6 @@ def check_choices(reranker: Any, depth: int, **parts: Any) -> None:
 
 
 Scoring = Literal["logit", "combination"]
-Ints = npt.NDArray[np.int64]
-ScorePairs = Callable[[Ints, Ints], Vectors]
-"""Numbers of texts and of pictures, as pairs -> scores, larger is better."""
 CROSS = -1
 """As `retrieve`: every pair is scored by the cross-encoder."""
 

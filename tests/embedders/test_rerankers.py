@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_networks import blip, transformers, vilt
+from tiny_networks import blip, clip, save_network, transformers, vilt
 
-from fourm_lite.embedders.rerankers import load_reranker
+from fourm_lite.embedders.load import load_embedder, wrap_callable
+from fourm_lite.embedders.rerankers import EncoderReranker, load_reranker
 from fourm_lite.errors import ConfigError
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -83,3 +84,40 @@ def test_sides_that_do_not_pair_and_other_models_are_refused(folders, photos, te
     with pytest.raises(ConfigError, match=r"no config\.json; give one of BLIP"):
         load_reranker(f"hf:{tmp_path / 'nothing'}")
     assert reranker.score([], photos).shape == (0,)
+
+
+def test_a_dual_encoder_judges_pairs_by_their_cosine(photos, texts, tmp_path):
+    source = f"hf:{save_network(clip, tmp_path)}"
+    embedder = load_embedder(source)
+    want = embedder.embed_text(texts) @ embedder.embed_image(photos).T
+
+    judge = load_reranker(source)
+    table = judge.over(texts, lambda i: photos[i], len(photos), batch_size=3)
+
+    for text, row in zip(texts, want, strict=True):
+        assert np.allclose(judge.score(text, photos), row, **CLOSE)
+    for photo, column in zip(photos, want.T, strict=True):
+        assert np.allclose(judge.score(texts, photo), column, **CLOSE)
+    asked, found = (n.ravel() for n in np.indices(want.shape))
+    assert np.allclose(table(asked, found), want.ravel(), **CLOSE)
+    assert np.ptp(want) > 1e-3
+    assert judge.score([], photos).shape == (0,)
+    with pytest.raises(ConfigError, match="no probability"):
+        judge.probabilities(texts[0], photos)
+
+
+def test_scores_over_fixed_pictures_are_those_of_the_pairs(folders, photos, texts):
+    judge = load_reranker(str(folders["blip"][0]))
+    asked, found = np.array([0, 2, 1]), np.array([3, 0, 0])
+
+    scores = judge.over(texts, lambda i: photos[i], len(photos))(asked, found)
+
+    want = judge.score([texts[i] for i in asked], [photos[i] for i in found])
+    assert np.allclose(scores, want, **CLOSE)
+
+
+def test_an_embedder_of_pictures_alone_judges_no_words():
+    only = wrap_callable(lambda pictures: np.ones((len(pictures), 4)), name="ones")
+
+    with pytest.raises(ConfigError, match="embeds image, not text: give a dual encoder"):
+        EncoderReranker(only)

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from documented import example
+from tiny_networks import clip, save_network
 
 from fourm_lite.batch import TokenBatch
+from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.rerankers import load_reranker
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.evaluate import retrieval as evaluate
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items, embed_pack, protocol_of
@@ -59,6 +62,27 @@ def test_reranking_reports_both_stages_and_where_its_weights_come_from(space, pa
     assert given["text_to_image"]["R@1"] == plain["R@1"]
     assert given["text_to_image"]["median_rank"] == plain["median_rank"]
     assert report["before_rerank"] == given["before_rerank"]
+
+
+def test_another_network_reranks_in_both_directions(space, pack, tmp_path):
+    source = f"hf:{save_network(clip, tmp_path)}"
+    data, judge = CaptionPack.read(pack, "test"), load_embedder(source)
+    cosines = judge.embed_text(data.captions) @ judge.embed_image(data.pictures_at(slice(None))).T
+
+    how, named = Reranking(12, depths=(3,)), load_reranker(source)
+    report = evaluate_retrieval(space, pack, "test", rerank=how, reranker=named, draws=5)
+
+    # all photos are reranked, so what is left of the first order is nothing
+    right = cosines[np.arange(len(cosines)), data.owner]
+    ranks = 1 + (cosines > right[:, None]).sum(axis=1)
+    assert report["text_to_image"]["median_rank"] == np.median(ranks)
+    assert report["text_to_image"]["R@5"] == pytest.approx(np.mean(ranks <= 5))
+    best = data.owner[cosines.argmax(axis=0)] == np.arange(len(data.photos))
+    assert report["protocol"]["reranker"] == source
+    assert report["by_depth"][0]["depth"] == 3
+    assert report["by_depth"][0]["text_to_image"] != report["text_to_image"]
+    whole = evaluate_retrieval(space, pack, "test", rerank=24, reranker=named, draws=5)
+    assert whole["image_to_text"]["R@1"] == pytest.approx(best.mean())
 
 
 def test_no_weights_are_fitted_unless_a_split_is_named(space, pack, caplog):

@@ -21,7 +21,7 @@ from fourm_lite.embedders.base import NetworkEmbedder, Towers, Vectors, fingerpr
 from fourm_lite.embedders.mmt.batches import Regions, Text, join_batch
 from fourm_lite.embedders.mmt.load import Joint, open_joint
 from fourm_lite.embedders.mmt.network import States
-from fourm_lite.embedders.rerankers import PairReranker, as_pairs
+from fourm_lite.embedders.rerankers import CrossEncoder, as_pairs
 from fourm_lite.errors import ConfigError, check_choice
 
 
@@ -141,7 +141,7 @@ def load_joint_reranker(
     return JointReranker(f"mmt:{source}", joint, head)
 
 
-class JointReranker(PairReranker):
+class JointReranker(CrossEncoder):
     """OSCAR, UNITER or M3P over pairs of a text and a picture's regions.
 
     Pictures are ids of the feature store, `Features`, or the dictionaries of MMT-Retrieval. A score
