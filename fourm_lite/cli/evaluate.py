@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from fourm_lite.cli import options as opt
 from fourm_lite.cli.options import counts, dtype_of, numbers, tell_precision, writable
 from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder
 from fourm_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fourm_lite.embedders.rerankers import PairReranker
+    from fourm_lite.evaluate.retrieval import Reranking
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
 
@@ -61,21 +65,13 @@ def retrieval(
     """
     if plot is not None and depths is None:
         raise ConfigError("--plot draws quality against rerank depth; give --rerank-depths")
-    from fourm_lite.embedders.rerankers import load_reranker
-    from fourm_lite.evaluate.retrieval import Reranking, evaluate_retrieval
-    from fourm_lite.search.rerank import check_choices
+    from fourm_lite.evaluate.retrieval import evaluate_retrieval
     from fourm_lite.search.spaces import open_space
 
-    check_choices(
-        reranker, max(rerank, depths is not None), weights=rerank_weights or None,
-        fit_split=fit_split, rerank_given=None if rerank_given == "auto" else rerank_given,
-    )  # fmt: skip
-    how = Reranking(
-        rerank, numbers(rerank_weights, "--rerank-weight") if rerank_weights else None,
-        fit_split, caption_depth, rerank_given,  # type: ignore[arg-type]
-        counts(depths, "--rerank-depths", least=0) if depths else (),
-    )  # fmt: skip
-    judge = load_reranker(reranker, device=device or "cpu") if reranker else None
+    how = _reranking(
+        rerank, rerank_weights, fit_split, caption_depth, rerank_given, reranker, depths
+    )
+    judge = _judge(reranker, device)
     tell_precision(dtype, model, device)
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
@@ -93,6 +89,35 @@ def retrieval(
         _draw(report, plot)
     names = [m.replace("_rank", "") for m in MEASURES]
     deliver(report, out, lambda: print_table(("", *names), _rows(report), whole=1))
+
+
+def _reranking(
+    rerank: int,
+    weights: list[str] | None,
+    fit_split: str | None,
+    caption_depth: int,
+    given: str,
+    reranker: str | None,
+    depths: str | None,
+) -> Reranking:
+    """How hits are reranked; options that belong to no reranking, or to another, are refused."""
+    from fourm_lite.evaluate.retrieval import Reranking
+    from fourm_lite.search.rerank import check_choices
+
+    check_choices(
+        reranker, max(rerank, depths is not None), weights=weights or None, fit_split=fit_split,
+        rerank_given=None if given == "auto" else given,
+    )  # fmt: skip
+    return Reranking(
+        rerank, numbers(weights, "--rerank-weight") if weights else None, fit_split, caption_depth,
+        given, counts(depths, "--rerank-depths", least=0) if depths else (),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _judge(name: str | None, device: str | None) -> PairReranker | None:
+    from fourm_lite.embedders.rerankers import load_reranker
+
+    return load_reranker(name, device=device or "cpu") if name else None
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from fourm_lite.evaluate.caption_sets import (
 )
 from fourm_lite.evaluate.pair_scores import Direction, PairScores, judged_by
 from fourm_lite.finetune.pixels import readable
-from fourm_lite.metrics.ranking import caption_retrieval, curve, same_class_retrieval
+from fourm_lite.metrics.ranking import Rescore, caption_retrieval, curve, same_class_retrieval
 from fourm_lite.photos.labelled import LabelledSet, read_labelled
 from fourm_lite.progress import StageProgress, batches, of_stage
 from fourm_lite.search.likelihood_scores import Likelihood
@@ -139,16 +140,9 @@ def evaluate_retrieval(
     if not how.deepest:
         return first
     if reranker is not None:
-        rescore = judged_by(reranker, pack, batch_size, of_stage(progress, "photos to rerank"))
+        judged = judged_by(reranker, pack, batch_size, of_stage(progress, "photos to rerank"))
         named = protocol | {"reranker": reranker.name}
-
-        def judged(depth: int) -> dict[str, Any]:
-            return caption_retrieval(
-                data.texts, data.images, pack.owner, protocol=named, draws=draws,
-                rerank=(depth, *rescore),
-            )  # fmt: skip
-
-        return _with_before(how, judged, first)
+        return _with_before(how, partial(_ranked, data, named, draws, judged), first)
 
     def embed(other: CaptionPack) -> Embedded:
         return embed_pack(other, space, center=center, batch_size=batch_size, progress=progress)
@@ -172,15 +166,26 @@ def evaluate_retrieval(
             pairs.rescore(weights, Direction(pack.owner, by_text), depth, progress)
             for weights, by_text in ((chosen.forward, True), (chosen.back, False))
         )
-        found = caption_retrieval(
-            data.texts, data.images, pack.owner, protocol=protocol, draws=draws,
-            rerank=(depth, forward, back),
-        )  # fmt: skip
+        found = _ranked(data, protocol, draws, (forward, back), depth)
         both = zip(DIRECTIONS, (chosen.forward, chosen.back), strict=True)
         alone = [name for name, weights in both if not any({**weights, "cosine": 0.0}.values())]
         return {**found, **{name: first[name] for name in alone}}  # cosines that are equal, too
 
     return _with_before(how, at, first)
+
+
+def _ranked(
+    data: Embedded,
+    protocol: Mapping[str, Any],
+    draws: int,
+    rescore: tuple[Rescore, Rescore],
+    depth: int,
+) -> dict[str, Any]:
+    """The figures with the first hits in the order of new scores."""
+    return caption_retrieval(
+        data.texts, data.images, data.pack.owner, protocol=protocol, draws=draws,
+        rerank=(depth, *rescore),
+    )  # fmt: skip
 
 
 def _with_before(
