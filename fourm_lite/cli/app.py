@@ -181,7 +181,7 @@ def root(
         bool, typer.Option("--verbose", "-v", help="Also tell what the library notes on its way.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")
+        bool, typer.Option("--quiet", "-q", help="Print only results and errors.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the code an error came from.")

@@ -55,8 +55,8 @@ def index(
     """Index photos, to search them by words, pictures or any modality.
 
     Only what is new or changed is embedded, so a run that was stopped goes on when it is started
-    again. Files that cannot be read are listed with the reason. What one does with an index
-    besides: `fourm-lite index info|build|check|compact|calibrate IDX`.
+    again. Files that cannot be read are listed with the reason. Other commands for an
+    index: `fourm-lite index info|build|check|compact|calibrate IDX`.
 
     Args:
         photos: The photos to index: folders, pictures, .tar shards, .parquet or .jsonl lists.

@@ -32,7 +32,7 @@ BETWEEN, NARROWEST = 3, 8
 EVERY = 15.0
 """Seconds between two lines of progress where there is no bar."""
 _loudness = 0
-"""Below 0: results and errors alone; above 0: what the library notes on the way, too."""
+"""Below 0: only results and errors; above 0: what the library notes on the way, too."""
 
 
 def require_folder(folder: Path, option: str) -> None:

@@ -273,7 +273,7 @@ def open_named_classifier(
     if len(named) < 2 or len(named) < len(labels):
         raise ConfigError(
             f"--labels needs two or more different classes to tell apart, got {list(labels)}; "
-            "add what else the photo could show"
+            "add what else the photo could show, with one --labels for each class"
         )
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"--temperature is above 0, got {temperature}")

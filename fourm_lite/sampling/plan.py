@@ -191,7 +191,8 @@ def _entry(modalities: Mapping[str, Modality], name: str) -> Modality:
     if name not in modalities:
         raise UnknownNameError(
             f"the plan's target {name!r} is not a modality here.{suggest(name, modalities)} "
-            f"Known: {', '.join(n for n, m in modalities.items() if m.is_target)}"
+            f"Known: {', '.join(n for n, m in modalities.items() if m.is_target)}. "
+            "The plans that ship are for the published models"
         )
     return modalities[name]
 

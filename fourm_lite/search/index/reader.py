@@ -129,7 +129,10 @@ class Reader:
     def require_ann(self) -> None:
         """Refuses where no approximate index was built."""
         if not approximate.is_built(self.rows):
-            raise ConfigError("there is no approximate index here; call build_ann first")
+            raise ConfigError(
+                "there is no approximate index here; make one with `fourm-lite index build`, "
+                "in Python with `build_ann`"
+            )
 
     def blocks(self, where: str | None = None) -> Iterator[Block]:
         """All vectors in row order, a batch at a time, straight from the disk."""
@@ -188,7 +191,10 @@ class Reader:
         place = self.places(ids)
         absent = [i for i in ids if i not in place]
         if absent:
-            raise ConfigError(f"{len(absent)} ids are not in the index, such as {absent[0]!r}")
+            raise ConfigError(
+                f"{len(absent)} of the ids are not in the index, such as {absent[0]!r}; "
+                "write an id as a search prints it, with its ending"
+            )
         row_ids = np.array([place[i] for i in ids], np.uint64)
         return self.rows.take(row_ids, self.columns(columns))
 

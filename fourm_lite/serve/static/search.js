@@ -120,7 +120,7 @@ async function take(file) {
 }
 
 function given(text, source) {
-  const away = make("button", { type: "button", textContent: "Take it away" });
+  const away = make("button", { type: "button", textContent: "Remove" });
   away.addEventListener("click", () => {
     state.picture = state.like = null;
     element("given").hidden = true;
