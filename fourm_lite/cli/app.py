@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typer.core import TyperGroup
 
 NOTHING = "files that it had finished are whole, what was there before is unchanged"
-_SHARDS = "finished shards are kept, and the same command goes on behind them"
+_SHARDS = "finished shards are kept, and the same command goes on after them"
 _CHECKPOINTS = "the last checkpoint is kept, and the same command goes on from it with --resume"
 _SECTION = re.compile(r"^[A-Z]\w+:$", re.MULTILINE)  # "Raises:" of a docstring
 _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
@@ -51,10 +51,10 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "demo": Verb(models.demo),
     "search": Verb(search.search),
-    "serve": Verb(serve.serve, "a server holds nothing that could be lost"),
+    "serve": Verb(serve.serve, "nothing was lost, a server keeps nothing"),
     "index": Verb(
         index.index,
-        "photos that were committed are kept, and the same command goes on behind them",
+        "photos that were committed are kept, and the same command goes on after them",
     ),
     "index info": Verb(index.index_info),
     "index build": Verb(index.index_build),
@@ -63,11 +63,11 @@ VERBS: dict[str, Verb] = {
     "index calibrate": Verb(index.index_calibrate),
     "embed": Verb(
         prepare.embed,
-        "vectors that were made are kept, and the same command goes on behind them",
+        "vectors that were made are kept, and the same command goes on after them",
     ),
     "generate": Verb(
         generate.generate,
-        "finished items are kept, and the same command goes on behind them if it has --items",
+        "finished items are kept, and the same command goes on after them if it has --items",
     ),
     "plan": Verb(generate.plan),
     "classify": Verb(classify.classify),
@@ -155,6 +155,8 @@ def _document(command: Any, words: str, run: Callable[..., Any]) -> None:
     told = arguments_of_docstring(run)
     for param in (param for name in names for param in inner[name].params):
         param.help = param.help or told.get(param.name)
+        if param.param_type_name == "argument":  # PHOTOS, as the errors call it
+            param.metavar = param.metavar or param.name.upper()
 
 
 def _listed() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fourm_lite.backbone.vit import FMViT
     from fourm_lite.photos.records import Record
 
+AMONG = "these probabilities compare the given labels; one is always first, even if none fits"
 RANGE_PHOTOS = 32
 """Photos that int8 takes the ranges of its values from."""
 
@@ -62,6 +63,7 @@ def classify(
         "templates": templates, "by": by, "temperature": temperature, "target": target,
         "tokenizers": tokenizers, "text_tokenizer": text_tokenizer, "device": device,
     }  # fmt: skip
+    _require_photos(photos)
     tell_precision(dtype, model, device)
     if labels:
         from fourm_lite.evaluate.zero_shot import classify_by_words
@@ -83,7 +85,21 @@ def classify(
         results = _by_classifier(model, photos, top, dtype)
     if all("error" in result for result in results):
         raise FourMError("; ".join(str(result["error"]) for result in results))
+    if labels:
+        say(AMONG, aside=True)
     deliver(results, as_json, lambda: _show(results))
+
+
+def _require_photos(photos: Sequence[str]) -> None:
+    """Refuses photos of which none is there, before a model is opened.
+
+    Raises:
+        ConfigError: there is none at any of the paths
+    """
+    from fourm_lite.reading.remote import is_remote
+
+    if not any(is_remote(photo) or Path(photo).expanduser().exists() for photo in photos):
+        raise ConfigError(f"there is no photo at {', '.join(photos)}; check its folder and name")
 
 
 def _show(results: list[dict[str, Any]]) -> None:

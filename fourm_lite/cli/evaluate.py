@@ -50,7 +50,7 @@ def retrieval(
 
     Every caption is a query. The cosine is centred by the mean that the tokenizer was trained
     around, or by the gallery's where it has none. With --rerank the figures under the usual names
-    are the reranked ones; those by cosine alone stand beside them.
+    are the reranked ones; those by cosine are printed beside them.
 
     Args:
         steps: Decode a query in this many forward passes.

@@ -110,7 +110,7 @@ def _jobs(inputs: Sequence[str], items: Path | None, out: Path) -> list[Job]:
     if items is None:
         item = dict(pair(text, "--input") for text in inputs)
         for value in item.values():
-            is_photo(value)  # one that is not there is told before the model is opened
+            is_photo(value, as_words="more than one of them")  # told before the model is opened
         jobs: list[Job] = [(out, dict(item))]
     elif inputs:
         raise ConfigError("give --input or --items, not both")

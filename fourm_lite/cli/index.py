@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_HOURS = 1e6
 """Older than any version; a `timedelta` takes no more than 2e10."""
+NAMED = 3
+"""Files that are listed by name."""
 
 
 def index(
@@ -71,6 +73,7 @@ def index(
     Raises:
         FourMError: the model or a source cannot be opened, or the index is of another space
     """
+    from fourm_lite.photos.source_parts import other_files
     from fourm_lite.search.gallery import Ingest, index_photos, open_index
     from fourm_lite.search.index.manifest import read_manifest, remove_rowless
     from fourm_lite.search.scale import Engine
@@ -96,11 +99,13 @@ def index(
             remove_rowless(opened.path)
         raise
     facts = {"index": out, "space": space.name, "rows": len(opened), **report.to_dict()}
-    deliver(facts, as_json, lambda: print_report(out, len(opened), report))
+    others = other_files(photos) if space.reads == "pictures" else []
+    facts["other_files"] = others
+    deliver(facts, as_json, lambda: print_report(out, len(opened), report, others))
 
 
-def print_report(out: str, rows: int, report: IngestReport) -> None:
-    """What a run did, and each file that was left out with the reason."""
+def print_report(out: str, rows: int, report: IngestReport, others: Sequence[str] = ()) -> None:
+    """What a run did, each photo that was left out with the reason, and files that are none."""
     done = {n: getattr(report, n) for n in ("added", "changed", "updated", "unchanged", "removed")}
     gone = report.missing - report.removed
     print_facts(
@@ -112,6 +117,7 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
             or None,
             "unreadable": len(report.unreadable) or None,
             "left empty": f"{len(report.left_empty)} values" if report.left_empty else None,
+            "no photos": _named(others) if others else None,
             "rate": f"{report.rate:.1f} photos a second",
         }
     )
@@ -119,6 +125,12 @@ def print_report(out: str, rows: int, report: IngestReport) -> None:
         say(f"not indexed: {skipped.uri}: {skipped.reason}")
     for value in report.left_empty:
         say(f"left empty: {value.uri}: {value.reason}")
+
+
+def _named(files: Sequence[str]) -> str:
+    """The first of some files by name, and how many more there are."""
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return f"{', '.join(files[:NAMED])}{more}: not read"
 
 
 def _counted(told: Told, photos: Sequence[Path]) -> Callable[[IngestReport], None]:
@@ -158,7 +170,7 @@ def _print_index(info: dict[str, Any]) -> None:
     info = dict(info)
     manifest = info.pop("manifest")
     facts = {n: manifest[n] for n in ("space", "kind", "model", "tokenizer", "licence")}
-    inside = ("rerank_calibration", "vocabulary")
+    inside = ("rerank_calibration", "vocabulary", "confidence_of_model")
     facts |= {n: v for n, v in manifest["extra"].items() if n not in inside}
     facts |= {f"{name} fingerprint": value for name, value in manifest["fingerprints"].items()}
     stored = manifest["calibration"]

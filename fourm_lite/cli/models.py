@@ -82,7 +82,7 @@ def _tell(parts: Sequence[Belonging]) -> None:
     say("belongs to it:")
     longest = max(len(part.name) for part in parts)
     for part in parts:
-        where = part.source or "a .pth file alone: fourm-lite convert"
+        where = part.source or "only as a .pth file: fourm-lite convert"
         size = "" if part.gigabytes is None else f", {part.gigabytes:g} GB"
         licence = part.licence or "licence not stated"
         say(f"  {part.kind:9}  {part.name:{longest}}  {where}{size}, {licence}")

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -142,7 +142,11 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def print_table(
-    head: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int | None = None
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    whole: int | None = None,
+    ends: Collection[str] = (),
 ) -> None:
     """A table as wide as the terminal allows; with `whole`, one line a row.
 
@@ -150,6 +154,7 @@ def print_table(
         head: names of the columns
         rows: the cells
         whole: so many columns from the left are shown whole, the others cut to what is left
+        ends: columns that are cut at their beginning, such as paths
     """
     from rich import box
     from rich.console import Console
@@ -161,14 +166,20 @@ def print_table(
     texts = [[shown(cell) for cell in row] for row in rows]
     names = [shown(name) for name in head]
     if whole is not None:
-        names, *texts = _one_line([names, *texts], whole, console.width)
+        cut = [_end_of if name in ends else _start_of for name in head]
+        names, *texts = _one_line([names, *texts], whole, console.width, cut)
     table = Table(*map(escape, names), box=box.SIMPLE_HEAD, pad_edge=False)
     for row in texts:
         table.add_row(*map(Text, row))  # Text: brackets are no markup
     console.print(table)
 
 
-def _one_line(rows: Sequence[Sequence[str]], whole: int, width: int) -> list[list[str]]:
+Cut = Callable[[str, int], str]
+
+
+def _one_line(
+    rows: Sequence[Sequence[str]], whole: int, width: int, cut: Sequence[Cut]
+) -> list[list[str]]:
     """The rows cut to a width: some columns whole, the others share the rest or are left out."""
     longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = width - sum(least + BETWEEN for least in longest[:whole])
@@ -181,12 +192,18 @@ def _one_line(rows: Sequence[Sequence[str]], whole: int, width: int) -> list[lis
         shares.append(share)
         room -= share + BETWEEN
     limits = [*longest[:whole], *shares]
-    return [[_cut(cell, limit) for cell, limit in zip(row, limits, strict=False)] for row in rows]
+    return [
+        [short(" ".join(cell.split()), n) for cell, n, short in zip(row, limits, cut, strict=False)]
+        for row in rows
+    ]
 
 
-def _cut(text: str, limit: int) -> str:
-    line = " ".join(text.split())
+def _start_of(line: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _end_of(line: str, limit: int) -> str:
+    return line if len(line) <= limit else "…" + line[1 - limit :]
 
 
 def deliver(value: Any, to: str | None, show: Callable[[], None]) -> None:

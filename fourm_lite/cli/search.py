@@ -129,7 +129,7 @@ def search(
 
 def _require_alone(*others: Any) -> None:
     if any(others):
-        raise ConfigError("--like stands alone, with -k, --where and --json")
+        raise ConfigError("--like is a whole query; only -k, --where and --json go with it")
 
 
 def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | None) -> None:
@@ -143,7 +143,7 @@ def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | N
 
     opened = Index.open(path)
     if opened.manifest.kind == "codes":
-        raise ConfigError("--like needs vectors, this index holds codes alone; search by a picture")
+        raise ConfigError("--like needs vectors, this index holds only codes; search by a picture")
     numbers = opened.info()["columns"].get("id") == "int64" and name.lstrip("-").isdecimal()
     ids: list[Any] = [int(name)] if numbers else [name]
     found = opened.search(opened.vectors(ids)[0], k, where)
@@ -162,7 +162,7 @@ def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
     from fourm_lite.modalities.plain_items import is_photo
 
     for text in query:
-        is_photo(text)
+        is_photo(text, as_words=f'--caption "{text}"')
     pictures = [text for text in query if isinstance(value_of(text), Path)]
     words = [text for text in query if text not in pictures]
     if len(words) > 1:
@@ -280,8 +280,8 @@ def _query_picture(query: Query) -> Any:
 def _print_hits(hits: Hits) -> None:
     from fourm_lite.search.calibration.probability import sureness
 
-    if hits.p_right is not None:
-        say(sureness(hits))
+    if told := sureness(hits):
+        say(told)
     if not len(hits):
         say("nothing found")
         return
@@ -289,13 +289,21 @@ def _print_hits(hits: Hits) -> None:
     # numbers first, the path last: what does not fit the terminal is cut from the right
     names.sort(key=lambda n: (n != "cosine", n == "uri"))
     rows = [
-        (rank, _short(hit.score), hit.id, *(_short(hit.columns[n]) for n in names))
+        (rank, _short(hit.score), hit.id, *(_cell(n, hit.columns[n]) for n in names))
         for rank, hit in enumerate(hits, start=1)
     ]
-    print_table(("", "score", "id", *names), rows, whole=3 + ("cosine" in names))
+    is_reranked = "cosine" in names
+    head = ("", "score" if is_reranked else "cosine", "id", *names)
+    print_table(head, rows, whole=3 + is_reranked, ends={"uri"})
+
+
+def _cell(name: str, value: Any) -> str:
+    return str(value) if name == "uri" else _short(value)
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, list):
         value = " | ".join(map(str, value))
     if isinstance(value, float):

@@ -66,7 +66,7 @@ def add_embedding(
         photos: Learn from these photos: a folder (with captions.jsonl or without), a .tar, .parquet
             or .jsonl. May be repeated.
         out: Write the widened model into this new folder.
-        train: Train 'tables' alone (old weights stay as they are) or 'all' weights.
+        train: Train only the new 'tables' (old weights stay as they are) or 'all' weights.
         steps: Fine-tune the model for this many steps.
         lr: Train the new tables with this learning rate.
         tokens: Write a vector as this many codes; by default 16.

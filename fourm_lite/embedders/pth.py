@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fourm_lite.errors import CheckpointError, suggest
-from fourm_lite.reading.regular import check_size
+from fourm_lite.reading.regular import check_size, open_regular
 
 Weights = dict[str, Tensor]
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -131,16 +131,22 @@ def load_plain(path: Path, *, arrays: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (CheckpointError, MemoryError):
         raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"'{path}' holds more than tensors and is not opened, since that could run code: "
-            f"{_first_line(error)} Save its state_dict alone where you trust it"
-        ) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes ask for
+        if isinstance(error, pickle.UnpicklingError) and _is_saved(path):
+            raise CheckpointError(
+                f"'{path}' holds more than tensors and is not opened, since that could run code: "
+                f"{_first_line(error)} Save its state_dict alone where you trust it"
+            ) from error
         raise CheckpointError(
-            f"'{path}' is damaged or no .pth file ({type(error).__name__}: {_first_line(error)}); "
-            "fetch it again"
+            f"'{path}' cannot be read as a .pth, .pt or .bin file: it is another kind of file, or "
+            "damaged. Name the file of weights, or fetch it again"
         ) from error
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a file begins as torch's own do: an archive, or a pickle."""
+    with open_regular(path) as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _numpy_globals() -> list[Any]:

@@ -23,6 +23,7 @@ from fourm_lite.metrics import generation as measures
 from fourm_lite.metrics.generation import Cider, Measured
 from fourm_lite.modalities.spec import Modality
 from fourm_lite.pipeline.embedding import Decode, EmbeddingPlan, sample_vectors
+from fourm_lite.pipeline.outputs import CUT
 from fourm_lite.pipeline.pipeline import FourMPipeline
 from fourm_lite.progress import StageProgress
 from fourm_lite.sampling.plan import Plan, Target
@@ -180,7 +181,8 @@ def _texts(
 ) -> Any:
     plan = Plan.of(Target(entry.name, temperature=how.temperature))
     made = Sampler(pipe.model, marks=pipe.marks).run(batch, plan, seed=seeds)
-    texts = [item[entry.name].text or "" for item in pipe.write(made, [entry.name])]
+    written = pipe.write(made, [entry.name])
+    texts = [(item[entry.name].text or "").removesuffix(CUT) for item in written]
     if target == "caption":
         return texts
     values = [FORMATS[_FORMAT[target]].parse(text) for text in texts]

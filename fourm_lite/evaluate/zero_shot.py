@@ -271,9 +271,16 @@ def open_named_classifier(
     """
     named = label_names(labels)
     if len(named) < 2 or len(named) < len(labels):
+        parts = [part.strip() for part in labels[0].split(",")] if len(labels) == 1 else []
+        each = " ".join(f"--labels {part!r}" for part in parts if part)
+        advice = (
+            f"write one --labels for each class: {each}"
+            if len(parts) > 1
+            else "add what else the photo could show, with one --labels for each class"
+        )
         raise ConfigError(
-            f"--labels needs two or more different classes to tell apart, got {list(labels)}; "
-            "add what else the photo could show, with one --labels for each class"
+            "--labels needs two or more different classes to tell apart, got "
+            f"{list(labels)}; {advice}"
         )
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"--temperature is above 0, got {temperature}")

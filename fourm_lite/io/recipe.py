@@ -108,27 +108,25 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
         ConfigError: a key is unknown or missing, or a value has the wrong type
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or cls.__name__} should be a table, got {_shown(data)}")
+        raise ConfigError(f"{where or 'this'} should be a table, got {_shown(data)}")
     known = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
             raise ConfigError(
-                f"{cls.__name__} has no key {_path(where, str(key))!r}."
-                f"{suggest(str(key)[:200], known)} Known: {', '.join(known)}"
+                f"there is no key {_path(where, str(key))!r}."
+                f"{suggest(str(key)[:200], known)} Known here: {', '.join(known)}"
             )
     hints = get_type_hints(cls)
     values = {key: convert(hints[key], value, _path(where, key)) for key, value in data.items()}
     missing = [key for key, f in known.items() if key not in values and _is_required(f)]
     if missing:
-        raise ConfigError(
-            f"{cls.__name__} needs the key {_path(where, missing[0])!r}, it is missing"
-        )
+        raise ConfigError(f"it needs the key {_path(where, missing[0])!r}, which is missing")
     try:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from error
 
 
 def arguments_of(

@@ -68,9 +68,12 @@ def wrapped(text: str, width: int, size: int = SIZE) -> list[str]:
 
 
 def _parts(word: str, width: int, size: int) -> list[str]:
+    """A word in pieces that fit, cut after a hyphen, underline or slash where there is one."""
     parts, measure = [""], font(size).getlength
     for letter in word:
         if parts[-1] and measure(parts[-1] + letter) > width:
-            parts.append("")
+            piece = parts.pop()
+            kept = max(piece.rfind(mark) for mark in "-_/") + 1 or len(piece)
+            parts += [piece[:kept], piece[kept:]]
         parts[-1] += letter
     return parts

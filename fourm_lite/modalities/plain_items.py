@@ -69,8 +69,12 @@ def _named(item: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def is_photo(text: str) -> bool:
+def is_photo(text: str, *, as_words: str = "{'caption': ...}") -> bool:
     """Whether a text is the path of a photo.
+
+    Args:
+        text: what was given
+        as_words: how the caller writes a text that only looks like a file's name
 
     Raises:
         ConfigError: it is the name of a photo, and no file is there
@@ -85,8 +89,8 @@ def is_photo(text: str) -> bool:
     if " " in text.strip():
         return False  # "what is on photo.jpg" is a sentence
     raise ConfigError(
-        f"there is no photo at {text!r}; did you mean another path? A sentence that is called so "
-        "is {'caption': ...}"
+        f"there is no photo at {text!r}; check its folder and its name. If this is no file but "
+        f"words, write {as_words}"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,17 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fourm_lite.photos.item import FileContent, HeldContent, Item, Skipped, Stream, is_picture
+from fourm_lite.photos.item import (
+    FileContent,
+    HeldContent,
+    Item,
+    Skipped,
+    Stream,
+    is_picture,
+    is_tar,
+    suffix_of,
+    why_unread,
+)
 from fourm_lite.photos.sources import (
     folder_items,
     prefixed,
@@ -61,6 +72,26 @@ class Part:
         stamps = [_file_stamp(file) for file in ([self.shard] if self.shard else files)]
         told = [str(self.root), self.prefix, [one.uri for one in self.found], held, stamps]
         return hashlib.sha256(json.dumps(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def other_files(paths: Iterable[str | Path]) -> list[str]:
+    """The files below local folders that nothing here reads, by their names in the folder.
+
+    Hidden files are not among them, nor files without an ending, which may be photos.
+    """
+    found: list[str] = []
+    for root in (Path(path) for path in paths if not is_remote(path)):
+        for place, folders, names in os.walk(root):
+            folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(".lance")]
+            others = [name for name in names if _is_other(name)]
+            found += [(Path(place) / name).relative_to(root).as_posix() for name in others]
+    return sorted(found)
+
+
+def _is_other(name: str) -> bool:
+    if not suffix_of(name) or name.startswith("."):
+        return False
+    return not (is_picture(name) or is_tar(name) or why_unread(name))
 
 
 def parts_of(paths: Iterable[str | Path], prefix: str = "") -> Iterator[Part]:

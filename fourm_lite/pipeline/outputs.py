@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+CUT = " …"
+"""What a generated text ends with where the model did not come to its end."""
+
+
 @dataclass(frozen=True)
 class Generated:
     """One modality of one item.
@@ -173,6 +177,8 @@ class Writer:
         except ShapeError as error:  # a model has more rows than its vocabulary words
             return _undecoded(entry, tokens, confidence, f"'{entry.name}': {error}")
         if FORMATS[entry.text_format].is_plain:
+            is_cut = confidence is not None and self.tokenizers.text(entry).eos not in tokens
+            text += CUT if is_cut and text else ""
             return Generated(entry.name, tokens, text, text, text, confidence)
         value = FORMATS[entry.text_format].parse(text)
         if entry.text_format in INNER and self.tokenizers.has(entry):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -101,33 +102,34 @@ def embed_to_file(
     how, path = how or Ingest(), check_form(out)
     places = expand(sources)
     kind = _kind_of(places, space, how.prefix)
-    draft, total = _draft(path, space), kind.count()
+    total = kind.count()
     ways = partial(_ways, kind.name, how.batch_size)
 
     def told(report: IngestReport) -> None:
         if progress is not None:
             progress(report, total)
 
-    if engine is None:
-        order: list[str] = []
-        embed, decode = ways(space)
-        report = index_items(
-            _noted(kind.items(), order), embed, draft,
-            batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
-            short_side=space.short_side, decode=decode, progress=told,
-        )  # fmt: skip
-    else:
-        job = Job(draft.path, partial(reading, engine.open_space, ways),
-                  str((kind.name, sorted(space.fingerprints.items()))), how.batch_size)  # fmt: skip
-        report, keys = index_parts_on(engine.cluster, kind.parts(), draft, job, progress=told)
-        order = _in_order(draft, keys)
-    there = dict.fromkeys(n for batch in draft.scan(["id"]) for n in batch.column(0).to_pylist())
-    ids = [name for name in dict.fromkeys(order) if name in there]
-    if not ids:
-        reason = f"; the first: {report.unreadable[0].reason}" if report.unreadable else ""
-        raise ConfigError(f"there is nothing to embed in {', '.join(map(str, places))}{reason}")
-    write_vectors(draft, ids, path)
-    width = int(draft.width or 0)
+    with _draft(path, space) as draft:
+        if engine is None:
+            order: list[str] = []
+            embed, decode = ways(space)
+            report = index_items(
+                _noted(kind.items(), order), embed, draft,
+                batch_size=how.batch_size, commit_rows=how.commit_rows, workers=how.workers,
+                short_side=space.short_side, decode=decode, progress=told,
+            )  # fmt: skip
+        else:
+            asked = str((kind.name, sorted(space.fingerprints.items())))
+            opened = partial(reading, engine.open_space, ways)
+            job = Job(draft.path, opened, asked, how.batch_size)
+            report, keys = index_parts_on(engine.cluster, kind.parts(), draft, job, progress=told)
+            order = _in_order(draft, keys)
+        ids = _there(draft, order)
+        if not ids:
+            reason = f"; the first: {report.unreadable[0].reason}" if report.unreadable else ""
+            raise ConfigError(f"there is nothing to embed in {', '.join(map(str, places))}{reason}")
+        write_vectors(draft, ids, path)
+        width = int(draft.width or 0)
     remove_folder(Path(draft.path))
     return Embedded(path, space.name, len(ids), width, report.unreadable)
 
@@ -254,22 +256,39 @@ def _noted(stream: Stream, order: list[str]) -> Iterator[Item | Skipped]:
 # How it is written ---------------------------------------------------------------------------
 
 
-def _draft(path: Path, space: Space) -> Index:
-    """The index beside a file in which its vectors wait.
+@contextmanager
+def _draft(path: Path, space: Space) -> Iterator[Index]:
+    """The index beside a file in which its vectors wait; one without rows goes with an error.
 
     Raises:
         ConfigError: something else bears its name
     """
     folder = path.with_name(path.name + ".draft")
-    if folder.exists() and not (folder / MARK).is_file():
+    is_new = not folder.exists()
+    if not is_new and not (folder / MARK).is_file():
         raise ConfigError(f"{folder} is in the way; it is no draft of {path.name}, move it")
     write_json(folder / MARK, {"draft_of": path.name})
     try:
-        return open_index(folder, space)
+        index = open_index(folder, space)
     except FourMError as error:
+        if is_new:
+            remove_folder(folder)
+            raise
         raise ConfigError(
             f"the vectors begun in {folder} are of another model ({error}); delete that folder"
         ) from error
+    try:
+        yield index
+    except FourMError:
+        if not len(index):
+            remove_folder(folder)
+        raise
+
+
+def _there(index: Index, order: Iterable[str]) -> list[str]:
+    """The ids that are rows of an index, in order, each once."""
+    rows = dict.fromkeys(n for batch in index.scan(["id"]) for n in batch.column(0).to_pylist())
+    return [name for name in dict.fromkeys(order) if name in rows]
 
 
 def _batches(index: Index, ids: Sequence[str]) -> Iterator[Any]:

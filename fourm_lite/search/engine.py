@@ -30,12 +30,18 @@ from fourm_lite.search.calibration.answer_features import (
 )
 from fourm_lite.search.calibration.calibrate import (
     DEPTH_KEY,
+    OF_MODEL,
     RERANKED,
     SAMPLES_KEY,
     VOCABULARY,
     rerank_choice,
 )
-from fourm_lite.search.calibration.probability import RELEVANCE, Calibration, with_confidence
+from fourm_lite.search.calibration.probability import (
+    RELEVANCE,
+    SHORT,
+    Calibration,
+    with_confidence,
+)
 from fourm_lite.search.index.hits import Hits
 from fourm_lite.search.index.index import Index
 from fourm_lite.search.index.manifest import OTHERWISE, Manifest, allow, require_allowed
@@ -205,7 +211,7 @@ class Search:
         if weights is not None:
             choice = Choice(weights, choice.given, "the query")
         found, choice = self._in_order(asked, hits, depth, choice, given)
-        if hits.p_means == RELEVANCE:  # of the first hits, in whatever order
+        if hits.p_means in (RELEVANCE, SHORT):  # of the first hits, in whatever order
             return dataclasses.replace(
                 found, p_right=hits.p_right, good_match=hits.good_match, p_means=hits.p_means
             )
@@ -249,18 +255,23 @@ class Search:
         self, asked: Sequence[Query], hits: Sequence[Hits], calibration: Calibration
     ) -> list[Hits]:
         """The hits with the probability that they show what was asked for in words."""
-        out = list(hits)
-        questions = [Question.of(q.item) if len(q.terms) == 1 else None for q in asked]
-        places = [i for i, question in enumerate(questions) if question is not None]
-        told = [i for i in places if len(hits[i])]
-        for i in set(places) - set(told):
-            out[i] = with_confidence(hits[i], calibration)
+        extra, out = self.index.manifest.extra, list(hits)
+        told: dict[int, Question] = {}
+        for i, query in enumerate(asked):
+            question = Question.of(query.item) if len(query.terms) == 1 else None
+            if question is None:
+                continue
+            if extra.get(OF_MODEL) and question.is_short:
+                out[i] = dataclasses.replace(hits[i], p_means=SHORT)
+            elif len(hits[i]):
+                told[i] = question
+            else:
+                out[i] = with_confidence(hits[i], calibration)
         if told:
-            words = Vocabulary(**self.index.manifest.extra[VOCABULARY])
-            few = [question for i in told if (question := questions[i]) is not None]
             found = answer_features(
-                self.space, calibration.names, few, [hits[i] for i in told], words
-            )
+                self.space, calibration.names, list(told.values()), [hits[i] for i in told],
+                Vocabulary(**extra[VOCABULARY]),
+            )  # fmt: skip
             for row, i in enumerate(told):
                 own = {name: float(values[row]) for name, values in found.items()}
                 out[i] = with_confidence(hits[i], calibration, **own)

@@ -47,6 +47,8 @@ from fourm_lite.search.scale import Engine, Job, index_parts_on
 from fourm_lite.search.space import PICTURE, Space
 
 ARRAYS = (".npy", ".npz")
+REGIONS = (*ARRAYS, ".tsv")
+"""Endings of files that may hold region features."""
 
 
 def open_value_sources(paths: Iterable[str | Path], *, prefix: str = "") -> Stream:
@@ -305,9 +307,10 @@ def nothing_in(places: Iterable[Path], left_out: Sequence[Skipped]) -> str:
         where = ", ".join(map(str, places))
         return f"none of {len(left_out)} photos in {where} can be read: {told}"
     folders = list(places)
-    told = "; ".join(f"{f}: {found_in(f)}" for f in folders if not is_remote(f) and f.is_dir())
-    return (
-        f"there is no picture to index in {', '.join(map(str, folders))}"
-        f"{f' (found {told})' if told else ''}; region features need a model that reads them: "
-        "--model mmt:FOLDER"
-    )
+    held = {f: found_in(f) for f in folders if not is_remote(f) and f.is_dir()}
+    told = "; ".join(f"{folder} holds {what}" for folder, what in held.items())
+    hint = "name a folder, a picture, a .tar, .parquet or .jsonl list with photos"
+    if any(ending in what for what in held.values() for ending in REGIONS):
+        hint += "; arrays of region features are read by --model mmt:FOLDER"
+    where = told or f"nothing in {', '.join(map(str, folders))} is one"
+    return f"there is no photo to index: {where}; {hint}"

@@ -232,10 +232,8 @@ def _facts(hit: Hit) -> list[tuple[str, str]]:
 
 
 def _heading(answer: Answer) -> list[str]:
-    sure = answer.hits.p_right
-    if sure is None:
-        return [answer.title]
-    return [answer.title, sureness(answer.hits)]
+    told = sureness(answer.hits)
+    return [answer.title, told] if told else [answer.title]
 
 
 def _picture(hit: Hit, side: int, read: Reader) -> Image | str:

@@ -7,7 +7,7 @@ Read on from here: the recipe of its kind, the task and the data that this becom
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ def open_training(
         FourMError: its data cannot be read
     """
     kind, prepare = next((KINDS[key] for key in KINDS if key in tables), KINDS["model"])
+    if not {field.name for field in fields(kind)} & set(tables):
+        raise ConfigError(
+            f"{where or 'this'} is no recipe: it has {', '.join(map(str, tables)) or 'no table'}; "
+            f"one of a tokenizer has the table [tokenizer], one of a model [model] (docs/train.md)"
+        )
     try:
         recipe = from_dict(kind, tables)
     except ConfigError as error:

@@ -122,7 +122,7 @@ def test_what_is_like_a_row_is_found_without_a_model(capsys, indexed, tmp_path):
     assert found["hits"][0]["id"] == "p07"
     assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-6)
     assert "p99" in run(capsys, "search", indexed, "--like", "p99")[2]
-    assert "stands alone" in run(capsys, "search", indexed, "a dog", "--like", "p07")[2]
+    assert "is a whole query" in run(capsys, "search", indexed, "a dog", "--like", "p07")[2]
     numbered = Index.create(tmp_path / "numbered", space="toy")
     numbered.add(range(3), np.eye(3))
     hits = answer(capsys, "search", tmp_path / "numbered", "--like", "1", "-k", 1, "--json")["hits"]

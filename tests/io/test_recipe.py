@@ -69,7 +69,7 @@ BAD = {
     "an unknown key": ({"stpes": 3}, "no key 'stpes'. Did you mean 'steps'?"),
     "an unknown key, inside": ({"optim": {"lr": 1, "beats": 2}}, "'optim.beats'. Did you mean"),
     "an unknown key, in a list": ({"stages": [{"lr": 1}, {"lr": 1, "x": 2}]}, r"stages\[1\]\.x"),
-    "a missing key, inside": ({"optim": {}}, "'optim.lr', it is missing"),
+    "a missing key, inside": ({"optim": {}}, "'optim.lr', which is missing"),
     "text for an integer": ({"steps": "3"}, "'steps' should be an integer, got '3' (str)"),
     "a float for an integer": ({"steps": 3.5}, "'steps' should be an integer"),
     "true for an integer": ({"steps": True}, "'steps' should be an integer"),

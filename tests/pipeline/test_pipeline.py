@@ -16,7 +16,7 @@ from fourm_lite.cli.generate import _told
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.values import Box, PointQuery, Segment
 from fourm_lite.pipeline.embedding import dispersion
-from fourm_lite.pipeline.outputs import Generated
+from fourm_lite.pipeline.outputs import Generated, Writer
 from fourm_lite.tokenization.words.sequences import FORMATS
 
 
@@ -245,6 +245,18 @@ def test_structured_values_are_json(text_format, value, expected):
 
     assert out.get("value") == expected
     assert out["text"] == text
+
+
+def test_a_caption_that_was_stopped_before_its_end_says_so(pipe):
+    entry = pipe.model.modality("caption")
+    words = pipe.tokenizers.text(entry)
+    ids = words.encode("a red circle")
+
+    cut = Writer(pipe.tokenizers).write(entry, torch.tensor(ids), 0.5)
+    whole = Writer(pipe.tokenizers).write(entry, torch.tensor([*ids, words.eos]), 0.5)
+
+    assert (cut.text, whole.text) == ("a red circle …", "a red circle")
+    assert cut.to_json()["text"] == cut.text
 
 
 def test_candidates_are_scored_for_every_item(pipe):

@@ -68,6 +68,15 @@ def test_texts_and_items_have_the_vectors_of_queries(tmp_path, space):
         assert np.allclose(vectors, space.embed_items([{"caption": t} for t in texts]), atol=1e-5)
 
 
+def test_what_cannot_be_embedded_leaves_nothing_behind(tmp_path, space):
+    (tmp_path / "broken.jpg").write_bytes(b"?")
+
+    with pytest.raises(ConfigError, match="nothing to embed"):
+        embed_to_file([tmp_path / "broken.jpg"], tmp_path / "v.npy", space)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.jpg"]
+
+
 def test_a_run_that_was_stopped_goes_on_and_embeds_nothing_twice(tmp_path, space, pack):
     def stop(report, total):
         assert total == 20

@@ -9,7 +9,13 @@ from fourm_lite.errors import ConfigError
 from fourm_lite.evaluate.caption_sets import captioned
 from fourm_lite.search.calibration.answer_features import CODES, KNOWN, LEVEL, LIKELIHOOD
 from fourm_lite.search.calibration.calibrate import calibrate_answers, calibrate_by_model
-from fourm_lite.search.calibration.probability import MEANINGS, RELEVANCE, Calibration
+from fourm_lite.search.calibration.probability import (
+    MEANINGS,
+    RELEVANCE,
+    SHORT,
+    Calibration,
+    sureness,
+)
 from fourm_lite.search.engine import Search
 from fourm_lite.search.gallery import index_photos, open_index
 from fourm_lite.search.search_file import read_fitted
@@ -54,7 +60,11 @@ def test_what_is_fitted_for_a_model_is_used_by_searches_with_it(
     taught = open_space(folder)
     found = calibrate_by_model(indexed, taught)
     assert list(found.names) == EVIDENCE
-    assert 0 <= Search(indexed, taught)(caption="two dogs", rerank=5).p_right <= 1
+    search = Search(indexed, taught)
+    assert 0 <= search(caption="two dogs on grass", rerank=5).p_right <= 1
+    short = search(caption="the dogs", rerank=5)
+    assert (short.p_right, short.good_match, short.p_means) == (None, None, SHORT)
+    assert "write a sentence" in sureness(short)
     with pytest.raises(ConfigError, match="no confidence is kept"):
         calibrate_by_model(indexed, replace(taught, fitted=replace(learnt, calibration=None)))
 

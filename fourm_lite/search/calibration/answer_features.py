@@ -152,6 +152,9 @@ SAMPLES = 8
 """Vectors drawn for the dispersion of a query."""
 FIRST = 10
 """Hits that make an answer: what a person looks at."""
+FEWEST = 3
+"""Words, articles not counted, of a query whose answer gets a probability."""
+ARTICLES = frozenset({"a", "an", "the"})
 BATCH = 32
 Table = dict[str, npt.NDArray[np.float64]]
 
@@ -169,6 +172,15 @@ class Question:
     text: str
     item: Inputs
     own: frozenset[str] = frozenset()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has too few words for a probability.
+
+        >>> [Question(text, {}).is_short for text in ("a dog", "a dog on grass")]
+        [True, False]
+        """
+        return sum(w not in ARTICLES for w in _WORD.findall(self.text.lower())) < FEWEST
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Question | None:

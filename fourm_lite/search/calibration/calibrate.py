@@ -101,6 +101,7 @@ def learn(
 
 RERANK, GIVEN_KEY, DEPTH_KEY = "rerank", "rerank_given", "rerank_depth"
 RERANKED, SAMPLES_KEY, VOCABULARY = "rerank_calibration", "spread_samples", "vocabulary"
+OF_MODEL = "confidence_of_model"
 """Where the manifest's `extra` keeps what was fitted."""
 ENCODED = 512
 """Candidates whose encoded side is held at once."""
@@ -164,7 +165,7 @@ def calibrate_answers(
     """
     lessons, _ = lessons_of(index, space, captioned, list(foreign) or foreign_texts())
     done = Calibrated(lessons.report(threshold))
-    dropped = (RERANKED, RERANK, GIVEN_KEY, DEPTH_KEY) if depth else (RERANKED,)
+    dropped = (RERANKED, OF_MODEL, *((RERANK, GIVEN_KEY, DEPTH_KEY) if depth else ()))
     extra = {n: v for n, v in index.manifest.extra.items() if n not in dropped}
     extra[VOCABULARY] = captioned.vocabulary.to_dict()
     if depth:
@@ -182,6 +183,9 @@ def calibrate_answers(
 def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) -> Calibration:
     """Stores the confidence that is kept beside the model, fitted to a gallery without captions.
 
+    Answers to one or two words get none by it: on photos of another kind than the model's it would
+    be sure of wrong ones.
+
     Raises:
         ConfigError: none is kept beside this model
     """
@@ -195,7 +199,7 @@ def calibrate_by_model(index: Index, space: Space, *, threshold: float = 0.5) ->
     moved = kept.moved_to(median_and_deviation(foreign_features(index, space, foreign_texts())))
     moved = dataclasses.replace(moved, threshold=threshold)
     extra = {n: v for n, v in index.manifest.extra.items() if n != RERANKED}
-    extra[VOCABULARY] = kept.vocabulary.to_dict()
+    extra |= {VOCABULARY: kept.vocabulary.to_dict(), OF_MODEL: True}
     index.set_calibration(moved, extra=extra)
     return moved
 

@@ -1,7 +1,8 @@
 """From what is measured of an answer to the probability that it is right.
 
 What "right" means, the calibration says: that the first hit is one of the ids that were named for
-the query, or that the first hits show what was asked for (`RELEVANCE`), whichever photos they are.
+the query, or that one of the first ten hits shows what was asked for (`RELEVANCE`), whichever
+photos they are. A query of one or two words gets none of the latter (`SHORT`).
 
 A cosine of 0.3 means nothing by itself. A calibration is fitted on queries whose right answers are
 known, and turns the features of an answer (its best score, the margin to the second, and whatever
@@ -32,10 +33,15 @@ FALLING = frozenset({"spread"})
 FIRST_HIT, RELEVANCE = "first hit", "relevance"
 MEANINGS = {
     FIRST_HIT: "that the first hit is right",
-    RELEVANCE: "that the first hits show what was asked for",
+    RELEVANCE: "that one of the first ten hits shows what was asked for",
     "": "that the first hit is the very photo of a caption; calibrated by an earlier version",
 }
 """What a probability is of, in words."""
+SHORT = "short query"
+"""What `p_means` is where none is given because the query has one or two words."""
+NONE_FOR_SHORT = (
+    "no probability: for a query of one or two words it would not hold; write a sentence"
+)
 
 RIDGE = 1e-3
 NEWTON_STEPS = 100
@@ -191,7 +197,7 @@ def with_confidence(hits: Hits, calibration: Calibration | None, **more: float) 
 def sureness(hits: Hits) -> str:
     """How sure an answer is, in words; nothing where it is not known."""
     if hits.p_right is None:
-        return ""
+        return NONE_FOR_SHORT if hits.p_means == SHORT else ""
     meaning = MEANINGS.get(FIRST_HIT if hits.p_means is None else hits.p_means, "of a right answer")
     told = f"probability {meaning}: {hits.p_right:.2f}"
     return f"no good match ({told})" if hits.good_match is False else told

@@ -7,6 +7,8 @@ function kindOf(field) {
   return field.maximum === undefined ? kinds : `${kinds}, ${field.minimum} to ${field.maximum}`;
 }
 
+for (const place of document.querySelectorAll(".origin")) place.textContent = location.origin;
+
 const description = await (await fetch("/openapi.json")).json();
 for (const [path, methods] of Object.entries(description.paths)) {
   for (const [method, about] of Object.entries(methods)) {

@@ -82,7 +82,7 @@ function told(line) {
 
 function card(name, output) {
   const facts = make("span", { className: "facts" }, make("b", { textContent: output.title ?? name }));
-  if (output.confidence !== undefined) facts.append(` confidence ${output.confidence.toFixed(2)}`);
+  if (output.confidence !== undefined) facts.append(` mean probability of its tokens ${output.confidence.toFixed(2)}`);
   if (output.legend) facts.append(...output.legend.flatMap(keyLine));
   else if (output.text) facts.append(make("br"), output.text);
   if (output.reason) facts.append(make("br"), output.reason);

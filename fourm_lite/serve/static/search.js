@@ -2,8 +2,8 @@
 import { ask, element, make, pictureOf, say, showPhoto } from "./server.js";
 
 const MEANINGS = {
-  first_hit: "that the first hit is right",
-  relevance: "that the first hits show what was asked for",
+  "first hit": "that the first hit is right",
+  relevance: "that one of the first ten hits shows what was asked for",
 };
 const state = { picture: null, like: null, running: null };
 
@@ -25,7 +25,10 @@ function body() {
   const text = element("text").value.trim();
   if (text) asked.text = text;
   if (state.picture) asked.image = state.picture;
-  if (state.like !== null) asked.like = state.like;
+  if (state.like !== null) {
+    asked.like = state.like;
+    asked.k = Math.min(asked.k + 1, Number(element("k").max) || asked.k);
+  }
   const not = element("not").value.trim();
   if (not) asked.not_text = not;
   const where = element("where").value.trim();
@@ -56,32 +59,36 @@ async function search() {
   const start = performance.now();
   try {
     const answer = await (await ask("/search", asked, mine.signal)).json();
-    show(answer, performance.now() - start);
+    show(answer, performance.now() - start, asked.like);
   } catch (error) {
     if (error.name !== "AbortError") say(element("status"), error.message, true);
   }
 }
 
-function show(answer, milliseconds) {
-  const count = answer.hits.length;
+function show(answer, milliseconds, like) {
+  const hits = answer.hits.filter((hit) => hit.id !== like); // a photo is most like itself
+  const count = hits.length;
   let told = count ? `${count} of ${answer.rows.toLocaleString()} in ${Math.round(milliseconds)} ms` : "Nothing found";
   if (answer.p_right !== null) {
     const meaning = MEANINGS[answer.p_means] || "of a right answer";
     told += `. ${answer.good_match === false ? "No good match; p" : "P"}robability ${meaning}: ${Math.round(100 * answer.p_right)} %`;
+  } else if (answer.p_means === "short query") {
+    told += ". No probability: for one or two words it would not hold; write a sentence";
   }
   say(element("status"), told, answer.good_match === false);
-  element("hits").replaceChildren(...answer.hits.map(card));
+  element("hits").replaceChildren(...hits.map(card));
 }
 
-function card(hit) {
+function card(hit, place) {
   const image = make("img", { alt: nameOf(hit), loading: "lazy" });
   showPhoto(image, hit.id).catch(() => {});
   image.addEventListener("error", () => { image.alt = `${nameOf(hit)} (no photo)`; });
   const score = hit.score === null ? "not reranked" : hit.score.toFixed(3);
+  const meaning = hit.cosine === undefined ? "cosine: 1 is the same, 0 unrelated" : "the reranked score; the photos stand in its order";
   const cosine = hit.cosine === undefined ? "" : `, cosine ${hit.cosine.toFixed(3)}`;
   const bar = make("progress", { className: "bar", max: 1, value: Math.max(0, hit.cosine ?? hit.score ?? 0) });
   bar.setAttribute("aria-hidden", "true");
-  const facts = make("span", { className: "facts" }, make("b", { textContent: `${hit.rank}. ${score}` }), cosine, bar, nameOf(hit));
+  const facts = make("span", { className: "facts" }, make("b", { textContent: `${place + 1}. ${score}`, title: meaning }), cosine, bar, nameOf(hit));
   if (hit.credit) facts.append(make("small", { textContent: hit.credit }));
   const button = make("button", { className: "hit", type: "button", title: "More like this" }, image, facts);
   button.dataset.id = hit.id;
