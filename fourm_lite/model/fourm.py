@@ -24,7 +24,7 @@ from fourm_lite.io.push import HubMixin
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.embeddings import ENCODERS, EncoderEmbedding, TokenDecoder, encoder_part
 from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_targets, pad_front
-from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.attention import Bias, Parts, blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
 from fourm_lite.nn.device import threads_for
 from fourm_lite.nn.layers import LayerNorm, project
@@ -162,31 +162,56 @@ class FourM(HubMixin, nn.Module):
             budget: tokens kept of each row, in the order of the batch's modalities
             batch_size: needed only for a batch without modalities
         """
-        size = batch.size if batch_size is None else batch_size
+        packed = self._pack_inputs(batch, budget, batch_size)
+        if not packed.x.shape[1]:
+            return Encoded(packed.x, Context(packed.x), packed)
+        with threads_for(packed.valid.numel()):
+            bias = _key_bias(packed.valid, packed.x.dtype)
+            x, inner = self._through_blocks(packed.x + packed.pos, bias)
+            return self._encoded(packed, bias, x, inner, trimmed=budget is None)
+
+    def encode_beside(
+        self, batches: Sequence[TokenBatch], *, batch_size: int | None = None
+    ) -> list[Encoded]:
+        """What `encode` gives of each batch; products see the tokens of all of them at once."""
+        every = [self._pack_inputs(batch, None, batch_size) for batch in batches]
+        with threads_for(sum(packed.valid.numel() for packed in every)):
+            tokens = [packed.x + packed.pos for packed in every]
+            parts = Parts.of(tokens, [_key_bias(p.valid, p.x.dtype) for p in every])
+            x, inner = self._through_blocks(Parts.row(tokens), parts)
+            split = {n: parts.split(one) for n, one in inner.items()}
+            inners = [{n: one[i] for n, one in split.items()} for i in range(len(every))]
+            each = zip(every, parts.biases, parts.split(x), inners, strict=True)
+            return [self._encoded(*one, trimmed=True) for one in each]
+
+    def _pack_inputs(self, batch: TokenBatch, budget: int | None, size: int | None) -> Packed:
         given = [name for name in batch if name in self.encoder_embeddings]
         used = [name for name in given if budget is not None or bool(batch[name].inputs.any())]
         if used:
             packed = pack([self._input_part(name, batch[name]) for name in used], budget)
         else:
-            packed = self._empty(size)
-        if self.config.num_register_tokens:
-            packed = pad_front(packed, self.register_tokens)
-        elif not used:
-            return Encoded(packed.x, Context(packed.x), packed)
-        return self._run_encoder(packed, trimmed=budget is None)
+            packed = self._empty(batch.size if size is None else size)
+        registers = self.config.num_register_tokens
+        return pad_front(packed, self.register_tokens) if registers else packed
 
-    def _run_encoder(self, packed: Packed, *, trimmed: bool) -> Encoded:
-        with threads_for(packed.valid.numel()):
-            return self._encoded(packed, trimmed=trimmed)
-
-    def _encoded(self, packed: Packed, *, trimmed: bool) -> Encoded:
-        bias = _key_bias(packed.valid, packed.x.dtype)
-        x = packed.x + packed.pos
+    def _through_blocks(self, x: Tensor, bias: Bias) -> tuple[Tensor, dict[int, Tensor]]:
+        """What leaves the last block, and what leaves those that are kept."""
         inner = {}
         for number, block in enumerate(self.encoder, start=1):
             x = self._call(block, x, bias)
             if number in self.inner_blocks:
                 inner[number] = x
+        return x, inner
+
+    def _encoded(
+        self,
+        packed: Packed,
+        bias: Tensor | None,
+        x: Tensor,
+        inner: Mapping[int, Tensor],
+        *,
+        trimmed: bool,
+    ) -> Encoded:
         output = self.encoder_norm(x)
         if packed.beside is not None:
             output = output + packed.beside

@@ -7,7 +7,7 @@ does that. An empty set of keys gives zeros. `eager_attention` is the oracle of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,61 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None = Non
     if attend is not None:
         scores = scores.masked_fill(~attend, -torch.finfo(scores.dtype).max)
     return scores.softmax(dim=-1) @ v
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Batches of other lengths that lie in one row: where each is, and what its attention adds.
+
+    Products and norms see the row; attention sees one part after the other, so that nothing is
+    padded.
+
+    Shapes:
+        sizes: (B, N) of each part; the row holds B * N tokens of it, item by item
+        biases: float, broadcastable to [B, heads, Nq, N], or None; one a part
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    biases: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, tokens: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Parts:
+        """Those of some float[B, N, D]."""
+        return cls(tuple((x.shape[0], x.shape[1]) for x in tokens), tuple(biases))
+
+    @staticmethod
+    def row(tokens: Sequence[Tensor]) -> Tensor:
+        """The row of some float[B, N, D]: float[1, T, D]."""
+        return torch.cat([rearrange(x, "b n d -> 1 (b n) d") for x in tokens], dim=1)
+
+    def split(self, row: Tensor) -> list[Tensor]:
+        """The parts of a row: float[1, ..., T, D] -> float[B, ..., N, D] each."""
+        parts = row[0].split([b * n for b, n in self.sizes], dim=-2)
+        return [
+            x[None] if b == 1 else x.unflatten(-2, (b, n)).movedim(-3, 0)
+            for x, (b, n) in zip(parts, self.sizes, strict=True)
+        ]
+
+    def attended(
+        self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *, own: bool
+    ) -> Tensor:
+        """Attention part by part.
+
+        Shapes:
+            k, v: float[1, heads, T, d]
+            q: the same where it is the parts' `own`; else float[sum of B, heads, M, d], each item's
+            returns: float[1, T, heads * d], or float[sum of B, M, heads * d]
+        """
+        queries = self.split(q) if own else q.split([b for b, _ in self.sizes])
+        found = [
+            rearrange(attend(*part), "b h n d -> b n (h d)")
+            for part in zip(queries, self.split(k), self.split(v), self.biases, strict=True)
+        ]
+        return self.row(found) if own else torch.cat(found)
+
+
+Bias = Tensor | Parts | None
+"""What is added to scores; `Parts` where tokens lie in one row."""
 
 
 @dataclass
@@ -126,8 +181,15 @@ class _Heads(nn.Module):
             norm = LayerNorm(dim // num_heads, bias=norm_bias) if qk_norm else nn.Identity()
             self.add_module(name, norm)
 
-    def _without_keys(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        """float[B, heads, N, d] with zeros in rows whose keys are all blocked, where asked for."""
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, own: bool = True) -> Tensor:
+        """What queries float[B, heads, N, d] gather: float[B, N, heads * d]."""
+        if isinstance(bias, Parts):
+            return bias.attended(self._gathered, q, k, v, own=own)
+        return rearrange(self._gathered(q, k, v, bias), "b h n d -> b n (h d)")
+
+    def _gathered(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """float[B, heads, N, d], zeros in rows whose keys are all blocked, where asked for."""
+        y = fused_attention(q, k, v, bias)
         if bias is None or not self.zeroes:
             return y
         return y * (bias == 0).any(dim=-1, keepdim=True)
@@ -141,9 +203,7 @@ class Attention(_Heads):
     def __init__(self, dim: int, num_heads: int, **options: Any) -> None:
         super().__init__(dim, num_heads, {"qkv": 3 * dim}, **options)
 
-    def forward(
-        self, x: Tensor, bias: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias = None, cache: KVCache | None = None) -> Tensor:
         """Attends within x: float[B, N, D]; with a cache, to the cached tokens before it as
         well.
         """
@@ -151,8 +211,7 @@ class Attention(_Heads):
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             k, v = cache.append(k, v)
-        y = self._without_keys(fused_attention(q, k, v, bias), bias)
-        return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
+        return project(self.proj, self._attended(q, k, v, bias))
 
 
 class CrossAttention(_Heads):
@@ -175,7 +234,7 @@ class CrossAttention(_Heads):
         self,
         x: Tensor,
         keys_values: tuple[Tensor, Tensor],
-        bias: Tensor | None = None,
+        bias: Bias = None,
         present: Tensor | None = None,
     ) -> Tensor:
         """Attends from x: float[B, M, D] to the context behind `keys_values`.
@@ -186,7 +245,7 @@ class CrossAttention(_Heads):
             zeros = torch.zeros_like(x)
             return zeros if self.proj.bias is None else zeros + self.proj.bias
         q = self.q_norm(rearrange(project(self.q, x), "b n (h d) -> b h n d", h=self.num_heads))
-        y = self._without_keys(fused_attention(q, *keys_values, bias), bias)
+        y = self._attended(q, *keys_values, bias, own=False)
         if present is not None:
-            y = y * present[..., None]
-        return project(self.proj, rearrange(y, "b h n d -> b n (h d)"))
+            y = y * present
+        return project(self.proj, y)

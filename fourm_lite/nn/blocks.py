@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourm_lite.errors import ConfigError, check_choice, check_most
-from fourm_lite.nn.attention import EMPTY_ROWS, Attention, CrossAttention, KVCache
+from fourm_lite.nn.attention import EMPTY_ROWS, Attention, Bias, CrossAttention, KVCache, Parts
 from fourm_lite.nn.layers import LayerNorm, project
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -144,7 +144,7 @@ class Block(nn.Module):
         self.mlp = _mlp(config)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias = None) -> Tensor:
         """Maps float[B, N, D] to the same shape; `bias` comes from `nn.attention.blocked`."""
         x = x + self.drop_path(self.attn(self.norm1(x), bias))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -155,17 +155,18 @@ class Context:
     """What decoder blocks read: the normal case is `tokens`; generation caches keys and values.
 
     Shapes:
-        tokens: float[B, N, D]
-        bias: float[B, 1, 1, N] or None when every token is valid
+        tokens: float[B, N, D]; float[1, T, D] of `Parts`
+        bias: float[B, 1, 1, N] or None when every token is valid; or `Parts`
         present: bool[B, 1, 1] or None; False rows have no context at all and receive zeros
     """
 
     tokens: Tensor
-    bias: Tensor | None = None
+    bias: Bias = None
     present: Tensor | None = None
 
     def select(self, rows: Tensor) -> Context:
-        """The context of some rows of the batch."""
+        """The context of some rows of the batch; it has no parts."""
+        assert not isinstance(self.bias, Parts)
         return Context(
             self.tokens[rows],
             None if self.bias is None else self.bias[rows],

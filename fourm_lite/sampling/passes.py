@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fourm_lite.batch import TokenBatch, Tokens
 from fourm_lite.model.fourm import Encoded, FourM
-from fourm_lite.nn.attention import blocked
+from fourm_lite.nn.attention import Parts, blocked
 from fourm_lite.nn.blocks import Context
 from fourm_lite.tokenization.words.spans import Marks
 
@@ -104,6 +104,12 @@ def without(model: FourM, batch: TokenBatch, names: Sequence[str], marks: Marks)
     return batch.with_({n: HIDERS[kinds[n].kind](batch[n], marks) for n in names if n in batch})
 
 
+BESIDE = 4096
+"""Tokens up to which a product gains from the tokens of another pass beside its own."""
+
+Key = tuple[object, ...]
+
+
 @dataclass
 class Encoder:
     """Encodes the passes of a step; a pass whose input did not change is not encoded again."""
@@ -113,27 +119,34 @@ class Encoder:
 
     def __post_init__(self) -> None:
         """Starts with an empty memory."""
-        self._memory: dict[Pass, tuple[tuple[object, ...], Encoded]] = {}
+        self._memory: dict[Pass, tuple[Key, Encoded]] = {}
 
     def __call__(self, batch: TokenBatch, passes: Sequence[Pass]) -> Context:
         """The contexts of all passes, one after the other: tokens float[P * B, N, D]."""
-        return stack([self.encode(batch, p) for p in passes])
+        new: dict[Pass, tuple[Key, TokenBatch]] = {}
+        for one in passes:
+            names = [
+                n for n in batch if n in self.model.encoder_embeddings and n not in one.dropped
+            ]
+            # Tokens are never changed in place, so the same objects give the same context.
+            key = tuple(x for n in names for x in (n, batch[n]) if bool(batch[n].inputs.any()))
+            known = self._memory.get(one)
+            if known is None or not _same(known[0], key):
+                shown = without(self.model, batch.only(*names), sorted(one.hidden), self.marks)
+                new[one] = key, shown
+        encoded = self._encoded([shown for _, shown in new.values()], batch.size)
+        for (one, (key, _)), made in zip(new.items(), encoded, strict=True):
+            self._memory[one] = key, made
+        return stack([self._memory[one][1] for one in passes])
 
-    def encode(self, batch: TokenBatch, which: Pass) -> Encoded:
-        """One pass."""
-        names = [n for n in batch if n in self.model.encoder_embeddings and n not in which.dropped]
-        # Tokens are never changed in place, so the same objects give the same context.
-        key = tuple(x for n in names for x in (n, batch[n]) if bool(batch[n].inputs.any()))
-        known = self._memory.get(which)
-        if known is not None and _same(known[0], key):
-            return known[1]
-        shown = without(self.model, batch.only(*names), sorted(which.hidden), self.marks)
-        encoded = self.model.encode(shown, batch_size=batch.size)
-        self._memory[which] = (key, encoded)
-        return encoded
+    def _encoded(self, batches: Sequence[TokenBatch], size: int) -> list[Encoded]:
+        count = sum(int(batch[name].inputs.sum()) for batch in batches for name in batch)
+        if len(batches) > 1 and count <= BESIDE:
+            return self.model.encode_beside(batches, batch_size=size)
+        return [self.model.encode(batch, batch_size=size) for batch in batches]
 
 
-def _same(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
+def _same(a: Key, b: Key) -> bool:
     return len(a) == len(b) and all(
         x is y or (isinstance(x, str) and x == y) for x, y in zip(a, b, strict=True)
     )
@@ -145,10 +158,14 @@ class Joined(Context):
 
     parts: tuple[Context, ...] = ()
 
-    @property
-    def is_padded(self) -> bool:
-        """Whether some pass has fewer tokens than another."""
-        return len({part.tokens.shape[1] for part in self.parts}) > 1
+    def unpadded(self) -> Context:
+        """The same with the tokens of all passes in one row, for grids: see `Parts`."""
+        tokens = [part.tokens for part in self.parts]
+        if len({x.shape[1] for x in tokens}) == 1:
+            return self
+        biases = [part.bias for part in self.parts]
+        assert not any(isinstance(bias, Parts) for bias in biases)
+        return Context(Parts.row(tokens), Parts.of(tokens, biases), self.present)
 
 
 def stack(encoded: Sequence[Encoded]) -> Context:

@@ -80,18 +80,10 @@ def roar(job: Job) -> Written:
 
 
 def _logits(job: Job, positions: Tensor, valid: Tensor) -> Tensor:
-    model, name, context = job.model, job.name, job.context
-    if isinstance(context, Joined) and context.is_padded and _many(positions):
-        outputs = [decode_positions(model, name, positions, valid, c) for c in context.parts]
-        return job.guided(torch.cat(outputs))
+    context = job.context.unpadded() if isinstance(job.context, Joined) else job.context
     p = len(job.passes)
-    y = decode_positions(model, name, positions.repeat(p, 1), valid.repeat(p, 1), context)
+    y = decode_positions(job.model, job.name, positions.repeat(p, 1), valid.repeat(p, 1), context)
     return job.guided(y)
-
-
-def _many(positions: Tensor) -> bool:
-    """Whether one pass alone keeps the device busy, so that joining passes only adds padding."""
-    return positions.numel() >= (64 if positions.device.type == "cpu" else 4096)
 
 
 def _count(job: Job) -> int:

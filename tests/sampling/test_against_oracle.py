@@ -10,6 +10,7 @@ from oracle import eager, unbatched_maskgit, uncached_text
 from tiny import MARKS, STYLES, tiny_batch, tiny_model
 
 from fourm_lite.batch import TokenBatch, Tokens
+from fourm_lite.sampling import passes as guided
 from fourm_lite.sampling.passes import Encoder, plan_passes
 from fourm_lite.sampling.plan import Plan, Target
 from fourm_lite.sampling.sampler import Sampler, empty_sequence
@@ -71,4 +72,27 @@ def test_joined_passes_equal_single_ones(guidance):
         counts = [s.num_tokens for s in steps]
         plain = unbatched_maskgit(model, wanted, "tok_depth@16", counts, passes, MARKS)
 
+    assert torch.equal(fast, plain)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("beside", [0, 4096])
+@pytest.mark.parametrize("size", [1, 4])
+def test_passes_of_other_lengths_in_one_row_equal_single_ones(style, beside, size, monkeypatch):
+    """Items give other numbers of tokens, some nothing, and one pass may lack a context."""
+    monkeypatch.setattr(guided, "BESIDE", beside)
+    model, batch = tiny_model(style, scale=6.0), ragged_batch().rows(slice(2, 2 + size))
+    batch = batch.without("caption", "tok_depth@16")
+    target = Target("tok_depth@16", scheme="maskgit", steps=4, temperature=0, guidance=2.5)
+    sampler = Sampler(model, marks=MARKS)
+    steps = sampler.steps(batch, Plan.of(target, conditions=["rgb@16", "t5"]))
+    counts = [s.num_tokens for s in steps]
+    planned = plan_passes(steps[0].guidance, steps[0].conditions, list(batch))
+
+    fast = sampler.run(batch, steps)["tok_depth@16"].value
+
+    grid = Tokens.wanted(model.modality("tok_depth@16"), batch.size)
+    wanted = batch.with_({"tok_depth@16": grid})
+    with eager():
+        plain = unbatched_maskgit(model, wanted, "tok_depth@16", counts, planned, MARKS)
     assert torch.equal(fast, plain)

@@ -11,9 +11,11 @@ in float32 are fetched from the table (`Fetch`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,8 @@ STEPS = 127
 CHUNK = 8192
 TURNED = 4096
 """Rows whose products with some 64 queries stay in a core's cache."""
+FEW = 5
+"""Queries that are faster each by itself, on CPUs without instructions for products of bytes."""
 FEWEST = 4096
 """Fewer rows than these are multiplied in float32 at once."""
 GROUP = 64
@@ -181,17 +185,34 @@ def _kth_largest(values: Floats, k: int) -> np.float32:
 def _products(coarse: Coarse, queries: npt.NDArray[np.int8], among: Positions | None) -> Floats:
     """Scores of int8[Q, E] that lack the queries' scales: float32[Q, N].
 
-    The kernel gives int32[N, Q]; it is turned a chunk at a time, while it is in the cache. Chunks
+    The kernel gives [N, Q]; it is turned a chunk at a time, while it is in the cache. Chunks
     without a row of `among` are left as they come.
     """
-    import numkong
-
-    packed = numkong.dots_pack(queries)
+    multiply = _kernel(queries)
     table = np.empty((len(queries), len(coarse.codes)), np.float32)
     size = TURNED if among is None else TURNED // 4
     chunks = range(-(-len(coarse.codes) // size)) if among is None else np.unique(among // size)
     for chunk in chunks:
         part = slice(chunk * size, (chunk + 1) * size)
-        found = np.asarray(numkong.dots_packed(coarse.codes[part], packed))
+        found = np.asarray(multiply(coarse.codes[part]))
         np.multiply(found.T, coarse.scales[part], out=table[:, part], casting="same_kind")
     return table
+
+
+def _kernel(queries: npt.NDArray[np.int8]) -> Callable[[npt.NDArray[np.int8]], Any]:
+    """What multiplies rows int8[n, E] with int8[Q, E], exactly: [n, Q]."""
+    import numkong
+
+    if len(queries) <= FEW and _adds_in_16_bits():
+        return lambda rows: numkong.cdist(rows, queries, metric="dot")
+    packed = numkong.dots_pack(queries)
+    return lambda rows: numkong.dots_packed(rows, packed)
+
+
+@functools.cache
+def _adds_in_16_bits() -> bool:
+    """Whether the CPU has AVX2 and neither form of VNNI: there NumKong's packed product is slow."""
+    import numkong
+
+    known = numkong.get_capabilities()
+    return bool(known.get("haswell")) and not any(known.get(n) for n in ("icelake", "alder"))

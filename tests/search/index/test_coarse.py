@@ -193,3 +193,14 @@ def test_queries_together_are_those_one_by_one(large):
     together = index.search_many(vectors[:70], k=4)
 
     assert [h.ids for h in together] == [index.search(v, k=4).ids for v in vectors[:70]]
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_either_kernel_multiplies_exactly(bare, monkeypatch):
+    monkeypatch.setattr(two_passes, "_adds_in_16_bits", lambda: bare)
+    rows = np.random.default_rng(0).integers(-127, 128, (50, 1500), np.int8)
+    rows[:2] = [[127], [-127]]  # sums beyond what float32 tells apart
+
+    found = np.asarray(two_passes._kernel(rows[:3])(rows))
+
+    assert np.array_equal(found, rows.astype(np.int64) @ rows[:3].T.astype(np.int64))
