@@ -36,7 +36,7 @@ from tiny_shards import orphans, workers_of
 INDEX = [sys.executable, "-m", "fourm_lite", "-q", "index"]
 ENGINES = {"local": [], "ray": ["--engine", "ray"]}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-GONE = 60.0
+GONE = 180.0
 """Seconds within which what a killed command started has ended."""
 
 
