@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-FROM_START = (README, ROOT / "docs" / "getting-started.md", ROOT / "docs" / "generate.md")
+FROM_START = (README, *(ROOT / "docs" / f"{n}.md" for n in ("getting-started", "generate", "vit")))
 """Pages whose Python runs from its first block to the last, with nothing but what ships."""
 
 

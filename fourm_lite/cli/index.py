@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 MOST_HOURS = 1e6
 """Older than any version; a `timedelta` takes no more than 2e10."""
+OF_MODEL_ONLY = (
+    "fitted on photos like those that the model learned from: on photos of another kind it may be "
+    "sure of wrong ones. Photos of yours with captions (--data FOLDER) make it fit yours"
+)
 NAMED = 3
 """Files that are listed by name."""
 
@@ -307,6 +311,7 @@ def index_calibrate(
         found = calibrate_by_model(search.index, search.space, threshold=threshold)
         facts: dict[str, Any] = {"from": "the model", "threshold": threshold}
         facts |= {"queries": found.queries, "evidence": ", ".join(found.names)}
+        say(OF_MODEL_ONLY, aside=True)
     else:
         asked = captioned(search.index, search.space, data, split)
         done = calibrate_answers(
