@@ -180,7 +180,7 @@ def root(
     ] = False,
     # cli.main takes these three off the line, wherever they stand; they are here to be listed
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also tell what the library notes on its way.")
+        bool, typer.Option("--verbose", "-v", help="Also print the notes of the library.")
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only results and errors.")
@@ -198,7 +198,7 @@ def root(
     """Any-to-any generation, embedding and search with 4M models.
 
     All verbs that end with a result take --json: it prints the result as one JSON value and nothing
-    else on stdout; with a file name behind it, the value is written there.
+    else on stdout; with a file name after it, the value is written there.
     """
     asked = max_bytes or os.environ.get(VARIABLE)
     if asked:

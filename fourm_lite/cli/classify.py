@@ -47,8 +47,8 @@ def classify(
         photos: The picture files to classify.
         model: Use this classifier's folder; with --labels any 4M model or dual encoder, such as
             mini or hf:FOLDER_OR_ID.
-        labels: Tell these classes apart, which are named in words; LABEL=NAME|NAME gives one
-            several names. May be repeated.
+        labels: Choose among these classes, which are named in words, one --labels for each;
+            LABEL=NAME|NAME gives one several names.
         templates: Put each class into this sentence, such as 'a photo of a {}'. May be repeated;
             then the sentences are averaged.
         by: Compare photos with --labels by a 4M model's 'embedding' or by the 'likelihood' of the

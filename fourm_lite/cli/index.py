@@ -228,7 +228,7 @@ def index_build(
 ) -> None:
     """Build an approximate index over the vectors, so that large galleries answer fast.
 
-    About how much memory it takes is said before it begins. `fourm-lite index check` measures
+    It says first about how much memory it takes. `fourm-lite index check` measures
     afterwards what it costs in recall.
 
     Args:
@@ -286,13 +286,12 @@ def index_calibrate(
 ) -> None:
     """Learn whether an answer shows what was asked for, from photos with captions.
 
-    The probability is stored in the index and told with every answer to words. Without --data it is
-    the one that is kept beside the model, fitted to what this index answers to things that it
-    hardly has. With --rerank also learns how hits are reranked.
+    The probability is stored in the index and given with every answer to words. Without --data it
+    is the model's own, adapted to what this index answers to questions for things that it hardly
+    has; then queries of one or two words get none. --rerank also learns how hits are reranked.
 
     Args:
-        data: Learn from the photos with captions in this folder (captions.jsonl); without it from
-            what is kept beside the model.
+        data: Learn from the photos with captions in this folder (captions.jsonl).
         rerank: Also learn how to rerank this many hits, and how sure that answer is.
         absent: Read from this file texts of things that the index lacks, one on each line.
         threshold: Call an answer 'no good match' where its probability is below this.

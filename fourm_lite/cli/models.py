@@ -55,12 +55,12 @@ def info(
 
 def _show(facts: dict[str, Any], found: Description, parts: Sequence[Belonging]) -> None:
     print_facts({**facts, "licence": facts["licence"] or "not stated"})
-    print_table(("config", "value"), _plain(found.config).items())
     if found.inputs or found.outputs:
         head = ("modality", "kind", "in", "out", "tokens", "vocabulary")
         print_table(head, _modality_rows(found))
     if parts:
         _tell(parts)
+    print_table(("config", "value"), _plain(found.config).items())
 
 
 def _published_licence(source: str) -> str | None:

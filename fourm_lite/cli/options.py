@@ -111,8 +111,7 @@ Center = Annotated[
     bool,
     typer.Option(
         "--center/--no-center",
-        help="Take the mean vector off before cosines are compared, which tells photos apart "
-        "better.",
+        help="Subtract the mean vector before cosines are compared, which separates photos better.",
     ),
 ]
 Tokenizers = Annotated[

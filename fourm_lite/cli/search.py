@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from fourm_lite.search.index.hits import Hits
     from fourm_lite.search.query import Query
 
+SENTENCE = (
+    "this model learned from English sentences and often finds the wrong photos for one or two "
+    'words; a sentence finds more, such as "a dog runs on grass"'
+)
 SHOWN = 60
 """Letters of a column's value in the table."""
 
@@ -206,7 +210,22 @@ def _ask(
 
         facts["reranker"] = how["reranker"]
         how = how | {"reranker": load_reranker(how["reranker"], device=options["device"] or "cpu")}
-    return search(query, **how), facts
+    hits = search(query, **how)
+    if hits.p_means is None:
+        _advise(query, model or search.index.manifest.model)
+    return hits, facts
+
+
+def _advise(query: Query, model: str | None) -> None:
+    """Says, where a model that ships is asked in one or two words, that it knows sentences."""
+    from fourm_lite.io.hub import shipped_names
+    from fourm_lite.search.calibration.answer_features import Question
+
+    question = Question.of(query.item) if len(query.terms) == 1 else None
+    if question is None or not question.is_short:
+        return
+    if str(model).removeprefix("joint:") in shipped_names():
+        say(SENTENCE, aside=True)
 
 
 def _ask_vectors(

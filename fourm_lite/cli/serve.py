@@ -25,7 +25,7 @@ def serve(
         Path | None,
         typer.Option(
             "--token-file",
-            help=f"Answer only requests that bear the token in this file ({TOKEN} holds one, too).",
+            help=f"Answer only requests with the token in this file (or in the variable {TOKEN}).",
             callback=present,
         ),
     ] = None,
@@ -43,17 +43,17 @@ def serve(
 ) -> None:
     """Serve an index over HTTP, with a page to search in.
 
-    Only this machine is answered unless --host says otherwise. The page is at /, the description of
-    the API at /docs. Rows that are indexed meanwhile are found at once.
+    Only this machine can connect unless --host says otherwise. The page is at /, the description of
+    the API at /docs. Photos that are indexed meanwhile are found at once. Ctrl+C stops it.
 
     Args:
-        host: Listen at this address; other machines reach 0.0.0.0.
-        port: Listen at this port; 0 takes one that is free.
+        host: Listen at this address; with 0.0.0.0 other machines can connect.
+        port: Listen at this port; 0 chooses a free one.
         allow_host: Answer to this name of the server, too. May be repeated.
         max_body: Refuse requests of more MiB than this.
         max_k: Refuse requests for more hits than this.
-        max_waiting: Hold this many requests at once; others are told to come again.
-        seconds: Give up an answer after this time.
+        max_waiting: Hold this many requests at once; others get an error that says to try again.
+        seconds: Give up on an answer after this many seconds.
 
     Raises:
         FourMError: the index cannot be opened, or the address cannot be had
@@ -66,8 +66,8 @@ def serve(
     token = _token(token_file)
     if token is None and not is_loopback(host):
         say(
-            f"anyone who reaches {host} can search here and see the photos; --token-file asks for "
-            "a token",
+            f"anyone who can reach {host} can search here and see the photos; --token-file asks "
+            "for a token",
             aside=True,
         )
     options = {

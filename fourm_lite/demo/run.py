@@ -68,8 +68,13 @@ class Photo:
 
     @property
     def note(self) -> str:
-        """What stands under it: who made it, or else the name of its file."""
+        """Who made it, or else the name of its file."""
         return self.credit or self.path.name
+
+    @property
+    def label(self) -> str:
+        """What stands under it on the page: its name, and who made it."""
+        return f"{self.path.name}: {self.credit}" if self.credit else self.path.name
 
 
 def demo_model(out: Path) -> Path:
@@ -136,7 +141,7 @@ def _introduction(shown: Sequence[Photo]) -> str:
         "with the largest lead, and the one whose photo comes last. "
     )
     return (
-        f"{len(shown)} photo{'s' if len(shown) > 1 else ''}, which the model sees as pixels alone. "
+        f"{len(shown)} photo{'s' if len(shown) > 1 else ''}; the model sees only their pixels. "
         f"{chosen if any(p.caption for p in shown) else ''}The number under a picture is its "
         "similarity to the query."
     )
@@ -250,7 +255,7 @@ def _searches(shown: Sequence[Photo], asked_for: Questions) -> list[_Asked]:
     depth = min(_DEPTH, len(shown))
     how = (
         f"The first {depth} hits, put in order by how well they explain the words; the numbers are "
-        "log probabilities."
+        "sums of the cosine and log probabilities, and may be below 0."
     )
     found = [
         *(_Asked(f"By words: {w}", w) for w in words),
@@ -272,11 +277,11 @@ def _search_section(
     found = [(shown[int(hit.id)], hit.score) for hit in hits]
     others = [(photo, score) for photo, score in found if photo is not asked.photo][:_SHOWN]
     cards = [
-        Card(f"{rank}. {score:.3f}", photo.picture, photo.note)
+        Card(f"{rank}. {score:.3f}", photo.picture, photo.label)
         for rank, (photo, score) in enumerate(others, 1)
     ]
     if asked.photo is not None:
-        cards = [Card("The query", asked.photo.picture, asked.photo.note), *cards[: _SHOWN - 1]]
+        cards = [Card("The query", asked.photo.picture, asked.photo.label), *cards[: _SHOWN - 1]]
     words = f"fourm-lite search IDX {asked.flags}" if command else ""
     return Section(asked.title, asked.text, words, cards)
 
@@ -284,7 +289,7 @@ def _search_section(
 def _generate_section(pipe: FourMPipeline, photo: Photo) -> Section:
     targets = [m.name for m in pipe.model.config.outputs]
     made = pipe.generate({"rgb": photo.picture}, targets, seed=0)
-    cards = [Card("Photo", photo.picture, photo.note)]
+    cards = [Card("Photo", photo.picture, photo.label)]
     for result in made.values():
         sure = "" if result.confidence is None else f"mean probability {result.confidence:.2f}"
         cards.append(Card(result.title, result.picture, sure, result.legend))

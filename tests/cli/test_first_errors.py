@@ -103,3 +103,17 @@ def test_in_python_a_missing_photo_is_answered_in_python(text):
 
     with pytest.raises(ConfigError, match=r"no photo at '.*\{'caption': \.\.\.\}"):
         as_item(text)
+
+
+def test_one_or_two_words_to_a_model_that_ships_are_answered_with_advice(capsys):
+    from fourm_lite.cli.search import _advise
+    from fourm_lite.search.query import Query
+
+    for words, model, told in (
+        ("a dog", "mini", True),
+        ("Katze", "joint:joint_space", True),
+        ("a dog runs on grass", "mini", False),
+        ("a dog", "hf:somebody/clip", False),
+    ):
+        _advise(Query.of(caption=words), model)
+        assert ("English sentences" in capsys.readouterr().err) == told

@@ -327,7 +327,7 @@ def test_too_few_rows_and_unknown_kinds_are_refused_by_build_ann(index, rng):
         index.build_ann()
     with pytest.raises(ConfigError, match="ivf_rq"):
         index.build_ann("ivf")
-    with pytest.raises(ConfigError, match="build_ann first"):
+    with pytest.raises(ConfigError, match="index build"):
         index.search(unit(rng, 1)[0], engine="ann")
 
 
