@@ -108,6 +108,7 @@ def search(
         _require_alone(*others, rerank, reranker, html, sheet)
         _tell_like(index, like, k, where, as_json)
         return
+    _check_order(index, words or [])
     said, pictures = _asked(words or [])
     captions, images = [*said, *(captions or [])], [*pictures, *(images or [])]
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
@@ -178,6 +179,16 @@ def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, pictures
 
 
+def _check_order(index: str, words: Sequence[str]) -> None:
+    """Refuses a query in front of its index."""
+    turned = [w for w in words if (Path(w) / "manifest.json").is_file()]
+    if turned and not Path(index).exists():
+        raise ConfigError(
+            "the index comes first, then what is asked for: "
+            f'fourm-lite search {turned[0]} "{index}"'
+        )
+
+
 def _ask(
     path: str,
     model: str | None,
@@ -239,6 +250,8 @@ def _ask_vectors(
     from fourm_lite.search.spaces import open_space
     from fourm_lite.search.vectors import VectorSearch, open_vectors
 
+    if model is None:
+        say("the file names no model: asked by 'mini'; another is named with --model", aside=True)
     file = open_vectors(path, key=own[0], ids=own[1])
     chosen = {name: value for name, value in options.items() if value is not None}
     tell_precision(options["dtype"], model or "mini", options["device"])

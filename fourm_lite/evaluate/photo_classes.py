@@ -151,7 +151,10 @@ def features_of(
     asked = test_data or data
     own_test = has_split(asked, "test")
     if not own_test and Path(asked).resolve() == Path(data).resolve():
-        raise ConfigError(f"{data} names no test photos; give others with --test-data")
+        raise ConfigError(
+            f"{data} names no test photos (no split 'test'), and those learnt from are not asked; "
+            "give other photos with --test-data"
+        )
     train = readable(read_training(data))
     test = readable(read_labelled(asked, split="test" if own_test else None, classes=train.classes))
     val = None

@@ -345,7 +345,8 @@ def _labelled(
 ) -> LabelledSet:
     where = f"{source}" + (f", split {split!r}," if split else "")
     if not rows:
-        raise FourMError(f"{where} holds no photos; check the folder and its splits")
+        advice = "; --split all takes every photo" if split else ""
+        raise FourMError(f"{where} holds no photos; check the folder and its splits{advice}")
     named, skipped = _named(rows, where)
     if not named:
         raise FourMError(

@@ -271,8 +271,10 @@ def choose_split(records: Sequence[Record], split: str) -> list[Record]:
         return list(records)
     if not out:
         known = sorted({r.split for r in records})
+        there = f"there are {known}" if any(known) else "none names a split"
         raise UnknownNameError(
-            f"no record is of the split {split!r}, there are {known}.{suggest(split, known)}"
+            f"no record is of the split {split!r}, {there}; 'all' takes every one "
+            f"(--split all).{suggest(split, known)}"
         )
     return out
 

@@ -275,7 +275,9 @@ def _draft(path: Path, space: Space) -> Iterator[Index]:
             remove_folder(folder)
             raise
         raise ConfigError(
-            f"the vectors begun in {folder} are of another model ({error}); delete that folder"
+            f"the vectors begun in {folder} cannot be gone on with ({error}): a run that is still "
+            "going writes them, or they are of another model; wait for that run, or delete the "
+            "folder"
         ) from error
     try:
         yield index

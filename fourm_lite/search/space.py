@@ -55,8 +55,8 @@ class Space(ABC):
     takes_centre: ClassVar[bool] = False
     """Whether anything may be taken off; else vectors are compared as they come."""
     without_likelihood: ClassVar[str] = (
-        "a dual encoder has no likelihood to rerank by; use a 4M model, or a cross-encoder "
-        "(--reranker hf:FOLDER, reranker=)"
+        "a dual encoder has no likelihood to rerank by; use a 4M model, or another "
+        "network (--reranker joint:joint_space or hf:FOLDER, reranker=)"
     )
     """Why there is no `predictor`, and what to do instead."""
 

@@ -117,3 +117,16 @@ def test_one_or_two_words_to_a_model_that_ships_are_answered_with_advice(capsys)
     ):
         _advise(Query.of(caption=words), model)
         assert ("English sentences" in capsys.readouterr().err) == told
+
+
+def test_a_query_before_its_index_and_a_folder_of_photos_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.idx").mkdir()
+    (tmp_path / "own.idx" / "manifest.json").write_text("{}")
+    (tmp_path / "photos").mkdir()
+
+    turned = refused(capsys, "search", "two brown dogs", "own.idx")
+    folder = refused(capsys, "search", "photos", "two brown dogs")
+
+    assert 'fourm-lite search own.idx "two brown dogs"' in turned
+    assert "a folder of something else; `fourm-lite index" in folder

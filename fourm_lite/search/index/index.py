@@ -31,6 +31,7 @@ from fourm_lite.search.index.manifest import (
     address_of,
     create_manifest,
     is_remote,
+    no_index,
     read_manifest,
 )
 from fourm_lite.search.index.reader import ID_CHUNK, Engine, Reader, as_matrix
@@ -114,10 +115,7 @@ class Index:
         address = address_of(path)
         manifest = read_manifest(address)
         if manifest is None:
-            raise ConfigError(
-                f"there is no index at {address} (no manifest.json); make one with "
-                "`fourm-lite index PHOTOS -o IDX` or Index.create"
-            )
+            raise ConfigError(no_index(address))
         return cls(address, manifest, memory_limit=memory_limit, decode=decode, options=options)
 
     def __len__(self) -> int:

@@ -88,8 +88,11 @@ class Manifest:
         """Refuses a query of another space and names both; ``None`` is not checked."""
         if space is not None and space != self.space:
             raise ConfigError(
-                f"the index holds vectors of the space '{self.space}', the query is of "
-                f"'{space}'; embed the query with target='{self.space}' or open another index"
+                f"the index holds vectors of the space '{self.space}'"
+                + (f", made by '{self.model}'" if self.model else "")
+                + f"; what is compared with them is of '{space}': leave the model out to ask by "
+                f"the index's own, name one of that space (target='{self.space}'), or use another "
+                "index"
             )
 
     def fits(self, name: str, value: str, former: Former = _none) -> bool:
@@ -327,3 +330,11 @@ def _known() -> set[str]:
             return set(file.read(MAX_BYTES).decode("utf-8", "surrogateescape").splitlines())
     except OSError:
         return set()
+
+
+def no_index(address: str) -> str:
+    """Why nothing opens, and the command that makes what was meant."""
+    there = f"there is no index at '{address}' (no manifest.json)"
+    if Path(address).is_dir():
+        return f"{there}, a folder of something else; `fourm-lite index {address} -o IDX` makes one"
+    return f"{there}; make one with `fourm-lite index PHOTOS -o {address}` or Index.create"
