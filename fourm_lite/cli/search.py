@@ -108,8 +108,7 @@ def search(
         _require_alone(*others, rerank, reranker, html, sheet)
         _tell_like(index, like, k, where, as_json)
         return
-    _check_order(index, words or [])
-    said, pictures = _asked(words or [])
+    said, pictures = _asked(index, words or [])
     captions, images = [*said, *(captions or [])], [*pictures, *(images or [])]
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
     unwanted = _named(("caption", not_captions), ("rgb", not_images), more=not_given)
@@ -157,7 +156,7 @@ def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | N
     deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
 
 
-def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
+def _asked(index: str, query: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words and pictures of a query without an option's name.
 
     Raises:
@@ -166,6 +165,7 @@ def _asked(query: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     from fourm_lite.modalities.plain_items import is_photo
 
+    _check_order(index, query)
     for text in query:
         is_photo(text, as_words=f'--caption "{text}"')
     pictures = [text for text in query if isinstance(value_of(text), Path)]
