@@ -113,7 +113,8 @@ def test_folders_of_classes_are_asked_whole(capsys, model, tmp_path):
         (["evaluate", "knn", "--data", "{photos}", "--features", "odd"], "encoder or embedding"),
         (["finetune", "nowhere", "--out", "{out}"], "found none at nowhere"),
         (["finetune", "{photos}", "--out", "{out}", "--head", "odd"], "--head is one of"),
-        (["classify", "x.png"], "has no trained classifier"),
+        (["classify", "x.png"], "there is no photo at x.png"),
+        (["classify", "{photos}/images/red/12.png"], "has no trained classifier"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(capsys, model, photos, tmp_path, words, message):
