@@ -141,7 +141,7 @@ def _introduction(shown: Sequence[Photo]) -> str:
         "with the largest lead, and the one whose photo comes last. "
     )
     return (
-        f"{len(shown)} photo{'s' if len(shown) > 1 else ''}; the model sees only their pixels. "
+        f"{len(shown)} photo{'s' if len(shown) > 1 else ''}, which the model sees only as pixels. "
         f"{chosen if any(p.caption for p in shown) else ''}The number under a picture is its "
         "similarity to the query."
     )
