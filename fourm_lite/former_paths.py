@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: dict[tuple[str, str], str] = {
-    ("add_embedding", "add_embedding"): "widen=model_folder",
+    ("add_embedding", "add_embedding"): "report=figures widen=model_folder",
     ("add_embedding", "training"): "stages=staged",
     ("backbone", "backbone"): "features=embed fitting=load lora=heads",
     ("cli", "cli"): (
@@ -40,7 +40,8 @@ MOVED: dict[tuple[str, str], str] = {
     ),
     ("demo", "show"): "page",
     ("embedders", "embedders"): (
-        "callables=load images=image_transforms outputs=tower_outputs timm_models=timm_networks"
+        "callables=load images=image_transforms outputs=tower_outputs terramind=terramind_files "
+        "timm_models=timm_networks"
     ),
     ("embedders", "evaluate"): "zeroshot=zero_shot",
     ("embedders.mmt", "embedders.mmt"): "config=network regions=batches words=batches",
@@ -49,8 +50,9 @@ MOVED: dict[tuple[str, str], str] = {
         "bootstrap=measures classification generation knn=classification metrics=measures plots "
         "ranked=measures retrieval=ranking temperature=classification"
     ),
+    ("families", ""): "base=families",
     ("growth", "add_embedding"): (
-        "card=model_folder checks=options evaluation=report figures=report model=model_folder "
+        "card=model_folder checks=options evaluation=figures figures model=model_folder "
         "options output=model_folder photos=extraction register tokenizer tuning "
         "vectors=extraction"
     ),
@@ -61,8 +63,8 @@ MOVED: dict[tuple[str, str], str] = {
     ("model", "model"): "joint_targets=likelihood",
     ("model", "training"): "losses",
     ("nn", "nn"): (
-        "empty=device half=cpu_linear int8=cpu_linear linear=layers norm=layers packed=cpu_linear "
-        "rounded=cpu_linear"
+        "class_mean=layers empty=device half=cpu_linear int8=cpu_linear linear=layers norm=layers "
+        "packed=cpu_linear rounded=cpu_linear"
     ),
     ("photos", "photos"): "tables=table_rows values=columns",
     ("pipeline", "pipeline"): (
@@ -115,18 +117,18 @@ MOVED: dict[tuple[str, str], str] = {
     ("training", "photos"): "labelled",
     ("training", "training"): (
         "ema=optim feed=processes figures=tasks global_losses=losses joint=joint_encoder "
-        "joint_losses=losses ledger=checkpoints noise=processes recipe_data=recipes "
-        "token_jobs=recipes"
+        "joint_losses=losses joint_space=joint_heads ledger=checkpoints noise=processes "
+        "recipe_data=recipes token_jobs=recipes"
     ),
     ("training", "training.initial"): (
-        "closed_form first_batches=start warm_convolutions=mobilenet warm_heads=start "
-        "warm_start=start"
+        "closed_form first_batches=start warm_convolutions=start warm_heads=start warm_start=start"
     ),
+    ("training.initial", "training.initial"): "mobilenet=start read_out=closed_form",
 }
 """What a package held and where it is now: module by module, NAME=NEW where its name is another."""
 
 FORMER = {
-    f"{package}.{name}": f"{now}.{new or name}"
+    f"{package}.{name}": f"{now}.{new or name}".removeprefix(".")
     for (package, now), names in MOVED.items()
     for name, _, new in (word.partition("=") for word in names.split())
 }

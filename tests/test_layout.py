@@ -51,13 +51,9 @@ LARGE = 500_000
 # Names that several rooms may use for a file, because they mean the same in each.
 SHARED_NAMES = {
     "__init__": "a package",
-    "base": "what the networks, or the families, of a room have in common",
     "config": "the frozen settings of a network",
-    "joint_space": "a space of two encoders: its network, and its training",
     "layers": "torch modules of one kind of network",
     "load": "a folder or file as a network",
-    "report": "the metrics of what a room makes",
-    "terramind": "what a fork of 4M has that 4M has not",
 }
 
 

@@ -33,14 +33,13 @@ from fourm_lite.io.recipe import from_dict
 from fourm_lite.io.strict_json import as_object, parse_json
 from fourm_lite.modalities.pictures import open_rgb
 from fourm_lite.photos.item import Item, Skipped
-from fourm_lite.photos.records import Record, record_of
+from fourm_lite.photos.records import CAPTIONS, Record, record_of
 from fourm_lite.photos.sources import open_sources
-from fourm_lite.progress import StageProgress
+from fourm_lite.progress import StageProgress, batches
 from fourm_lite.reading.arrays import open_npz
 from fourm_lite.reading.regular import budget, read_text
 from fourm_lite.unit import Floats
 
-CAPTIONS = "captions.jsonl"
 TRAIN, HELD_OUT = "train", "held_out"
 LIST, LEFT_OUT = "photos.jsonl", "skipped.jsonl"
 Line = TypeVar("Line")
@@ -340,9 +339,9 @@ def _shard(
     good: list[Record] = []
     values, sizes = [], []
     bad: list[tuple[str, str]] = []
-    for start in range(0, len(part), batch_size):
+    for some in batches(part, batch_size):
         pictures, kept = [], []
-        for record in part[start : start + batch_size]:
+        for record in some:
             try:
                 pictures.append(open_rgb(record.read()))
                 kept.append(record)

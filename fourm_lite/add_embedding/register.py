@@ -24,6 +24,7 @@ from fourm_lite.add_embedding.extraction import (
     read_vectors,
     source_paths,
 )
+from fourm_lite.add_embedding.figures import model_metrics, tokenized, tokenizer_metrics
 from fourm_lite.add_embedding.model_folder import (
     card,
     is_new,
@@ -33,7 +34,6 @@ from fourm_lite.add_embedding.model_folder import (
     write_model,
 )
 from fourm_lite.add_embedding.options import MIN_PHOTOS, Options, check_embedder, check_new_name
-from fourm_lite.add_embedding.report import model_metrics, tokenized, tokenizer_metrics
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape, train_tokenizer
 from fourm_lite.add_embedding.tuning import Sources, aligned_samples, changed_weights, tune
 from fourm_lite.embedders.base import NetworkEmbedder

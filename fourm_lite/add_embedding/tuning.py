@@ -32,7 +32,7 @@ from fourm_lite.progress import StageProgress
 from fourm_lite.sampling.passes import LEGACY_MARKS
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.training.checkpoints import checkpoints
-from fourm_lite.training.initial.read_out import start_logits
+from fourm_lite.training.initial.closed_form import start_logits
 from fourm_lite.training.loop import TrainConfig, fit
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.optim import OptimConfig

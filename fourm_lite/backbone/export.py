@@ -23,6 +23,7 @@ from fourm_lite.backbone.int8 import quantized
 from fourm_lite.backbone.vit import FMViT
 from fourm_lite.errors import FourMError, check_choice
 from fourm_lite.io.files import replacing
+from fourm_lite.io.onnx_files import open_session
 from fourm_lite.progress import Progress
 
 Run = Callable[[Tensor], Tensor]
@@ -82,12 +83,7 @@ def output_name(model: FMViT) -> str:
 
 def run_onnx(path: str | Path, *, threads: int = 0) -> Run:
     """A function of images that onnxruntime computes; 0 threads leaves the choice to it."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(Path(path), threads=threads)
     name = session.get_inputs()[0].name
 
     def run(x: Tensor) -> Tensor:

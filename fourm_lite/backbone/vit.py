@@ -35,7 +35,7 @@ from fourm_lite.io.checkpoint import Source, write
 from fourm_lite.io.push import HubMixin
 from fourm_lite.model.embeddings import ENCODERS, PixelEncoder
 from fourm_lite.nn.blocks import Block, depth_rates
-from fourm_lite.nn.layers import LayerNorm
+from fourm_lite.nn.layers import LayerNorm, draw_linear
 from fourm_lite.nn.posemb import resize_table
 
 __all__ = ["FMViT", "HeadConfig", "ViTConfig"]
@@ -125,11 +125,7 @@ class FMViT(HubMixin, nn.Module):
             if isinstance(norm, LayerNorm):
                 nn.init.ones_(norm.weight)
                 nn.init.zeros_(norm.bias)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_linear(self.encoder)
         for embedding in self.encoder_embeddings.values():
             embedding.init_weights()  # type: ignore[operator]
             if isinstance(embedding, PixelEncoder):
@@ -348,11 +344,6 @@ class FMViT(HubMixin, nn.Module):
         """Logits of images or of a batch: float[B, num_classes], or pooled features without."""
         embedded = self.embed(x)
         return self.forward_head(self._features(embedded), valid=embedded.valid)
-
-    def forward_pooled(self, x: Tensor | TokenBatch | Mapping[str, Tokens]) -> Tensor:
-        """What the classifier reads: float[B, D]."""
-        embedded = self.embed(x)
-        return self.forward_head(self._features(embedded), True, valid=embedded.valid)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits float[..., K] as probabilities: of one class, or of each with `multi_label`."""

@@ -126,11 +126,9 @@ def knn(
     Raises:
         FourMError: the photos or the model cannot be used
     """
-    from fourm_lite.evaluate.photo_classes import by_neighbours, features_of
+    from fourm_lite.evaluate.photo_classes import by_neighbours
 
-    tell_precision(dtype, model)
-    with progress("photos") as told:
-        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
+    found = _features(model, data, test_data, features, dtype)
     _deliver(by_neighbours(found, k=k, temperature=temperature), as_json)
 
 
@@ -149,11 +147,9 @@ def probe(
     Raises:
         FourMError: the photos or the model cannot be used
     """
-    from fourm_lite.evaluate.photo_classes import by_linear_map, features_of
+    from fourm_lite.evaluate.photo_classes import by_linear_map
 
-    tell_precision(dtype, model)
-    with progress("photos") as told:
-        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
+    found = _features(model, data, test_data, features, dtype)
     _deliver(by_linear_map(found), as_json)
 
 
@@ -179,12 +175,19 @@ def fewshot(
         FourMError: the photos or the model cannot be used
     """
     numbers = counts(shots, "--shots")
-    from fourm_lite.evaluate.photo_classes import by_few_photos, features_of
+    from fourm_lite.evaluate.photo_classes import by_few_photos
+
+    found = _features(model, data, test_data, features, dtype)
+    _deliver(by_few_photos(found, numbers, draws=draws, seed=seed), as_json)
+
+
+def _features(model: str, data: str, test_data: str, which: str, dtype: str | None) -> Any:
+    """The frozen features that are classified, of the photos to learn from and those asked."""
+    from fourm_lite.evaluate.photo_classes import features_of
 
     tell_precision(dtype, model)
     with progress("photos") as told:
-        found = features_of(model, data, test_data, features, dtype, progress=told.tell)
-    _deliver(by_few_photos(found, numbers, draws=draws, seed=seed), as_json)
+        return features_of(model, data, test_data, which, dtype, progress=told.tell)
 
 
 def _deliver(report: dict[str, Any], as_json: str | None) -> None:

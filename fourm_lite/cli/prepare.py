@@ -63,7 +63,8 @@ def tokenize(
         FourMError: a tokenizer or a label cannot be read, or no photo
     """
     require_folder(out, "--out")
-    from fourm_lite.data.pseudolabel import CROPS, LabelRun
+    from fourm_lite.data.pseudolabel import LabelRun
+    from fourm_lite.data.shards import CROPS
     from fourm_lite.data.tokenized import parts_of_labels, parts_of_photos, tokenize_parts
     from fourm_lite.photos.records import Listing, read_listing
     from fourm_lite.training.recipes import open_job

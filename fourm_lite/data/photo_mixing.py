@@ -94,7 +94,7 @@ def _drawn(first: Record, second: Record, mixing: Mixing, rng: np.random.Generat
 def _piece(policy: CropPolicy, rng: np.random.Generator) -> tuple[int, ...]:
     """A rectangle of the result, left, top, right and bottom."""
     area = rng.uniform(*_PASTED)
-    ratio = math.exp(rng.uniform(math.log(policy.ratio[0]), math.log(policy.ratio[1])))
+    ratio = policy.draw_ratio(rng)
     width = min(policy.size, max(1, round(policy.size * math.sqrt(area * ratio))))
     height = min(policy.size, max(1, round(policy.size * math.sqrt(area / ratio))))
     left = int(rng.integers(policy.size - width + 1))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -24,18 +24,18 @@ import numpy as np
 
 from fourm_lite.data.label_rows import CONTENT, Digests, check_others, digests, lacks
 from fourm_lite.data.labellers import Cuts, Labeller
-from fourm_lite.data.shards import KEPT
+from fourm_lite.data.shards import CROPS, KEPT
 from fourm_lite.data.unread import check_same, check_some, left_out_of, note_of_left_out, opened
 from fourm_lite.errors import ConfigError, FourMError, check_most
 from fourm_lite.io.files import alone, remove_leftovers, write_json, write_npz
 from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.modalities.crops import CropPolicy, crops, cut_image, to_settings
+from fourm_lite.modalities.spec import Crop
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
 from fourm_lite.progress import Progress
 
 log = logging.getLogger(__name__)
-CROPS = "crop_settings"
 RUN, SOURCE = "run.json", "source.json"
 _PLAIN = (str, int, float, bool, type(None))
 _SPEED = ("threads", "batch")
@@ -135,21 +135,29 @@ def _label_shard(
 
 def cut_records(records: Sequence[Record], run: LabelRun) -> Cuts:
     """Decodes and cuts some photos."""
-    all_crops, sizes, pixels, left_out = [], [], [], []
+    all_crops, sizes, pixels = [], [], []
     kept: list[Record] = []
-    for record in records:
-        image = opened(record)
-        if isinstance(image, Skipped):
-            left_out.append(image)
-            continue
-        rng = crop_rng(record.id, run.seed)
-        crop = crops(image.height, image.width, run.num_crops, run.policy, rng)
+    left_out: list[Skipped] = []
+    for record, image, crop in with_crops(records, run, left_out):
         kept.append(record)
         all_crops.append(crop)
         sizes.append((image.height, image.width))
         pixels.append(np.stack([np.asarray(cut_image(image, c)) for c in crop]))
     found = np.stack(pixels) if kept else np.zeros((0, run.num_crops, 0, 0, 3), np.uint8)
     return Cuts(kept, all_crops, sizes, found, tuple(left_out))
+
+
+def with_crops(
+    records: Sequence[Record], run: LabelRun, left_out: list[Skipped]
+) -> Iterator[tuple[Record, Any, list[Crop]]]:
+    """The photos that can be read, each with its crops; the others are added to `left_out`."""
+    for record in records:
+        image = opened(record)
+        if isinstance(image, Skipped):
+            left_out.append(image)
+        else:
+            rng = crop_rng(record.id, run.seed)
+            yield record, image, crops(image.height, image.width, run.num_crops, run.policy, rng)
 
 
 def crop_rng(identity: str, seed: int) -> np.random.Generator:

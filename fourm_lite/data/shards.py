@@ -30,7 +30,7 @@ from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD, Crop
 from fourm_lite.names import shown
 from fourm_lite.photos.item import places_of
 from fourm_lite.photos.records import Record
-from fourm_lite.reading.arrays import read_npy
+from fourm_lite.reading.arrays import npy_bytes, read_npy
 from fourm_lite.reading.regular import budget
 from fourm_lite.reading.tars import read_tar
 from fourm_lite.tokenization.vq.randomness import RandomSource
@@ -52,7 +52,7 @@ def write_shard(path: Path, ids: Sequence[str], tokens: Array) -> None:
     """Writes one shard, int16 where the numbers fit: int[n, crops, ...]."""
     small = tokens.size == 0 or int(tokens.max()) < 2**15
     stored = tokens.astype(np.int16 if small else np.int32)
-    files = ((f"{_quoted(i)}.npy", _npy(row)) for i, row in zip(ids, stored, strict=True))
+    files = ((f"{_quoted(i)}.npy", npy_bytes(row)) for i, row in zip(ids, stored, strict=True))
     write_tar(path, files)
 
 
@@ -94,12 +94,6 @@ def _quoted(name: str) -> str:
 
 def _unquoted(name: str) -> str:
     return name.replace("%2E", ".").replace("%25", "%")
-
-
-def _npy(array: Array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def aligned(found: tuple[Sequence[str], Array], wanted: Sequence[str]) -> Array:

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from fourm_lite.data.label_rows import CONTENT, lacks, read_vectors
 from fourm_lite.data.labellers import NetworkLabeller
 from fourm_lite.data.linear import ridge_from_words
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, claim, claim_labels
-from fourm_lite.data.shards import aligned
+from fourm_lite.data.pseudolabel import LabelRun, claim, claim_labels
+from fourm_lite.data.shards import CROPS, aligned
 from fourm_lite.data.unread import usable
 from fourm_lite.errors import FourMError
 from fourm_lite.io.files import write_npz

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from fourm_lite.data.label_rows import digests, has_note, note_of, write_note
 from fourm_lite.data.labellers import unpack_edges
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, crop_rng, read_note
-from fourm_lite.data.shards import normalized, read_shard, token_path, write_shard
-from fourm_lite.data.unread import left_out_of, opened
+from fourm_lite.data.pseudolabel import LabelRun, read_note, with_crops
+from fourm_lite.data.shards import CROPS, normalized, read_shard, token_path, write_shard
+from fourm_lite.data.unread import left_out_of
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.io.files import alone, remove_leftovers, write_whole
-from fourm_lite.modalities.crops import crops, cut_image, from_settings, to_settings
+from fourm_lite.modalities.crops import cut_image, from_settings, to_settings
 from fourm_lite.photos.item import Skipped
 from fourm_lite.photos.records import Record
 from fourm_lite.progress import Progress
@@ -142,15 +142,10 @@ def parts_of_photos(records: Sequence[Record], run: LabelRun) -> list[Callable[[
 
 
 def _photo_part(number: int, records: Sequence[Record], run: LabelRun) -> Part:
-    part, rows, left_out = [], [], []
-    for record in records:
-        image = opened(record)
-        if isinstance(image, Skipped):
-            left_out.append(image)
-            continue
+    left_out: list[Skipped] = []
+    part, rows = [], []
+    for record, _, drawn in with_crops(records, run, left_out):
         part.append(record)
-        rng = crop_rng(record.id, run.seed)
-        drawn = crops(image.height, image.width, run.num_crops, run.policy, rng)
         rows.append(to_settings(drawn))
     settings = np.stack(rows) if rows else np.zeros((0, run.num_crops, 5), np.int64)
     by_id = {r.id: r for r in part}

@@ -25,7 +25,7 @@ from fourm_lite.modalities.spec import IN, Modality
 from fourm_lite.model.config import FourMConfig
 from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.item import FileContent, Item
-from fourm_lite.photos.records import ENDINGS, LIST, Record, read_caption_list
+from fourm_lite.photos.records import CAPTIONS, ENDINGS, Record, read_caption_list
 from fourm_lite.photos.sources import folder_items
 from fourm_lite.tokenization.vq.config import TokenizerConfig
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
@@ -83,7 +83,7 @@ def pictures(folder: Path) -> list[Path]:
 
 def shipped_records(gallery: Path) -> dict[str, Record]:
     """What is known of each photo of a gallery that `make_gallery` filled, by its file's name."""
-    return {Path(str(r.image)).name: r for r in read_caption_list(gallery / LIST)}
+    return {Path(str(r.image)).name: r for r in read_caption_list(gallery / CAPTIONS)}
 
 
 def credit(fields: Mapping[str, Any]) -> str:

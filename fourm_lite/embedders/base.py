@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fourm_lite.embedders.image_transforms import grey_picture
 from fourm_lite.embedders.tower_outputs import as_patches, as_vectors
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, check_most, foreign_errors
 from fourm_lite.modalities.pictures import SPARE, PictureSource, decode
@@ -125,7 +126,7 @@ class NetworkEmbedder:
     def dim(self) -> int:
         """Width of a vector: of the first one seen, else of a grey picture or a short text."""
         if self.towers.image is not None:
-            return int(self.embed_image([_grey_picture()], normalize=False).shape[1])
+            return int(self.embed_image([grey_picture()], normalize=False).shape[1])
         return int(self.embed_text(["a photo"], normalize=False).shape[1])
 
     @cached_property
@@ -137,7 +138,7 @@ class NetworkEmbedder:
         batch = getattr(self.preprocess, "batch", None)
         if batch is None or self.reads != "pictures":
             return None
-        unlike = _grey_picture(640, 480), _grey_picture(500, 600)
+        unlike = grey_picture(640, 480), grey_picture(500, 600)
         shapes = [[v.shape[-2:] for v in batch([p]).values() if v.ndim == 4] for p in unlike]
         if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
             return None
@@ -374,9 +375,3 @@ def _as_text(text: object) -> str:
 
 def _is_file(image: Any) -> bool:
     return isinstance(image, str | bytes) or hasattr(image, "__fspath__")
-
-
-def _grey_picture(width: int = 64, height: int = 64) -> Image:
-    from PIL import Image as pillow
-
-    return pillow.new("RGB", (width, height), (127, 127, 127))

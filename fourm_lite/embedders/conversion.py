@@ -22,7 +22,7 @@ from fourm_lite.embedders.mmt.saved import MODULES
 from fourm_lite.embedders.mobileclip.load import convert_mobileclip
 from fourm_lite.embedders.pth import SUFFIXES as WEIGHTS
 from fourm_lite.embedders.pth import Weights, load_plain, read_pth
-from fourm_lite.embedders.terramind import (
+from fourm_lite.embedders.terramind_files import (
     convert_terramind,
     convert_terramind_tokenizer,
     is_terramind,

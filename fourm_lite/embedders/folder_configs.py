@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import CheckpointError
+from fourm_lite.io.strict_json import levels
 from fourm_lite.names import is_name
 
 MAX_NUMBER = 1 << 16
@@ -97,14 +98,10 @@ def check_config(config: Any, path: Path) -> None:
 
 def _entries(config: Any) -> Iterator[tuple[str, Any]]:
     """Every key of a JSON value with what stands under it, at any depth."""
-    waiting = [config]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            yield from value.items()
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
+    for level in levels(config):
+        for value in level:
+            if isinstance(value, Mapping):
+                yield from value.items()
 
 
 def _is_plain(value: Any, limit: int) -> bool:

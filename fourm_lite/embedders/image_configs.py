@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fourm_lite.embedders.image_transforms import ImagePreprocess, OneByOne, one_size
+from fourm_lite.embedders.image_transforms import ImagePreprocess, OneByOne, grey_picture, one_size
 from fourm_lite.errors import (
     ConfigError,
     FourMError,
@@ -27,13 +27,10 @@ from fourm_lite.errors import (
     suggest,
 )
 from fourm_lite.modalities.pictures import PictureSource, decode
-from fourm_lite.modalities.spec import IMAGENET_MEAN, IMAGENET_STD
+from fourm_lite.modalities.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-CLIP: dict[str, Any] = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-}
+CLIP: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD}
 
 # What users of each model write by hand; by name in `load_embedder(..., preprocess="mofi")`.
 PRESETS: dict[str, ImagePreprocess] = {
@@ -196,7 +193,7 @@ def from_transformers(
     if getattr(processor, "apply_ocr", False):
         processor.apply_ocr = False  # words are not read here, and pixels do not depend on them
     prepare = TransformersPreprocess(kind, json.dumps(settings, sort_keys=True), processor)
-    prepare.batch([_grey_picture()])  # kinds that need more than a picture fail here, not later
+    prepare.batch([grey_picture()])  # kinds that need more than a picture fail here, not later
     return prepare
 
 
@@ -309,9 +306,3 @@ def _known_keys(processor_class: Any) -> set[str]:
     with contextlib.suppress(Exception):  # a class that cannot be made of its defaults alone
         values |= set(processor_class().to_dict())
     return ({*declared, *named} - {"self", "kwargs", "args"}) | UNDECLARED | values
-
-
-def _grey_picture() -> Any:
-    from PIL import Image
-
-    return Image.new("RGB", (64, 64), (127, 127, 127))

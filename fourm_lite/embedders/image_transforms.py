@@ -32,6 +32,13 @@ Engine = Literal["pillow", "float", "plain"]
 Size = tuple[int, int]
 
 
+def grey_picture(width: int = 64, height: int = 64) -> Image:
+    """A picture to find out with what a network gives or does not take."""
+    from PIL import Image as pillow
+
+    return pillow.new("RGB", (width, height), (127, 127, 127))
+
+
 class OneByOne:
     """Prepares every picture by itself."""
 

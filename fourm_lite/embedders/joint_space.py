@@ -37,7 +37,7 @@ from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
 from fourm_lite.names import is_inside
-from fourm_lite.nn.class_mean import ClassMean
+from fourm_lite.nn.layers import ClassMean
 
 if TYPE_CHECKING:
     from PIL.Image import Image

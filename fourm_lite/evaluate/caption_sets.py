@@ -18,9 +18,9 @@ import numpy.typing as npt
 from fourm_lite.embedders.base import Reads
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.metrics.measures import evenly
-from fourm_lite.photos.records import Record, by_photo, read_caption_list
+from fourm_lite.photos.records import CAPTIONS, Record, by_photo, read_caption_list
 from fourm_lite.photos.sources import read_uri
-from fourm_lite.progress import StageProgress, of_stage
+from fourm_lite.progress import StageProgress, batches, of_stage
 from fourm_lite.reading.regular import read_photo
 from fourm_lite.search.calibration.answer_features import CaptionRelevance, Question, Vocabulary
 from fourm_lite.search.calibration.calibrate import Judgements
@@ -33,7 +33,6 @@ from fourm_lite.unit import Floats
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CAPTIONS = "captions.jsonl"
 AnySpace = TypeVar("AnySpace", bound=Space)
 
 
@@ -71,10 +70,14 @@ class CaptionPack:
         photos = [r for r in records if r.captions]
         if not photos:
             raise FourMError(f"no photo of the split {split!r} in {place} has a caption")
+        return cls.of(photos, split, len(records) - len(photos))
+
+    @classmethod
+    def of(cls, photos: Sequence[Record], split: str, left_out: int = 0) -> CaptionPack:
+        """Photos with all their captions; `left_out` had none."""
         owner = [i for i, photo in enumerate(photos) for _ in photo.captions]
         texts = [text for photo in photos for text in photo.captions]
-        left_out = len(records) - len(photos)
-        return cls(tuple(photos), tuple(texts), np.array(owner), split, left_out)
+        return cls(tuple(photos), tuple(texts), np.array(owner, np.int64), split, left_out)
 
     def subsample(self, limit: int | None) -> tuple[Record, ...]:
         """At most `limit` of the photos, drawn evenly; all of them for None."""
@@ -86,8 +89,8 @@ class CaptionPack:
         Raises:
             FourMError: one cannot be opened
         """
-        for start in range(0, len(self.photos), batch_size):
-            yield [READ[reads](photo) for photo in self.photos[start : start + batch_size]]
+        for part in batches(self.photos, batch_size):
+            yield [READ[reads](photo) for photo in part]
 
     def pictures_at(self, part: slice) -> list[Image]:
         """Some of the photos."""

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from fourm_lite.evaluate.caption_sets import (
-    CAPTIONS,
     CaptionPack,
     Embedded,
     captioned,
     embed_pack,
 )
 from fourm_lite.evaluate.retrieval import Reranking, best_given, fits_of
-from fourm_lite.photos.records import read_caption_list
+from fourm_lite.photos.records import CAPTIONS, read_caption_list
 from fourm_lite.progress import StageProgress
 from fourm_lite.search.calibration.answer_features import Vocabulary, stems
 from fourm_lite.search.calibration.captions import (

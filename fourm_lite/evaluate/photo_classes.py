@@ -107,11 +107,10 @@ def _report(found: Features, answers: Any, protocol: dict[str, Any]) -> dict[str
 
 def _few_shot_answers(found: Features, shots: int, draws: int, seed: int) -> Any:
     train = found.sets[0]
-    place = {photo.record.id: row for row, photo in enumerate(train.photos)}
     answers = []
     for draw in range(draws):
         chosen = few_shots(train, shots, seed + draw)
-        rows = torch.tensor([place[photo.record.id] for photo in chosen.photos])
+        rows = _rows(train, chosen)
         x, y = found.train[0][rows], found.train[1][rows]
         linear = fit_linear(x, y, len(train.classes), l2=_FEW_SHOT_L2)
         answers.append(linear(found.test[0]).argmax(dim=-1).numpy())
@@ -122,13 +121,15 @@ def _with_validation(found: Features) -> tuple[tuple[Tensor, Tensor], tuple[Tens
     if found.val is not None:
         return found.train, found.val
     train = found.sets[0]
-    place = {photo.record.id: row for row, photo in enumerate(train.photos)}
-    parts = [
-        torch.tensor([place[photo.record.id] for photo in part.photos])
-        for part in hold_out(train, 0.1)
-    ]
+    kept, held = (_rows(train, part) for part in hold_out(train, 0.1))
     x, y = found.train
-    return (x[parts[0]], y[parts[0]]), (x[parts[1]], y[parts[1]])
+    return (x[kept], y[kept]), (x[held], y[held])
+
+
+def _rows(data: LabelledSet, part: LabelledSet) -> Tensor:
+    """Where the photos of a part stand in the whole: int64[n]."""
+    place = {photo.record.id: row for row, photo in enumerate(data.photos)}
+    return torch.tensor([place[photo.record.id] for photo in part.photos])
 
 
 def features_of(

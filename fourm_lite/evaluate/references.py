@@ -31,10 +31,11 @@ from fourm_lite.data.labellers import (
 )
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.errors import ConfigError, ReadError
-from fourm_lite.modalities.crops import center_crop, cut_image
-from fourm_lite.modalities.spec import Modality
+from fourm_lite.modalities.crops import cut_image
+from fourm_lite.modalities.spec import Crop, Modality
 from fourm_lite.photos.records import Record
 from fourm_lite.pipeline.pipeline import FourMPipeline
+from fourm_lite.progress import batches
 from fourm_lite.reading.arrays import open_npz
 
 NUMBERS = tuple(name for name in METADATA if not name.startswith("original_"))
@@ -168,10 +169,7 @@ def read_references(
         FourMError: a photo cannot be read, or a teacher does not fit the model
     """
     entries = roles((*pipe.model.config.outputs, *pipe.model.config.inputs), pipe)
-    parts = [
-        _read(photos[start : start + batch_size], entries, pipe, teachers)
-        for start in range(0, len(photos), batch_size)
-    ]
+    parts = [_read(part, entries, pipe, teachers) for part in batches(photos, batch_size)]
     joined = parts[0]
     for part in parts[1:]:
         joined = joined.join(part)
@@ -233,7 +231,7 @@ def _cuts(photos: Sequence[Record], size: int) -> Cuts:
     crops, sizes, pixels = [], [], []
     for photo in photos:
         image = photo.open_image()
-        crop = dataclasses.replace(center_crop(image.height, image.width), size=size)
+        crop = dataclasses.replace(Crop.center(image.height, image.width), size=size)
         crops.append([crop])
         sizes.append((image.height, image.width))
         pixels.append(np.asarray(cut_image(image, crop))[None])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fourm_lite.families.base import Family
+from fourm_lite.families import Family
 
 Geometry = Literal["x1", "y1", "x2", "y2", "w", "h", "area"]
 

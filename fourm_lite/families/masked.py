@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from fourm_lite.families.base import Family
+from fourm_lite.families import Family
 from fourm_lite.modalities.catalog import MODALITIES
 from fourm_lite.modalities.forks import AION_MODALITIES, CAPTION, TERRAMIND_MODALITIES
 from fourm_lite.modalities.published import PublishedFamily, family_of

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fourm_lite.families.base import Family
+from fourm_lite.families import Family
+from fourm_lite.modalities.spec import CLIP_MEAN, CLIP_STD
 
 CONTEXT = 77
 NO_CHANGE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+OPENAI = CLIP_MEAN, CLIP_STD
 
 
 @dataclass(frozen=True, kw_only=True)

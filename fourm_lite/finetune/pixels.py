@@ -25,6 +25,7 @@ from fourm_lite.modalities.pixel_codecs import ImageCodec
 from fourm_lite.modalities.spec import IMAGENET_MEAN, Crop
 from fourm_lite.photos.labelled import LabelledSet, Photo, Skip
 from fourm_lite.photos.records import UnreadablePhotoError
+from fourm_lite.progress import batches
 
 CODEC = ImageCodec(normalization="imagenet")
 PhotoCodec = ImageCodec | RasterCodec
@@ -149,8 +150,7 @@ def center_batches(
     data: LabelledSet, size: Size, batch_size: int, codec: PhotoCodec = CODEC
 ) -> Iterator[Tensor]:
     """The middles of all photos in order, float32[b, C, H, W]."""
-    for start in range(0, len(data), batch_size):
-        photos = data.photos[start : start + batch_size]
+    for photos in batches(data.photos, batch_size):
         yield torch.stack([read_pixels(photo, size, codec) for photo in photos])
 
 

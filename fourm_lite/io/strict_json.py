@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,19 +112,23 @@ def _finite(digits: str, what: str) -> float:
     return value
 
 
-def _check_depth(value: Any, what: str) -> None:
+def levels(value: Any) -> Iterator[list[Any]]:
+    """A JSON value and what it holds, level by level; whoever goes through them sets an end."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    while level:
+        yield level
         level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise CheckpointError(f"{what} is nested too deeply (more than {MAX_DEPTH})")
 
 
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return list(node) if isinstance(node, list | tuple) else []
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list | tuple) else ()
+
+
+def _check_depth(value: Any, what: str) -> None:
+    if any(number >= MAX_DEPTH for number, _ in enumerate(levels(value))):
+        raise CheckpointError(f"{what} is nested too deeply (more than {MAX_DEPTH})")
 
 
 def _short(error: BaseException) -> str:

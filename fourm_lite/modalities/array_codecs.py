@@ -8,7 +8,6 @@ other format, and nothing that names a second file.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from fourm_lite.modalities.class_maps import class_colors, class_legend, colored
 from fourm_lite.modalities.legend import Key
 from fourm_lite.modalities.pixel_codecs import to_picture
 from fourm_lite.modalities.spec import Crop
-from fourm_lite.reading.arrays import read_npy
+from fourm_lite.reading.arrays import npy_bytes, read_npy
 from fourm_lite.reading.regular import budget
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class FeatureCodec:
         array = self._checked(value).detach().float().cpu().numpy()
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)
-        return _npy(half if np.array_equal(half.astype(np.float32), array) else array)
+        return npy_bytes(half if np.array_equal(half.astype(np.float32), array) else array)
 
     def picture(self, value: Tensor) -> Image | str:
         """The three main directions of a feature map as colours; a vector's numbers, red above 0.
@@ -140,7 +139,7 @@ class TokenCodec:
         """An .npy file of int16, or of int32 for a vocabulary beyond it."""
         ids = self._checked(value).detach().cpu().numpy()
         small = ids.size == 0 or int(ids.max()) < 1 << 15
-        return _npy(ids.astype(np.int16 if small else np.int32))
+        return npy_bytes(ids.astype(np.int16 if small else np.int32))
 
     def picture(self, value: Tensor) -> Image:
         """One coloured square a token; the same id has the same colour everywhere."""
@@ -168,12 +167,6 @@ def _enlarged(picture: Image, cell: int) -> Image:
 
     size = (picture.width * cell, picture.height * cell)
     return picture.resize(size, Image.Resampling.NEAREST)
-
-
-def _npy(array: npt.NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,18 @@ class CropPolicy:
         if not 0 < self.ratio[0] <= self.ratio[1] or not 0 <= self.hflip <= 1:
             raise ConfigError(f"need 0 < ratio[0] <= ratio[1] and 0 <= hflip <= 1, got {self}")
 
+    def draw_ratio(self, rng: np.random.Generator) -> float:
+        """Width over height; as often twice as wide as twice as high."""
+        return math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+
 
 def center_crop(height: int, width: int, size: int | None = None) -> Crop:
-    """The largest square in the middle."""
-    side = min(height, width)
-    return Crop(
-        top=(height - side) // 2, left=(width - side) // 2, height=side, width=side, size=size
-    )
+    """The largest square in the middle; the picture's size is left out, as of rows of settings."""
+    return replace(Crop.center(height, width, size), whole=None)
 
 
 def random_crop(height: int, width: int, policy: CropPolicy, rng: np.random.Generator) -> Crop:
-    """A rectangle of random area, shape and place; the centre crop if ten draws do not fit.
+    """A rectangle of random area, shape and place; the center crop if ten draws do not fit.
 
     Source:
         Going Deeper with Convolutions (Szegedy et al. 2015), "Inception crops"
@@ -70,13 +71,12 @@ def random_crop(height: int, width: int, policy: CropPolicy, rng: np.random.Gene
     flip = bool(rng.random() < policy.hflip)
     for _ in range(10):
         area = height * width * rng.uniform(*policy.scale)
-        ratio = math.exp(rng.uniform(math.log(policy.ratio[0]), math.log(policy.ratio[1])))
+        ratio = policy.draw_ratio(rng)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return Crop(top=top, left=left, height=h, width=w, hflip=flip, size=policy.size)
-    crop = center_crop(height, width, policy.size)
-    return Crop(**{**vars(crop), "hflip": flip})
+    return replace(center_crop(height, width, policy.size), hflip=flip)
 
 
 def crops(
@@ -115,12 +115,7 @@ def from_settings(
 def scaled(crop: Crop, height: int, width: int, *, of: tuple[int, int]) -> tuple[float, ...]:
     """The same rectangle on a map of another size: (left, top, right, bottom) in its cells."""
     down, right = height / of[0], width / of[1]
-    return (
-        crop.left * right,
-        crop.top * down,
-        (crop.left + crop.width) * right,
-        (crop.top + crop.height) * down,
-    )
+    return tuple(at * by for at, by in zip(crop.box, (right, down, right, down), strict=True))
 
 
 def cut_image(image: Any, crop: Crop, *, nearest: bool = False) -> Any:
@@ -128,9 +123,8 @@ def cut_image(image: Any, crop: Crop, *, nearest: bool = False) -> Any:
     from PIL import Image
 
     how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
     height, width = crop.output_size
-    out = image.resize((width, height), how, box=box)
+    out = image.resize((width, height), how, box=crop.box)
     return out.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.hflip else out
 
 
@@ -144,8 +138,7 @@ def cut_pixels(image: Any, crop: Crop) -> Tensor:
         ShapeError: the crop leaves the picture
     """
     crop.check_inside(image.height, image.width)
-    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
-    rows = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)[None]
+    rows = torch.from_numpy(np.array(image.crop(crop.box))).permute(2, 0, 1)[None]
     made = F.interpolate(rows, crop.output_size, mode="bicubic", antialias=True)[0]
     return (made.flip(-1) if crop.hflip else made).contiguous()
 

@@ -372,8 +372,7 @@ def cut(picture: Image, crop: Crop | None, resample: Resample = "bicubic") -> Im
     if crop is None:
         return picture
     crop.check_inside(picture.height, picture.width)
-    right, bottom = crop.left + crop.width, crop.top + crop.height
-    part = picture.crop((crop.left, crop.top, right, bottom))
+    part = picture.crop(crop.box)
     height, width = crop.output_size
     if part.size != (width, height):
         part = part.resize((width, height), Image.Resampling[resample.upper()])

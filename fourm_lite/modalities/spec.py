@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1, over ImageNet."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""The same over the pictures that OpenAI's CLIP was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,11 @@ class Crop:
                 f"the crop {self.height}x{self.width} at ({self.top}, {self.left}) leaves the "
                 f"picture of {height}x{width} pixels; were its settings made for another file?"
             )
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
     @property
     def output_size(self) -> tuple[int, int]:

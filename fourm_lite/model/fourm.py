@@ -27,7 +27,7 @@ from fourm_lite.model.packing import Packed, PackedTargets, Part, pack, pack_tar
 from fourm_lite.nn.attention import Bias, Parts, blocked
 from fourm_lite.nn.blocks import Block, BlockCache, Context, DecoderBlock, depth_rates
 from fourm_lite.nn.device import threads_for
-from fourm_lite.nn.layers import LayerNorm, project
+from fourm_lite.nn.layers import LayerNorm, draw_linear, project
 
 if TYPE_CHECKING:
     from fourm_lite.modalities.spec import Modality
@@ -99,11 +99,7 @@ class FourM(HubMixin, nn.Module):
 
     def init_weights(self) -> FourM:
         """Draws all weights from torch's generator, as for a model that is to be trained."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_linear(self)
         for embedding in (*self.encoder_embeddings.values(), *self.decoder_embeddings.values()):
             embedding.init_weights()  # type: ignore[operator]
         nn.init.normal_(self.mask_token, std=0.02)

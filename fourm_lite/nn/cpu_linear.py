@@ -1,6 +1,8 @@
-"""Linear maps with int8 weights and inputs, for the CPU.
+"""Linear maps for the CPU whose weights are held otherwise: int8, float16, or packed for MKL.
 
-A scale for each output everywhere. `Int8Linear` scales each token as it comes, so that what an item
+Here is what one map is; which maps of a model become such ones is said in `model/speed.py`, and for
+the encoder as a ViT, with ranges of inputs that were measured, in `backbone/int8.py`. int8 weights
+have a scale for each output. `Int8Linear` scales each token as it comes, so that what an item
 gives does not depend on its neighbours in the batch. `RangedInt8Linear` is told the range of its
 inputs beforehand: one pass less over the inputs and none over the outputs.
 

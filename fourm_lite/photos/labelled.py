@@ -20,8 +20,14 @@ from torch import Tensor
 from fourm_lite.errors import ConfigError, FourMError, check_choice, suggest
 from fourm_lite.photos.columns import in_class_order, is_missing, labels_of
 from fourm_lite.photos.item import Skipped, is_tar, printable
-from fourm_lite.photos.records import LIST as LIST_OF_CAPTIONS
-from fourm_lite.photos.records import Listing, Record, as_records, list_records, listing_file
+from fourm_lite.photos.records import (
+    CAPTIONS,
+    Listing,
+    Record,
+    as_records,
+    list_records,
+    listing_file,
+)
 from fourm_lite.photos.sources import folder_items
 
 LIST = "labels.jsonl"
@@ -254,7 +260,7 @@ def _rows(place: str | Path) -> Rows:
     source = Path(place).expanduser()
     if source.is_dir() and (source / LIST).is_file():
         return _listed(source / LIST)
-    file = None if (source / LIST_OF_CAPTIONS).is_file() else listing_file(source)
+    file = None if (source / CAPTIONS).is_file() else listing_file(source)
     if file is not None and file.exists():
         return _listed(file)
     if source.is_dir():

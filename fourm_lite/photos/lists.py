@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_lite.errors import FourMError, ReadError
+from fourm_lite.io.strict_json import levels
 from fourm_lite.photos.columns import without_nan
 from fourm_lite.photos.item import Skipped, printable
 from fourm_lite.reading.regular import SMALL, budget, lines_of, read_bytes, unzipped
@@ -77,22 +78,13 @@ def parse_row(line: bytes | None) -> dict[str, Any]:
 
 
 def _check_depth(row: Mapping[str, Any]) -> None:
-    level: list[Any] = [row]
     keys = 0
-    for _ in range(MAX_DEPTH):
+    for number, level in enumerate(levels(row)):
+        if number >= MAX_DEPTH:
+            raise ValueError(f"is nested more than {MAX_DEPTH} deep")
         keys += sum(len(node) for node in level if isinstance(node, dict))
         if keys > budget().columns:
             raise ValueError(f"has {keys} keys or more, at most {budget().columns} are read")
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
-
-
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
 
 
 def _check_characters(row: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ from fourm_lite.reading.remote import place as place_of
 
 log = logging.getLogger(__name__)
 
-LIST = "captions.jsonl"
+CAPTIONS = "captions.jsonl"
 ENDINGS = frozenset(_PICTURES.split())
 TOLD = 20
 """How many left-out rows are logged one by one."""
@@ -204,7 +204,7 @@ def list_records(path: Path) -> Listing:
 def listing_file(place: Path) -> Path | None:
     """The list, tar or table of photos at a place; None for a folder and a text."""
     if place.is_dir():
-        own = place / LIST
+        own = place / CAPTIONS
         return own if own.is_file() else place if is_lance(place) else None
     name = place.name.lower()
     return place if name.endswith((*LINE_ENDINGS, *PARQUET_ENDINGS)) or is_tar(name) else None

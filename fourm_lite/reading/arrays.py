@@ -1,4 +1,4 @@
-"""NumPy's .npy and .npz files, read without pickle and without believing their headers.
+"""NumPy's .npy and .npz files, written and read without pickle and without believing their headers.
 
 `numpy.load` allocates what a header declares; here the bytes must be as many as it says.
 """
@@ -55,6 +55,13 @@ def read_npy(data: bytes | bytearray) -> npt.NDArray[Any]:
         if declared:
             raise ReadError(f"the .npy file holds no array: {error}") from error
         return np.empty(shape, dtype)
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """An .npy file of an array, which is refused if it holds objects."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def _npy_header(data: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

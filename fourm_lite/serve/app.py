@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fourm_lite.errors import FourMError, StorageError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-Endpoint = Callable[["Request"], Awaitable["Response"]]
 REPEATED = ("text", "not_text", "like", "not_like", "targets")
 JSON_PARTS = ("k", "rerank", "seed", "given", "weights", "stream", "items")
 """Parts of a form that may stand several times, and those that are JSON."""

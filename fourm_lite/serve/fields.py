@@ -146,6 +146,15 @@ def _text(name: str, value: Any, field: Field, limits: Limits) -> str:
         raise _refuse(name, "a text", value)
     if not value.strip():
         raise ConfigError(f"'{name}' is empty; leave it out, or say something")
+    return short_enough(name, value, limits)
+
+
+def short_enough(name: str, value: str, limits: Limits) -> str:
+    """The text itself.
+
+    Raises:
+        ConfigError: it has more letters than are read
+    """
     if len(value) > limits.letters:
         raise ConfigError(
             f"'{name}' should have at most {limits.letters} letters, got {len(value)}"

@@ -19,7 +19,7 @@ from fourm_lite.search.engine import Ask, Search
 from fourm_lite.search.query import ROW, Query
 from fourm_lite.search.space import PICTURE, TEXT, Space
 from fourm_lite.serve.fields import Field as _Field
-from fourm_lite.serve.fields import Fields, Limits, picture, required
+from fourm_lite.serve.fields import Fields, Limits, picture, required, short_enough
 
 NAMES = {"text": TEXT, "image": PICTURE, "like": ROW}
 """A request's name of a field and the query's name of a term."""
@@ -97,11 +97,7 @@ def _model_value(name: str, value: Any, space: Space, limits: Limits) -> Any:
         return picture(name, value, _PICTURE, limits)
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"'{name}' should be a text that says something, got {str(value)[:60]!r}")
-    if len(value) > limits.letters:
-        raise ConfigError(
-            f"'{name}' should have at most {limits.letters} letters, got {len(value)}"
-        )
-    return value
+    return short_enough(name, value, limits)
 
 
 def _is_text(name: str, space: Space) -> bool:

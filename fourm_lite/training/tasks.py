@@ -24,6 +24,7 @@ from fourm_lite.modalities.spec import Modality
 from fourm_lite.model.fourm import FourM, Prediction
 from fourm_lite.model.likelihood import grid_log_probs
 from fourm_lite.photos.records import Record
+from fourm_lite.progress import batches
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.tokenization.words.text import TextTokenizer
 from fourm_lite.training.distill import Guess, grid_of, unexplained
@@ -288,8 +289,8 @@ class SearchMetrics:
     def _texts(self, texts: Sequence[str]) -> list[TokenBatch]:
         limit = self.model.modality(self.recipe.text).max_tokens
         out = []
-        for start in range(0, len(texts), self.recipe.batch_size):
-            made = self.text.tokenize(texts[start : start + self.recipe.batch_size])
+        for part in batches(texts, self.recipe.batch_size):
+            made = self.text.tokenize(part)
             ids, valid = made.ids[:, :limit], made.valid[:, :limit]
             given = Tokens.given(ids, valid, length=ids.shape[1])
             out.append(TokenBatch({self.recipe.text: given}))
@@ -299,8 +300,7 @@ class SearchMetrics:
         entry = self.model.modality(self.recipe.pixels)
         size = entry.image_size or 224
         out = []
-        for start in range(0, len(self.records), self.recipe.batch_size):
-            part = self.records[start : start + self.recipe.batch_size]
+        for part in batches(self.records, self.recipe.batch_size):
             pixels = [normalized(r.open_image().resize((size, size))) for r in part]
             given = Tokens.given(torch.stack(pixels), length=entry.max_tokens)
             out.append(TokenBatch({entry.name: given}))

@@ -26,11 +26,10 @@ from fourm_lite.progress import StageProgress, StepProgress
 from fourm_lite.tokenization.words.text import TextTokenizer, load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
 from fourm_lite.training.initial.build import build_model, new_convolutions
-from fourm_lite.training.initial.mobilenet import start_map
-from fourm_lite.training.initial.read_out import start_logits
-from fourm_lite.training.initial.start import first_batches, start_heads
+from fourm_lite.training.initial.closed_form import start_logits
+from fourm_lite.training.initial.start import first_batches, start_heads, start_map
 from fourm_lite.training.joint_encoder import JointRecipe, joint_training
-from fourm_lite.training.joint_space import JointSpaceRecipe, joint_space_training
+from fourm_lite.training.joint_heads import JointSpaceRecipe, joint_space_training
 from fourm_lite.training.loop import FitResult, Task, TrainConfig, fit
 from fourm_lite.training.losses import soft_targets
 from fourm_lite.training.processes import Stream

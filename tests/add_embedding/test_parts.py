@@ -20,9 +20,9 @@ from fourm_lite.add_embedding.extraction import (
     read_vectors,
     source_paths,
 )
+from fourm_lite.add_embedding.figures import tokenizer_metrics
 from fourm_lite.add_embedding.model_folder import grow, new_modality
 from fourm_lite.add_embedding.options import Options
-from fourm_lite.add_embedding.report import tokenizer_metrics
 from fourm_lite.add_embedding.tokenizer import tokenizer_shape
 from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.errors import ConfigError, UnknownNameError

@@ -44,7 +44,7 @@ from fourm_lite.evaluate.retrieval import evaluate_retrieval
 from fourm_lite.io.files import remove_leftovers, replacing, write_json
 from fourm_lite.metrics.ranking import caption_retrieval
 from fourm_lite.search.spaces import open_space
-from fourm_lite.training.joint_space import (
+from fourm_lite.training.joint_heads import (
     JointSpaceRecipe,
     JointSpaceTask,
     Pairs,

@@ -12,7 +12,7 @@ from fourm_lite.cli import main
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import ConfigError
 from fourm_lite.io.recipe import arguments_of, read_toml
-from fourm_lite.training import joint_space
+from fourm_lite.training import joint_heads
 from fourm_lite.training.staged import StagedRecipe
 
 
@@ -105,7 +105,7 @@ def test_all_stages_run_once_and_the_card_names_every_source(place, capsys):
 def test_a_stopped_stage_goes_on_and_the_result_is_the_same(place, monkeypatch):
     run("train", write(place, "whole"))
     recipe, steps = write(place, "stopped"), []
-    before = joint_space.JointSpaceTask.step
+    before = joint_heads.JointSpaceTask.step
 
     def step(self, *words):
         steps.append(1)
@@ -113,7 +113,7 @@ def test_a_stopped_stage_goes_on_and_the_result_is_the_same(place, monkeypatch):
             raise KeyboardInterrupt
         return before(self, *words)
 
-    monkeypatch.setattr(joint_space.JointSpaceTask, "step", step)
+    monkeypatch.setattr(joint_heads.JointSpaceTask, "step", step)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main(["train", str(recipe)])
     run("train", recipe)

@@ -9,8 +9,8 @@ from tiny_shards import write_tokens
 
 from fourm_lite.data.label_rows import LabelRows, read_labels
 from fourm_lite.data.labellers import EdgeLabeller, MetadataLabeller, PaletteLabeller, given_maps
-from fourm_lite.data.pseudolabel import CROPS, LabelRun, pseudolabel
-from fourm_lite.data.shards import aligned, read_tokens
+from fourm_lite.data.pseudolabel import LabelRun, pseudolabel
+from fourm_lite.data.shards import CROPS, aligned, read_tokens
 from fourm_lite.data.tokenized import TokenJob, parts_of_labels, parts_of_photos, tokenize_parts
 from fourm_lite.errors import ConfigError, FourMError
 from fourm_lite.photos.records import read_records

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fourm_lite import load_model
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.embedders.pth import read_pth
-from fourm_lite.embedders.terramind import convert_terramind
+from fourm_lite.embedders.terramind_files import convert_terramind
 from fourm_lite.modalities.forks import BANDS, STATISTICS, TERRAMIND_MODALITIES, coords_text, key_of
 from fourm_lite.model.fourm import FourM
 from fourm_lite.model.likelihood import sequence_logits

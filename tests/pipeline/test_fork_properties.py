@@ -17,7 +17,7 @@ from tiny_aion import STYLE as SWIGLU
 from fourm_lite import FMViT, FourMPipeline, load_model
 from fourm_lite.backbone.merged import MergedViT
 from fourm_lite.batch import Tokens
-from fourm_lite.embedders.terramind import convert_terramind
+from fourm_lite.embedders.terramind_files import convert_terramind
 from fourm_lite.families.masked import TERRAMIND
 from fourm_lite.modalities.forks import AION_MODALITIES, TERRAMIND_MODALITIES
 from fourm_lite.model.config import FourMConfig

@@ -16,7 +16,7 @@ from verbs import exit_code
 
 from fourm_lite import FourMPipeline, open_space
 from fourm_lite.backbone.merged import MergedViT
-from fourm_lite.embedders.terramind import convert_terramind
+from fourm_lite.embedders.terramind_files import convert_terramind
 from fourm_lite.errors import ConfigError, FourMError, ShapeError, UnknownNameError
 from fourm_lite.modalities.codecs import codec_of, tile_codec
 from fourm_lite.modalities.forks import AION_MODALITIES, STATISTICS, TERRAMIND_MODALITIES

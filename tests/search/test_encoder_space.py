@@ -23,7 +23,7 @@ from tiny_terramind import (
 
 from fourm_lite import FourMPipeline, open_space
 from fourm_lite.cli import main
-from fourm_lite.embedders.terramind import convert_terramind
+from fourm_lite.embedders.terramind_files import convert_terramind
 from fourm_lite.errors import ConfigError
 from fourm_lite.search.engine import Search
 

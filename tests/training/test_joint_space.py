@@ -11,7 +11,7 @@ from verbs import exit_code
 
 from fourm_lite.embedders.load import load_embedder
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
-from fourm_lite.training.joint_space import JointSpaceRecipe, joint_space_training
+from fourm_lite.training.joint_heads import JointSpaceRecipe, joint_space_training
 from fourm_lite.training.loop import fit
 
 

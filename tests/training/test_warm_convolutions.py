@@ -12,7 +12,7 @@ from tiny_convolutions import PIXELS, given, made
 
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.training.initial.build import build_model
-from fourm_lite.training.initial.mobilenet import start_convolutions, start_map
+from fourm_lite.training.initial.start import start_convolutions, start_map
 from fourm_lite.training.loop import TrainConfig
 from fourm_lite.training.recipes import DataRecipe, ModelRecipe, StartRecipe
 

@@ -22,7 +22,7 @@ from fourm_lite.embedders.mmt.network import (
 )
 from fourm_lite.embedders.pth import SUFFIXES, Weights, read_pth
 from fourm_lite.errors import CheckpointError, ConfigError
-from fourm_lite.families.base import names_of
+from fourm_lite.families import names_of
 from fourm_lite.families.joint import JOINT_FAMILIES, JointFamily
 from fourm_lite.io.weights_file import load_tensors
 
@@ -99,9 +99,8 @@ def _from_file(path: Path, config: Mapping[str, Any], heads: int | None) -> Save
     values = _with_heads(config or _config_beside(path), heads)
     saved = _assembled(family, family.renamed(weights), values, path)
     vocabulary = next((p for p in _vocabularies(path.parent) if p.is_file()), None)
-    own = {n for n in family.heads if any(k.startswith(f"heads.{n}.") for k in saved.weights)}
-    pooling: tuple[Pooling, ...] = () if own else ("mean",)
-    inputs: dict[str, HeadInput] = dict.fromkeys(sorted(own), "pooled")
+    inputs = _own_heads(saved, family)
+    pooling: tuple[Pooling, ...] = () if inputs else ("mean",)
     return replace(
         saved,
         config=replace(saved.config, pooling=pooling, head_inputs=inputs),
@@ -240,11 +239,16 @@ def _with_pooling(saved: Saved, folder: Path | None) -> Saved:
     return replace(saved, config=replace(saved.config, pooling=kinds))
 
 
+def _own_heads(saved: Saved, family: JointFamily) -> dict[str, HeadInput]:
+    """The family's own heads that the weights hold, and what they read."""
+    own = {n for n in family.heads if any(k.startswith(f"heads.{n}.") for k in saved.weights)}
+    return dict.fromkeys(sorted(own), "pooled")
+
+
 def _with_head(saved: Saved, folder: Path | None) -> Saved:
     """The ClassificationHead of MMT-Retrieval; a family's own heads stay beside it."""
     family = saved.config.layout
-    own = {n for n in family.heads if any(k.startswith(f"heads.{n}.") for k in saved.weights)}
-    inputs: dict[str, HeadInput] = dict.fromkeys(sorted(own), "pooled")
+    inputs = _own_heads(saved, family)
     weights = dict(saved.weights)
     if folder is not None:
         stated = _json(

@@ -19,8 +19,12 @@ from fourm_lite.model.fourm import FourM
 from fourm_lite.photos.records import read_records, read_spoken
 from fourm_lite.tokenization.words.text import load_text_tokenizer
 from fourm_lite.training.distill import DistilledFourM
-from fourm_lite.training.initial.mobilenet import start_convolutions
-from fourm_lite.training.initial.start import start_features, start_from_vit, table_of
+from fourm_lite.training.initial.start import (
+    start_convolutions,
+    start_features,
+    start_from_vit,
+    table_of,
+)
 from fourm_lite.training.recipes import ModelRecipe, StartRecipe
 
 _BESIDE = re.compile(r"\.conv(olutions|_map)\.")

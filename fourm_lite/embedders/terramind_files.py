@@ -19,10 +19,10 @@ from fourm_lite.errors import CheckpointError, ConfigError
 from fourm_lite.families.masked import TERRAMIND, fork_of
 from fourm_lite.io.files import write_json
 from fourm_lite.io.layout import CONFIG, WEIGHTS
+from fourm_lite.io.ml4m import SIDES
 from fourm_lite.io.writing import write_file
 
 HEAD = 64
-SIDES = {"in": "encoder_embeddings", "out": "decoder_embeddings"}
 
 
 def is_terramind(weights: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from fourm_lite.data.linear import ridge_from_words
 from fourm_lite.evaluate.caption_sets import CaptionPack, caption_items
 from fourm_lite.evaluate.tokenizer_report import code_use, neighbours_kept
 from fourm_lite.metrics.ranking import caption_retrieval
-from fourm_lite.progress import StageProgress, of_stage
+from fourm_lite.progress import StageProgress, batches, of_stage
 from fourm_lite.search.spaces import PICTURE, ModelSpace
 from fourm_lite.tokenization.vq.vqvae import VQTokenizer
 from fourm_lite.unit import Floats, unit
@@ -40,7 +40,7 @@ def model_metrics(
     found: dict[str, Any] = {}
     chosen = np.array([i for i, r in enumerate(held_out.records) if r.captions], np.int64)
     if sources.caption is not None and len(chosen) > 1:
-        pack = _pack(held_out, chosen)
+        pack = CaptionPack.of([held_out.records[i] for i in chosen], "held_out")
         images = {name: unit(values[chosen] - mean) for name, values in galleries.items()}
         queries = {
             "model": _model_queries(space, pack, tell),
@@ -57,13 +57,6 @@ def model_metrics(
     return found
 
 
-def _pack(vectors: Vectors, chosen: Any) -> CaptionPack:
-    photos = tuple(vectors.records[i] for i in chosen)
-    captions = tuple(text for photo in photos for text in photo.captions)
-    owner = np.array([i for i, photo in enumerate(photos) for _ in photo.captions], np.int64)
-    return CaptionPack(photos, captions, owner, "held_out")
-
-
 def _model_queries(space: ModelSpace, pack: CaptionPack, tell: StageProgress) -> Floats:
     items, _ = caption_items(pack, space)
     progress = of_stage(tell, "measuring captions")
@@ -71,9 +64,9 @@ def _model_queries(space: ModelSpace, pack: CaptionPack, tell: StageProgress) ->
 
 
 def _ridge_queries(train: Vectors, pack: CaptionPack, mean: Any) -> Floats:
-    owners = [i for i, r in enumerate(train.records) for _ in r.captions]
-    captions = [text for r in train.records for text in r.captions]
-    return unit(ridge_from_words(captions, train.values[owners] - mean, pack.captions))
+    known = CaptionPack.of(train.records, "train")
+    targets = train.values[known.owner] - mean
+    return unit(ridge_from_words(known.captions, targets, pack.captions))
 
 
 def _measured(queries: Floats, gallery: Floats, pack: CaptionPack) -> dict[str, float]:
@@ -89,11 +82,8 @@ def _pixel_metrics(
     mean = space.tokenizer.input_mean.numpy()
     raw, bound = (unit(v[:count] - mean) for v in (held_out.values, made))
     parts = []
-    for start in range(0, count, BATCH):
-        part = held_out.records[start : start + min(BATCH, count - start)]
-        items = [{PICTURE: r.image} for r in part]
-        parts.append(space.encode_query(items, batch_size=BATCH))
-        tell("measuring pixels", start + len(part), count)
+    for part in batches(held_out.records[:count], BATCH, of_stage(tell, "measuring pixels")):
+        parts.append(space.encode_query([{PICTURE: r.image} for r in part], batch_size=BATCH))
     seen = unit(np.concatenate(parts))
     return {
         "cosine_centred": round(float((seen * raw).sum(axis=1).mean()), 4),
