@@ -62,8 +62,9 @@ MOVED: dict[tuple[str, str], str] = {
     ("modalities", "modalities"): "codec_types=spec",
     ("model", "model"): "joint_targets=likelihood",
     ("model", "training"): "losses",
+    ("nn", "embedders"): "class_mean=tower_outputs",
     ("nn", "nn"): (
-        "class_mean=layers empty=device half=cpu_linear int8=cpu_linear linear=layers norm=layers "
+        "empty=device half=cpu_linear int8=cpu_linear linear=layers norm=layers "
         "packed=cpu_linear rounded=cpu_linear"
     ),
     ("photos", "photos"): "tables=table_rows values=columns",

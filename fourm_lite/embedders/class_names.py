@@ -19,8 +19,8 @@ from torch import Tensor
 from fourm_lite.embedders.base import NetworkEmbedder
 from fourm_lite.embedders.joint_space import JointHeads, WordWeights, save_joint_space
 from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.tower_outputs import ClassMean
 from fourm_lite.errors import ConfigError
-from fourm_lite.nn.layers import ClassMean
 from fourm_lite.reading.regular import read_bytes
 
 LEAST_TEXTS = 8

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from fourm_lite.embedders.base import LogitScale, NetworkEmbedder, Towers, fingerprint_module
 from fourm_lite.embedders.load import load_embedder, parse_spec
+from fourm_lite.embedders.tower_outputs import ClassMean
 from fourm_lite.errors import CheckpointError, ConfigError, FourMError
 from fourm_lite.io.files import write_json
 from fourm_lite.io.hub import resolve, shipped
@@ -37,7 +38,6 @@ from fourm_lite.io.strict_json import read_json_object
 from fourm_lite.io.weights_file import load_tensors
 from fourm_lite.io.writing import write_file
 from fourm_lite.names import is_inside
-from fourm_lite.nn.layers import ClassMean
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -2,7 +2,8 @@
 
 transformers 5 changed `get_image_features` from a tensor to an output object; timm returns tensors;
 users' own functions return tensors, arrays, tuples or dictionaries. All are read here and nowhere
-else. Texts are cut and padded as the network was trained, and told apart before it is used.
+else. Texts are cut and padded as the network was trained, and told apart before it is used. The
+logits of a classifier become vectors by `ClassMean`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourm_lite.errors import CheckpointError, ShapeError, foreign_errors
 
@@ -183,3 +184,25 @@ def _ends(ids: tuple[int, ...], end: int) -> bool:
     """Whether a tower that looks for `end` finds the last token; 2 stands for the largest id."""
     first = ids.index(end) if end in ids else 0
     return first == len(ids) - 1 or (end == 2 and ids.index(max(ids)) == len(ids) - 1)
+
+
+class ClassMean(nn.Module):
+    """Logits of classes to the mean of the classes' vectors, each by its probability.
+
+    Shapes:
+        classes: float32[K, D], one vector a class
+    Units:
+        sharpness: what logits are multiplied by; below 1 second guesses count for more
+    """
+
+    classes: Tensor
+    sharpness: Tensor
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("classes", Tensor(classes, width).zero_())
+        self.register_buffer("sharpness", Tensor([1.0]).squeeze(0))
+
+    def forward(self, logits: Tensor, dropout: float = 0.0) -> Tensor:
+        """float[B, K] -> float[B, D]; `dropout` has nothing to act on."""
+        return (logits * self.sharpness).softmax(dim=-1) @ self.classes

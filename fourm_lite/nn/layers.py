@@ -1,4 +1,4 @@
-"""Layers: a linear map by the fastest float32 product for its shape, a norm, a mean of classes.
+"""Layers: a linear map by the fastest float32 product for its shape, how one is drawn, a norm.
 
 Unusual: torch multiplies with MKL, which is slower than it need be in two places. With a few rows,
 as in decoding a text, it copies the weights into another layout; written as `W x^T` it does not.
@@ -103,25 +103,3 @@ class LayerNorm(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         return f"{self.dim}, bias={isinstance(self.bias, nn.Parameter)}"
-
-
-class ClassMean(nn.Module):
-    """Logits of classes to the mean of the classes' vectors, each by its probability.
-
-    Shapes:
-        classes: float32[K, D], one vector a class
-    Units:
-        sharpness: what logits are multiplied by; below 1 second guesses count for more
-    """
-
-    classes: Tensor
-    sharpness: Tensor
-
-    def __init__(self, classes: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("classes", Tensor(classes, width).zero_())
-        self.register_buffer("sharpness", Tensor([1.0]).squeeze(0))
-
-    def forward(self, logits: Tensor, dropout: float = 0.0) -> Tensor:
-        """float[B, K] -> float[B, D]; `dropout` has nothing to act on."""
-        return (logits * self.sharpness).softmax(dim=-1) @ self.classes

@@ -14,8 +14,8 @@ from tiny_spaces import COLOURS, save_photos, save_sentences
 from fourm_lite.cli import main
 from fourm_lite.embedders.class_names import read_names, space_of_classes
 from fourm_lite.embedders.load import load_embedder
+from fourm_lite.embedders.tower_outputs import ClassMean
 from fourm_lite.errors import CheckpointError, ConfigError
-from fourm_lite.nn.layers import ClassMean
 
 NAMES = "\n".join(f"{name}\ta photo of a {name} thing" for name in COLOURS) + "\n"
 TEXTS = [f"a photo of a {name}" for name in [*COLOURS, "crimson"]] * 3
