@@ -129,7 +129,8 @@ class Encoder:
                 n for n in batch if n in self.model.encoder_embeddings and n not in one.dropped
             ]
             # Tokens are never changed in place, so the same objects give the same context.
-            key = tuple(x for n in names for x in (n, batch[n]) if bool(batch[n].inputs.any()))
+            given = [n for n in names if bool(batch[n].inputs.any())]
+            key: Key = tuple(x for n in given for x in (n, batch[n]))
             known = self._memory.get(one)
             if known is None or not _same(known[0], key):
                 shown = without(self.model, batch.only(*names), sorted(one.hidden), self.marks)
@@ -163,8 +164,8 @@ class Joined(Context):
         tokens = [part.tokens for part in self.parts]
         if len({x.shape[1] for x in tokens}) == 1:
             return self
-        biases = [part.bias for part in self.parts]
-        assert not any(isinstance(bias, Parts) for bias in biases)
+        biases = [part.bias for part in self.parts if not isinstance(part.bias, Parts)]
+        assert len(biases) == len(tokens)
         return Context(Parts.row(tokens), Parts.of(tokens, biases), self.present)
 
 
