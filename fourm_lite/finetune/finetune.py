@@ -38,6 +38,7 @@ from fourm_lite.finetune.probe import (
 )
 from fourm_lite.finetune.task import EarlyStop, FinetuneTask, MixConfig, Validations
 from fourm_lite.io.files import alone, remove_leftovers, write_json
+from fourm_lite.io.layout import CONFIG
 from fourm_lite.modalities.forks import key_of
 from fourm_lite.photos.labelled import LabelledSet, Splits
 from fourm_lite.progress import StepProgress
@@ -162,8 +163,8 @@ def finetune(
         device: "cpu" or "cuda"; None for a GPU where there is one
     Raises:
         ConfigError: settings that contradict each other or the data; another device
-        FourMError: `out` holds a run and `resume` is False; another process is at work there;
-            there is no GPU and one is asked for
+        FourMError: `out` holds a run or a classifier and `resume` is False; another process is at
+            work there; there is no GPU and one is asked for
     """
     config = config or FinetuneConfig()
     with alone(out):
@@ -172,6 +173,7 @@ def finetune(
         where = chosen_device(asked)
         if not resume:
             check_fresh(out / "run")  # before anything of it is touched
+            _check_unused(out)
         model = classifier(source, data.train, config, image_size=image_size).to(where)
         if config.mode == "probe" and config.head.is_linear:
             found = _probe(model, data, out, config, progress)
@@ -179,6 +181,15 @@ def finetune(
             found = _train(model, data, out, config, resume, progress, asked)
         found.model.save(out, extra={"finetuned": _told(config, data)})
     return found
+
+
+def _check_unused(out: Path) -> None:
+    """Refuses a folder whose classifier would be replaced."""
+    if (out / CONFIG).is_file():
+        raise FourMError(
+            f"{out} already holds a classifier ({CONFIG}), which this run would replace; choose "
+            "another folder, or delete that one"
+        )
 
 
 def inputs_of(name: str) -> list[str] | None:

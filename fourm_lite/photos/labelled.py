@@ -351,8 +351,7 @@ def _labelled(
 ) -> LabelledSet:
     where = f"{source}" + (f", split {split!r}," if split else "")
     if not rows:
-        advice = "; --split all takes every photo" if split else ""
-        raise FourMError(f"{where} holds no photos; check the folder and its splits{advice}")
+        raise FourMError(f"{where} holds no photos; check the folder, or take every split (all)")
     named, skipped = _named(rows, where)
     if not named:
         raise FourMError(

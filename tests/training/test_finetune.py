@@ -160,6 +160,17 @@ def test_training_starts_from_the_probe_and_does_not_lose_it(model, photos, tmp_
     assert accuracy(predict(found.model, photos.test, (16, 16)), photos.test.labels) > 0.9
 
 
+def test_a_finished_classifier_is_not_replaced_without_a_word(model, photos, tmp_path):
+    config = FinetuneConfig(**QUICK, mode="probe")
+    finetune(model, photos, tmp_path / "out", config)
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    with pytest.raises(FourMError, match="already holds a classifier"):
+        finetune(model, photos, tmp_path / "out", FinetuneConfig(**QUICK, mode="lora"))
+
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
 def test_frozen_parts_stay_as_they_were(model, photos, tmp_path):
     before = FMViT.from_pretrained(model, num_classes=0).state_dict()
 
