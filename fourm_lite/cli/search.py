@@ -108,7 +108,7 @@ def search(
         _require_alone(*others, rerank, reranker, html, sheet)
         _tell_like(index, like, k, where, as_json)
         return
-    said, pictures = _asked(index, words or [])
+    said, pictures = _asked(words or [], index)
     captions, images = [*said, *(captions or [])], [*pictures, *(images or [])]
     wanted = _named(("caption", captions), ("rgb", images), ("depth", depths), more=given)
     unwanted = _named(("caption", not_captions), ("rgb", not_images), more=not_given)
@@ -156,12 +156,12 @@ def _tell_like(path: str, name: str, k: int, where: str | None, as_json: str | N
     deliver({**facts, **hits.to_json()}, as_json, lambda: _print_hits(hits))
 
 
-def _asked(index: str, query: Sequence[str]) -> tuple[list[str], list[str]]:
+def _asked(query: Sequence[str], index: str = "") -> tuple[list[str], list[str]]:
     """Words and pictures of a query without an option's name.
 
     Raises:
-        ConfigError: several words, which quotation marks should hold together; or the name of a
-            picture that is not there
+        ConfigError: several words, which quotation marks should hold together; the name of a
+            picture that is not there; or the index among them, and the query in its place
     """
     from fourm_lite.modalities.plain_items import is_photo
 
@@ -181,12 +181,20 @@ def _asked(index: str, query: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _check_order(index: str, words: Sequence[str]) -> None:
     """Refuses a query in front of its index."""
-    turned = [w for w in words if (Path(w) / "manifest.json").is_file()]
-    if turned and not Path(index).exists():
+    turned = [word for word in words if _is_index(word)]
+    if turned and not _is_index(index):
         raise ConfigError(
             "the index comes first, then what is asked for: "
             f'fourm-lite search {turned[0]} "{index}"'
         )
+
+
+def _is_index(place: str) -> bool:
+    """Words of any length are no folder."""
+    try:
+        return (Path(place) / "manifest.json").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _ask(

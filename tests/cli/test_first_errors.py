@@ -126,7 +126,9 @@ def test_a_query_before_its_index_and_a_folder_of_photos_are_told(tmp_path, monk
     (tmp_path / "photos").mkdir()
 
     turned = refused(capsys, "search", "two brown dogs", "own.idx")
+    long = refused(capsys, "search", "nothing.idx", "two brown dogs " * 40)
     folder = refused(capsys, "search", "photos", "two brown dogs")
 
     assert 'fourm-lite search own.idx "two brown dogs"' in turned
     assert "a folder of something else; `fourm-lite index" in folder
+    assert "there is no index at" in long
