@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_lite.cli import options as opt
-from fourm_lite.cli.options import counts, dtype_of, numbers, tell_precision, writable
+from fourm_lite.cli.options import (
+    counts,
+    dtype_of,
+    numbers,
+    open_reranker,
+    tell_precision,
+    writable,
+)
 from fourm_lite.cli.output import deliver, print_facts, print_table, progress, require_folder
 from fourm_lite.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fourm_lite.embedders.rerankers import PairReranker
     from fourm_lite.evaluate.retrieval import Reranking
 
 MEASURES = ("R@1", "R@5", "R@10", "median_rank", "MRR", "nDCG@10", "mAP")
@@ -71,7 +77,7 @@ def retrieval(
     how = _reranking(
         rerank, rerank_weights, fit_split, caption_depth, rerank_given, reranker, depths
     )
-    judge = _judge(reranker, device)
+    judge = open_reranker(reranker, device) if reranker else None
     tell_precision(dtype, model, device)
     space = open_space(
         model, target=target, gallery=gallery, decode=decode, steps=steps, samples=samples,  # type: ignore[arg-type]
@@ -112,12 +118,6 @@ def _reranking(
         rerank, numbers(weights, "--rerank-weight") if weights else None, fit_split, caption_depth,
         given, counts(depths, "--rerank-depths", least=0) if depths else (),  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def _judge(name: str | None, device: str | None) -> PairReranker | None:
-    from fourm_lite.embedders.rerankers import load_reranker
-
-    return load_reranker(name, device=device or "cpu") if name else None
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ from fourm_lite.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
     from fourm_lite.cluster import Cluster
+    from fourm_lite.embedders.rerankers import PairReranker
 
 _PATTERN = "*?[{"
 """Letters of a pattern, which names files that are listed later."""
@@ -383,3 +384,10 @@ def tell_precision(dtype: str | None, model: str | Path | None, device: str | No
     found = measure_once(str(model), str(dtype), shipped_pictures, device=device)
     if found is not None:
         say(f"{dtype}: {found}", aside=True)
+
+
+def open_reranker(name: str, device: str | None) -> PairReranker:
+    """The network that --reranker names, on --device."""
+    from fourm_lite.embedders.rerankers import load_reranker
+
+    return load_reranker(name, device=device or "cpu")

@@ -13,6 +13,7 @@ from fourm_lite.cli.options import (
     dtype_of,
     file_of,
     numbers,
+    open_reranker,
     pair,
     tell_precision,
     value_of,
@@ -225,10 +226,8 @@ def _ask(
     tell_precision(options["dtype"], model or search.index.manifest.model, options["device"])
     facts = {"index": path, "space": search.index.manifest.space, "rows": len(search.index)}
     if how["reranker"] is not None:
-        from fourm_lite.embedders.rerankers import load_reranker
-
         facts["reranker"] = how["reranker"]
-        how = how | {"reranker": load_reranker(how["reranker"], device=options["device"] or "cpu")}
+        how = how | {"reranker": open_reranker(how["reranker"], options["device"])}
     hits = search(query, **how)
     if hits.p_means is None:
         _advise(query, model or search.index.manifest.model)

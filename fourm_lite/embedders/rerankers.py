@@ -53,7 +53,6 @@ class PairReranker(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @abstractmethod
     def score(
         self,
         texts: str | Sequence[str],
@@ -68,6 +67,17 @@ class PairReranker(ABC):
             ConfigError: neither side is single and their numbers differ
             FourMError: a score is NaN
         """
+        pairs = as_pairs(texts, images)
+        if not pairs:
+            return np.zeros(0, np.float32)
+        scores = self._scores(pairs, batch_size)
+        if not np.isfinite(scores).all():
+            raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
+        return scores
+
+    @abstractmethod
+    def _scores(self, pairs: list[tuple[str, Any]], batch_size: int) -> Vectors:
+        """One score a pair, float32[K]."""
 
     def probabilities(
         self, texts: str | Sequence[str], images: Any, batch_size: int = 16
@@ -139,26 +149,10 @@ class PairReranker(ABC):
 class CrossEncoder(PairReranker):
     """A network that reads text and picture together, one pass a pair."""
 
-    def score(
-        self,
-        texts: str | Sequence[str],
-        images: Any,
-        batch_size: int = 16,
-    ) -> Vectors:
-        """How well each pair matches, larger is better; one text or one picture meets all others.
-
-        Shapes:
-            returns: float32[K], K pairs
-        Raises:
-            ConfigError: neither side is single and their numbers differ
-            FourMError: a score is NaN
-        """
-        pairs = as_pairs(texts, images)
+    def _scores(self, pairs: list[tuple[str, Any]], batch_size: int) -> Vectors:
         scores = np.zeros(len(pairs), np.float32)
         for positions, some in self._batches(pairs, batch_size):
             scores[positions] = self._forward(some).float().cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise FourMError(f"'{self.name}' gave NaN for pair {int(np.isnan(scores).argmax())}")
         return scores
 
     @abstractmethod
@@ -259,17 +253,18 @@ class EncoderReranker(PairReranker):
         self.reads = embedder.reads
         self._embedder = embedder
 
-    def score(self, texts: str | Sequence[str], images: Any, batch_size: int = 16) -> Vectors:
-        """The cosine of each pair, float32[K]; every text is embedded once."""
-        pairs = as_pairs(texts, images)
-        if not pairs:
-            return np.zeros(0, np.float32)
-        words = {text: number for number, text in enumerate(dict.fromkeys(t for t, _ in pairs))}
-        said = self._embedder.embed_text(list(words), batch_size)
-        single = not isinstance(images, list | tuple)
-        shown = [images] if single else [picture for _, picture in pairs]
-        seen = self._embedder.embed_image(shown, batch_size)
-        return np.asarray((said[[words[text] for text, _ in pairs]] * seen).sum(axis=1), np.float32)
+    def _scores(self, pairs: list[tuple[str, Any]], batch_size: int) -> Vectors:
+        """Cosines; a text or picture that stands in many pairs is embedded once."""
+        words = list(dict.fromkeys(text for text, _ in pairs))
+        shown = {id(picture): picture for _, picture in pairs}
+        asked = {text: number for number, text in enumerate(words)}
+        found = {key: number for number, key in enumerate(shown)}
+        pictures = list(shown.values())
+        score = self.over(words, pictures.__getitem__, len(pictures), batch_size=batch_size)
+        return score(
+            np.array([asked[text] for text, _ in pairs]),
+            np.array([found[id(picture)] for _, picture in pairs]),
+        )
 
     def probabilities(
         self, texts: str | Sequence[str], images: Any, batch_size: int = 16
